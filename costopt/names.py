@@ -1,0 +1,68 @@
+"""Every name that two rooms must agree on: labels, environment variables, files, child names. One place each."""
+
+import hashlib
+
+TRAIN_STAGE = "train"
+
+# Labels on every child.
+LABEL_JOB = "costopt.dev/job"
+LABEL_STAGE = "costopt.dev/stage"
+LABEL_ATTEMPT = "costopt.dev/attempt"
+LABEL_EXECUTION = "costopt.dev/execution"
+MANAGED_BY = {"app.kubernetes.io/managed-by": "costopt"}
+
+# Environment of a replica (what the launcher reads).
+ENV_SETTINGS_FILE = "COSTOPT_SETTINGS_FILE"
+ENV_STORAGE_DIR = "COSTOPT_STORAGE_DIR"
+ENV_ATTEMPT = "COSTOPT_ATTEMPT"
+ENV_REPLICA_INDEX = "COSTOPT_REPLICA_INDEX"
+ENV_RENDEZVOUS_HOST = "COSTOPT_RENDEZVOUS_HOST"
+ENV_RENDEZVOUS_PORT = "COSTOPT_RENDEZVOUS_PORT"
+ENV_PROGRESS_FILE = "COSTOPT_PROGRESS_FILE"
+ENV_TERMINATION_FILE = "COSTOPT_TERMINATION_FILE"
+
+RESERVED_ENVIRONMENT = frozenset(
+    {
+        ENV_SETTINGS_FILE,
+        ENV_STORAGE_DIR,
+        ENV_ATTEMPT,
+        ENV_REPLICA_INDEX,
+        ENV_RENDEZVOUS_HOST,
+        ENV_RENDEZVOUS_PORT,
+        ENV_PROGRESS_FILE,
+        ENV_TERMINATION_FILE,
+        "RANK",
+        "LOCAL_RANK",
+        "WORLD_SIZE",
+        "LOCAL_WORLD_SIZE",
+        "GROUP_RANK",
+        "MASTER_ADDR",
+        "MASTER_PORT",
+    }
+)
+"""Set by us for every replica or rank; a user may not set them."""
+
+RENDEZVOUS_PORT = 29400
+
+# Layout of a job's storage (a claim in a cluster, the run folder on one machine).
+CHECKPOINTS_DIR = "checkpoints"
+ARTIFACTS_DIR = "artifacts"
+CACHE_DIR = "cache"
+METRICS_FILE = "metrics.jsonl"
+MODEL_DIR = "model"
+"""Below ARTIFACTS_DIR: the trained, uncompressed model."""
+REPORT_FILE = "report.json"
+"""In a variant's artifact folder: its VariantStatus."""
+
+MAX_CHILD_NAME = 52
+"""A pod of an Indexed Job is named <job>-<index>-<5 random>, and its host name <job>-<index> is at most 63."""
+
+
+def child_name(job_name: str, stage: str, attempt: int) -> str:
+    """Name of a stage's attempt: `<job>-<stage>-a<attempt>`, shortened with a hash of the job's name if it must be."""
+    suffix = f"-{stage}-a{attempt}"
+    label = job_name.replace(".", "-")
+    if len(label) + len(suffix) <= MAX_CHILD_NAME and label == job_name:
+        return label + suffix
+    digest = hashlib.sha256(job_name.encode()).hexdigest()[:8]
+    return f"{label[: MAX_CHILD_NAME - len(suffix) - 9].rstrip('-')}-{digest}{suffix}"

@@ -1,0 +1,137 @@
+"""YAML text -> validated documents, or every mistake with its line.
+
+    read_documents     the whole way, the one entry point
+    lines.py           YAML -> plain data, and the line of every field
+    sentences.py       one mistake -> the sentence that says what would be right
+
+All mistakes of a file are found in one go: each document's fields by pydantic, and the rules that relate fields by a
+walk of our own over the plain data, because pydantic stops before them as soon as one field is wrong.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from costopt.schema.base import API_VERSION, Strict, broken_rules, field_key, nested_model
+from costopt.schema.job import CostOptJob
+from costopt.schema.lines import FieldPath, NotYaml, ParsedDocument, parse_yaml
+from costopt.schema.prices import PriceBook
+from costopt.schema.sentences import sentence_of
+
+KINDS: dict[str, type[CostOptJob] | type[PriceBook]] = {"CostOptJob": CostOptJob, "PriceBook": PriceBook}
+
+
+@dataclass(frozen=True, order=True)
+class Mistake:
+    """One thing wrong with a file, and what would be right."""
+
+    file: str
+    line: int
+    field: str
+    sentence: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.field}: {self.sentence}"
+
+
+@dataclass(frozen=True)
+class Document:
+    """One valid document of a file."""
+
+    model: CostOptJob | PriceBook
+    file: str
+    parsed: ParsedDocument
+
+    def mistake(self, path: FieldPath, sentence: str) -> Mistake:
+        """A mistake at `path` that only the reader's surroundings could show, such as a date in the future."""
+        return Mistake(self.file, self.parsed.line(path), field_name(path), sentence)
+
+
+def read_documents(source: str | bytes, file: str) -> tuple[list[Document], list[Mistake]]:
+    """The documents of a YAML stream and all mistakes in it; `file` is only for the mistakes' texts."""
+    try:
+        parsed_documents = parse_yaml(source)
+    except NotYaml as error:
+        return [], [Mistake(file, error.line, "document", str(error))]
+    if not parsed_documents:
+        return [], [Mistake(file, 1, "document", "is empty; it must hold a CostOptJob or a PriceBook")]
+
+    documents: list[Document] = []
+    mistakes: list[Mistake] = []
+    for parsed in parsed_documents:
+        found = [Mistake(file, parsed.line(path), field_name(path), text) for path, text in _mistakes(parsed)]
+        if found:
+            mistakes += sorted(set(found))
+        else:
+            documents.append(Document(_model_of(parsed).model_validate_json(json.dumps(parsed.data)), file, parsed))
+    return documents, mistakes
+
+
+def _model_of(parsed: ParsedDocument) -> type[CostOptJob] | type[PriceBook]:
+    return KINDS[parsed.data["kind"]]
+
+
+def _mistakes(parsed: ParsedDocument) -> Iterator[tuple[FieldPath, str]]:
+    data = parsed.data
+    yield from parsed.mistakes
+    if not isinstance(data, dict):
+        yield (), "must be a mapping with apiVersion, kind, metadata and spec"
+        return
+    if data.get("kind") not in KINDS:
+        said = f", not {json.dumps(data['kind'])}" if "kind" in data else "; it is missing"
+        yield ("kind",), f"must be CostOptJob or PriceBook{said}"
+        return
+    if data.get("apiVersion") != API_VERSION:
+        yield ("apiVersion",), f"must be {API_VERSION}"
+        data = {**data, "apiVersion": API_VERSION}
+    model = KINDS[data["kind"]]
+    try:
+        model.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        for one in error.errors(include_url=False):
+            if one["type"] != "value_error":  # rules, which the walk below reports completely
+                path = _path_in(data, one["loc"])
+                yield path, sentence_of(one, path, model)
+    yield from _broken_rules(model, data, ())
+
+
+def _path_in(data: Any, loc: tuple[int | str, ...]) -> FieldPath:
+    """`loc` without the union-member tags that pydantic adds, which name no field of the data."""
+    path: list[int | str] = []
+    for place, key in enumerate(loc):
+        if (isinstance(data, dict) and key in data) or (
+            isinstance(data, list) and isinstance(key, int) and key < len(data)
+        ):
+            data = data[key]
+        elif isinstance(data, dict) and place == len(loc) - 1:
+            data = None  # a missing field
+        else:
+            continue
+        path.append(key)
+    return tuple(path)
+
+
+def _broken_rules(model: type[Strict], data: Any, path: FieldPath) -> Iterator[tuple[FieldPath, str]]:
+    """Every broken rule of `model` and of the models below it, read off the plain data."""
+    if isinstance(data, dict):
+        for rule in broken_rules(model, data):
+            yield path, rule.message
+        for name, field in model.model_fields.items():
+            key = field_key(name, field)
+            nested = nested_model(field.annotation)
+            if nested is not None and key in data:
+                values = data[key]
+                if isinstance(values, list):
+                    for index, value in enumerate(values):
+                        yield from _broken_rules(nested, value, (*path, key, index))
+                else:
+                    yield from _broken_rules(nested, values, (*path, key))
+
+
+def field_name(path: FieldPath) -> str:
+    """`("spec", "compress", 0, "name")` -> `spec.compress[0].name`; the empty path is the whole document."""
+    text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path)
+    return text.removeprefix(".") or "document"

@@ -1,0 +1,239 @@
+"""CostOptJob: what a user asks for."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints
+
+from costopt.schema.base import (
+    ENFORCED_BY_LIST_MAP_KEYS,
+    OBJECT_NAME_PATTERN,
+    Count,
+    DecimalString,
+    Name,
+    PlainData,
+    Rule,
+    ShortText,
+    Strict,
+    list_map_keys,
+)
+from costopt.schema.compression import Variant
+from costopt.schema.recipe import Recipe
+from costopt.schema.resources import NodeResources, gpus_per_node
+
+Argument = Annotated[str, StringConstraints(max_length=4096)]
+
+
+class Metadata(Strict):
+    """The parts of Kubernetes object metadata that costopt reads."""
+
+    name: Annotated[str, StringConstraints(pattern=OBJECT_NAME_PATTERN, min_length=1, max_length=253)]
+    """Name of the object: lower-case letters, digits, '-' and '.'."""
+    namespace: Name | None = None
+    """Namespace. None means the context's (on a cluster) or nothing (on one machine)."""
+    labels: dict[str, str] = Field(default_factory=dict, max_length=64)
+    """Labels, as in Kubernetes."""
+    annotations: dict[str, str] = Field(default_factory=dict, max_length=64)
+    """Annotations, as in Kubernetes."""
+    uid: ShortText | None = None
+    """Set by the API server."""
+    generation: Count | None = None
+    """Set by the API server: how often the spec has changed."""
+
+
+def processes_per_node(train: PlainData) -> int:
+    """Ranks per node of plain `spec.train` data: processesPerNode, else the GPUs asked for, else 1."""
+    return int(train.get("processesPerNode") or gpus_per_node(train["resourcesPerNode"]) or 1)
+
+
+def data_parallel_size(train: PlainData) -> int:
+    """Ranks that each take a share of the batch: all of them, except in ModelParallel, which has one pipeline."""
+    if train["recipe"].get("parallelism", {}).get("strategy") == "ModelParallel":
+        return 1
+    return int(train.get("numNodes", 1)) * processes_per_node(train)
+
+
+def _batch_divides(train: PlainData) -> bool:
+    if "recipe" not in train:
+        return True
+    batch = train["recipe"]["batch"]
+    return bool(batch["globalBatchSize"] % (batch["microBatchSize"] * data_parallel_size(train)) == 0)
+
+
+def _layers_suffice(train: PlainData) -> bool:
+    recipe = train.get("recipe", {})
+    if recipe.get("parallelism", {}).get("strategy") != "ModelParallel":
+        return True
+    model = recipe["model"]
+    if model["type"] == "ConvNet":
+        layers = model.get("convNet", {}).get("numStages", 2)
+    else:
+        layers = model.get("decoderLM", {}).get("numLayers", 4)
+    return bool(layers >= train.get("numNodes", 1) * processes_per_node(train))
+
+
+_GPUS = (
+    "(has(self.resourcesPerNode.requests) && 'nvidia.com/gpu' in self.resourcesPerNode.requests "
+    "? int(string(self.resourcesPerNode.requests['nvidia.com/gpu'])) "
+    ": has(self.resourcesPerNode.limits) && 'nvidia.com/gpu' in self.resourcesPerNode.limits "
+    "? int(string(self.resourcesPerNode.limits['nvidia.com/gpu'])) : 0)"
+)
+_PROCESSES = f"(has(self.processesPerNode) ? self.processesPerNode : {_GPUS} > 0 ? {_GPUS} : 1)"
+_MODEL_PARALLEL = "(has(self.recipe.parallelism) && self.recipe.parallelism.strategy == 'ModelParallel')"
+
+
+class Train(Strict):
+    """The training gang: numNodes equal pods that start, fail and restart together."""
+
+    image: ShortText | None = None
+    """Container image. None means the operator's default trainer image. Not used on one machine."""
+    num_nodes: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Pods of the gang. On one machine: launcher processes."""
+    processes_per_node: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Ranks per node. None means one per GPU asked for, or 1 without GPUs."""
+    resources_per_node: NodeResources
+    """What each node is asked for; the bill counts it."""
+    recipe: Recipe | None = None
+    """Settings of the built-in trainer. Exactly one of recipe and command."""
+    command: Annotated[list[Argument], Field(min_length=1, max_length=256)] | None = None
+    """Your own program and its arguments, run once per rank under the same launcher, without a shell."""
+
+    rules = (
+        Rule(
+            cel="has(self.recipe) != has(self.command)",
+            message="exactly one of recipe (the built-in trainer) and command (your own program) must be set",
+            holds=lambda data: ("recipe" in data) != ("command" in data),
+        ),
+        Rule(
+            cel="!has(self.processesPerNode) || " + _GPUS + " == 0 || self.processesPerNode <= " + _GPUS,
+            message="processesPerNode must be at most the nvidia.com/gpu asked for per node",
+            holds=lambda data: (
+                "processesPerNode" not in data
+                or gpus_per_node(data["resourcesPerNode"]) == 0
+                or data["processesPerNode"] <= gpus_per_node(data["resourcesPerNode"])
+            ),
+        ),
+        Rule(
+            cel="!has(self.recipe) || self.recipe.batch.globalBatchSize % (self.recipe.batch.microBatchSize * "
+            f"({_MODEL_PARALLEL} ? 1 : self.numNodes * {_PROCESSES})) == 0",
+            message="recipe.batch.globalBatchSize must be a multiple of microBatchSize times the data-parallel ranks "
+            "(numNodes times processesPerNode; 1 for ModelParallel)",
+            holds=_batch_divides,
+        ),
+        Rule(
+            cel=f"!has(self.recipe) || !{_MODEL_PARALLEL} || (self.recipe.model.type == 'ConvNet' ? "
+            "(has(self.recipe.model.convNet) ? self.recipe.model.convNet.numStages : 2) : "
+            "(has(self.recipe.model.decoderLM) ? self.recipe.model.decoderLM.numLayers : 4)) >= "
+            f"self.numNodes * {_PROCESSES}",
+            message="ModelParallel needs at least one layer (decoderLM.numLayers, convNet.numStages) for each rank",
+            holds=_layers_suffice,
+        ),
+    )
+
+    @property
+    def ranks_per_node(self) -> int:
+        """Ranks per node after defaulting."""
+        return processes_per_node(self.to_plain())
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of the gang."""
+        return self.num_nodes * self.ranks_per_node
+
+
+class Storage(Strict):
+    """Where checkpoints and artifacts live on a cluster."""
+
+    claim_name: Name
+    """PersistentVolumeClaim mounted into every pod of the job; ReadWriteMany if numNodes is more than 1."""
+
+
+class Restarts(Strict):
+    """What is worth another attempt."""
+
+    max_failures: Annotated[int, Field(ge=0, le=1000)] = 3
+    """Attempts of one stage that may fail for reasons of its own (a crash, a bug) before the job fails."""
+    max_disruptions: Annotated[int, Field(ge=0, le=10000)] = 20
+    """Attempts of one stage that may be lost to the platform (preemption, node loss) before the job fails."""
+    stall_timeout_seconds: Annotated[int, Field(ge=10, le=604800)] = 600
+    """Restart the gang when no step was finished and no line was logged for this long."""
+
+
+class Budget(Strict):
+    """The most the job may cost, in the price book's currency, at list prices."""
+
+    amount: DecimalString
+    """Money for the whole job: training, every attempt, and all variants."""
+    on_exceeded: Literal["CheckpointAndSuspend", "Fail"] = "CheckpointAndSuspend"
+    """CheckpointAndSuspend: save, stop, and wait for a larger amount. Fail: save, stop, and end the job."""
+
+
+class JobSpec(Strict):
+    """What is to be trained, compressed and paid."""
+
+    suspend: bool = False
+    """True stops the job after a checkpoint and keeps it; false lets it go on from there."""
+    train: Train
+    """The training gang."""
+    compress: Annotated[list[Variant], Field(max_length=16)] = Field(
+        default_factory=list,
+        json_schema_extra=list_map_keys("name"),
+    )
+    """Variants to make of the trained model, each measured against it."""
+    storage: Storage | None = None
+    """Where checkpoints and artifacts live on a cluster. None means they are lost with the pods."""
+    restarts: Restarts = Restarts()
+    """What is worth another attempt."""
+    budget: Budget | None = None
+    """The most the job may cost. None means no limit."""
+    price_book_name: Name | None = None
+    """PriceBook that turns hours into money. None counts hours only."""
+    active_deadline_seconds: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    """Seconds the job may be active in all, suspended time not counted; then it fails. None means no limit."""
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=10**9)] | None = None
+    """Seconds after its end when the job is deleted. None keeps it. Not used on one machine."""
+
+    rules = (
+        Rule(
+            cel="!has(self.compress) || size(self.compress) == 0 || has(self.train.recipe)",
+            message="compress needs train.recipe: the model of a command is not known to costopt",
+            holds=lambda data: not data.get("compress") or "recipe" in data["train"],
+        ),
+        Rule(
+            cel="!has(self.budget) || has(self.priceBookName)",
+            message="budget needs priceBookName: only what has a price can be limited",
+            holds=lambda data: "budget" not in data or "priceBookName" in data,
+        ),
+        Rule(
+            cel=ENFORCED_BY_LIST_MAP_KEYS,
+            message="compress must not hold two variants of the same name",
+            holds=lambda data: len({v["name"] for v in data.get("compress", [])}) == len(data.get("compress", [])),
+        ),
+    )
+
+    def resources_of(self, stage: str) -> NodeResources:
+        """What one replica of `stage` is asked for."""
+        variant = self.variant(stage)
+        return (variant and variant.resources) or self.train.resources_per_node
+
+    def variant(self, stage: str) -> Variant | None:
+        """The variant that `stage` makes; None for the training stage."""
+        return next((variant for variant in self.compress if variant.name == stage), None)
+
+    def num_replicas(self, stage: str) -> int:
+        """Replicas of `stage`: the gang's nodes for training, one for a variant."""
+        return self.train.num_nodes if self.variant(stage) is None else 1
+
+
+class CostOptJob(Strict):
+    """One training job: its gang, its compressed variants, and what they cost."""
+
+    api_version: Literal["costopt.dev/v1alpha1"]
+    """The version of this language."""
+    kind: Literal["CostOptJob"]
+    """The kind of document."""
+    metadata: Metadata
+    """Name, namespace, labels and annotations."""
+    spec: JobSpec
+    """What is asked for."""
+    status: dict[str, Any] | None = None
+    """Written by costopt; not read from a manifest."""

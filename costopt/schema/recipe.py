@@ -1,0 +1,243 @@
+"""The built-in trainer's settings: model, data, batch, optimizer, schedule, precision, parallelism, checkpoints."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from costopt.schema.base import DecimalString, Path, Rule, Strict
+
+
+class DecoderLM(Strict):
+    """A decoder-only transformer language model (pre-norm, learned positions, tied embeddings)."""
+
+    num_layers: Annotated[int, Field(ge=1, le=256)] = 4
+    """Transformer blocks."""
+    num_heads: Annotated[int, Field(ge=1, le=256)] = 4
+    """Attention heads per block; embeddingDim must be a multiple of it."""
+    embedding_dim: Annotated[int, Field(ge=8, le=65536)] = 128
+    """Width of the residual stream."""
+    context_length: Annotated[int, Field(ge=8, le=1048576)] = 128
+    """Tokens per sample."""
+    dropout_percent: Annotated[int, Field(ge=0, le=90)] = 0
+    """Percent of activations dropped while training. 0, because one pass over much text does not overfit."""
+
+    rules = (
+        Rule(
+            cel="self.embeddingDim % self.numHeads == 0",
+            message="embeddingDim must be a multiple of numHeads",
+            holds=lambda data: data.get("embeddingDim", 128) % data.get("numHeads", 4) == 0,
+        ),
+    )
+
+
+class ConvNet(Strict):
+    """A small convolutional image classifier: stages of convolution, batch norm, ReLU and pooling, then one linear."""
+
+    num_stages: Annotated[int, Field(ge=1, le=6)] = 2
+    """Convolution stages; each halves height and width."""
+    base_channels: Annotated[int, Field(ge=4, le=4096)] = 32
+    """Channels of the first stage; each further stage doubles them."""
+
+
+class ModelSettings(Strict):
+    """Which model to train."""
+
+    type: Literal["DecoderLM", "ConvNet"]
+    """DecoderLM reads `data.text` or `data.pythonStandardLibrary`; ConvNet reads `data.images`."""
+    decoder_lm: DecoderLM | None = Field(default=None, alias="decoderLM")
+    """Settings of a DecoderLM. None means its defaults."""
+    conv_net: ConvNet | None = None
+    """Settings of a ConvNet. None means its defaults."""
+
+    rules = (
+        Rule(
+            cel="(self.type == 'DecoderLM' || !has(self.decoderLM)) && (self.type == 'ConvNet' || !has(self.convNet))",
+            message="only the settings that `type` names may be set (decoderLM for DecoderLM, convNet for ConvNet)",
+            holds=lambda data: (
+                (data["type"] == "DecoderLM" or "decoderLM" not in data)
+                and (data["type"] == "ConvNet" or "convNet" not in data)
+            ),
+        ),
+    )
+
+
+class Tokenizer(Strict):
+    """How text becomes tokens."""
+
+    type: Literal["Byte", "BPE"] = "Byte"
+    """Byte: one token per UTF-8 byte, 256 in all. BPE: byte-pair encoding trained on the training split."""
+    vocabulary_size: Annotated[int, Field(ge=257, le=262144)] = 4096
+    """Tokens in a BPE vocabulary. Not used by Byte."""
+
+
+class TextData(Strict):
+    """UTF-8 text from a file, or from all matching files below a folder."""
+
+    path: Path
+    """A text file or a folder, on the machine (or in the pod) that trains."""
+    include: Annotated[str, StringConstraints(min_length=1, max_length=128)] = "*.txt"
+    """File-name pattern (fnmatch) for a folder; a single file is always read."""
+    max_bytes: Annotated[int, Field(ge=1, le=10**13)] | None = None
+    """Stop reading whole files after this many bytes. None reads everything."""
+
+
+class PythonStandardLibraryData(Strict):
+    """The `.py` files of the standard library of the Python that trains: real text that every machine has."""
+
+    max_bytes: Annotated[int, Field(ge=1, le=10**13)] | None = None
+    """Stop reading whole files after this many bytes. None reads everything."""
+
+
+class ImageData(Strict):
+    """Labelled images from one `.npz` file with `images` (N, H, W) or (N, H, W, C), uint8, and `labels` (N,), int."""
+
+    path: Path
+    """The `.npz` file; it is read with pickle refused."""
+
+
+class DataSettings(Strict):
+    """Where samples come from, and how many are held out."""
+
+    type: Literal["Text", "PythonStandardLibrary", "Images"]
+    """Which of the sources below is read."""
+    text: TextData | None = None
+    """The text to read when `type` is Text."""
+    python_standard_library: PythonStandardLibraryData | None = None
+    """Limits when `type` is PythonStandardLibrary. None means none."""
+    images: ImageData | None = None
+    """The images to read when `type` is Images."""
+    tokenizer: Tokenizer = Tokenizer()
+    """How text becomes tokens. Not used by Images."""
+    validation_percent: Annotated[int, Field(ge=1, le=50)] = 10
+    """Percent of the bytes (or images) held out for evaluation, never trained on."""
+
+    rules = (
+        Rule(
+            cel="(self.type == 'Text') == has(self.text) && (self.type == 'Images') == has(self.images) && "
+            "(self.type == 'PythonStandardLibrary' || !has(self.pythonStandardLibrary))",
+            message="exactly the settings that `type` names must be set (text for Text, images for Images)",
+            holds=lambda data: (
+                (data["type"] == "Text") == ("text" in data)
+                and (data["type"] == "Images") == ("images" in data)
+                and (data["type"] == "PythonStandardLibrary" or "pythonStandardLibrary" not in data)
+            ),
+        ),
+    )
+
+
+class Batch(Strict):
+    """How many samples an optimizer step sees, and how many fit in memory at once."""
+
+    global_batch_size: Annotated[int, Field(ge=1, le=10**7)]
+    """Samples per optimizer step over all ranks."""
+    micro_batch_size: Annotated[int, Field(ge=1, le=10**6)]
+    """Samples per forward pass of one rank. The rest of the rank's share is gradient accumulation."""
+
+    rules = (
+        Rule(
+            cel="self.globalBatchSize % self.microBatchSize == 0",
+            message="globalBatchSize must be a multiple of microBatchSize",
+            holds=lambda data: data["globalBatchSize"] % data["microBatchSize"] == 0,
+        ),
+    )
+
+
+class Optimizer(Strict):
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101). Weight decay is applied to matrices only."""
+
+    learning_rate: DecimalString = "1e-3"
+    """Peak learning rate, reached after the warm-up."""
+    weight_decay: DecimalString = "0.1"
+    """Decoupled weight decay."""
+    beta1: DecimalString = "0.9"
+    """Decay of the first moment; less than 1."""
+    beta2: DecimalString = "0.95"
+    """Decay of the second moment; less than 1."""
+    gradient_clip_norm: DecimalString = "1.0"
+    """Largest global gradient norm; larger gradients are scaled down to it. "0" switches clipping off."""
+
+    rules = (
+        Rule(
+            cel="double(self.beta1) < 1.0 && double(self.beta2) < 1.0",
+            message="beta1 and beta2 must be less than 1",
+            holds=lambda data: float(data.get("beta1", "0.9")) < 1 and float(data.get("beta2", "0.95")) < 1,
+        ),
+    )
+
+
+class Schedule(Strict):
+    """Linear warm-up, then cosine decay to the last step (SGDR without restarts, arXiv 1608.03983)."""
+
+    warmup_steps: Annotated[int, Field(ge=0, le=10**8)] = 0
+    """Steps of linear warm-up from 0 to learningRate."""
+    min_learning_rate: DecimalString = "0"
+    """Learning rate at the last step."""
+
+
+class Parallelism(Strict):
+    """How the ranks share the work."""
+
+    strategy: Literal["DDP", "ModelParallel"] = "DDP"
+    """DDP: every rank holds the model and takes its share of each batch. ModelParallel: the layers are split over all
+    ranks, which pass micro-batches through the pipeline; for models that one device cannot hold."""
+    schedule: Literal["GPipe", "OneFOneB"] = "OneFOneB"
+    """Order of forward and backward passes in the pipeline. OneFOneB holds fewer activations. Not used by DDP."""
+
+
+class Evaluation(Strict):
+    """Loss on the held-out split."""
+
+    every_steps: Annotated[int, Field(ge=1, le=10**8)] = 200
+    """Steps between evaluations; the last step is always evaluated."""
+    max_samples: Annotated[int, Field(ge=1, le=10**9)] = 512
+    """Held-out samples per evaluation, spread evenly over the split and the same each time."""
+
+
+class Checkpointing(Strict):
+    """Saving model, optimizer, schedule, scaler, random states and data position."""
+
+    every_steps: Annotated[int, Field(ge=1, le=10**8)] = 200
+    """Steps between checkpoints; the last step is always saved."""
+    keep_last: Annotated[int, Field(ge=2, le=1000)] = 2
+    """Newest checkpoints kept. At least 2, so that a damaged newest one has one before it."""
+
+
+class Recipe(Strict):
+    """All settings of the built-in trainer."""
+
+    model: ModelSettings
+    """Which model to train."""
+    data: DataSettings
+    """Where samples come from."""
+    batch: Batch
+    """Global and micro-batch size."""
+    total_steps: Annotated[int, Field(ge=1, le=10**8)]
+    """Optimizer steps in all."""
+    optimizer: Optimizer = Optimizer()
+    """AdamW's settings."""
+    schedule: Schedule = Schedule()
+    """Learning-rate schedule."""
+    precision: Literal["FP32", "BF16", "FP16"] = "FP32"
+    """FP32; BF16: automatic mixed precision in bfloat16; FP16: the same in float16 with loss scaling. Weights and
+    optimizer state stay FP32."""
+    parallelism: Parallelism = Parallelism()
+    """How the ranks share the work."""
+    evaluation: Evaluation = Evaluation()
+    """When and on how much held-out data to evaluate."""
+    checkpointing: Checkpointing = Checkpointing()
+    """When to save, and how many to keep."""
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    """Seed of initial weights, sample order and dropout."""
+
+    rules = (
+        Rule(
+            cel="(self.model.type == 'ConvNet') == (self.data.type == 'Images')",
+            message="model.type ConvNet needs data.type Images, and DecoderLM needs Text or PythonStandardLibrary",
+            holds=lambda data: (data["model"]["type"] == "ConvNet") == (data["data"]["type"] == "Images"),
+        ),
+        Rule(
+            cel="!has(self.schedule) || self.schedule.warmupSteps < self.totalSteps",
+            message="schedule.warmupSteps must be less than totalSteps",
+            holds=lambda data: data.get("schedule", {}).get("warmupSteps", 0) < data["totalSteps"],
+        ),
+    )

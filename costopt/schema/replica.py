@@ -1,0 +1,126 @@
+"""What a shell hands to a replica, and what the replica hands back.
+
+`ReplicaSettings` is the ConfigMap's (or the run folder's) `settings.json`. A replica answers in two files whose paths
+are in its environment: `Progress` is overwritten as it goes, `TerminationMessage` is written once, at the end. In a
+pod the second is /dev/termination-log, hence its limit of 4,096 bytes.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from costopt.schema.base import Count, LongText, Name, ShortText, Strict
+from costopt.schema.compression import Variant
+from costopt.schema.job import Argument
+from costopt.schema.recipe import Recipe
+
+EXIT_DONE = 0
+EXIT_NOT_RETRYABLE = 78
+"""Settings, data or a state of training that no restart can mend (EX_CONFIG of sysexits.h)."""
+EXIT_PREEMPTED = 143
+"""Ended by SIGTERM with a checkpoint written (128 + 15)."""
+
+TERMINATION_MESSAGE_LIMIT_BYTES = 4096
+
+Figure = Annotated[str, StringConstraints(pattern=r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?$", max_length=40)]
+"""A measured number written as text, so that no reader rounds it."""
+
+
+class ReplicaSettings(Strict):
+    """Everything a replica needs to know that is the same for all replicas of the attempt."""
+
+    job_name: Annotated[str, StringConstraints(max_length=253)]
+    """Name of the job."""
+    stage: Name
+    """"train" or the variant's name."""
+    num_nodes: Count
+    """Replicas of the attempt."""
+    processes_per_node: Count
+    """Ranks per replica."""
+    recipe: Recipe | None = None
+    """Settings of the built-in trainer; also read by variants, to rebuild model and data."""
+    command: list[Argument] | None = None
+    """The user's program, instead of a recipe."""
+    variant: Variant | None = None
+    """The variant to make; None in the training stage."""
+
+
+class MeteredMilliseconds(Strict):
+    """A replica's own account of where its time went, in whole milliseconds, so that sums are exact."""
+
+    startup: Count = 0
+    """From process start to the first step: imports, rendezvous, data, loading a checkpoint."""
+    productive: Count = 0
+    """In finished steps and evaluations whose result a checkpoint holds."""
+    since_checkpoint: Count = 0
+    """In finished steps that no checkpoint holds yet: lost if the attempt ends now."""
+    data_wait: Count = 0
+    """Time in which a step waited for samples."""
+    checkpoint: Count = 0
+    """Spent saving."""
+
+
+class Progress(Strict):
+    """How far training is."""
+
+    step: Count
+    """Finished optimizer steps."""
+    total_steps: Count
+    """Steps in all."""
+    samples_consumed: Count = 0
+    """Samples trained on so far, over all ranks: the data position."""
+    loss: Figure | None = None
+    """Training loss of the last step, nats per token (or per image)."""
+    validation_loss: Figure | None = None
+    """Latest loss on the held-out split, nats per token (or per image)."""
+    learning_rate: Figure | None = None
+    """Learning rate of the last step."""
+    tokens_per_second: Count | None = None
+    """Tokens (or images) trained on per second over all ranks, since the last report."""
+    last_checkpoint_step: Count | None = None
+    """Step of the newest complete checkpoint."""
+    metered: MeteredMilliseconds | None = None
+    """Where this attempt's time went so far, in milliseconds."""
+    results: dict[ShortText, Figure] = Field(default_factory=dict, max_length=16)
+    """Named results of the last evaluation, such as validationLossNatsPerByte and unigramEntropyNatsPerByte."""
+
+
+FailureReason = Literal[
+    "InvalidSettings",
+    "InvalidData",
+    "LossNotFinite",
+    "CheckpointNotWritable",
+    "CheckpointUnreadable",
+    "RendezvousFailed",
+    "ProcessFailed",
+    "ProcessKilled",
+    "Preempted",
+    "OutOfMemory",
+    "Stalled",
+    "ArtifactMismatch",
+]
+
+
+class TerminationMessage(Strict):
+    """Why and how a replica ended."""
+
+    exit_code: int
+    """The replica's exit code: 0 done, 143 preempted with a checkpoint, 78 not worth a retry, else failure."""
+    reason: FailureReason | None = None
+    """Why it did not finish; None when it did."""
+    message: LongText = ""
+    """The first failing rank's exception, in one sentence where it is the user's to mend."""
+    rank: int | None = None
+    """The first failing rank; None when no rank failed."""
+    node: int | None = None
+    """The replica (completion index) of that rank."""
+    rank_exit_code: int | None = None
+    """That rank's own exit code; negative: the signal that killed it."""
+    echo: bool = False
+    """True when the failure looks like the effect of another rank's end (a lost connection)."""
+    time: ShortText | None = None
+    """When the first rank failed, RFC 3339, UTC."""
+    log_tail: list[LongText] = Field(default_factory=list, max_length=40)
+    """Last log lines of the failing rank."""
+    progress: Progress | None = None
+    """The last progress of this replica."""

@@ -1,0 +1,225 @@
+"""What a job's status carries: conditions, stages, progress, hours and money, variants, the first failure."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from costopt.schema.base import Count, LongText, Name, ShortText, Strict, Timestamp, list_map_keys
+from costopt.schema.prices import Currency, PricingUnit
+from costopt.schema.replica import FailureReason, Figure, Progress
+
+ConditionStatus = Literal["True", "False", "Unknown"]
+
+ConditionType = Literal["Succeeded", "Suspended", "Stalled", "BudgetExceeded", "Priced"]
+
+StageState = Literal["Waiting", "Starting", "Running", "Stopping", "Succeeded", "Failed"]
+
+Cause = Literal["Startup", "Productive", "DataWait", "Checkpoint", "LostProgress", "Recovery", "Other"]
+"""What held time was spent on. Recovery is the start-up of an attempt after the first."""
+
+
+class Condition(Strict):
+    """One observation, as in the Kubernetes API conventions."""
+
+    type: ConditionType
+    """What is observed. Succeeded is Unknown while the job is active."""
+    status: ConditionStatus
+    """True, False, or Unknown."""
+    reason: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9]*$", max_length=64)]
+    """Why, in one CamelCase word."""
+    message: LongText
+    """Why, in one sentence."""
+    last_transition_time: Timestamp
+    """When `status` last changed."""
+    observed_generation: Count | None = None
+    """Generation of the spec this was observed for."""
+
+
+class StageStatus(Strict):
+    """Where one stage (training, or one variant) stands."""
+
+    name: Name
+    """"train" or the variant's name."""
+    state: StageState
+    """Waiting: not yet due. Starting: the attempt's replicas are to be created. Running: they have been seen.
+    Stopping: they are to end before the stage goes on. Succeeded and Failed are final."""
+    attempt: Count = 0
+    """Current attempt; the first is 0."""
+    failures: Count = 0
+    """Attempts that failed for reasons of their own."""
+    disruptions: Count = 0
+    """Attempts lost to the platform."""
+    start_time: Timestamp | None = None
+    """When the first attempt was decided."""
+    completion_time: Timestamp | None = None
+    """When the stage became Succeeded or Failed."""
+    attempt_start_time: Timestamp | None = None
+    """When the current attempt was decided."""
+
+
+class BillLine(Strict):
+    """Hours of one resource in one stage for one cause, and their price."""
+
+    stage: Name
+    """"train" or the variant's name."""
+    resource: ShortText
+    """Resource name, with the device model if known: cpu, memory, nvidia.com/gpu."""
+    cause: Cause
+    """What the time was spent on."""
+    product: ShortText | None = None
+    """Device model of the node's GPUs, if known."""
+    capacity_type: Literal["OnDemand", "Spot", "Reserved"] = "OnDemand"
+    """Kind of capacity."""
+    consumed_quantity: Figure
+    """Resource-hours, exact to the nine decimals shown."""
+    consumed_unit: PricingUnit
+    """Unit of consumedQuantity."""
+    list_unit_price: Figure | None = None
+    """Price of one unit. None: the price book has none."""
+    list_cost: Figure | None = None
+    """consumedQuantity times listUnitPrice, exact. None: unknown, not zero."""
+    price_source: ShortText | None = None
+    """The price book's source for the unit price."""
+    price_effective_from: ShortText | None = None
+    """Day since which the unit price holds."""
+
+
+class Total(Strict):
+    """A sum of bill lines."""
+
+    key: ShortText
+    """What is summed: a stage, a resource or a cause."""
+    list_cost: Figure
+    """Sum of the priced lines."""
+    unpriced_lines: Count = 0
+    """Lines left out of the sum because they have no price."""
+
+
+class Bill(Strict):
+    """Resource-hours and money, at list prices: an estimate, not an invoice."""
+
+    currency: Currency | None = None
+    """Currency of all money here. None: no price book."""
+    price_book: ShortText | None = None
+    """Name of the price book."""
+    lines: Annotated[list[BillLine], Field(max_length=2000)] = Field(default_factory=list)
+    """Lines in order of stage, resource, cause."""
+    by_stage: Annotated[list[Total], Field(max_length=100)] = Field(default_factory=list)
+    """Sums by stage."""
+    by_resource: Annotated[list[Total], Field(max_length=100)] = Field(default_factory=list)
+    """Sums by resource."""
+    by_cause: Annotated[list[Total], Field(max_length=100)] = Field(default_factory=list)
+    """Sums by cause."""
+    list_cost: Figure | None = None
+    """Sum of all lines. None when any line has no price: the total is unknown."""
+    priced_cost: Figure | None = None
+    """Sum of the lines that have a price. None: no price book."""
+    unpriced_resources: Annotated[list[ShortText], Field(max_length=64)] = Field(default_factory=list)
+    """Resources without a price."""
+    estimated_records: Count = 0
+    """Usage records whose end had to be estimated."""
+
+
+class Measurement(Strict):
+    """A variant or the baseline, measured in the same process."""
+
+    size_bytes: Count
+    """Bytes of the saved weights on disk."""
+    parameters: Count
+    """Parameters."""
+    nonzero_permille: Annotated[int, Field(ge=0, le=1000)]
+    """Parameters that are not zero, in thousandths."""
+    latency_microseconds: Count
+    """Median time of one forward pass of one sample batch."""
+    validation_loss: Figure
+    """Loss on the held-out split, nats per token (or per image)."""
+    compiled: bool
+    """True when latency was measured with torch.compile."""
+
+
+class VariantStatus(Strict):
+    """One compressed form of the model, and how it compares."""
+
+    name: Name
+    """Name of the variant."""
+    measured: Measurement
+    """The variant."""
+    baseline: Measurement
+    """The uncompressed model, measured in the same process, interleaved."""
+    size_ratio: Figure
+    """Baseline bytes divided by the variant's: larger is better."""
+    speedup: Figure
+    """Baseline latency divided by the variant's: larger is better."""
+    validation_loss_increase: Figure
+    """The variant's validation loss minus the baseline's: smaller is better."""
+    artifact: ShortText
+    """Folder of the artifact, relative to the job's storage."""
+    reloaded: bool
+    """True: a fresh process loaded the artifact and gave the same output."""
+
+
+class Failure(Strict):
+    """The first failure of the latest attempt that failed, not its echo on other ranks."""
+
+    stage: Name
+    """Stage that failed."""
+    attempt: Count
+    """Attempt that failed."""
+    reason: FailureReason
+    """Why."""
+    message: LongText
+    """Why, in words."""
+    rank: int | None = None
+    """First failing rank."""
+    node: int | None = None
+    """Its node (completion index)."""
+    exit_code: int | None = None
+    """Its exit code; negative: the signal that killed it."""
+    log_tail: list[LongText] = Field(default_factory=list, max_length=40)
+    """Its last log lines."""
+
+
+class JobStatus(Strict):
+    """Where the job stands and what it has cost."""
+
+    observed_generation: Count | None = None
+    """Generation of the spec this status is about."""
+    conditions: Annotated[list[Condition], Field(max_length=16)] = Field(
+        default_factory=list,
+        json_schema_extra=list_map_keys("type"),
+    )
+    """Observations: Succeeded, Suspended, Stalled, BudgetExceeded, Priced."""
+    start_time: Timestamp | None = None
+    """When the job was first acted on."""
+    completion_time: Timestamp | None = None
+    """When the job became final."""
+    execution: Count = 0
+    """How often the job was set going: 1 at first, one more for each resume."""
+    active_since: Timestamp | None = None
+    """When the current execution began. None while suspended or finished."""
+    active_milliseconds_before: Count = 0
+    """Active time of the executions before, in milliseconds."""
+    stages: Annotated[list[StageStatus], Field(max_length=32)] = Field(
+        default_factory=list,
+        json_schema_extra=list_map_keys("name"),
+    )
+    """Training first, then the variants in order."""
+    progress: Progress | None = None
+    """How far training is."""
+    bill: Bill | None = None
+    """Resource-hours and money so far."""
+    variants: Annotated[list[VariantStatus], Field(max_length=16)] = Field(
+        default_factory=list,
+        json_schema_extra=list_map_keys("name"),
+    )
+    """Finished variants."""
+    failure: Failure | None = None
+    """The latest failure. Kept after a successful restart, so that it can be looked into."""
+
+    def condition(self, type: ConditionType) -> Condition | None:
+        """The condition of that type, if it has been observed."""
+        return next((condition for condition in self.conditions if condition.type == type), None)
+
+    def stage(self, name: str) -> StageStatus | None:
+        """The stage of that name, if it has been decided on."""
+        return next((stage for stage in self.stages if stage.name == name), None)
