@@ -10,9 +10,19 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    StringConstraints,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 from pydantic.fields import FieldInfo
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 API_GROUP = "costopt.dev"
 API_VERSION = "costopt.dev/v1alpha1"
@@ -64,6 +74,15 @@ class Strict(BaseModel):
             if broken:
                 raise ValueError(broken[0].message)
         return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, next_: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The generated JSON schema with the rules as `x-kubernetes-validations`."""
+        schema = next_(core_schema)
+        validations = [{"rule": rule.cel, "message": rule.message} for rule in cls.rules if rule.cel]
+        if validations:
+            next_.resolve_ref_schema(schema)["x-kubernetes-validations"] = validations
+        return schema
 
     def to_plain(self) -> dict[str, Any]:
         """The document as plain JSON data: camelCase, unset optional fields left out."""

@@ -102,10 +102,10 @@ def _path_in(data: Any, loc: tuple[int | str, ...]) -> FieldPath:
     """`loc` without the union-member tags that pydantic adds, which name no field of the data."""
     path: list[int | str] = []
     for place, key in enumerate(loc):
-        if (isinstance(data, dict) and key in data) or (
-            isinstance(data, list) and isinstance(key, int) and key < len(data)
-        ):
+        if isinstance(data, dict) and key in data:
             data = data[key]
+        elif isinstance(data, list) and isinstance(key, int):
+            data = data[key] if key < len(data) else None
         elif isinstance(data, dict) and place == len(loc) - 1:
             data = None  # a missing field
         else:

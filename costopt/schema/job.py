@@ -56,7 +56,8 @@ def _batch_divides(train: PlainData) -> bool:
     if "recipe" not in train:
         return True
     batch = train["recipe"]["batch"]
-    return bool(batch["globalBatchSize"] % (batch["microBatchSize"] * data_parallel_size(train)) == 0)
+    micro_batches, rest = divmod(batch["globalBatchSize"], batch["microBatchSize"])
+    return bool(rest != 0 or micro_batches % data_parallel_size(train) == 0)  # a rest is Batch's own mistake
 
 
 def _layers_suffice(train: PlainData) -> bool:
@@ -113,7 +114,8 @@ class Train(Strict):
             ),
         ),
         Rule(
-            cel="!has(self.recipe) || self.recipe.batch.globalBatchSize % (self.recipe.batch.microBatchSize * "
+            cel="!has(self.recipe) || self.recipe.batch.globalBatchSize % self.recipe.batch.microBatchSize != 0 || "
+            "self.recipe.batch.globalBatchSize % (self.recipe.batch.microBatchSize * "
             f"({_MODEL_PARALLEL} ? 1 : self.numNodes * {_PROCESSES})) == 0",
             message="recipe.batch.globalBatchSize must be a multiple of microBatchSize times the data-parallel ranks "
             "(numNodes times processesPerNode; 1 for ModelParallel)",

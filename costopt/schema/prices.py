@@ -74,7 +74,7 @@ class Price(Strict):
             cel="timestamp(self.effectiveFrom + 'T00:00:00Z').getFullYear() > 0",
             message="effectiveFrom must be a day of the calendar, as YYYY-MM-DD",
             holds=lambda data: (
-                not re.fullmatch(r"\d{4}-\d\d-\d\d", data["effectiveFrom"]) or _is_calendar_day(data["effectiveFrom"])
+                not re.match(DATE_PATTERN, data["effectiveFrom"]) or _is_calendar_day(data["effectiveFrom"])
             ),
         ),
     )

@@ -53,6 +53,12 @@ class NodeResources(Strict):
 
     rules = (
         Rule(
+            cel="(!has(self.requests) || self.requests.all(r, type(self.requests[r]) == string || self.requests[r] >= 0)"
+            ") && (!has(self.limits) || self.limits.all(r, type(self.limits[r]) == string || self.limits[r] >= 0))",
+            message="quantities must be at least 0",
+            holds=lambda data: True,  # noqa: ARG005 -- Quantity itself refuses them in Python, with the field's name
+        ),
+        Rule(
             cel="(has(self.requests) && 'cpu' in self.requests || has(self.limits) && 'cpu' in self.limits) && "
             "(has(self.requests) && 'memory' in self.requests || has(self.limits) && 'memory' in self.limits)",
             message="must ask for cpu and memory (in requests or limits), so that the job's hours can be counted",

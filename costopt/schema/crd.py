@@ -1,0 +1,130 @@
+"""Models -> CustomResourceDefinitions.
+
+The models' JSON schema becomes a structural schema (https://kubernetes.io/docs/tasks/extend-kubernetes/
+custom-resources/custom-resource-definitions/#specifying-a-structural-schema): references inlined, optional fields
+without a null alternative, rules as CEL, docstrings as descriptions. Defaults stay, so that the stored object shows
+what holds.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from costopt.schema.base import API_GROUP, API_VERSION, Strict
+from costopt.schema.job import CostOptJob
+from costopt.schema.prices import PriceBook
+from costopt.schema.status import JobStatus
+
+Schema = dict[str, Any]
+
+VERSION = API_VERSION.removeprefix(API_GROUP + "/")
+
+_DROPPED = {"title", "examples", "propertyNames", "additionalProperties", "$defs", "$ref", "anyOf", "const"}
+
+JOB_COLUMNS = (
+    ("State", "string", '.status.conditions[?(@.type=="Succeeded")].reason', "Training, Compressing, Completed, ..."),
+    ("Step", "integer", ".status.progress.step", "Finished optimizer steps"),
+    ("Of", "integer", ".status.progress.totalSteps", "Steps in all"),
+    ("Loss", "string", ".status.progress.validationLoss", "Latest loss on the held-out split"),
+    ("Cost", "string", ".status.bill.pricedCost", "Money so far, without unpriced resources"),
+    ("Currency", "string", ".status.bill.currency", "Currency of the cost"),
+    ("Attempt", "integer", '.status.stages[?(@.name=="train")].attempt', "Current attempt of the training stage"),
+    ("Age", "date", ".metadata.creationTimestamp", ""),
+)
+PRICE_BOOK_COLUMNS = (
+    ("Currency", "string", ".spec.currency", "Currency of all prices"),
+    ("Age", "date", ".metadata.creationTimestamp", ""),
+)
+
+
+def custom_resource_definitions() -> list[Schema]:
+    """The CRDs of CostOptJob and PriceBook, as plain data."""
+    job = structural_schema(CostOptJob)
+    job["properties"]["status"] = {
+        **structural_schema(JobStatus),
+        "description": "Written by costopt: where the job stands and what it has cost.",
+    }
+    return [
+        _definition(job, plural="costoptjobs", short_name="coj", scope="Namespaced", columns=JOB_COLUMNS),
+        _definition(
+            structural_schema(PriceBook),
+            plural="pricebooks",
+            short_name="pb",
+            scope="Cluster",
+            columns=PRICE_BOOK_COLUMNS,
+        ),
+    ]
+
+
+def structural_schema(model: type[Strict]) -> Schema:
+    """The structural schema of a model; a document's metadata is left to the API server."""
+    generated = model.model_json_schema(by_alias=True, mode="validation")
+    schema = _structural(generated, generated.get("$defs", {}))
+    if "metadata" in schema.get("properties", {}):
+        schema["properties"]["metadata"] = {"type": "object"}
+    return schema
+
+
+def _structural(schema: Mapping[str, Any], definitions: Mapping[str, Schema]) -> Schema:
+    if "x-kubernetes-int-or-string" in schema:
+        return dict(schema)
+    base: Schema = {}
+    if "$ref" in schema:
+        base = _structural(definitions[schema["$ref"].removeprefix("#/$defs/")], definitions)
+    elif "anyOf" in schema:  # optional: X or null
+        (option,) = (option for option in schema["anyOf"] if option.get("type") != "null")
+        base = _structural(option, definitions)
+    elif "const" in schema:
+        base = {"enum": [schema["const"]]}
+
+    own = {key: value for key, value in schema.items() if key not in _DROPPED}
+    if own.get("default", ...) is None:
+        del own["default"]
+    result = {**base, **own}
+    if "description" in result:
+        result["description"] = " ".join(result["description"].split())
+    if "properties" in schema:
+        result["properties"] = {name: _structural(value, definitions) for name, value in schema["properties"].items()}
+    if "items" in schema:
+        result["items"] = _structural(schema["items"], definitions)
+    if isinstance(schema.get("additionalProperties"), Mapping):
+        result["additionalProperties"] = _structural(schema["additionalProperties"], definitions)
+    elif schema.get("additionalProperties") is True:
+        result["x-kubernetes-preserve-unknown-fields"] = True
+    if result.get("type") == "integer":
+        result.setdefault("format", "int64")
+    return result
+
+
+def _definition(
+    schema: Schema, *, plural: str, short_name: str, scope: str, columns: tuple[tuple[str, str, str, str], ...]
+) -> Schema:
+    kind = schema["properties"]["kind"]["enum"][0]
+    version: Schema = {
+        "name": VERSION,
+        "served": True,
+        "storage": True,
+        "schema": {"openAPIV3Schema": schema},
+        "additionalPrinterColumns": [
+            {"name": name, "type": type_, "jsonPath": path, **({"description": text} if text else {})}
+            for name, type_, path, text in columns
+        ],
+    }
+    if "status" in schema["properties"]:
+        version["subresources"] = {"status": {}}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{API_GROUP}"},
+        "spec": {
+            "group": API_GROUP,
+            "names": {
+                "kind": kind,
+                "listKind": f"{kind}List",
+                "plural": plural,
+                "singular": kind.lower(),
+                "shortNames": [short_name],
+            },
+            "scope": scope,
+            "versions": [version],
+        },
+    }

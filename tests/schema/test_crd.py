@@ -1,0 +1,122 @@
+"""The CRDs are valid, refuse what `costopt validate` refuses, and are what `make generate` wrote."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from builders_schema import MISTAKES, MistakeCase, plain_job, plain_price_book
+from costopt.cli.crd import crds_as_yaml
+from costopt.cli.generate import NOTICE
+from costopt.schema.crd import custom_resource_definitions
+from costopt.schema.reference import reference
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def every_schema(schema: Any) -> list[dict[str, Any]]:
+    nested = list(schema.get("properties", {}).values()) + [
+        schema[key] for key in ("items", "additionalProperties") if isinstance(schema.get(key), dict)
+    ]
+    return [schema, *(found for one in nested for found in every_schema(one))]
+
+
+def openapi_schemas() -> list[dict[str, Any]]:
+    return [
+        schema
+        for crd in custom_resource_definitions()
+        for schema in every_schema(crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"])
+    ]
+
+
+def test_the_files_in_the_repository_are_what_the_models_generate() -> None:
+    assert (ROOT / "manifests/crds/costopt.dev.yaml").read_text() == NOTICE + crds_as_yaml(), "run `make generate`"
+    assert (ROOT / "docs/reference.md").read_text() == reference(), "run `make generate`"
+
+
+def test_every_string_of_a_spec_is_bounded_and_no_number_is_a_float() -> None:
+    for crd in custom_resource_definitions():
+        spec = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+        for schema in every_schema(spec):
+            assert schema.get("type") != "number"
+            if schema.get("type") == "string":
+                assert "maxLength" in schema or "enum" in schema, schema
+            if schema.get("type") == "array":
+                assert "maxItems" in schema, schema
+            if schema.get("type") == "integer":
+                assert {"minimum", "maximum"} <= schema.keys(), schema
+
+
+def test_every_field_has_a_description() -> None:
+    for schema in openapi_schemas():
+        for name, field in schema.get("properties", {}).items():
+            assert field.get("description") or name == "metadata", name
+
+
+def test_schemas_are_structural() -> None:
+    for schema in openapi_schemas():
+        assert not {"$ref", "anyOf", "oneOf", "allOf", "const", "title", "exclusiveMinimum"} & schema.keys()
+        assert "type" in schema or "x-kubernetes-int-or-string" in schema or "enum" in schema
+
+
+def test_a_job_has_a_status_subresource_a_short_name_and_columns_for_state_step_and_cost() -> None:
+    job, _ = custom_resource_definitions()
+    version = job["spec"]["versions"][0]
+    assert version["subresources"] == {"status": {}}
+    assert job["spec"]["names"]["shortNames"] == ["coj"]
+    assert {"State", "Step", "Cost"} <= {column["name"] for column in version["additionalPrinterColumns"]}
+
+
+@pytest.fixture(scope="session")
+def crdcheck() -> Path:
+    """The API server's own validation code as a small program, built once into the cache folder."""
+    binary = ROOT / ".cache" / "crdcheck"
+    source = ROOT / "tests" / "crd_check"
+    newest = max(path.stat().st_mtime for path in source.iterdir())
+    if binary.exists() and binary.stat().st_mtime >= newest:
+        return binary
+    if shutil.which("go") is None:
+        pytest.skip("needs Go to build tests/crd_check, the API server's validation code")
+    binary.parent.mkdir(exist_ok=True)
+    fresh = binary.with_name(f"crdcheck-{os.getpid()}")
+    built = subprocess.run(["go", "build", "-o", fresh, "."], cwd=source, capture_output=True, text=True, check=False)
+    if built.returncode != 0:
+        pytest.skip(f"go build of tests/crd_check failed: {built.stderr.strip().splitlines()[-1]}")
+    fresh.replace(binary)
+    return binary
+
+
+def server_says(crdcheck: Path, documents: list[Any]) -> dict[str, list[list[str]]]:
+    question = json.dumps({"crds": custom_resource_definitions(), "documents": documents})
+    answered = subprocess.run([crdcheck], input=question, capture_output=True, text=True, check=True)
+    return json.loads(answered.stdout)  # type: ignore[no-any-return]
+
+
+@pytest.mark.timeout(900)
+def test_the_api_servers_own_code_accepts_the_crds_and_valid_documents(crdcheck: Path) -> None:
+    samples = [
+        document
+        for path in sorted((ROOT / "manifests/samples").glob("*.yaml"))
+        for document in yaml.safe_load_all(path.read_text())
+    ]
+    answer = server_says(crdcheck, [plain_job(), plain_price_book(), *samples])
+    assert answer["crds"] == [[], []]
+    assert [found for found in answer["documents"] if found] == []
+
+
+@pytest.mark.timeout(900)
+def test_the_api_servers_own_code_refuses_every_mistake(crdcheck: Path) -> None:
+    answer = server_says(crdcheck, [case.document for case in MISTAKES])
+    for case, found in zip(MISTAKES, answer["documents"], strict=True):
+        expected = case.server_says or case.sentence
+        assert any(expected in message for message in found), (case.name, found)
+
+
+def test_mistakes_answered_by_rules_have_one_sentence_for_both() -> None:
+    by_rule: list[MistakeCase] = [case for case in MISTAKES if case.server_says is None]
+    assert len(by_rule) >= len(MISTAKES) / 2
