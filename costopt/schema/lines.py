@@ -126,5 +126,7 @@ class _Reader:
                     self._mistakes.append(((*path, key), f"is given twice, in lines {own[key]} and {line}; keep one"))
                 own[key] = line
             self._lines[(*path, key)] = line
-            data[key] = self._plain(value_node, (*path, key))
+            value = self._plain(value_node, (*path, key))
+            if value is not None:  # the API server, too, reads a null as a field left out
+                data[key] = value
         return data

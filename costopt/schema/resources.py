@@ -53,8 +53,9 @@ class NodeResources(Strict):
 
     rules = (
         Rule(
-            cel="(!has(self.requests) || self.requests.all(r, type(self.requests[r]) == string || self.requests[r] >= 0)"
-            ") && (!has(self.limits) || self.limits.all(r, type(self.limits[r]) == string || self.limits[r] >= 0))",
+            cel="(!has(self.requests) || self.requests.all(r, type(self.requests[r]) == string || "
+            "self.requests[r] >= 0)) && (!has(self.limits) || self.limits.all(r, type(self.limits[r]) == string || "
+            "self.limits[r] >= 0))",
             message="quantities must be at least 0",
             holds=lambda data: True,  # noqa: ARG005 -- Quantity itself refuses them in Python, with the field's name
         ),
