@@ -1,0 +1,46 @@
+# Everything a developer types. `make` alone lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test lint format generate bench clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## Make .venv and install costopt with everything it needs
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "costopt needs Python 3.11 or newer; set PYTHON=")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[operator,trainer,dev]'
+	touch $@
+
+quickstart: $(STAMP) ## Train a small GPT on two ranks, compress it, and print what it cost (about 5 minutes)
+	$(BIN)/costopt run manifests/samples/quickstart.yaml
+
+test: $(STAMP) ## Run all tests that this machine can run; the others are skipped with a reason
+	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
+
+lint: $(STAMP) ## Check style, types, import contracts, and that generated files are up to date
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(MAKE) generate
+	git diff --exit-code -- manifests/crds docs/reference.md
+
+format: $(STAMP) ## Format the code and mend what can be mended mechanically
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+generate: $(STAMP) ## Write the CRDs and docs/reference.md from the models
+	$(BIN)/python -m costopt.cli.generate
+
+bench: $(STAMP) ## Measure against a peer in the same run; figures are in benchmarks/README.md
+	@for program in benchmarks/*.py; do echo "== $$program"; $(BIN)/python $$program || exit 1; done
+
+clean: ## Remove what quickstart and the caches left; .venv stays
+	rm -rf runs .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
