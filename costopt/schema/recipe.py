@@ -8,7 +8,7 @@ from costopt.schema.base import DecimalString, Path, Rule, Strict
 
 
 class DecoderLM(Strict):
-    """A decoder-only transformer language model (pre-norm, learned positions, tied embeddings)."""
+    """A decoder-only transformer language model (pre-norm, learned positions, untied embeddings)."""
 
     num_layers: Annotated[int, Field(ge=1, le=256)] = 4
     """Transformer blocks."""
@@ -76,7 +76,8 @@ class TextData(Strict):
     path: Path
     """A text file or a folder, on the machine (or in the pod) that trains."""
     include: Annotated[str, StringConstraints(min_length=1, max_length=128)] = "*.txt"
-    """File-name pattern (fnmatch) for a folder; a single file is always read."""
+    """File-name pattern (fnmatch) for a folder; a single file is always read. Hidden files and folders are passed over
+    unless the pattern begins with a dot: a mounted ConfigMap keeps a second copy of its files in one."""
     max_bytes: Annotated[int, Field(ge=1, le=10**13)] | None = None
     """Stop reading whole files after this many bytes. None reads everything."""
 

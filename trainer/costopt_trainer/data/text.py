@@ -1,0 +1,224 @@
+"""Which files a text consists of, in which order, and their bytes as one stream.
+
+    text_source       settings -> the files to read, in order
+    read_pieces       their bytes, joined by one separator byte, checked to be UTF-8, in pieces
+    split_pieces      the same stream, each piece marked as training or validation text
+
+Files come in the order of a hash of their relative path, so that the held-out end of the stream is not "everything
+that begins with z". Every error is the user's to mend and is a NotRetryable("InvalidData") of one sentence.
+"""
+
+import errno
+import fnmatch
+import hashlib
+import os
+import stat
+import sysconfig
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from costopt.schema.recipe import DataSettings
+from costopt_trainer.errors import NotRetryable
+
+SEPARATOR = b"\0"
+"""Between two files: a byte that is valid UTF-8 and that text does not contain."""
+
+PIECE_BYTES = 1 << 20
+"""Bytes read at once: bounds memory, whatever the size of a file."""
+
+_NOT_THE_STANDARD_LIBRARY = frozenset({"site-packages", "dist-packages", "__pycache__"})
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """A file, or its beginning."""
+
+    path: Path
+    num_bytes: int
+    """Bytes to read from its start."""
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """Files that make one text."""
+
+    name: str
+    """How errors call it: the setting and its value."""
+    files: tuple[TextFile, ...]
+    """In reading order; at least one, none empty."""
+
+
+def text_source(settings: DataSettings) -> TextSource:
+    """The files that `settings`, of type Text or PythonStandardLibrary, ask for.
+
+    Raises NotRetryable("InvalidData") if they are missing, unreadable or hold no text.
+    """
+    if settings.type == "PythonStandardLibrary":
+        limits = settings.python_standard_library
+        root = Path(sysconfig.get_paths()["stdlib"])
+        found = (file for file in _matching_files(root, "*.py", skip=_NOT_THE_STANDARD_LIBRARY) if _is_utf8(file))
+        name = f"data.pythonStandardLibrary: {root}"
+        return _take(name, found, limits.max_bytes if limits else None, "must hold the .py files of the library")
+    if settings.text is None:
+        raise ValueError("data of type Text must have text settings")
+    path = Path(settings.text.path)
+    name = f"data.text.path: {path}"
+    status = _stat(path, name)
+    if stat.S_ISREG(status.st_mode):
+        return _take(name, [TextFile(path, status.st_size)], settings.text.max_bytes, "must hold text, but is empty")
+    if stat.S_ISDIR(status.st_mode):
+        wanted = f"must hold files that match include {settings.text.include!r} and are not empty, but has none"
+        return _take(name, _matching_files(path, settings.text.include), settings.text.max_bytes, wanted)
+    raise NotRetryable("InvalidData", f"{name} must be a text file or a folder, not a device, pipe or socket")
+
+
+def read_pieces(source: TextSource) -> Iterator[bytes]:
+    """The bytes of the files in order, SEPARATOR between them, in pieces that are valid UTF-8 each.
+
+    Raises NotRetryable("InvalidData") naming the file, and the byte offset of what is not UTF-8.
+    """
+    for number, file in enumerate(source.files):
+        if number:
+            yield SEPARATOR
+        try:
+            yield from _file_pieces(file)
+        except OSError as error:
+            raise _unreadable(str(file.path), error) from error
+
+
+def split_pieces(pieces: Iterable[bytes], num_train_bytes: int) -> Iterator[tuple[bool, bytes]]:
+    """Each piece with True if it is training text; the piece at the border becomes two, cut between characters."""
+    position = 0
+    for piece in pieces:
+        border = min(max(num_train_bytes - position, 0), len(piece))
+        position += len(piece)
+        while 0 < border < len(piece) and _continues_character(piece[border]):
+            border += 1
+        if border > 0:
+            yield True, piece[:border]
+        if border < len(piece):
+            yield False, piece[border:]
+
+
+def _file_pieces(file: TextFile) -> Iterator[bytes]:
+    left, offset, rest = file.num_bytes, 0, b""
+    with file.path.open("rb") as stream:
+        while block := stream.read(min(left, PIECE_BYTES)):
+            left -= len(block)
+            piece, rest = _cut_whole_characters(rest + block, file.path, offset, at_end=left == 0)
+            offset += len(piece)
+            if piece:
+                yield piece
+
+
+def _cut_whole_characters(block: bytes, path: Path, offset: int, *, at_end: bool) -> tuple[bytes, bytes]:
+    """`block` without a last character of which a part is still to come, and that part."""
+    try:
+        block.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.reason == "unexpected end of data" and not at_end:
+            return block[: error.start], block[error.start :]
+        raise NotRetryable(
+            "InvalidData",
+            f"{path} must be UTF-8 text, but the byte at offset {offset + error.start} "
+            f"(0x{block[error.start]:02x}) is not part of a UTF-8 character",
+        ) from error
+    return block, b""
+
+
+def _take(name: str, found: Iterable[TextFile], max_bytes: int | None, wanted: str) -> TextSource:
+    """Whole files until the limit; if the first alone exceeds it, its beginning."""
+    files: list[TextFile] = []
+    total = 0
+    for file in found:
+        if file.num_bytes == 0:
+            continue
+        if max_bytes is not None and total + file.num_bytes > max_bytes:
+            if not files:
+                files.append(_beginning(file, max_bytes))
+            break
+        files.append(file)
+        total += file.num_bytes
+    if not files or files[0].num_bytes == 0:
+        raise NotRetryable("InvalidData", f"{name} {wanted}")
+    return TextSource(name, tuple(files))
+
+
+def _beginning(file: TextFile, max_bytes: int) -> TextFile:
+    """At most `max_bytes` of the file, cut between characters."""
+    try:
+        with file.path.open("rb") as stream:
+            stream.seek(max(0, max_bytes - 3))
+            around = stream.read(min(max_bytes, 3) + 1)
+    except OSError as error:
+        raise _unreadable(str(file.path), error) from error
+    while len(around) > 1 and _continues_character(around[-1]):
+        around, max_bytes = around[:-1], max_bytes - 1
+    return TextFile(file.path, max_bytes)
+
+
+def _continues_character(byte: int) -> bool:
+    return byte & 0xC0 == 0x80
+
+
+def _matching_files(root: Path, pattern: str, skip: frozenset[str] = frozenset()) -> Iterator[TextFile]:
+    """Files below `root` whose name matches, in reading order, sizes looked up as they are asked for.
+
+    Hidden files and folders are passed over (a mounted ConfigMap keeps second copies in one), unless the pattern itself
+    begins with a dot.
+    """
+    found = [
+        path
+        for path in _walk(root, skip)
+        if fnmatch.fnmatchcase(path.name, pattern) and (not path.name.startswith(".") or pattern.startswith("."))
+    ]
+    found.sort(key=lambda path: hashlib.sha256(os.fsencode(path.relative_to(root).as_posix())).digest())
+    for path in found:
+        status = _stat(path, str(path))
+        if stat.S_ISREG(status.st_mode):
+            yield TextFile(path, status.st_size)
+
+
+def _walk(root: Path, skip: frozenset[str]) -> Iterator[Path]:
+    """Everything below `root` that is not a folder. Links are followed, each real folder is visited once."""
+    visited: set[str] = set()
+    pending = [root]
+    while pending:
+        folder = pending.pop()
+        real = os.path.realpath(folder)
+        if real in visited:
+            continue
+        visited.add(real)
+        try:
+            entries = sorted(folder.iterdir())
+            folders = [entry for entry in entries if entry.is_dir()]
+        except OSError as error:
+            raise _unreadable(str(folder), error) from error
+        yield from sorted(set(entries) - set(folders))
+        pending += [entry for entry in folders if not entry.name.startswith(".") and entry.name not in skip]
+
+
+def _is_utf8(file: TextFile) -> bool:
+    """False for a file in another encoding; the standard library has a few, to test Python itself."""
+    try:
+        file.path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return False
+    except OSError as error:
+        raise _unreadable(str(file.path), error) from error
+    return True
+
+
+def _stat(path: Path, name: str) -> os.stat_result:
+    try:
+        return path.stat()
+    except (OSError, ValueError) as error:
+        raise _unreadable(name, error) from error
+
+
+def _unreadable(name: str, error: OSError | ValueError) -> NotRetryable:
+    if isinstance(error, OSError) and error.errno not in (errno.ENOENT, errno.ENOTDIR):
+        why = error.strerror or type(error).__name__
+        return NotRetryable("InvalidData", f"{name} must be readable by the user that trains, but reading fails: {why}")
+    return NotRetryable("InvalidData", f"{name} must exist on the machine (or in the pod) that trains, but does not")

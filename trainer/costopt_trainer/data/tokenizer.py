@@ -1,0 +1,97 @@
+"""Text to token numbers: bytes as they are, or byte pairs learned from the training text.
+
+Both are lossless over all of UTF-8 and have the file separator (byte 0) as a token of its own. Byte-pair encoding
+(Sennrich et al., arXiv 1508.07909) works on bytes and splits words as GPT-2 did; the `tokenizers` package does it.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from costopt_trainer.data.text import SEPARATOR
+
+Tokens = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.uint32]
+
+_SEPARATOR_TEXT = SEPARATOR.decode()
+_SEPARATOR_TOKEN = "\u0100"  # noqa: S105 - byte 0 in the printable alphabet of byte-level BPE; not a secret
+_NUM_BYTES = 256
+
+
+class TextTokenizer(Protocol):
+    """What turns text into tokens."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Tokens in all; every token number is less."""
+
+    def encode(self, piece: bytes) -> NDArray[np.uint32] | NDArray[np.uint8]:
+        """The tokens of a piece of valid UTF-8."""
+
+
+class ByteTokenizer:
+    """One token per byte."""
+
+    vocabulary_size = _NUM_BYTES
+
+    def encode(self, piece: bytes) -> NDArray[np.uint8]:
+        """The bytes themselves."""
+        return np.frombuffer(piece, dtype=np.uint8)
+
+
+class BytePairTokenizer:
+    """Learned byte pairs."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._separator: int = tokenizer.token_to_id(_SEPARATOR_TOKEN)
+
+    @classmethod
+    def train(cls, pieces: Iterable[bytes], vocabulary_size: int) -> "BytePairTokenizer":
+        """Learn at most `vocabulary_size` tokens (all 256 bytes among them; fewer if the text has fewer pairs)."""
+        tokenizer: Any = tokenizers.Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocabulary_size,
+            min_frequency=2,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(_texts(pieces), trainer=trainer)
+        return cls(tokenizer)
+
+    @classmethod
+    def from_json(cls, text: str) -> "BytePairTokenizer":
+        """The tokenizer that `to_json` wrote."""
+        return cls(tokenizers.Tokenizer.from_str(text))
+
+    def to_json(self) -> str:
+        """The tokenizer as the `tokenizer.json` that other tools read too."""
+        return str(self._tokenizer.to_str(pretty=True)) + "\n"
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Tokens learned, at least 256."""
+        return int(self._tokenizer.get_vocab_size())
+
+    def encode(self, piece: bytes) -> NDArray[np.uint32]:
+        """The tokens of each text in the piece, and one separator token for each byte 0."""
+        numbers: list[int] = []
+        for text, encoding in enumerate(self._tokenizer.encode_batch_fast(piece.decode().split(_SEPARATOR_TEXT))):
+            if text:
+                numbers.append(self._separator)
+            numbers += encoding.ids
+        return np.array(numbers, dtype=np.uint32)
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of `tokens`; a character cut in two becomes U+FFFD."""
+        return str(self._tokenizer.decode([int(token) for token in tokens], skip_special_tokens=False))
+
+
+def _texts(pieces: Iterable[bytes]) -> Iterator[str]:
+    for piece in pieces:
+        yield from piece.decode().split(_SEPARATOR_TEXT)
