@@ -1,0 +1,86 @@
+"""`costopt validate` reads any number of files and answers every mistake; `costopt crd` prints what kubectl takes."""
+
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+
+from builders_schema import plain_job, plain_price_book
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def costopt(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "costopt.cli", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def written(path: Path, *documents: object) -> Path:
+    path.write_text(yaml.safe_dump_all(documents))
+    return path
+
+
+def test_valid_files_are_counted_and_exit_with_zero(tmp_path: Path) -> None:
+    first = written(tmp_path / "job.yaml", plain_job(), plain_price_book())
+    second = written(tmp_path / "book.yaml", plain_price_book())
+    answer = costopt("validate", first, second)
+    assert (answer.returncode, answer.stdout) == (0, "3 documents valid\n")
+
+
+def test_mistakes_of_all_files_are_answered_in_one_go_and_exit_with_two(tmp_path: Path) -> None:
+    job = plain_job()
+    job["spec"]["train"]["numNodes"] = 0
+    book = plain_price_book(currency="usd")
+    first, second = written(tmp_path / "job.yaml", job), written(tmp_path / "book.yaml", book)
+    answer = costopt("validate", first, second)
+    assert answer.returncode == 2
+    line = first.read_text().splitlines().index("    numNodes: 0") + 1
+    of_job, of_book = answer.stderr.splitlines()
+    assert of_job == f"{first}:{line}: spec.train.numNodes: must be at least 1, not 0"
+    assert of_book.startswith(f"{second}:6: spec.currency: must be a currency code of three capital letters")
+
+
+def test_a_price_that_begins_in_the_future_is_named_with_its_line(tmp_path: Path) -> None:
+    today = datetime.now(UTC).date()
+    book = plain_price_book()
+    book["spec"]["prices"][1]["effectiveFrom"] = str(today + timedelta(days=1))
+    answer = costopt("validate", written(tmp_path / "book.yaml", book))
+    assert answer.returncode == 2
+    assert (
+        "spec.prices[1].effectiveFrom: memory has no price yet: add a row with an effectiveFrom of today"
+        in answer.stderr
+    )
+
+
+def test_a_price_change_that_is_announced_for_the_future_is_valid(tmp_path: Path) -> None:
+    book = plain_price_book()
+    later = {**book["spec"]["prices"][0], "effectiveFrom": "2999-01-01"}
+    book["spec"]["prices"].append(later)
+    assert costopt("validate", written(tmp_path / "book.yaml", book)).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [("missing.yaml", "cannot be read (No such file or directory)"), (".", "cannot be read (Is a directory)")],
+)
+def test_a_file_that_cannot_be_read_is_answered_with_one_sentence(tmp_path: Path, name: str, sentence: str) -> None:
+    answer = costopt("validate", tmp_path / name)
+    assert answer.returncode == 2
+    assert sentence in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_every_sample_is_valid() -> None:
+    samples = sorted((ROOT / "manifests/samples").glob("*.yaml"))
+    answer = costopt("validate", *samples)
+    assert (answer.returncode, answer.stderr) == (0, "")
+
+
+def test_the_printed_crds_are_those_of_both_kinds() -> None:
+    answer = costopt("crd")
+    kinds = [crd["spec"]["names"]["kind"] for crd in yaml.safe_load_all(answer.stdout)]
+    assert (answer.returncode, kinds) == (0, ["CostOptJob", "PriceBook"])
