@@ -1,0 +1,124 @@
+"""Removing weights: single ones become zero (unstructured), or whole channels go and matrices get smaller (structured).
+
+    prune              the Prune step
+    _prune_weights     unstructured, with torch.nn.utils.prune, made permanent
+    _prune_channels    structured, with torch-pruning (Fang et al., arXiv 2301.12900), which finds what must go together
+
+What is removed structurally, in each layer: of a DecoderLM the hidden channels of the MLP and whole attention heads
+(query, key, value and output together), of a ConvNet the channels of every convolution (with their batch norm). The
+residual width, the vocabulary and the classes stay, so inputs and outputs keep their shapes.
+
+A count that percent does not divide is rounded down, and at least one head or channel stays: 30 percent of 4 heads is
+1 head. A step that would thus remove nothing anywhere is refused.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch_pruning
+from torch import Tensor, nn
+from torch.nn.utils import prune as torch_prune
+
+from costopt.schema.compression import Prune
+from costopt_trainer.errors import NotRetryable
+from costopt_trainer.models.conv_net import ConvNet, Stage
+from costopt_trainer.models.decoder import Block, DecoderLM
+
+
+def prune(model: nn.Module, settings: Prune, example: Tensor) -> str:
+    """Prune `model` in place and say what was done; the state of the random generators is left as it was.
+
+    `example` is a batch of inputs on the model's device, used to trace which layers depend on each other. Raises
+    NotRetryable("InvalidSettings") if `percent` is too small to remove anything from layers of these sizes.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        if settings.structure == "Unstructured":
+            removed = _prune_weights(model, settings)
+        else:
+            removed = _prune_channels(model, settings, example)
+    unstructured = settings.structure == "Unstructured"
+    if removed == 0:
+        things = "weights" if unstructured else "heads or channels"
+        raise NotRetryable(
+            "InvalidSettings",
+            f"prune.percent must be larger than {settings.percent}: no layer of this model has enough {things} "
+            "to lose one",
+        )
+    return (
+        f"Prune {settings.structure} {settings.criterion} {settings.percent} percent: "
+        f"{removed:,} {'weights are zero' if unstructured else 'channels are removed'}"
+    )
+
+
+def _prune_weights(model: nn.Module, settings: Prune) -> int:
+    """Set `percent` of each matrix of each linear and convolution layer to zero; returns how many weights that is."""
+    method = torch_prune.l1_unstructured if settings.criterion == "L1" else torch_prune.random_unstructured
+    removed = 0
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            count = module.weight.numel() * settings.percent // 100
+            method(module, name="weight", amount=count)
+            # Without this the layer would keep the old weights beside a mask, and the file would be twice as large.
+            torch_prune.remove(module, "weight")
+            removed += count
+    return removed
+
+
+@dataclass(frozen=True)
+class _Prunable:
+    """A layer whose output channels may go, in blocks that must go together."""
+
+    layer: nn.Module
+    channels: int
+    """Output channels now."""
+    block: int
+    """Consecutive channels that only go together: the width of a head, else 1."""
+
+
+def _prunable(model: nn.Module) -> Iterator[_Prunable]:
+    if isinstance(model, DecoderLM):
+        for block in model.layers.values():
+            attention, mlp = cast(Block, block).attention, cast(Block, block).mlp
+            yield _Prunable(attention.q, attention.q.out_features, attention.head_dim)
+            yield _Prunable(mlp.expand, mlp.expand.out_features, 1)
+    elif isinstance(model, ConvNet):
+        for stage in model.layers.values():
+            conv = cast(Stage, stage).conv
+            yield _Prunable(conv, conv.out_channels, 1)
+    else:
+        raise TypeError(f"channels can be pruned from DecoderLM and ConvNet, not from {type(model).__name__}")
+
+
+def _prune_channels(model: nn.Module, settings: Prune, example: Tensor) -> int:
+    """Remove `percent` of the heads and channels of each layer; returns how many output channels that is."""
+    score: Callable[..., Tensor]
+    if settings.criterion == "L1":
+        # The mean over all tensors of a group, unscaled, so that scores of one layer's channels can be compared.
+        score = torch_pruning.importance.MagnitudeImportance(p=1, group_reduction="mean", normalizer=None)
+    else:
+        score = torch_pruning.importance.RandomImportance()
+    model.eval()  # tracing must neither drop activations nor move batch norm's averages
+    model.requires_grad_(True)  # dependencies are read off the autograd graph
+    with warnings.catch_warnings(), torch.enable_grad():
+        warnings.simplefilter("ignore")
+        graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs=example)
+    removed = 0
+    for part in _prunable(model):
+        blocks = part.channels // part.block
+        count = min(blocks * settings.percent // 100, blocks - 1)
+        if count == 0:
+            continue
+        remove_output = graph.get_pruner_of_module(part.layer).prune_out_channels
+        whole = graph.get_pruning_group(part.layer, remove_output, list(range(part.channels)))
+        with torch.no_grad():
+            scores = score(whole).view(blocks, part.block).mean(dim=1)
+        # Stable: equal scores go by position, so the same weights always give the same pruned model.
+        least = torch.argsort(scores, stable=True)[:count].tolist()
+        channels = [block * part.block + offset for block in sorted(least) for offset in range(part.block)]
+        graph.get_pruning_group(part.layer, remove_output, channels).prune()
+        removed += len(channels)
+    return removed

@@ -1,0 +1,167 @@
+"""One variant, from the trained model to its report.
+
+    load the trained model and the data
+    -> apply the variant's steps            compress.steps
+    -> save under a temporary name          artifact
+    -> a fresh process must agree           compress.verify
+    -> measure against the trained model    compress.measure
+    -> write report.json, rename into place
+
+The variant's folder appears whole and verified, or not at all; while a variant is made again, the older folder stays.
+A run that is killed leaves only names that begin with a dot, which the next run removes.
+"""
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+from costopt import names
+from costopt.schema.compression import Variant
+from costopt.schema.recipe import DecoderLM, Recipe
+from costopt.schema.replica import EXIT_PREEMPTED, ReplicaSettings
+from costopt.schema.status import Measurement, VariantStatus
+from costopt_trainer.artifact import ArtifactConfig, load_model, read_config, replace_folder, save_model
+from costopt_trainer.compress.measure import Subject, measure, measured_batch
+from costopt_trainer.compress.steps import apply_steps, changes_widths, needs_compilation
+from costopt_trainer.compress.verify import verify_in_fresh_process, write_probe
+from costopt_trainer.data import TrainingData, load_data
+from costopt_trainer.errors import NotRetryable
+from costopt_trainer.files import write_atomically
+from costopt_trainer.models import read_widths
+
+PROBE_SAMPLES, PROBE_TOKENS = 2, 32
+"""Size of the input that the fresh process repeats: enough to use every weight, little to store."""
+
+
+def main(settings: ReplicaSettings) -> None:
+    """Make, verify and measure the variant of `settings`; its report is in the storage named by the environment.
+
+    Raises NotRetryable for what no retry can mend: no recipe, no trained model, other data, a step that the model
+    cannot take, an artifact that does not load back. SIGTERM ends the process with exit code 143 at once.
+    """
+    if int(os.environ.get("RANK", "0")) != 0:
+        return  # a variant is the work of one process
+    if settings.variant is None or settings.recipe is None:
+        raise NotRetryable("InvalidSettings", "a variant is made from a recipe's model: settings must give both")
+    with _ending_at_once_on_sigterm():
+        make_variant(settings.variant, settings.recipe, Path(os.environ[names.ENV_STORAGE_DIR]))
+
+
+def make_variant(variant: Variant, recipe: Recipe, storage: Path) -> VariantStatus:
+    """Make `variant` of the trained model in `storage` and return its report, which is then also in its folder.
+
+    Raises as `main` does, and OSError if the storage cannot be written.
+    """
+    artifacts = storage / names.ARTIFACTS_DIR
+    trained = artifacts / names.MODEL_DIR
+    config = read_trained(trained)
+    data = _load_data(recipe, config, storage)
+    baseline, model = load_model(trained), load_model(trained)
+    batch = measured_batch(recipe, data)
+    _say(variant, f"loaded the trained model, {config.weights_bytes:,} bytes")
+
+    for line in apply_steps(model, variant.steps, batch[:1]):
+        _say(variant, line)
+    model.requires_grad_(False)
+
+    unverified = artifacts / f".{variant.name}.unverified"
+    widths = {**(config.widths or {}), **read_widths(model)} if changes_widths(variant.steps) else config.widths
+    size_bytes = save_model(unverified, model, config.shape, widths=widths, steps=variant.steps)
+    _say(variant, f"saved, {size_bytes:,} bytes")
+
+    with tempfile.TemporaryDirectory() as folder:
+        probe = Path(folder) / "probe.safetensors"
+        inputs = batch[:PROBE_SAMPLES]
+        write_probe(probe, model, inputs[:, :PROBE_TOKENS] if inputs.ndim == 2 else inputs)
+        verify_in_fresh_process(unverified, probe)
+    _say(variant, "a fresh process loaded it and gave the same output")
+
+    measured_baseline, measured = measure(
+        Subject(baseline, config.weights_bytes),
+        Subject(model, size_bytes),
+        recipe=recipe,
+        data=data,
+        compiled=needs_compilation(variant.steps),
+        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+    )
+    report = compare(variant.name, measured_baseline, measured)
+    content = json.dumps(report.to_plain(), indent=2) + "\n"
+    write_atomically(unverified / names.REPORT_FILE, content.encode())
+    replace_folder(unverified, artifacts / variant.name)
+    _say(
+        variant,
+        f"{report.size_ratio} times smaller, {report.speedup} times the speed, "
+        f"validation loss {measured_baseline.validation_loss} -> {measured.validation_loss}",
+    )
+    return report
+
+
+def read_trained(folder: Path) -> ArtifactConfig:
+    """The trained model's configuration. Raises NotRetryable with a sentence if training has not left one."""
+    if not folder.exists():
+        raise NotRetryable(
+            "CheckpointUnreadable",
+            f"there is no trained model in {folder}: the train stage must have finished in the same storage",
+        )
+    return read_config(folder)
+
+
+def compare(name: str, baseline: Measurement, measured: Measurement) -> VariantStatus:
+    """The report on a verified variant. Ratios and the difference are of the figures as they are shown."""
+    increase = Decimal(measured.validation_loss) - Decimal(baseline.validation_loss)
+    return VariantStatus(
+        name=name,
+        measured=measured,
+        baseline=baseline,
+        size_ratio=f"{baseline.size_bytes / measured.size_bytes:.3f}",
+        speedup=f"{baseline.latency_microseconds / max(measured.latency_microseconds, 1):.3f}",
+        validation_loss_increase=f"{increase:f}",
+        artifact=f"{names.ARTIFACTS_DIR}/{name}",
+        reloaded=True,
+    )
+
+
+def _load_data(recipe: Recipe, config: ArtifactConfig, storage: Path) -> TrainingData:
+    model = config.shape.settings
+    context_length = (model.decoder_lm or DecoderLM()).context_length if model.type == "DecoderLM" else None
+    data = load_data(recipe.data, context_length=context_length, cache_dir=storage / names.CACHE_DIR)
+    of_data = (data.vocabulary_size, data.image_shape, data.num_classes)
+    of_model = (config.shape.vocabulary_size, config.shape.image_shape, config.shape.num_classes)
+    if of_data != of_model:
+        raise NotRetryable(
+            "InvalidData",
+            "the data must be what the model was trained on: (vocabulary, image shape, classes) are now "
+            f"{of_data}, and were {of_model}",
+        )
+    return data
+
+
+@contextmanager
+def _ending_at_once_on_sigterm() -> Iterator[None]:
+    """There is nothing to save half-way: what is on disk is whole, and a variant is made anew."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(_signal_number: int, _frame: FrameType | None) -> None:
+        sys.exit(EXIT_PREEMPTED)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _say(variant: Variant, line: str) -> None:
+    print(f"{variant.name}: {line}", flush=True)

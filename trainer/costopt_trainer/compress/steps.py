@@ -1,0 +1,59 @@
+"""The table of compression steps. A new step is one function and one line here."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+from costopt.schema.compression import Prune, Quantize, Step
+from costopt_trainer.compress.prune import prune
+from costopt_trainer.compress.quantize import quantize
+
+Settings = TypeVar("Settings", Quantize, Prune)
+
+
+def _quantize(model: nn.Module, step: Step, _example: Tensor) -> str:
+    return quantize(model, _given(step.quantize))
+
+
+def _prune(model: nn.Module, step: Step, example: Tensor) -> str:
+    return prune(model, _given(step.prune), example)
+
+
+STEPS: Mapping[str, Callable[[nn.Module, Step, Tensor], str]] = {
+    "Quantize": _quantize,
+    "Prune": _prune,
+}
+"""From a step's type to what it does to the model, in place, answering with a line for the log.
+
+The third argument is a batch of inputs, to trace layers with.
+"""
+
+
+def apply_steps(model: nn.Module, steps: Sequence[Step], example: Tensor) -> list[str]:
+    """Apply `steps` in order to `model`, in place; returns a line about each.
+
+    Raises NotRetryable("InvalidSettings") if one cannot be applied to this model.
+    """
+    return [STEPS[step.type](model, step, example) for step in steps]
+
+
+def _given(settings: Settings | None) -> Settings:
+    # The schema demands the settings that the type names.
+    if settings is None:
+        raise ValueError("a step must have the settings that its type names")
+    return settings
+
+
+def changes_widths(steps: Sequence[Step]) -> bool:
+    """Whether any of `steps` makes matrices smaller."""
+    return any(step.prune is not None and step.prune.structure == "Structured" for step in steps)
+
+
+def needs_compilation(steps: Sequence[Step]) -> bool:
+    """Whether the result is meant to run under torch.compile.
+
+    Int8DynamicActivation is: uncompiled it quantizes and rescales activations in separate passes over memory, which
+    costs more than the 8-bit products save. Int8WeightOnly and pruning gain nothing from it that the baseline does not.
+    """
+    return any(step.quantize is not None and step.quantize.scheme == "Int8DynamicActivation" for step in steps)
