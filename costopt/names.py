@@ -20,9 +20,15 @@ ENV_RENDEZVOUS_HOST = "COSTOPT_RENDEZVOUS_HOST"
 ENV_RENDEZVOUS_PORT = "COSTOPT_RENDEZVOUS_PORT"
 ENV_PROGRESS_FILE = "COSTOPT_PROGRESS_FILE"
 ENV_TERMINATION_FILE = "COSTOPT_TERMINATION_FILE"
+ENV_LIFELINE_FD = "COSTOPT_LIFELINE_FD"
+"""A pipe held open by whoever started the launcher; its end says that they are gone."""
+ENV_LAUNCHER_PID = "COSTOPT_LAUNCHER_PID"
+"""For ranks: the launcher they end with."""
 
 RESERVED_ENVIRONMENT = frozenset(
     {
+        ENV_LIFELINE_FD,
+        ENV_LAUNCHER_PID,
         ENV_SETTINGS_FILE,
         ENV_STORAGE_DIR,
         ENV_ATTEMPT,
@@ -36,6 +42,10 @@ RESERVED_ENVIRONMENT = frozenset(
         "WORLD_SIZE",
         "LOCAL_WORLD_SIZE",
         "GROUP_RANK",
+        "GROUP_WORLD_SIZE",
+        "ROLE_NAME",
+        "ROLE_RANK",
+        "ROLE_WORLD_SIZE",
         "MASTER_ADDR",
         "MASTER_PORT",
     }

@@ -33,9 +33,9 @@ class ReplicaSettings(Strict):
     """Name of the job."""
     stage: Name
     """"train" or the variant's name."""
-    num_nodes: Count
+    num_nodes: Annotated[int, Field(ge=1, le=4096)]
     """Replicas of the attempt."""
-    processes_per_node: Count
+    processes_per_node: Annotated[int, Field(ge=1, le=64)]
     """Ranks per replica."""
     recipe: Recipe | None = None
     """Settings of the built-in trainer; also read by variants, to rebuild model and data."""

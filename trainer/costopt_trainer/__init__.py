@@ -1,10 +1,19 @@
 """What runs inside a replica: the launcher, the training loop, and the compression of its result.
 
-    launch       one per replica: starts the ranks, forwards SIGTERM, writes the termination message
-    worker       one per rank: runs train, compress or the user's program, and records why it failed
-    train        the training loop, one page
-    models/      the networks; data/ the samples; compress/ the variants
-    parallel, precision, checkpoint, evaluate, meter    what the loop is made of
+    launch        one per replica: starts the ranks, passes SIGTERM on, writes the termination message
+      settings      environment and settings file -> what to start, or a sentence
+      agent         torch's elastic agent, with our own stopping; rendezvous: replica 0 listens, the others try
+      local_ranks   the ranks' processes; output: their lines; lifeline: who ends with whom
+      failure, termination, memory    which rank failed first, why, and the message that says so
+    worker        one per rank: ties it to its launcher, then rank: runs train, compress or the user's program
+    train         the training loop, one page
+      gang          the ranks' process group; parallel: how they share the work
+      optimization, precision, evaluate, meter    what the loop is made of
+      checkpoint, checkpoint_files    saving and resuming bit for bit
+    models/       the networks
+    data/         text and images -> samples by position
+    compress/     the trained model -> variants; artifact: a model kept on disk
+    errors        the exception that says: do not try again
 
-Imports from costopt: schema and accounting only, and `costopt.names`.
+Imports from costopt: schema and names only.
 """

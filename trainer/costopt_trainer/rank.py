@@ -1,0 +1,108 @@
+"""What a rank does: the variant, recipe or program its settings ask for; and when it fails, why, in its error file.
+
+Exit codes: 0 done, 143 stopped after a checkpoint, 78 not worth a retry, 1 anything else.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from costopt import names
+from costopt.schema.replica import EXIT_NOT_RETRYABLE
+from costopt_trainer.errors import NotRetryable
+from costopt_trainer.failure import ERROR_FILE_VARIABLE, record_error
+from costopt_trainer.lifeline import poll_parent
+from costopt_trainer.settings import read_settings
+from costopt_trainer.termination import EXIT_FAILED
+
+
+def main() -> None:
+    """Run this rank: returns when it is done, leaves by the SystemExit of what it ran, or at once if that failed."""
+    error_file = Path(os.environ.get(ERROR_FILE_VARIABLE) or os.devnull)
+    try:
+        _run()
+    except NotRetryable as error:
+        record_error(error_file, error, reason=error.reason)
+        print(f"costopt: {error.reason}: {error}", file=sys.stderr)
+        _leave(EXIT_NOT_RETRYABLE)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the launcher must hear of it
+        record_error(error_file, error, reason="OutOfMemory" if _is_out_of_memory(error) else None)
+        traceback.print_exc()
+        _leave(EXIT_FAILED)
+
+
+def _run() -> None:
+    settings = read_settings(Path(os.environ.get(names.ENV_SETTINGS_FILE, "")))
+    # Imported where used: a user's program shall not wait for a torch it may not need.
+    if settings.command is not None:
+        start_program(settings.command)
+    elif settings.variant is not None:
+        from costopt_trainer.compress.run import main as make_variant  # noqa: PLC0415
+
+        make_variant(settings)
+    else:
+        from costopt_trainer.train import main as train  # noqa: PLC0415
+
+        train(settings)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # By name, since torch may not be imported here: torch.OutOfMemoryError is also torch.cuda's.
+    return any(kind.__name__ in ("OutOfMemoryError", "MemoryError") for kind in type(error).__mro__)
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once: after a failure, destructors of process groups and data loaders may wait for ranks that are gone."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+def start_program(argv: Sequence[str], *, becomes_it: bool = sys.platform == "linux") -> NoReturn:
+    """Become the user's program, without a shell; where no kernel ties it to the launcher, watch over it instead.
+
+    Raises NotRetryable if it cannot be started.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        if not becomes_it:
+            _watch_over(subprocess.Popen(argv))
+        for ignored_by_python in (signal.SIGPIPE, signal.SIGXFSZ):  # an ignored signal stays ignored after exec
+            signal.signal(ignored_by_python, signal.SIG_DFL)
+        os.execvp(argv[0], list(argv))  # noqa: S606 - no shell is meant
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise NotRetryable(
+            "InvalidSettings",
+            f"The program {argv[0]!r} of command cannot be started ({why}); "
+            "name a program on PATH, or an executable file by its path.",
+        ) from error
+
+
+def _watch_over(program: subprocess.Popen[bytes]) -> NoReturn:
+    """End as `program` ends, pass SIGTERM on to it, and kill it if the launcher goes."""
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        program.send_signal(number)
+
+    def end_both() -> None:
+        program.kill()
+        os._exit(EXIT_FAILED)
+
+    signal.signal(signal.SIGTERM, pass_on)
+    threading.Thread(target=poll_parent, args=(os.getppid(), end_both), name="parent-watch", daemon=True).start()
+    code = program.wait()
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code)
