@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from costopt import names
 from costopt.schema.replica import ReplicaSettings
+from costopt.schema.sentences import sentence_of
 from costopt_trainer.errors import NotRetryable
 
 
@@ -49,6 +50,7 @@ def read_environment(environment: Mapping[str, str]) -> ReplicaEnvironment:
     settings_file = environment.get(names.ENV_SETTINGS_FILE)
     if not settings_file:
         raise NotRetryable("InvalidSettings", f"{names.ENV_SETTINGS_FILE} must name the replica's settings file.")
+    lifeline = names.ENV_LIFELINE_FD
     return ReplicaEnvironment(
         settings_file=Path(settings_file),
         attempt=_whole_number(environment, names.ENV_ATTEMPT, "0"),
@@ -87,9 +89,8 @@ def read_settings(path: Path) -> ReplicaSettings:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])
         where = f"{field}: " if field else ""
-        raise NotRetryable("InvalidSettings", f"The settings file {path} is wrong: {where}{first['msg']}.") from error
-    if settings.processes_per_node < 1 or settings.num_nodes < 1:
-        raise NotRetryable("InvalidSettings", f"numNodes and processesPerNode in {path} must be at least 1.")
+        what = sentence_of(first, first["loc"], ReplicaSettings)
+        raise NotRetryable("InvalidSettings", f"The settings file {path} is wrong: {where}{what}.") from error
     if (settings.command is None) == (settings.recipe is None):
         raise NotRetryable("InvalidSettings", f"Exactly one of recipe and command must be set in {path}.")
     if settings.command == []:
