@@ -31,6 +31,8 @@ def sentence_of(error: ErrorDetails, path: FieldPath, model: type[Strict]) -> st
         return "is required"
     if kind == "extra_forbidden":
         return _unknown_field(path, model)
+    if kind == "json_invalid":
+        return f"is not JSON: {context['error']}"
     if path[-2:-1] in {("requests",), ("limits",)}:
         return _QUANTITY_SENTENCE
     sentence = _of_type(kind, context) or str(error["msg"]).lower()

@@ -60,9 +60,7 @@ def read_environment(environment: Mapping[str, str]) -> ReplicaEnvironment:
             _whole_number(environment, names.ENV_RENDEZVOUS_PORT, str(names.RENDEZVOUS_PORT), highest=65535),
         ),
         progress_file=optional_path(environment, names.ENV_PROGRESS_FILE),
-        lifeline_fd=_whole_number(environment, names.ENV_LIFELINE_FD)
-        if environment.get(names.ENV_LIFELINE_FD)
-        else None,
+        lifeline_fd=_whole_number(environment, lifeline) if environment.get(lifeline) else None,
     )
 
 
