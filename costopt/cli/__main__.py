@@ -1,0 +1,5 @@
+"""`python -m costopt.cli`: the same as `costopt`."""
+
+from costopt.cli import main
+
+main()

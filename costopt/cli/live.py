@@ -1,0 +1,161 @@
+"""What a user sees while a job runs: a panel that renews itself on a terminal, plain lines anywhere else."""
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Protocol, TextIO
+
+from rich.console import Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from costopt.cli.narrate import changes
+from costopt.cli.views import console, cost_so_far, duration, progress_text
+from costopt.local.runner import Look
+from costopt.names import TRAIN_STAGE
+from costopt.schema.replica import Progress
+from costopt.schema.status import JobStatus, StageStatus
+
+RATE_WINDOW_SECONDS = 60.0
+"""The time left is judged by the pace of the last minute."""
+
+LINE_EVERY_SECONDS = 10.0
+"""Between two plain lines of progress, unless a tenth of the steps was done sooner."""
+
+
+class View(Protocol):
+    """Something that shows each look at the job."""
+
+    def show(self, look: Look) -> None:
+        """Show the newest look."""
+
+    def tell(self, text: str) -> None:
+        """Say something that is not in the status."""
+
+    def close(self) -> None:
+        """End the showing, leaving what is worth keeping."""
+
+
+class Pace:
+    """Steps per second over the last minute of one attempt."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[datetime, int]] = deque()
+        self._attempt: int | None = None
+
+    def seconds_left(self, now: datetime, attempt: int, progress: Progress) -> float | None:
+        """Seconds to the last step, at this pace; None while no pace is known."""
+        if attempt != self._attempt or (self._seen and progress.step < self._seen[-1][1]):
+            self._seen.clear()
+            self._attempt = attempt
+        if not self._seen or progress.step != self._seen[-1][1]:
+            self._seen.append((now, progress.step))
+        while len(self._seen) > 2 and (now - self._seen[0][0]).total_seconds() > RATE_WINDOW_SECONDS:
+            self._seen.popleft()
+        (since, first), (until, last) = self._seen[0], self._seen[-1]
+        seconds = (until - since).total_seconds()
+        if last <= first or seconds <= 0:
+            return None
+        return max(0.0, (progress.total_steps - last) * seconds / (last - first) - (now - until).total_seconds())
+
+
+def current_stage(status: JobStatus) -> StageStatus | None:
+    """The stage at work, or else the last one that was."""
+    begun = [stage for stage in status.stages if stage.state != "Waiting"]
+    at_work = [stage for stage in begun if stage.state in ("Starting", "Running", "Stopping")]
+    return at_work[0] if at_work else begun[-1] if begun else None
+
+
+@contextlib.contextmanager
+def unheard(stream: TextIO) -> Iterator[None]:
+    """A job goes on when its reader has gone (`| head`, a closed terminal): `stream` leads nowhere from then on."""
+    try:
+        yield
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+class PlainView:
+    """Lines for a file, a pipe or a CI log: every change, and progress now and then."""
+
+    def __init__(self, stream: TextIO, status: JobStatus) -> None:
+        self._stream = stream
+        self._status = status
+        self._pace = Pace()
+        self._line_at: datetime | None = None
+        self._line_step = 0
+
+    def show(self, look: Look) -> None:
+        """Print what is new."""
+        for line in changes(self._status, look.status):
+            self.tell(line)
+        self._status = look.status
+        stage, progress = current_stage(look.status), look.status.progress
+        if stage is None or stage.name != TRAIN_STAGE or progress is None:
+            return
+        left = self._pace.seconds_left(look.now, stage.attempt, progress)
+        if progress.step == self._line_step:
+            return
+        waited = self._line_at is None or (look.now - self._line_at).total_seconds() >= LINE_EVERY_SECONDS
+        if waited or abs(progress.step - self._line_step) * 10 >= progress.total_steps:
+            self._line_at, self._line_step = look.now, progress.step
+            remaining = f"  {duration(left)} left" if left is not None else ""
+            self.tell(f"{stage.name}: {progress_text(progress)}{remaining}  cost {cost_so_far(look.status.bill)}")
+
+    def tell(self, text: str) -> None:
+        """Print a line."""
+        with unheard(self._stream):
+            print(text, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Nothing is left open."""
+
+
+class TerminalView:
+    """A panel at the bottom of the terminal, and every change above it."""
+
+    def __init__(self, stream: TextIO, status: JobStatus) -> None:
+        self._status = status
+        self._pace = Pace()
+        self._stream = stream
+        self._live = Live(console=console(stream), refresh_per_second=4, transient=True)
+        self._live.start()
+
+    def show(self, look: Look) -> None:
+        """Renew the panel."""
+        for line in changes(self._status, look.status):
+            self.tell(line)
+        self._status = look.status
+        with unheard(self._stream):
+            self._live.update(self._panel(look))
+
+    def tell(self, text: str) -> None:
+        """Print a line above the panel."""
+        with unheard(self._stream):
+            self._live.console.print(Text(text))
+
+    def close(self) -> None:
+        """Take the panel away."""
+        with unheard(self._stream):
+            self._live.stop()
+
+    def _panel(self, look: Look) -> Group:
+        status, stage = look.status, current_stage(look.status)
+        if stage is None:
+            return Group(Text("starting"))
+        rows = Table.grid(padding=(0, 2))
+        rows.add_row(Text("stage"), Text(f"{stage.name} {stage.state.lower()}, attempt {stage.attempt}"))
+        progress = status.progress
+        if progress is not None and stage.name == TRAIN_STAGE:
+            left = self._pace.seconds_left(look.now, stage.attempt, progress)
+            rows.add_row(Text("done"), ProgressBar(total=progress.total_steps, completed=progress.step, width=40))
+            rows.add_row(Text(""), Text(progress_text(progress)))
+            rows.add_row(Text("left"), Text(duration(left) if left is not None else "unknown"))
+        rows.add_row(Text("cost so far"), Text(cost_so_far(status.bill)))
+        return Group(rows)

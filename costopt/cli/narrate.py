@@ -1,0 +1,65 @@
+"""Two statuses -> what has happened between them, in words. Pure, so that what a user is told can be tested."""
+
+from collections.abc import Iterator
+
+from costopt.names import TRAIN_STAGE
+from costopt.schema.status import Condition, JobStatus, StageStatus
+
+
+def changes(before: JobStatus, after: JobStatus) -> list[str]:
+    """One line for each change worth telling, in the order in which a reader wants them."""
+    lines: list[str] = []
+    for stage in after.stages:
+        lines += _stage_changes(before.stage(stage.name) or StageStatus(name=stage.name, state="Waiting"), stage, after)
+    known = {variant.name for variant in before.variants}
+    for variant in after.variants:
+        if variant.name not in known:
+            lines.append(
+                f"{variant.name}: {float(variant.size_ratio):.2f}x smaller, {float(variant.speedup):.2f}x as fast, "
+                f"validation loss {float(variant.validation_loss_increase):+.4f}"
+            )
+    for condition in after.conditions:
+        lines += _condition_change(before.condition(condition.type), condition)
+    return lines
+
+
+def _stage_changes(before: StageStatus, after: StageStatus, status: JobStatus) -> Iterator[str]:
+    name = after.name
+    if after.failures > before.failures:
+        yield f"{name}: attempt {before.attempt} failed{_why(after, status)}"
+    if after.disruptions > before.disruptions:
+        yield f"{name}: attempt {before.attempt} was interrupted from outside"
+    begun = after.state in ("Starting", "Running")
+    if begun and (before.state == "Waiting" or after.attempt > before.attempt):
+        saved = status.progress.last_checkpoint_step if status.progress and name == TRAIN_STAGE else None
+        whence = f" from the checkpoint of step {saved}" if after.attempt > 0 and saved else ""
+        yield f"{name}: attempt {after.attempt} starts{whence}"
+    if after.state != before.state:
+        if after.state == "Stopping":
+            yield f"{name}: stopping"
+        elif after.state == "Succeeded":
+            yield f"{name}: done"
+        elif after.state == "Failed":
+            yield f"{name}: failed"
+
+
+def _why(stage: StageStatus, status: JobStatus) -> str:
+    failure = status.failure
+    if failure is None or failure.stage != stage.name:
+        return ""
+    message = failure.message.strip().splitlines()
+    return f" ({failure.reason}{': ' + message[0] if message else ''})"
+
+
+def _condition_change(before: Condition | None, after: Condition) -> Iterator[str]:
+    if before is not None and before.status == after.status:
+        return
+    interesting = {
+        "Suspended": "True",
+        "Stalled": "True",
+        "BudgetExceeded": "True",
+        "Priced": "False",
+        "Succeeded": "False",
+    }
+    if interesting.get(after.type) == after.status:
+        yield after.message

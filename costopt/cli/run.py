@@ -1,0 +1,151 @@
+"""`costopt run FILE`: a job on this machine, from the manifest to the bill."""
+
+import contextlib
+import importlib.util
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from costopt.cli.inputs import JobFile, Output, PriceBookFile, read_job
+from costopt.cli.live import PlainView, TerminalView, View, unheard
+from costopt.cli.views import bill_views, console, entropies_text, failure_text, state_of, variants_table
+from costopt.local.devices import devices_for
+from costopt.local.lock import only_runner
+from costopt.local.refused import Refused
+from costopt.local.run_folder import RunFolder
+from costopt.local.runner import Look, Runner
+from costopt.plan.decide import is_final
+from costopt.schema.job import CostOptJob
+from costopt.schema.status import JobStatus
+
+EXIT_SUCCEEDED = 0
+EXIT_FAILED = 1
+EXIT_SUSPENDED = 3
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+NOTICES = ("saving a checkpoint, then suspending; once more to stop without waiting", "stopping now")
+"""Said after the first and after the second stop signal."""
+
+RunDir = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Run folder. [default: runs/<job>]", show_default=False)
+]
+
+
+def run(file: JobFile, run_dir: RunDir = None, price_book: PriceBookFile = None, output: Output = "text") -> None:
+    """Run a job on this machine, or resume it.
+
+    Relative data paths start at the current folder. Ctrl-C saves a checkpoint and suspends the job, a second one stops
+    it at once; the same command resumes it. A job that has ended is not run again: its result is printed.
+
+    Exit codes: 0 succeeded, 1 failed, 2 bad input, 3 suspended (by spec.suspend or budget), 130 suspended by Ctrl-C,
+    129 or 143 by SIGHUP or SIGTERM.
+    """
+    job, book = read_job(file, price_book)
+    _require_trainer(job)
+    devices = devices_for(job)
+    folder = run_dir or Path("runs", job.metadata.name)
+    run_folder = RunFolder(folder)
+    run_folder.create()
+    try:
+        with only_runner(run_folder.lock_file):
+            run_folder.claim(job)
+            status = run_folder.status()
+            runner = Runner(run_folder, job, book, devices=devices)
+            stopped_by = None
+            if not is_final(status):
+                status, stopped_by = _watch(runner, status, output)
+    except OSError as error:
+        raise Refused(
+            f"{error.filename or run_folder.path}: {error.strerror}; mend that and run the same command again: "
+            "it goes on from the last checkpoint"
+        ) from None
+    if output == "json":
+        typer.echo(json.dumps(status.to_plain(), indent=2))
+    else:
+        with unheard(sys.stdout):
+            _print_result(status, str(folder))
+    raise typer.Exit(_exit_code(status, stopped_by))
+
+
+def _require_trainer(job: CostOptJob) -> None:
+    needed = ["costopt_trainer", "torch"]
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        raise Refused(f"job {job.metadata.name} needs the trainer on this machine; install costopt[trainer]")
+
+
+def _watch(runner: Runner, status: JobStatus, output: str) -> tuple[JobStatus, signal.Signals | None]:
+    """Run the job while showing it; also returns the signal that asked for its suspension, if one did."""
+    stream = sys.stderr if output == "json" else sys.stdout
+    view: View = TerminalView(stream, status) if stream.isatty() else PlainView(stream, status)
+    received: list[signal.Signals] = []
+    told: list[str] = []
+
+    def show(look: Look) -> None:
+        for notice in NOTICES[len(told) : len(received)]:
+            told.append(notice)
+            view.tell(notice)
+        view.show(look)
+
+    with contextlib.closing(view), _on_stop(received, runner):
+        status = runner.run(show)
+    return status, received[0] if received else None
+
+
+@contextlib.contextmanager
+def _on_stop(received: list[signal.Signals], runner: Runner) -> Iterator[None]:
+    """The first stop signal suspends the job, the second stops it at once.
+
+    Nothing is printed from the signal's own code, which may have interrupted a print.
+    """
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        received.append(signal.Signals(number))
+        runner.suspend_requested = True
+        runner.kill_requested = len(received) > 1
+
+    before = {number: signal.signal(number, on_signal) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _exit_code(status: JobStatus, stopped_by: signal.Signals | None) -> int:
+    succeeded = status.condition("Succeeded")
+    if succeeded is not None and is_final(status):
+        return EXIT_SUCCEEDED if succeeded.status == "True" else EXIT_FAILED
+    return 128 + stopped_by if stopped_by is not None else EXIT_SUSPENDED
+
+
+def _print_result(status: JobStatus, folder: str) -> None:
+    out = console()
+    succeeded = status.condition("Succeeded")
+    out.print()
+    if status.variants:
+        out.print(variants_table(status.variants))
+    entropies = entropies_text(status.progress)
+    if entropies:
+        out.print(entropies, markup=False)
+        out.print()
+    if status.bill is not None and status.bill.lines:
+        for view in bill_views(status.bill):
+            out.print(view)
+    if succeeded is not None and succeeded.status == "False":
+        if status.failure is not None:
+            out.print(failure_text(status.failure, folder), markup=False, soft_wrap=True)
+        if status.failure is None or status.failure.message != succeeded.message:
+            out.print(succeeded.message, markup=False, soft_wrap=True)
+    elif succeeded is None or succeeded.status == "Unknown":
+        suspended = status.condition("Suspended")
+        reason = suspended.message if suspended else ""
+        out.print(f"{reason} Run the same command again to resume.".strip(), markup=False, soft_wrap=True)
+    out.print(f"{state_of(status)}. Run folder: {folder}", markup=False, soft_wrap=True)

@@ -1,0 +1,253 @@
+"""Status, variants, bill and failure as text for people. Figures that are unknown read "unknown", never 0."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from typing import TextIO
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from costopt.schema.replica import FailureReason, Progress
+from costopt.schema.status import Bill, BillLine, Failure, JobStatus, Total, VariantStatus
+
+PLAIN_WIDTH = 160
+"""Columns where there is no terminal to ask: a table in a file should not be folded."""
+
+WHAT_TO_DO: dict[FailureReason, str] = {
+    "InvalidSettings": "Correct the settings that the message names, then run the job in a new folder (--run-dir).",
+    "InvalidData": "Correct the data or its settings, then run the job in a new folder (--run-dir).",
+    "LossNotFinite": "Lower optimizer.learningRate, then run the job in a new folder (--run-dir).",
+    "CheckpointNotWritable": "Make room, or make the folder writable, then run the job in a new folder (--run-dir).",
+    "CheckpointUnreadable": "No checkpoint can be read any more; run the job in a new folder (--run-dir).",
+    "OutOfMemory": "Lower batch.microBatchSize or the model's size, then run the job in a new folder (--run-dir).",
+}
+READ_THE_LOG = "Read the whole log with `costopt logs {folder} --stage {stage} --attempt {attempt}`."
+
+
+def console(stream: TextIO | None = None) -> Console:
+    """A console for `stream` (standard output by default)."""
+    stream = stream or sys.stdout
+    return Console(file=stream, highlight=False, soft_wrap=False, width=None if stream.isatty() else PLAIN_WIDTH)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> Group:
+    """A plain table below its title; the first `left` columns are text, the others figures."""
+    drawn = Table(box=box.SIMPLE, pad_edge=False)
+    for place, column in enumerate(columns):
+        drawn.add_column(column, justify="left" if place < left else "right", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(Text(cell) for cell in row))
+    return Group(Text(title, style="bold"), drawn)  # rich would fold a table's own title to the table's width
+
+
+def variants_table(variants: Sequence[VariantStatus]) -> Group:
+    """Each variant beside its baseline, which the same process has measured."""
+    rows = [_baseline_row(variants[0])] if variants else []
+    for variant in variants:
+        measured = variant.measured
+        rows.append(
+            (
+                variant.name,
+                size(measured.size_bytes),
+                f"{float(variant.size_ratio):.2f}x",
+                f"{measured.parameters:,}",
+                f"{measured.nonzero_permille / 10:.1f}%",
+                milliseconds(measured.latency_microseconds),
+                milliseconds(variant.baseline.latency_microseconds),
+                f"{float(variant.speedup):.2f}x",
+                f"{float(measured.validation_loss):.4f}",
+                f"{float(variant.validation_loss_increase):+.4f}",
+            )
+        )
+    columns = (
+        "variant",
+        "size",
+        "ratio",
+        "parameters",
+        "non-zero",
+        "latency",
+        "baseline's",
+        "speedup",
+        "loss",
+        "change",
+    )
+    return table("Variants (ratio and speedup: larger is better; loss on held-out data)", columns, rows)
+
+
+def _baseline_row(variant: VariantStatus) -> tuple[str, ...]:
+    model = variant.baseline
+    return (
+        "(trained model)",
+        size(model.size_bytes),
+        "1.00x",
+        f"{model.parameters:,}",
+        f"{model.nonzero_permille / 10:.1f}%",
+        milliseconds(model.latency_microseconds),
+        "",
+        "1.00x",
+        f"{float(model.validation_loss):.4f}",
+        "",
+    )
+
+
+def bill_views(bill: Bill) -> list[RenderableType]:
+    """The bill: its lines, what its time was spent on, and what it says and does not say."""
+    merged: dict[tuple[str, ...], list[BillLine]] = {}
+    for line in bill.lines:
+        what = f"{line.resource} ({line.product})" if line.product else line.resource
+        key = (
+            line.stage,
+            what,
+            line.capacity_type,
+            line.consumed_unit,
+            line.list_unit_price or "",
+            line.price_source or "",
+        )
+        merged.setdefault(key, []).append(line)
+    currency = bill.currency or ""
+    rows = [
+        (
+            stage,
+            f"{resource}{'' if capacity == 'OnDemand' else ' ' + capacity}",
+            source or ("no price" if bill.price_book else "no price book"),
+            _sum(line.consumed_quantity for line in lines),
+            unit,
+            price or "unknown",
+            _money_of(lines),
+        )
+        for (stage, resource, capacity, unit, price, source), lines in merged.items()
+    ]
+    rows.append(("total", "", "", "", "", "", total_cost(bill)))
+    rows = list(zip(*zip(*(row[:-1] for row in rows), strict=True), _aligned([row[-1] for row in rows]), strict=True))
+    columns = ("stage", "resource", "price source", "hours", "unit", "unit price", f"cost {currency}".strip())
+    drawn: list[RenderableType] = [table("Bill (list prices: an estimate, not an invoice)", columns, rows, left=3)]
+    if bill.by_cause:
+        costs = _aligned([_cost_of(entry) for entry in bill.by_cause])
+        causes = list(zip((entry.key for entry in bill.by_cause), costs, strict=True))
+        drawn.append(table("What the money was spent on", ("cause", f"cost {currency}".strip()), causes))
+    if bill.unpriced_resources:
+        book = f"price book {bill.price_book} has no price for" if bill.price_book else "there is no price book for"
+        drawn.append(Text(f"Unknown in part: {book} {', '.join(bill.unpriced_resources)}."))
+    if bill.estimated_records:
+        drawn.append(Text(f"The end of {bill.estimated_records} replica(s) was not seen, and is estimated."))
+    return drawn
+
+
+def total_cost(bill: Bill | None) -> str:
+    """The cost so far, without its currency; what is not known is said so."""
+    if bill is None or bill.priced_cost is None:
+        return "unknown"
+    return bill.list_cost if bill.list_cost is not None else f"{bill.priced_cost} + unknown"
+
+
+def cost_so_far(bill: Bill | None) -> str:
+    """The cost in a few digits, for a line that changes all the time."""
+    if bill is None or bill.priced_cost is None:
+        return "unknown"
+    rest = "" if bill.list_cost is not None else " + unknown"
+    return f"{Decimal(bill.priced_cost):.6f} {bill.currency or ''}{rest}".strip()
+
+
+def _aligned(figures: Sequence[str]) -> list[str]:
+    """The figures with zeros behind the point, so that points stand below each other; texts stay as they are."""
+    decimals = [len(figure.partition(".")[2]) for figure in figures if _is_figure(figure)]
+    places = max(decimals, default=0)
+    return [f"{Decimal(figure):.{places}f}" if _is_figure(figure) else figure for figure in figures]
+
+
+def _is_figure(text: str) -> bool:
+    return text.replace(".", "", 1).isdigit()
+
+
+def _sum(figures: Iterable[str]) -> str:
+    return format(sum((Decimal(figure) for figure in figures), Decimal(0)), "f")
+
+
+def _money_of(lines: Sequence[BillLine]) -> str:
+    costs = [line.list_cost for line in lines if line.list_cost is not None]
+    return _sum(costs) if len(costs) == len(lines) else "unknown"
+
+
+def _cost_of(entry: Total) -> str:
+    return f"{entry.list_cost} + unknown" if entry.unpriced_lines else entry.list_cost
+
+
+def failure_text(failure: Failure, folder: str) -> str:
+    """Why it failed, where, its last words, and what to do about it."""
+    where = [f"attempt {failure.attempt}"]
+    where += [f"rank {failure.rank}"] if failure.rank is not None else []
+    where += [f"node {failure.node}"] if failure.node is not None else []
+    where += [f"exit code {failure.exit_code}"] if failure.exit_code is not None else []
+    lines = [f"{failure.stage} failed: {failure.reason} ({', '.join(where)})", f"  {failure.message.strip()}"]
+    if failure.log_tail:
+        lines += ["  last lines of its log:", *(f"    {line}" for line in failure.log_tail[-20:])]
+    log = READ_THE_LOG.format(folder=folder, stage=failure.stage, attempt=failure.attempt)
+    lines.append(f"  {WHAT_TO_DO.get(failure.reason, '')} {log}".replace("   ", "  "))
+    return "\n".join(lines)
+
+
+def entropies_text(progress: Progress | None) -> str | None:
+    """The validation loss beside what the simplest models of the same text reach; None if that was not measured."""
+    names = ("validationLossNatsPerByte", "unigramEntropyNatsPerByte", "bigramEntropyNatsPerByte")
+    figures = [progress.results.get(name) for name in names] if progress else []
+    if not figures or None in figures:
+        return None
+    loss, unigram, bigram = (float(figure or "nan") for figure in figures)
+    verdict = "better than both" if loss < min(unigram, bigram) else "not better than both"
+    return (
+        f"Validation loss {loss:.4f} nats per byte; entropy of the text's bytes {unigram:.4f}, "
+        f"given the byte before {bigram:.4f}: {verdict}"
+    )
+
+
+def state_of(status: JobStatus) -> str:
+    """Where the job stands, in a word or two."""
+    succeeded, suspended = status.condition("Succeeded"), status.condition("Suspended")
+    if succeeded is not None and succeeded.status != "Unknown":
+        return "Succeeded" if succeeded.status == "True" else f"Failed ({succeeded.reason})"
+    if suspended is not None and suspended.status == "True":
+        return f"Suspended ({suspended.reason})"
+    return "Active" if status.start_time else "New"
+
+
+def stages_table(status: JobStatus) -> Group:
+    """Stages, their attempts and what was lost."""
+    rows = [
+        (stage.name, stage.state, str(stage.attempt), str(stage.failures), str(stage.disruptions))
+        for stage in status.stages
+    ]
+    return table("Stages", ("stage", "state", "attempt", "failures", "disruptions"), rows, left=2)
+
+
+def progress_text(progress: Progress) -> str:
+    """How far training is, in one line."""
+    parts = [f"step {progress.step}/{progress.total_steps}"]
+    parts += [f"loss {float(progress.loss):.4f}"] if progress.loss else []
+    parts += [f"validation loss {float(progress.validation_loss):.4f}"] if progress.validation_loss else []
+    parts += [f"{progress.tokens_per_second:,} tokens/s"] if progress.tokens_per_second else []
+    return "  ".join(parts)
+
+
+def size(num_bytes: int) -> str:
+    """Bytes in a unit that leaves few digits."""
+    amount = float(num_bytes)
+    for unit in ("B", "KiB", "MiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.2f} {unit}"
+        amount /= 1024
+    return f"{amount:.2f} GiB"
+
+
+def milliseconds(microseconds: int) -> str:
+    """A latency."""
+    return f"{microseconds / 1000:.2f} ms"
+
+
+def duration(seconds: float) -> str:
+    """A length of time as a clock shows it: 0:42, 12:05, 3:07:00."""
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole % 3600 // 60
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"

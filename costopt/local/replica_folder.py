@@ -1,0 +1,172 @@
+"""What lies in a replica's folder, `replicas/<child>-<index>/`, in the order in which it is written.
+
+    settings.json     by the runner: what the launcher is told
+    lock              held by the supervisor as long as it lives
+    replica.json      by the runner: `Birth`, before anything is started
+    supervisor.json   by the supervisor: `Supervised`, before the launcher is started
+    heartbeat         by the supervisor: its time of change says when the replica was last known to live
+    progress.json     by the launcher's ranks: schema.replica.Progress, again and again
+    stop.json         by the runner: `StopRequest`, if the replica was told to end
+    termination.json  by the launcher: schema.replica.TerminationMessage
+    ended.json        by the supervisor (or by `bury` in its place): `End`; final
+
+Every file is whole or not there. All but progress and heartbeat are written once, so whatever is derived from an ended
+replica's folder is derived the same each time.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from costopt.accounting.usage import CapacityType
+from costopt.local.files import modified_at_ns, read_if_there, write_json
+from costopt.local.supervisor import BIRTH_FILE, END_FILE, HEARTBEAT_FILE, LOCK_FILE, SUPERVISOR_FILE
+from costopt.plan.actions import StopReason
+from costopt.render.processes import PROGRESS_FILE, TERMINATION_FILE
+from costopt.schema.base import Count, DecimalString, Name, ShortText, Strict, Timestamp
+from costopt.schema.replica import Progress, TerminationMessage
+
+STOP_FILE = "stop.json"
+
+Model = TypeVar("Model", bound=Strict)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Birth(Strict):
+    """What is fixed before a replica starts."""
+
+    uid: ShortText
+    """Key of its usage record: its name and a random part, so that no two replicas ever share one."""
+    stage: Name
+    """Stage it belongs to."""
+    attempt: Count
+    """Attempt it belongs to."""
+    index: Count
+    """Completion index."""
+    argv: list[str]
+    """The launcher's command line."""
+    resources: dict[ShortText, DecimalString]
+    """What it holds while it lives, in base units."""
+    product: ShortText | None = None
+    """Model of the GPUs it holds."""
+    capacity_type: CapacityType = "OnDemand"
+    """Kind of capacity it holds."""
+    created_at: Timestamp
+    """When it was decided on."""
+
+
+class Supervised(Strict):
+    """Who watches over it."""
+
+    pid: int
+    """The supervisor's process id."""
+    pid_started: str | None
+    """When that process started (see processes.start_time), so that another of the same id is not taken for it."""
+    started_at: Timestamp
+    """When the launcher was started: its time counts from here."""
+    launcher_pid: int | None = None
+    """The launcher's process id; None if it was not started yet."""
+
+
+class StopRequest(Strict):
+    """Why it was told to end; the first reason stays."""
+
+    reason: StopReason
+    """The plan's reason."""
+
+
+class End(Strict):
+    """How it ended."""
+
+    exit_code: int | None = None
+    """The launcher's exit code; negative: the signal that killed it. None when nobody saw its end."""
+    started_at: Timestamp
+    """When its time began."""
+    ended_at: Timestamp
+    """When its last process ended, or was last known to live."""
+    estimated: bool
+    """True: its supervisor was killed, so `ended_at` is its last heartbeat."""
+
+
+class ReplicaFolder:
+    """One replica's folder; the files are read anew at each call."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def name(self) -> str:
+        """`<child>-<index>`."""
+        return self.path.name
+
+    def birth(self) -> Birth | None:
+        """None: the runner was killed before it had written anything; there never was a process."""
+        return self._read(BIRTH_FILE, Birth)
+
+    def supervised(self) -> Supervised | None:
+        """None: no supervisor has come to life yet."""
+        return self._read(SUPERVISOR_FILE, Supervised)
+
+    def end(self) -> End | None:
+        """None: it lives, or nobody has written down its end."""
+        return self._read(END_FILE, End)
+
+    def stop_request(self) -> StopRequest | None:
+        """None: it has not been told to end."""
+        return self._read(STOP_FILE, StopRequest)
+
+    def progress(self) -> Progress | None:
+        """Its latest report; None if there is none, or none that can be read (a user's command may write anything)."""
+        return self._read(PROGRESS_FILE, Progress)
+
+    def termination(self) -> TerminationMessage | None:
+        """What it said at its end, if it said something that can be read."""
+        return self._read(TERMINATION_FILE, TerminationMessage)
+
+    def write(self, file: str, content: Strict) -> None:
+        """Write one of the files above."""
+        write_json(self.path / file, content.to_plain())
+
+    def last_heartbeat(self) -> datetime | None:
+        """When it was last known to live."""
+        return _time(modified_at_ns(self.path / HEARTBEAT_FILE))
+
+    def last_activity(self, log_file: Path) -> datetime | None:
+        """When it last reported progress or logged a line."""
+        times = [_time(modified_at_ns(path)) for path in (self.path / PROGRESS_FILE, log_file)]
+        return max((time for time in times if time is not None), default=None)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[int | None]:
+        """Hold the lock and yield its descriptor; None if a supervisor holds it, that is, lives."""
+        descriptor = os.open(self.path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield None
+            else:
+                yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _read(self, file: str, model: type[Model]) -> Model | None:
+        text = read_if_there(self.path / file)
+        if text is None:
+            return None
+        try:
+            return model.model_validate_json(text)
+        except ValidationError:
+            return None
+
+
+def _time(nanoseconds: int | None) -> datetime | None:
+    # Whole microseconds, not through a float, whose rounding could put a time into the future.
+    return None if nanoseconds is None else _EPOCH + timedelta(microseconds=nanoseconds // 1000)

@@ -1,0 +1,175 @@
+"""What lies in a run folder, and whose it is.
+
+job.json        the manifest as first run: the folder's identity
+status.json     schema.status.JobStatus, as the last plan wrote it
+ledger.jsonl    usage records of ended replicas
+lock            see lock.py
+replicas/       a folder for each replica, see replica_folder.py
+logs/           a log for each replica
+checkpoints/ artifacts/ cache/ metrics.jsonl    the job's storage, written by the trainer
+"""
+
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from costopt.accounting.ledger import Ledger
+from costopt.local.files import read_if_there, write_atomically, write_json
+from costopt.local.refused import Refused
+from costopt.local.replica_folder import Model
+from costopt.names import ARTIFACTS_DIR, REPORT_FILE
+from costopt.render.processes import LOGS_DIR, REPLICAS_DIR
+from costopt.schema.job import CostOptJob
+from costopt.schema.status import JobStatus, VariantStatus
+
+JOB_FILE = "job.json"
+STATUS_FILE = "status.json"
+LEDGER_FILE = "ledger.jsonl"
+LOCK_FILE = "lock"
+
+IDENTITY = ("train", "compress")
+"""Parts of the spec that may not change between runs: checkpoints and artifacts belong to them."""
+
+
+class RunFolder:
+    """One job's folder on this machine; `path` is absolute."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+
+    @property
+    def lock_file(self) -> Path:
+        """Held by the one runner."""
+        return self.path / LOCK_FILE
+
+    def log_file(self, replica_name: str) -> Path:
+        """Output of a replica's launcher and ranks."""
+        return self.path / LOGS_DIR / f"{replica_name}.log"
+
+    def create(self) -> None:
+        """Make the folder, if it is not there. Raises Refused if it cannot be made or is something else's."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            foreign = [entry.name for entry in self.path.iterdir() if not _is_ours_before_the_first_run(entry.name)]
+        except OSError as error:
+            raise Refused(
+                f"{self.path} cannot be used as a run folder ({error.strerror}); "
+                "name another with --run-dir, in a place you may write to"
+            ) from None
+        if foreign and not (self.path / JOB_FILE).exists():
+            raise Refused(
+                f"{self.path} is not a run folder and not empty ({sorted(foreign)[0]} is in it); "
+                "name a new or an empty folder with --run-dir"
+            )
+
+    def claim(self, job: CostOptJob) -> None:
+        """Make the folder `job`'s, or check that it is. Raises Refused if it is another job's. Hold the lock."""
+        if not (self.path / JOB_FILE).exists():
+            write_json(self.path / JOB_FILE, job.to_plain())
+            return
+        first = self.job()
+        if first.metadata.name != job.metadata.name:
+            raise Refused(
+                f"{self.path} holds the run of job {first.metadata.name}, not of {job.metadata.name}; "
+                "name another folder with --run-dir"
+            )
+        then, now = first.spec.to_plain(), job.spec.to_plain()
+        changed = [part for part in IDENTITY if then[part] != now[part]]
+        if changed:
+            raise Refused(
+                f"spec.{_first_difference(then[changed[0]], now[changed[0]], changed[0])} is not what it was when "
+                f"{self.path} was first run; restore it, or start afresh in another folder with --run-dir"
+            )
+
+    def job(self) -> CostOptJob:
+        """The manifest as first run. Raises Refused if this is no run folder, or a damaged one."""
+        return self._read_model(JOB_FILE, CostOptJob) or self._refuse_stranger()
+
+    def status(self) -> JobStatus:
+        """The status as last written; an empty one before the first plan."""
+        return self._read_model(STATUS_FILE, JobStatus) or JobStatus()
+
+    def write_status(self, status: JobStatus) -> None:
+        """Replace the status."""
+        write_json(self.path / STATUS_FILE, status.to_plain())
+
+    def ledger(self) -> Ledger:
+        """Usage of all replicas whose end has been recorded."""
+        text = self._read(LEDGER_FILE) or ""
+        try:
+            return Ledger.from_lines(text.splitlines())
+        except ValueError as error:
+            raise Refused(
+                f"{self.path / LEDGER_FILE} is damaged ({error}); remove it, and it is made again from replicas/"
+            ) from None
+
+    def write_ledger(self, ledger: Ledger) -> None:
+        """Replace the ledger."""
+        write_atomically(self.path / LEDGER_FILE, ledger.to_lines())
+
+    def replica_paths(self) -> list[Path]:
+        """The folders of all replicas ever created, in order of name."""
+        root = self.path / REPLICAS_DIR
+        return sorted(root.iterdir()) if root.is_dir() else []
+
+    def replica_path(self, replica_name: str) -> Path:
+        """A replica's folder."""
+        return self.path / REPLICAS_DIR / replica_name
+
+    def variant_report(self, variant: str) -> VariantStatus | None:
+        """The variant's measurements, if it has been made."""
+        text = read_if_there(self.path / ARTIFACTS_DIR / variant / REPORT_FILE)
+        try:
+            return None if text is None else VariantStatus.model_validate_json(text)
+        except ValidationError:
+            return None  # without a readable report, the stage has not done what it was for
+
+    def check(self) -> None:
+        """Raise Refused unless this is a run folder."""
+        self.job()
+
+    def _read(self, file: str) -> str | None:
+        path = self.path / file
+        try:
+            return read_if_there(path)
+        except NotADirectoryError:
+            return None
+        except OSError as error:
+            raise Refused(f"{path} cannot be read ({error.strerror}); it must be a file you may read") from None
+
+    def _read_model(self, file: str, model: type[Model]) -> Model | None:
+        text = self._read(file)
+        if text is None:
+            return None
+        try:
+            return model.model_validate_json(text)
+        except ValidationError as error:
+            mistake = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in mistake["loc"]) or "document"
+            raise Refused(
+                f"{self.path / file} is damaged ({where}: {mistake['msg']}); restore it, or run the job in a new folder"
+            ) from None
+
+    def _refuse_stranger(self) -> CostOptJob:
+        what = "is not a run folder (it has no job.json)" if self.path.is_dir() else "is not a folder"
+        if not self.path.exists():
+            what = "does not exist"
+        raise Refused(f"{self.path} {what}; name the folder that `costopt run` made, such as runs/<job>")
+
+
+def _is_ours_before_the_first_run(name: str) -> bool:
+    return name == LOCK_FILE or name.startswith(f".{JOB_FILE}.")
+
+
+def _first_difference(then: object, now: object, path: str) -> str:
+    """The path of the first field that differs, so that a user need not compare two manifests."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        for key in sorted({*then, *now}, key=str):
+            if json.dumps(then.get(key), sort_keys=True) != json.dumps(now.get(key), sort_keys=True):
+                return _first_difference(then.get(key), now.get(key), f"{path}.{key}")
+    if isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
+        for index, (old, new) in enumerate(zip(then, now, strict=True)):
+            if old != new:
+                return _first_difference(old, new, f"{path}[{index}]")
+    return path

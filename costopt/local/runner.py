@@ -1,0 +1,147 @@
+"""The loop of this machine's shell: observe -> plan -> write status -> apply, and record every end.
+
+A crash between any two lines repeats harmlessly: an end is recorded under the replica's uid, the status is written
+before what it decides is done, and starting or stopping a gang twice does nothing.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from costopt.accounting.bill import make_bill
+from costopt.local.apply import Gangs
+from costopt.local.devices import Devices
+from costopt.local.observe import Lookout, Sighting, variant_reports
+from costopt.local.run_folder import RunFolder
+from costopt.plan.decide import is_final, is_suspended, plan
+from costopt.plan.observed import Observed
+from costopt.schema.job import CostOptJob
+from costopt.schema.prices import PriceBook
+from costopt.schema.status import Bill, JobStatus
+
+LOOK_EVERY_SECONDS = 0.2
+"""Between two looks at the replicas: short beside any step that matters, and well under 1 % of a CPU."""
+
+WRITE_EVERY_SECONDS = 1.0
+"""Between two writes of a status in which nothing but progress and bill has changed."""
+
+
+def system_clock() -> datetime:
+    """Now, in UTC."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one turn of the loop has found and decided."""
+
+    status: JobStatus
+    """As planned."""
+    live_replicas: int
+    """Replicas that still hold resources."""
+    now: datetime
+    """When it was."""
+    at_rest: bool
+    """Nothing runs, and nothing will: the job has ended, or is suspended."""
+
+
+class Runner:
+    """Runs one job in its run folder, whose lock the caller holds."""
+
+    def __init__(
+        self,
+        run_folder: RunFolder,
+        job: CostOptJob,
+        book: PriceBook | None,
+        *,
+        devices: Devices = Devices(),  # noqa: B008 -- immutable
+        clock: Callable[[], datetime] = system_clock,
+        pause: Callable[[float], None] = time.sleep,
+        argv: tuple[str, ...] = (),  # run in place of the launcher, for tests of this shell alone
+    ) -> None:
+        self._run_folder = run_folder
+        self._job = job
+        self._book = book
+        self._clock = clock
+        self._pause = pause
+        self._status = run_folder.status()
+        self._status_on_disk = self._status
+        self._ledger = run_folder.ledger()
+        self._lookout = Lookout(run_folder)
+        self._gangs = Gangs(run_folder, job, devices, argv)
+        self._written_at: datetime | None = None
+        self.suspend_requested = False
+        """Set to save a checkpoint, stop, and keep the job for another run."""
+        self.kill_requested = False
+        """Set, besides, to stop without waiting for the checkpoint."""
+
+    def run(self, on_look: Callable[[Look], None] = lambda _look: None) -> JobStatus:
+        """Turn the loop until the job has ended or is suspended and nothing of it runs; returns the last status."""
+        while True:
+            look = self.turn()
+            on_look(look)
+            if look.at_rest:
+                if look.status != self._status_on_disk:
+                    self._run_folder.write_status(look.status)
+                self._gangs.wait()
+                return look.status
+            self._pause(LOOK_EVERY_SECONDS)
+
+    def turn(self) -> Look:
+        """One turn of the loop."""
+        now = self._clock()
+        self._gangs.reap()
+        sightings = self._lookout.sightings(now)
+        self._record(sightings)
+        replicas = tuple(sighting.replica for sighting in sightings)
+        suspend = self._job.spec.suspend or self.suspend_requested
+        decided = plan(
+            Observed(
+                spec=self._job.spec.model_copy(update={"suspend": suspend}),
+                generation=None,
+                status=self._status,
+                replicas=replicas,
+                bill=self._bill(sightings),
+                variants=variant_reports(self._run_folder, self._job.spec),
+                max_parallel_variants=1,  # they share this machine, and would spoil each other's latencies
+            ),
+            now,
+        )
+        self._write(decided.status, now, at_once=bool(decided.start or decided.stop))
+        for stop in decided.stop:
+            self._gangs.stop(stop, replicas)
+        if self.kill_requested:
+            self._gangs.kill(replicas)
+        for start in decided.start:
+            self._gangs.start(start, now)
+        live = sum(replica.live for replica in replicas) + len(decided.start)
+        # A job whose stop was carried through although its reason has gone is suspended, but resumed at once.
+        resumed_at_once = decided.look_again_after == timedelta(0)
+        waits = is_final(decided.status) or (is_suspended(decided.status) and not resumed_at_once)
+        return Look(decided.status, live, now, at_rest=waits and live == 0)
+
+    def _record(self, sightings: tuple[Sighting, ...]) -> None:
+        """Add to the ledger, on disk, every replica whose end is news."""
+        ledger = self._ledger
+        for sighting in sightings:
+            if not sighting.replica.live and sighting.usage.uid not in ledger.by_uid:
+                ledger = ledger.add(sighting.usage)
+        if ledger is not self._ledger:
+            self._run_folder.write_ledger(ledger)
+            self._ledger = ledger
+
+    def _bill(self, sightings: tuple[Sighting, ...]) -> Bill:
+        running = (sighting.usage for sighting in sightings if sighting.replica.live)
+        return make_bill((*self._ledger.records, *running), self._book)
+
+    def _write(self, status: JobStatus, now: datetime, *, at_once: bool) -> None:
+        """Write the status if it decides something, or if it has not been written for a while."""
+        quiet = {"bill": None, "progress": None}
+        decides = status.model_copy(update=quiet) != self._status.model_copy(update=quiet)
+        due = self._written_at is None or (now - self._written_at).total_seconds() >= WRITE_EVERY_SECONDS
+        if at_once or decides or (due and status != self._status_on_disk):
+            self._run_folder.write_status(status)
+            self._written_at = now
+            self._status_on_disk = status
+        self._status = status

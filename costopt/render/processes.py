@@ -1,0 +1,96 @@
+"""An attempt as processes of this machine: one launcher per node, all on loopback.
+
+Environment variables given here go before what the processes inherit, so that nothing left over in a user's shell can
+change which rank a process is. A node sees just the GPUs it asks for, as a pod would; without GPUs asked for, none.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from costopt.names import ENV_REPLICA_INDEX, child_name
+from costopt.render.settings import (
+    LAUNCHER_MODULE,
+    SETTINGS_FILE,
+    Surroundings,
+    gpus_of,
+    replica_environment,
+    replica_settings,
+    settings_text,
+)
+from costopt.schema.job import CostOptJob
+
+LOOPBACK = "127.0.0.1"
+REPLICAS_DIR = "replicas"
+LOGS_DIR = "logs"
+PROGRESS_FILE = "progress.json"
+TERMINATION_FILE = "termination.json"
+
+
+@dataclass(frozen=True)
+class Process:
+    """One replica as a process; its output goes to `log_file`."""
+
+    name: str
+    """`<child>-<index>`: what its pod's host name would be."""
+    stage: str
+    attempt: int
+    index: int
+    argv: tuple[str, ...]
+    environment: dict[str, str]
+    """To be added to, and to go before, what is inherited."""
+    working_dir: str
+    """Relative data paths of the manifest start here."""
+    folder: str
+    """Its own folder: settings, progress, termination message."""
+    log_file: str
+    settings: str
+    """Text of its settings.json."""
+
+
+def processes(
+    job: CostOptJob,
+    stage: str,
+    attempt: int,
+    *,
+    run_dir: PurePath,
+    working_dir: PurePath,
+    python: str,
+    rendezvous_port: str,
+    devices: Sequence[str] = (),
+) -> tuple[Process, ...]:
+    """The replicas of an attempt. `devices` names the machine's GPUs, as CUDA_VISIBLE_DEVICES would."""
+    settings = settings_text(replica_settings(job, stage))
+    gpus = gpus_of(job, stage)
+    child = child_name(job.metadata.name, stage, attempt)
+    drawn = []
+    for index in range(job.spec.num_replicas(stage)):
+        name = f"{child}-{index}"
+        folder = run_dir / REPLICAS_DIR / name
+        surroundings = Surroundings(
+            settings_file=str(folder / SETTINGS_FILE),
+            storage_dir=str(run_dir),
+            progress_file=str(folder / PROGRESS_FILE),
+            termination_file=str(folder / TERMINATION_FILE),
+            rendezvous_host=LOOPBACK,
+            rendezvous_port=rendezvous_port,
+        )
+        environment = replica_environment(job, stage, attempt, surroundings) | {
+            ENV_REPLICA_INDEX: str(index),
+            "CUDA_VISIBLE_DEVICES": ",".join(devices[index * gpus : (index + 1) * gpus]),
+        }
+        drawn.append(
+            Process(
+                name=name,
+                stage=stage,
+                attempt=attempt,
+                index=index,
+                argv=(python, "-m", LAUNCHER_MODULE),
+                environment=environment,
+                working_dir=str(working_dir),
+                folder=str(folder),
+                log_file=str(run_dir / LOGS_DIR / f"{name}.log"),
+                settings=settings,
+            )
+        )
+    return tuple(drawn)

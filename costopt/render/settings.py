@@ -1,0 +1,84 @@
+"""What a replica is told in both worlds, made in one place so that the worlds cannot drift apart."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from costopt.names import (
+    ENV_ATTEMPT,
+    ENV_PROGRESS_FILE,
+    ENV_RENDEZVOUS_HOST,
+    ENV_RENDEZVOUS_PORT,
+    ENV_SETTINGS_FILE,
+    ENV_STORAGE_DIR,
+    ENV_TERMINATION_FILE,
+)
+from costopt.schema.job import CostOptJob
+from costopt.schema.replica import ReplicaSettings
+from costopt.schema.resources import gpus_per_node
+
+LAUNCHER_MODULE = "costopt_trainer.launch"
+SETTINGS_FILE = "settings.json"
+
+
+def replica_settings(job: CostOptJob, stage: str) -> ReplicaSettings:
+    """What every replica of any attempt of `stage` is told. A variant is made by one rank on one node."""
+    train = job.spec.train
+    variant = job.spec.variant(stage)
+    return ReplicaSettings(
+        job_name=job.metadata.name,
+        stage=stage,
+        num_nodes=job.spec.num_replicas(stage),
+        processes_per_node=train.ranks_per_node if variant is None else 1,
+        recipe=train.recipe,
+        command=train.command,
+        variant=variant,
+    )
+
+
+def settings_text(settings: ReplicaSettings) -> str:
+    """The text of settings.json."""
+    return json.dumps(settings.to_plain(), indent=2) + "\n"
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Where a replica finds its files and its gang; all paths as the replica sees them."""
+
+    settings_file: str
+    storage_dir: str
+    progress_file: str
+    termination_file: str
+    rendezvous_host: str
+    rendezvous_port: str
+
+
+def replica_environment(job: CostOptJob, stage: str, attempt: int, surroundings: Surroundings) -> dict[str, str]:
+    """The environment of every replica of an attempt, without the completion index, which differs between them."""
+    return {
+        ENV_SETTINGS_FILE: surroundings.settings_file,
+        ENV_STORAGE_DIR: surroundings.storage_dir,
+        ENV_ATTEMPT: str(attempt),
+        ENV_RENDEZVOUS_HOST: surroundings.rendezvous_host,
+        ENV_RENDEZVOUS_PORT: surroundings.rendezvous_port,
+        ENV_PROGRESS_FILE: surroundings.progress_file,
+        ENV_TERMINATION_FILE: surroundings.termination_file,
+        "OMP_NUM_THREADS": str(threads_per_rank(job, stage)),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def threads_per_rank(job: CostOptJob, stage: str) -> int:
+    """CPU threads of one rank: the whole vCPUs asked for, shared among the node's ranks, and at least 1.
+
+    It depends on the manifest alone and not on the machine, because the number of threads changes the order of sums
+    and with it the last bits of a result.
+    """
+    cpus = int(job.spec.resources_of(stage).effective()["cpu"])
+    return max(1, cpus // replica_settings(job, stage).processes_per_node)
+
+
+def gpus_of(job: CostOptJob, stage: str) -> int:
+    """GPUs that one replica of `stage` asks for."""
+    resources: Mapping[str, object] = job.spec.resources_of(stage).to_plain()
+    return gpus_per_node(resources)

@@ -1,0 +1,234 @@
+"""What a user reads: tables, sentences, the pace."""
+
+import io
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from builders_local import price_book
+from costopt.accounting.bill import make_bill
+from costopt.accounting.usage import UsageRecord
+from costopt.cli.live import Pace, PlainView
+from costopt.cli.narrate import changes
+from costopt.cli.views import (
+    bill_views,
+    console,
+    cost_so_far,
+    duration,
+    entropies_text,
+    failure_text,
+    size,
+    total_cost,
+    variants_table,
+)
+from costopt.local.runner import Look
+from costopt.schema.prices import PriceBook
+from costopt.schema.replica import Progress
+from costopt.schema.status import (
+    Bill,
+    Condition,
+    Failure,
+    JobStatus,
+    Measurement,
+    StageStatus,
+    VariantStatus,
+)
+
+NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
+
+
+def bill(book: PriceBook | None) -> Bill:
+    record = UsageRecord(
+        uid="a",
+        stage="train",
+        attempt=0,
+        index=0,
+        resources={"cpu": "2", "memory": "1073741824"},
+        held_from=NOON,
+        held_until=NOON + timedelta(hours=1),
+        outcome="Succeeded",
+    )
+    return make_bill([record], book)
+
+
+def text_of(*views: object) -> str:
+    stream = io.StringIO()
+    out = console(stream)
+    for view in views:
+        out.print(view)
+    return stream.getvalue()
+
+
+def variant() -> VariantStatus:
+    def measured(size_bytes: int, latency: int, loss: str) -> Measurement:
+        return Measurement(
+            size_bytes=size_bytes,
+            parameters=1000,
+            nonzero_permille=995,
+            latency_microseconds=latency,
+            validation_loss=loss,
+            compiled=False,
+        )
+
+    return VariantStatus(
+        name="int8",
+        measured=measured(1000, 500, "2.01"),
+        baseline=measured(4000, 1000, "2.00"),
+        size_ratio="4.0",
+        speedup="2.0",
+        validation_loss_increase="0.01",
+        artifact="artifacts/int8",
+        reloaded=True,
+    )
+
+
+def test_the_bill_shows_hours_price_cost_and_source_and_their_total() -> None:
+    text = text_of(*bill_views(bill(price_book())))
+    assert "2.000000000   vCPU-Hours         0.04" in text
+    assert "a test" in text
+    assert "total" in text
+    assert total_cost(bill(price_book())) == "0.085"
+    assert "Productive" in text
+
+
+def test_what_has_no_price_is_unknown_and_never_0() -> None:
+    part = bill(price_book(cpu="0.04"))
+    text = text_of(*bill_views(part))
+    assert "price book sample has no price for memory" in text
+    assert total_cost(part) == "0.08 + unknown"
+    assert cost_so_far(part) == "0.080000 USD + unknown"
+    unpriced = text_of(*bill_views(bill(None)))
+    assert "there is no price book for cpu, memory" in unpriced
+    assert total_cost(bill(None)) == cost_so_far(bill(None)) == total_cost(None) == "unknown"
+    assert " 0 " not in unpriced
+
+
+def test_variants_stand_beside_the_model_they_were_made_of() -> None:
+    text = text_of(variants_table([variant()]))
+    for figure in ("(trained model)", "3.91 KiB", "1000 B", "4.00x", "1,000", "99.5%", "0.50 ms", "2.00x", "+0.0100"):
+        assert figure in text
+
+
+@pytest.mark.parametrize(("loss", "verdict"), [("1.9", ": better than both"), ("2.5", "not better than both")])
+def test_the_loss_stands_beside_the_entropies_of_the_text(loss: str, verdict: str) -> None:
+    results = {
+        "validationLossNatsPerByte": loss,
+        "unigramEntropyNatsPerByte": "3.1",
+        "bigramEntropyNatsPerByte": "2.4",
+    }
+    text = entropies_text(Progress(step=1, total_steps=1, results=results))
+    assert text is not None
+    assert text.endswith(verdict)
+    assert entropies_text(Progress(step=1, total_steps=1)) is None
+    assert entropies_text(None) is None
+
+
+def test_a_failure_says_why_where_its_last_words_and_what_to_do() -> None:
+    failure = Failure(
+        stage="train",
+        attempt=2,
+        reason="InvalidData",
+        message="text.txt is empty",
+        rank=3,
+        node=1,
+        exit_code=78,
+        log_tail=["a line"],
+    )
+    text = failure_text(failure, "runs/tiny")
+    assert "train failed: InvalidData (attempt 2, rank 3, node 1, exit code 78)" in text
+    assert "text.txt is empty" in text
+    assert "    a line" in text
+    assert "Correct the data" in text
+    assert "costopt logs runs/tiny --stage train --attempt 2" in text
+
+
+def status(**stage: object) -> JobStatus:
+    progress = Progress(step=50, total_steps=100, last_checkpoint_step=40)
+    return JobStatus(
+        stages=[StageStatus.model_validate({"name": "train", "state": "Running", **stage})], progress=progress
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        (JobStatus(), status(state="Starting"), ["train: attempt 0 starts"]),
+        (status(), status(), []),
+        (status(state="Starting"), status(), []),
+        (status(), status(state="Succeeded"), ["train: done"]),
+        (status(), status(state="Stopping"), ["train: stopping"]),
+        (
+            status(),
+            status(state="Starting", attempt=1, failures=1),
+            ["train: attempt 0 failed", "train: attempt 1 starts from the checkpoint of step 40"],
+        ),
+        (
+            status(state="Stopping"),
+            status(state="Starting", attempt=1, disruptions=1),
+            ["train: attempt 0 was interrupted from outside", "train: attempt 1 starts from the checkpoint of step 40"],
+        ),
+        (
+            status(state="Waiting"),
+            status(state="Starting", attempt=1),
+            ["train: attempt 1 starts from the checkpoint of step 40"],
+        ),
+        (status(), status(state="Failed", failures=1), ["train: attempt 0 failed", "train: failed"]),
+    ],
+)
+def test_each_change_is_told_once(before: JobStatus, after: JobStatus, told: list[str]) -> None:
+    assert changes(before, after) == told
+    assert changes(after, after) == []
+
+
+def test_a_finished_variant_and_a_condition_are_told() -> None:
+    exceeded = Condition(
+        type="BudgetExceeded",
+        status="True",
+        reason="BudgetExceeded",
+        message="the budget of 1 USD is used up",
+        last_transition_time=NOON,
+    )
+    lines = changes(JobStatus(), JobStatus(variants=[variant()], conditions=[exceeded]))
+    assert lines == [
+        "int8: 4.00x smaller, 2.00x as fast, validation loss +0.0100",
+        "the budget of 1 USD is used up",
+    ]
+
+
+def test_the_time_left_follows_the_pace_and_forgets_an_attempt_that_is_over() -> None:
+    pace = Pace()
+
+    def left(seconds: float, attempt: int, step: int) -> float | None:
+        return pace.seconds_left(NOON + timedelta(seconds=seconds), attempt, Progress(step=step, total_steps=100))
+
+    assert left(0, 0, 10) is None
+    assert left(10, 0, 20) == 80
+    assert left(15, 0, 20) == 75
+    assert left(20, 1, 10) is None
+    assert left(22, 1, 20) == 16
+
+
+def test_plain_lines_tell_progress_now_and_then() -> None:
+    stream = io.StringIO()
+    view = PlainView(stream, JobStatus())
+    for step in range(1, 101):
+        progress = Progress(step=step, total_steps=100, loss="2.5", tokens_per_second=1200)
+        running = status().model_copy(update={"progress": progress})
+        view.show(Look(running, 1, NOON + timedelta(seconds=step), at_rest=False))
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "train: attempt 0 starts"
+    assert 10 <= len(lines) <= 13
+    assert lines[-1].startswith("train: step ")
+    assert "loss 2.5000  1,200 tokens/s" in lines[-1]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.2, "0:00"), (42, "0:42"), (725, "12:05"), (11220, "3:07:00")])
+def test_lengths_of_time_read_as_on_a_clock(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"), [(0, "0 B"), (1023, "1023 B"), (2048, "2.00 KiB"), (5 * 2**30, "5.00 GiB")]
+)
+def test_sizes_read_in_a_unit_that_leaves_few_digits(amount: int, text: str) -> None:
+    assert size(amount) == text

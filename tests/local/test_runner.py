@@ -1,0 +1,154 @@
+"""The local shell with real processes: gangs end, fail, restart and are suspended, and every end is counted."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+from builders_local import argv_of, job, price_book, processes_below, runner_in
+from costopt.local.run_folder import RunFolder
+from costopt.local.runner import Look, Runner
+from costopt.schema.status import JobStatus
+
+
+def condition(status: JobStatus, kind: str) -> tuple[str, str]:
+    found = next(condition for condition in status.conditions if condition.type == kind)
+    return found.status, found.reason
+
+
+def test_a_gang_that_ends_well_ends_the_job_and_each_replica_is_recorded(tmp_path: Path) -> None:
+    status = runner_in(tmp_path / "run", job(), "finish").run()
+
+    assert condition(status, "Succeeded") == ("True", "Completed")
+    records = RunFolder(tmp_path / "run").ledger().records
+    assert [(record.attempt, record.index, record.outcome) for record in records] == [
+        (0, 0, "Succeeded"),
+        (0, 1, "Succeeded"),
+    ]
+    assert all(timedelta(seconds=0.3) <= r.held_until - r.held_from < timedelta(seconds=20) for r in records)
+    assert records[0].resources == {"cpu": "1", "memory": "1073741824"}
+    assert processes_below(tmp_path / "run") == []
+
+
+def test_the_status_on_disk_is_the_one_that_run_returns_and_its_bill_is_that_of_the_ledger(tmp_path: Path) -> None:
+    status = runner_in(tmp_path / "run", job(), "finish").run()
+
+    run_folder = RunFolder(tmp_path / "run")
+    assert run_folder.status() == status
+    assert status.bill is not None
+    assert status.bill.list_cost is not None
+    microseconds = sum(record.held.microseconds for record in run_folder.ledger().records)
+    hours = Decimal(microseconds) / 3_600_000_000
+    cpu_hours = sum(Decimal(line.consumed_quantity) for line in status.bill.lines if line.resource == "cpu")
+    assert abs(cpu_hours - hours) < Decimal("1e-8")
+    assert Decimal(status.bill.list_cost) == sum(Decimal(line.list_cost or "nan") for line in status.bill.lines)
+
+
+def test_one_replica_that_fails_ends_the_whole_gang_and_another_attempt_follows(tmp_path: Path) -> None:
+    status = runner_in(tmp_path / "run", job(), "fail once").run()
+
+    assert condition(status, "Succeeded")[0] == "True"
+    [train] = status.stages
+    assert (train.attempt, train.failures, train.disruptions) == (1, 1, 0)
+    assert status.failure is not None
+    assert (status.failure.attempt, status.failure.node, status.failure.exit_code) == (0, 1, 7)
+    outcomes = {(r.attempt, r.index): r.outcome for r in RunFolder(tmp_path / "run").ledger().records}
+    assert outcomes == {(0, 0): "Failed", (0, 1): "Failed", (1, 0): "Succeeded", (1, 1): "Succeeded"}
+
+
+def test_a_job_that_keeps_failing_ends_failed_after_max_failures(tmp_path: Path) -> None:
+    limited = job(train={"numNodes": 1}, restarts={"maxFailures": 1})
+    status = runner_in(tmp_path / "run", limited, "fail").run()
+
+    assert condition(status, "Succeeded") == ("False", "TrainingFailed")
+    assert status.stages[0].failures == 2
+    assert len(RunFolder(tmp_path / "run").ledger().records) == 2
+
+
+def test_suspending_stops_the_gang_and_running_again_resumes_with_the_next_attempt(tmp_path: Path) -> None:
+    runner = runner_in(tmp_path / "run", job(), "wait once")
+
+    def suspend_when_it_runs(look: Look) -> None:
+        runner.suspend_requested |= len(list((tmp_path / "run/replicas").glob("*/supervisor.json"))) == 2
+
+    suspended = runner.run(suspend_when_it_runs)
+    assert condition(suspended, "Suspended")[0] == "True"
+    assert processes_below(tmp_path / "run") == []
+    assert {record.outcome for record in RunFolder(tmp_path / "run").ledger().records} == {"Suspended"}
+
+    resumed = runner_in(tmp_path / "run", job(), "wait once").run()
+    assert condition(resumed, "Succeeded")[0] == "True"
+    assert (resumed.execution, resumed.stages[0].attempt, resumed.stages[0].failures) == (2, 1, 0)
+    assert resumed.stages[0].disruptions == 0
+
+
+def test_stopping_at_once_kills_even_what_ignores_sigterm(tmp_path: Path) -> None:
+    runner = runner_in(tmp_path / "run", job(), "hang")
+    began = datetime.now(UTC)
+
+    def kill_when_it_runs(look: Look) -> None:
+        if len(processes_below(tmp_path / "run")) == 6:  # supervisor, launcher and child, twice
+            runner.suspend_requested = runner.kill_requested = True
+
+    runner.run(kill_when_it_runs)
+    assert datetime.now(UTC) - began < timedelta(seconds=20)
+    assert processes_below(tmp_path / "run") == []
+
+
+def test_a_suspended_manifest_starts_nothing(tmp_path: Path) -> None:
+    status = runner_in(tmp_path / "run", job(suspend=True), "finish").run()
+
+    assert condition(status, "Suspended") == ("True", "SuspendRequested")
+    assert not (tmp_path / "run/replicas").exists()
+
+
+def test_a_budget_that_is_used_up_suspends_the_job_and_a_larger_one_lets_it_go_on(tmp_path: Path) -> None:
+    dear = price_book(cpu="3600", memory="0")  # one unit of money per vCPU-second
+    run_folder = RunFolder(tmp_path / "run")
+    run_folder.create()
+
+    def run(amount: str) -> JobStatus:
+        spec = job(budget={"amount": amount}, priceBookName="sample")
+        run_folder.claim(spec)
+        return Runner(run_folder, spec, dear, argv=argv_of("wait once")).run()
+
+    assert condition(run("1"), "Suspended") == ("True", "BudgetExceeded")
+    assert condition(run("1"), "Suspended") == ("True", "BudgetExceeded")
+    assert len(run_folder.ledger().records) == 2
+    assert condition(run("1000"), "Succeeded")[0] == "True"
+
+
+def test_the_clock_is_an_argument(tmp_path: Path) -> None:
+    far = datetime(2040, 5, 6, tzinfo=UTC)
+    run_folder = RunFolder(tmp_path / "run")
+    run_folder.create()
+    run_folder.claim(job(suspend=True))
+    status = Runner(run_folder, job(suspend=True), None, clock=lambda: far).run()
+    assert status.start_time == far
+
+
+def test_a_replica_whose_settings_are_in_its_folder_finds_them_through_its_environment(tmp_path: Path) -> None:
+    runner_in(tmp_path / "run", job(), "finish").run()
+    settings = json.loads((tmp_path / "run/replicas/tiny-train-a0-1/settings.json").read_text())
+    assert settings["numNodes"] == 2
+    assert (tmp_path / "run/logs/tiny-train-a0-1.log").read_text() == "working\n"
+
+
+def test_a_stalled_gang_is_restarted(tmp_path: Path) -> None:
+    def ahead() -> datetime:
+        started = wait_for_activity(tmp_path / "run")
+        return datetime.now(UTC) + timedelta(seconds=3600 if started else 0)
+
+    run_folder = RunFolder(tmp_path / "run")
+    run_folder.create()
+    run_folder.claim(job())
+    status = Runner(run_folder, job(), None, clock=ahead, argv=argv_of("wait once")).run()
+    assert status.failure is not None
+    assert status.failure.reason == "Stalled"
+    assert condition(status, "Succeeded")[0] == "True"
+
+
+def wait_for_activity(folder: Path) -> bool:
+    """Whether attempt 0 is at work, and attempt 1 has not begun: the hour in which nothing was heard of it."""
+    begun = len(list(folder.glob("replicas/tiny-train-a0-*/supervisor.json"))) == 2
+    return begun and not list(folder.glob("replicas/tiny-train-a1-*"))

@@ -1,0 +1,85 @@
+"""An attempt as processes of this machine."""
+
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from builders_golden import check_golden
+from builders_local import INT8, RECIPE, job, recipe_job
+from costopt.names import ENV_LAUNCHER_PID, ENV_LIFELINE_FD, RESERVED_ENVIRONMENT
+from costopt.render.manifests import manifests
+from costopt.render.processes import Process, processes
+from costopt.render.settings import threads_per_rank
+from costopt.render.text import process_document, to_yaml
+from costopt.schema.job import CostOptJob
+
+
+def draw(
+    tiny: CostOptJob, stage: str = "train", attempt: int = 0, devices: tuple[str, ...] = ()
+) -> tuple[Process, ...]:
+    return processes(
+        tiny,
+        stage,
+        attempt,
+        run_dir=PurePosixPath("/runs/tiny"),
+        working_dir=PurePosixPath("/work"),
+        python="python",
+        rendezvous_port="40123",
+        devices=devices,
+    )
+
+
+@pytest.mark.parametrize("stage", ["train", "int8"])
+def test_the_processes_are_those_of_the_golden_file(stage: str) -> None:
+    text = to_yaml([process_document(process) for process in draw(recipe_job(), stage, 1)])
+    check_golden(Path(__file__).parent / f"golden/processes-{stage}.yaml", text)
+
+
+def test_a_gang_shares_its_rendezvous_and_differs_in_its_index() -> None:
+    first, second = draw(job())
+    differing = {name for name in first.environment if first.environment[name] != second.environment[name]}
+    assert differing == {
+        "COSTOPT_REPLICA_INDEX",
+        "COSTOPT_SETTINGS_FILE",
+        "COSTOPT_PROGRESS_FILE",
+        "COSTOPT_TERMINATION_FILE",
+    }
+    assert first.environment["COSTOPT_RENDEZVOUS_PORT"] == "40123"
+
+
+def test_every_variable_of_ours_is_set_so_that_none_is_inherited() -> None:
+    ours = {name for name in RESERVED_ENVIRONMENT if name.startswith("COSTOPT_")}
+    ours -= {ENV_LIFELINE_FD, ENV_LAUNCHER_PID}  # set by the supervisor and by the launcher
+    assert ours <= draw(job())[0].environment.keys()
+
+
+@pytest.mark.parametrize("stage", ["train", "int8"])
+def test_both_worlds_hand_over_the_same_settings(stage: str) -> None:
+    config_map = manifests(recipe_job(), stage, 3)[0]
+    assert {process.settings for process in draw(recipe_job(), stage, 3)} == {config_map["data"]["settings.json"]}
+
+
+def test_each_node_sees_the_gpus_it_asks_for_and_no_others() -> None:
+    node = {"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {"nvidia.com/gpu": 2}}
+    recipe = {**RECIPE, "batch": {"globalBatchSize": 8, "microBatchSize": 2}}
+    drawn = draw(recipe_job(train={"resourcesPerNode": node, "recipe": recipe}), devices=("0", "1", "5", "6", "7"))
+    assert [process.environment["CUDA_VISIBLE_DEVICES"] for process in drawn] == ["0,1", "5,6"]
+    assert draw(job(), devices=("0",))[0].environment["CUDA_VISIBLE_DEVICES"] == ""
+
+
+@pytest.mark.parametrize(
+    ("cpu", "ranks", "threads"),
+    [(1, 1, 1), (4, 1, 4), (4, 2, 2), (5, 2, 2), ("500m", 1, 1), ("1500m", 1, 1), (2, 8, 1)],
+)
+def test_the_vcpus_asked_for_are_shared_among_the_ranks(cpu: int | str, ranks: int, threads: int) -> None:
+    node = {"requests": {"cpu": cpu, "memory": "1Gi"}}
+    recipe = {**RECIPE, "batch": {"globalBatchSize": 16, "microBatchSize": 1}}
+    train = {"numNodes": 1, "processesPerNode": ranks, "resourcesPerNode": node, "recipe": recipe}
+    assert threads_per_rank(recipe_job(train=train), "train") == threads
+
+
+def test_a_variant_is_made_by_one_rank_on_one_node_with_resources_of_its_own() -> None:
+    own = {**INT8, "resources": {"requests": {"cpu": 3, "memory": "1Gi"}}}
+    [process] = draw(recipe_job(compress=[own]), "int8")
+    assert '"processesPerNode": 1' in process.settings
+    assert process.environment["OMP_NUM_THREADS"] == "3"
