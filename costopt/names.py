@@ -22,6 +22,8 @@ ENV_PROGRESS_FILE = "COSTOPT_PROGRESS_FILE"
 ENV_TERMINATION_FILE = "COSTOPT_TERMINATION_FILE"
 ENV_LIFELINE_FD = "COSTOPT_LIFELINE_FD"
 """A pipe held open by whoever started the launcher; its end says that they are gone."""
+ENV_REPLICA_UID = "COSTOPT_REPLICA_UID"
+"""On one machine: marks every process of a replica, so that none can be missed when it is ended."""
 ENV_LAUNCHER_PID = "COSTOPT_LAUNCHER_PID"
 """For ranks: the launcher they end with."""
 
@@ -29,6 +31,7 @@ RESERVED_ENVIRONMENT = frozenset(
     {
         ENV_LIFELINE_FD,
         ENV_LAUNCHER_PID,
+        ENV_REPLICA_UID,
         ENV_SETTINGS_FILE,
         ENV_STORAGE_DIR,
         ENV_ATTEMPT,

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from costopt.cli.validate import EXIT_BAD_INPUT, read_file
+from costopt.cli import EXIT_BAD_INPUT
+from costopt.cli.validate import read_file
 from costopt.local.refused import Refused
 from costopt.schema.job import CostOptJob
 from costopt.schema.prices import PriceBook

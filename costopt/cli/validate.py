@@ -6,10 +6,9 @@ from typing import Annotated
 
 import typer
 
+from costopt.cli import EXIT_BAD_INPUT
 from costopt.schema.document import Document, Mistake, read_documents
 from costopt.schema.prices import PriceBook
-
-EXIT_BAD_INPUT = 2
 
 
 def read_file(path: Path, today: date) -> tuple[list[Document], list[Mistake]]:

@@ -13,8 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-ENV_REPLICA_UID = "COSTOPT_REPLICA_UID"
-"""The mark: the replica's uid, in the environment of its launcher and all processes below it."""
+from costopt.names import ENV_REPLICA_UID
 
 KILL_PATIENCE_SECONDS = 10.0
 """A killed process may live on while the kernel finishes a write for it."""

@@ -26,8 +26,8 @@ from pathlib import Path
 from types import FrameType
 
 from costopt.local.files import write_json
-from costopt.local.processes import ENV_REPLICA_UID, kill_replica, start_time
-from costopt.names import ENV_LIFELINE_FD
+from costopt.local.processes import kill_replica, start_time
+from costopt.names import ENV_LIFELINE_FD, ENV_REPLICA_UID
 
 BIRTH_FILE = "replica.json"
 LOCK_FILE = "lock"
