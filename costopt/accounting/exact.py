@@ -1,0 +1,47 @@
+"""Decimals without rounding, and as plain text.
+
+Sums and products here either are exact or raise: the context has room for far more digits than a bill can need, and
+traps the loss of a single one. Hours alone cannot be exact (an hour has 3,600,000,000 microseconds, a multiple of 9, so
+that a microsecond is no finite decimal of it): they are rounded once, as fractions of whole numbers, to nine decimals.
+The ninth is 3.6 microseconds of one vCPU.
+"""
+
+from collections.abc import Iterable
+from decimal import Context, Decimal, DivisionByZero, Inexact, InvalidOperation, Overflow
+from fractions import Fraction
+
+from costopt.accounting.intervals import MICROSECONDS_PER_HOUR
+
+_EXACT = Context(prec=400, traps=[Inexact, InvalidOperation, Overflow, DivisionByZero])
+
+HOUR_DECIMALS = 9
+
+_SHOWN_HOUR_DIGIT = Decimal(1).scaleb(-HOUR_DECIMALS)
+
+
+def multiply(left: Decimal, right: Decimal) -> Decimal:
+    """The exact product."""
+    return _EXACT.multiply(left, right)
+
+
+def total(parts: Iterable[Decimal]) -> Decimal:
+    """The exact sum; 0 of nothing."""
+    result = Decimal(0)
+    for part in parts:
+        result = _EXACT.add(result, part)
+    return result
+
+
+def hours(unit_microseconds: Decimal, *, base_per_unit: int = 1) -> Decimal:
+    """Resource-hours of `unit_microseconds` (base units times microseconds), rounded half-even to nine decimals.
+
+    `base_per_unit` is how many base units the counted unit has: 2**30 bytes in a GiB.
+    """
+    exact = Fraction(unit_microseconds) / (MICROSECONDS_PER_HOUR * base_per_unit)
+    return _EXACT.multiply(Decimal(round(exact * 10**HOUR_DECIMALS)), _SHOWN_HOUR_DIGIT)
+
+
+def plain(number: Decimal) -> str:
+    """The number without an exponent and without trailing zeros after the point: "12.5", "0", "100"."""
+    text = format(number, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text

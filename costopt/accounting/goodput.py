@@ -1,0 +1,59 @@
+"""A record's held time split by cause: what the time was spent on, whole microseconds, to the last one.
+
+The replica's own meter says most of it. What no checkpoint holds when an attempt is lost will be computed again:
+LostProgress. The start-up of an attempt after the first is Recovery, for there was one already. What no meter covers
+(waiting for an image, ending, a supervisor's own time) is Other.
+
+A replica without a meter never reported. A variant works from its beginning, so its time was Productive, or lost with
+it. Training that never reported never got past its start, unless it succeeded: then it was a program of the user's own,
+which has no meter.
+"""
+
+from collections.abc import Iterator
+
+from costopt.accounting.usage import UsageRecord
+from costopt.names import TRAIN_STAGE
+from costopt.schema.replica import MeteredMilliseconds
+from costopt.schema.status import Cause
+
+
+def split_by_cause(record: UsageRecord) -> dict[Cause, int]:
+    """Microseconds by cause; causes without time are left out, and the parts sum to the held time exactly.
+
+    A meter that claims more than was held (its clock is another one) is cut off where the held time ends, in the order
+    of `_claims`.
+    """
+    left = record.held.microseconds
+    parts: dict[Cause, int] = {}
+    for cause, milliseconds in _claims(record):
+        part = left if milliseconds is None else min(left, milliseconds * 1000)
+        if part:
+            parts[cause] = parts.get(cause, 0) + part
+            left -= part
+    return parts
+
+
+def _claims(record: UsageRecord) -> Iterator[tuple[Cause, int | None]]:
+    """What each cause claims, in milliseconds; None claims all that is left."""
+    if record.metered is None:
+        yield _cause_without_a_meter(record), None
+        return
+    meter: MeteredMilliseconds = record.metered
+    yield _startup(record), meter.startup
+    yield "Productive", meter.productive
+    yield "DataWait", meter.data_wait
+    yield "Checkpoint", meter.checkpoint
+    yield "Productive" if record.outcome in ("Succeeded", "Running") else "LostProgress", meter.since_checkpoint
+    yield "Other", None
+
+
+def _startup(record: UsageRecord) -> Cause:
+    return "Startup" if record.attempt == 0 else "Recovery"
+
+
+def _cause_without_a_meter(record: UsageRecord) -> Cause:
+    if record.outcome == "Succeeded":
+        return "Productive"
+    if record.stage == TRAIN_STAGE:
+        return _startup(record)
+    return "Productive" if record.outcome == "Running" else "LostProgress"

@@ -1,0 +1,16 @@
+"""Every decision about a job, made in one pure place.
+
+    decide      plan(observed, now): read this first
+    observed    what a shell saw
+    actions     what a shell is to do
+    gang        what the replicas of one attempt amount to
+    failures    which replica's end is the failure to report
+    restarts    what an ended attempt means for its stage
+    stages      which stages there are, and which are due
+    halts       what asks for the job to be stopped: suspend, budget, deadline
+    budget      what has been spent of what may be spent
+    lifetimes   deadline and time to live
+    conditions  the status' conditions, with kept transition times
+
+Nothing here reads a clock, a disk, an environment or a network: time is an argument, and CI checks it.
+"""

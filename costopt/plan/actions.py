@@ -1,0 +1,46 @@
+"""What a shell is to do. Every action may be applied twice: a shell that crashed half-way is simply told again."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
+
+from costopt.schema.status import JobStatus
+
+StopReason = Literal["SuspendRequested", "BudgetExceeded", "DeadlineExceeded", "Stalled", "ReplicaFailed", "NotWanted"]
+"""NotWanted: replicas that belong to no stage's current attempt, or outlived a finished job."""
+
+
+@dataclass(frozen=True)
+class StartGang:
+    """Create the replicas of this attempt; those that exist already are left alone."""
+
+    stage: str
+    attempt: int
+
+
+@dataclass(frozen=True)
+class StopGang:
+    """End the replicas of this attempt that still run."""
+
+    stage: str
+    attempt: int
+    reason: StopReason
+    checkpoint: bool
+    """True: SIGTERM and the full grace period, so that a checkpoint is written. False: the gang is broken and
+    cannot save anything more; end it soon. May turn from True to False while the gang is ending."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One decision. The shell writes `status` first, then applies `stop` and `start`."""
+
+    status: JobStatus
+    """To be written before anything is applied."""
+    start: tuple[StartGang, ...] = ()
+    """Gangs to start; at most one attempt of a stage."""
+    stop: tuple[StopGang, ...] = ()
+    """Gangs to stop."""
+    delete: bool = False
+    """True: the job's time to live after its end is over."""
+    look_again_after: timedelta | None = None
+    """Plan again after this long even if nothing is seen to happen. None: only when something happens."""

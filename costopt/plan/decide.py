@@ -1,0 +1,222 @@
+"""The life of a job, one step at a time: `plan(observed, now)` says what to write down and what to do next.
+
+A job is a row of stages: training, then the variants. A stage goes from state to state like this:
+
+    Waiting     it is due: training is first, variants follow it ───▶ Starting, with the next attempt (the first is 0)
+    Starting    a replica of the attempt is seen ───────────────────▶ Running
+                the job is stopped before that ─────────────────────▶ Waiting
+    Running     all replicas ended well, a variant's with a report ─▶ Succeeded
+                one did not, none stirs any more, or the job is to
+                stop: the others are stopped, until all have ended ─▶ Stopping
+    Stopping    all have ended after all well ──────────────────────▶ Succeeded
+                one for a reason that no restart can mend ──────────▶ Failed
+                the job is stopped; this counts as nothing ─────────▶ Waiting
+                otherwise a failure or a disruption is counted, and
+                    its limit allows another attempt ───────────────▶ Starting, with the next attempt
+                    it does not ────────────────────────────────────▶ Failed
+
+A gang in which no replica is left running passes through Stopping in no time. A Running gang whose replicas are gone
+without a trace was lost to a disruption. Starting says StartGang in every plan until a replica is seen, Stopping says
+StopGang until all have ended: everything may be said twice, and an attempt is written down before it is started, so a
+shell may crash at any line.
+
+The job is active, or suspended (at once, or after its gangs were stopped), or at its end. Each active stretch is an
+execution. A variant's failure does not stop the others; the job then fails when all are done. Its end is final: nothing
+but its bill, its leftovers and its deletion is decided after it.
+"""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from costopt.names import TRAIN_STAGE
+from costopt.plan import budget, conditions
+from costopt.plan.actions import Plan, StartGang, StopGang, StopReason
+from costopt.plan.attempts import Situation, advance, stage_gang
+from costopt.plan.conditions import Finding
+from costopt.plan.halts import Halt, find_halt, is_stopping, is_suspended
+from costopt.plan.lifetimes import active_milliseconds, deadline_in, deletion_in
+from costopt.plan.observed import Observed, Replica
+from costopt.plan.restarts import finish
+from costopt.plan.stages import FINAL, IN_FLIGHT, begin_due, gangs_to_start, stages_of, strays_to_stop
+from costopt.schema.replica import Progress
+from costopt.schema.status import Failure, JobStatus, StageStatus, VariantStatus
+
+__all__ = ["Observed", "Plan", "Replica", "StartGang", "StopGang", "is_final", "is_suspended", "plan"]
+
+BUDGET_LOOK = timedelta(seconds=15)
+"""How often a running job with a budget is looked at: money is spent without an event that would say so."""
+
+
+def is_final(status: JobStatus) -> bool:
+    """The job has ended: Succeeded is True or False."""
+    condition = status.condition("Succeeded")
+    return condition is not None and condition.status != "Unknown"
+
+
+def plan(observed: Observed, now: datetime) -> Plan:
+    """What to write down and what to do next, for a job seen like this at `now` (aware).
+
+    The same observation gives the same plan; a plan of the status just planned says the same again.
+    """
+    if is_final(observed.status):
+        return _after_the_end(observed, now)
+
+    before = observed.status
+    spending = budget.compare(observed.spec.budget, observed.bill) if observed.spec.budget else None
+    halt = find_halt(observed.spec, before, spending, now)
+    stopping = halt is not None or is_stopping(before)
+
+    stages, failure, stops = _advance_all(observed, _reason(halt) if stopping else None, now)
+    if not stopping:
+        stages = begin_due(stages, observed, now)
+    ending = _find_ending(stages, failure, halt)
+    if ending:
+        stages = [_closed(stage, now) for stage in stages]
+    at_rest = not any(stage.state in IN_FLIGHT for stage in stages)
+    suspended = stopping and at_rest and ending is None
+
+    if suspended:
+        findings = conditions.while_suspended(halt)
+    elif ending:
+        findings = {"Succeeded": ending, "Suspended": conditions.NOT_SUSPENDED}
+    elif stopping:
+        findings = conditions.while_stopping(halt)
+    else:
+        findings = {"Succeeded": _under_way(stages), "Suspended": conditions.NOT_SUSPENDED}
+    findings["Stalled"] = conditions.stalled_finding([stop.stage for stop in stops if stop.reason == "Stalled"])
+    if spending is not None:
+        findings["BudgetExceeded"] = conditions.budget_finding(spending)
+    findings["Priced"] = conditions.priced_finding(observed.spec, observed.bill)
+
+    status = before.model_copy(
+        update={
+            "observed_generation": observed.generation,
+            "conditions": conditions.updated(before, findings, generation=observed.generation, now=now),
+            "start_time": before.start_time or now,
+            "completion_time": now if ending else None,
+            **_activity(before, active=not (suspended or ending), now=now),
+            "stages": stages,
+            "progress": _newest_progress(observed),
+            "bill": observed.bill or before.bill,
+            "variants": _finished_variants(observed, stages),
+            "failure": failure,
+        }
+    )
+    return Plan(
+        status=status,
+        start=gangs_to_start(stages, observed.replicas),
+        stop=(*stops, *strays_to_stop(stages, observed.replicas)),
+        delete=_is_due(deletion_in(observed.spec, status, now)),
+        look_again_after=timedelta(0) if suspended and halt is None else _look_again(observed, status, now),
+    )
+
+
+def _reason(halt: Halt | None) -> StopReason:
+    """Why gangs are stopped; a stop whose reason has gone meanwhile goes on as if asked for."""
+    return halt.reason if halt else "SuspendRequested"
+
+
+def _activity(before: JobStatus, *, active: bool, now: datetime) -> dict[str, Any]:
+    """The status fields that tell how often and how long the job has been active."""
+    if not active:
+        return {"active_since": None, "active_milliseconds_before": active_milliseconds(before, now)}
+    if before.active_since is None:
+        return {"active_since": now, "execution": before.execution + 1}
+    return {}
+
+
+def _after_the_end(observed: Observed, now: datetime) -> Plan:
+    """A finished job: only its bill, its leftovers and its deletion are still decided."""
+    status = observed.status.model_copy(update={"bill": observed.bill or observed.status.bill})
+    left = deletion_in(observed.spec, status, now)
+    return Plan(
+        status=status,
+        stop=strays_to_stop(status.stages, observed.replicas),
+        delete=_is_due(left),
+        look_again_after=None if left is None or _is_due(left) else left,
+    )
+
+
+def _advance_all(
+    observed: Observed, halting: StopReason | None, now: datetime
+) -> tuple[list[StageStatus], Failure | None, tuple[StopGang, ...]]:
+    stages: list[StageStatus] = []
+    stops: list[StopGang] = []
+    failure = observed.status.failure
+    situation = Situation(observed, halting, now)
+    for stage in stages_of(observed.spec, observed.status):
+        if stage.state not in IN_FLIGHT:
+            stages.append(stage)
+            continue
+        step = advance(stage, failure, situation)
+        stages.append(step.stage)
+        failure = step.failure
+        if step.stop:
+            stops.append(step.stop)
+    return stages, failure, tuple(stops)
+
+
+def _find_ending(stages: list[StageStatus], failure: Failure | None, halt: Halt | None) -> Finding | None:
+    """How the job ends, if it does now. Work that is all done goes before a reason to stop it."""
+    training, *variants = stages
+    if training.state == "Failed":
+        return Finding("False", "TrainingFailed", failure.message if failure else "training failed")
+    if any(stage.state in IN_FLIGHT for stage in stages):
+        return None
+    if all(stage.state in FINAL for stage in stages):
+        failed = [stage.name for stage in variants if stage.state == "Failed"]
+        if failed:
+            return Finding("False", "VariantFailed", f"the model was trained, but not its variants {', '.join(failed)}")
+        return Finding("True", "Completed", "the model was trained and all its variants were made")
+    if halt and halt.final:
+        return Finding("False", halt.reason, halt.message)
+    return None
+
+
+def _closed(stage: StageStatus, now: datetime) -> StageStatus:
+    """A stage of a job that ends: begun and not done is Failed, not begun stays Waiting."""
+    begun = stage.state not in FINAL and stage.start_time is not None
+    return finish(stage, "Failed", now) if begun else stage
+
+
+def _under_way(stages: list[StageStatus]) -> Finding:
+    training, *variants = stages
+    if training.state != "Succeeded":
+        return Finding("Unknown", "Training", f"training, attempt {training.attempt}")
+    done = sum(stage.state in FINAL for stage in variants)
+    return Finding("Unknown", "Compressing", f"{done} of {len(variants)} variants are done")
+
+
+def _newest_progress(observed: Observed) -> Progress | None:
+    """The latest training attempt's progress, of its first replica where it is known; else the last known one."""
+    reports = [
+        ((replica.attempt, -replica.index, report.step, replica.uid), report)
+        for replica in observed.replicas
+        if replica.stage == TRAIN_STAGE
+        and (report := replica.progress or (replica.termination and replica.termination.progress))
+    ]
+    return max(reports, key=lambda keyed: keyed[0])[1] if reports else observed.status.progress
+
+
+def _finished_variants(observed: Observed, stages: list[StageStatus]) -> list[VariantStatus]:
+    """Reports of the variants that are done, in order; one that was read before stays if it cannot be read now."""
+    reports = {report.name: report for report in (*observed.status.variants, *observed.variants)}
+    return [reports[stage.name] for stage in stages if stage.state == "Succeeded" and stage.name in reports]
+
+
+def _look_again(observed: Observed, status: JobStatus, now: datetime) -> timedelta | None:
+    """Time until something can change by itself."""
+    waits = [deletion_in(observed.spec, status, now)]
+    if status.active_since is not None:
+        waits.append(deadline_in(observed.spec, status, now))
+        stall_timeout = timedelta(seconds=observed.spec.restarts.stall_timeout_seconds)
+        running = [stage for stage in status.stages if stage.state == "Running"]
+        waits += [stage_gang(observed, stage).stalls_in(stall_timeout, now) for stage in running]
+        if observed.spec.budget is not None:
+            waits.append(BUDGET_LOOK)
+    # What is due already has been decided on: only the world can change it now.
+    return min((wait for wait in waits if wait is not None and wait > timedelta(0)), default=None)
+
+
+def _is_due(left: timedelta | None) -> bool:
+    return left is not None and left <= timedelta(0)

@@ -1,0 +1,50 @@
+"""What the replicas of one attempt of a stage amount to."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from costopt.plan.observed import Replica
+
+
+@dataclass(frozen=True)
+class Gang:
+    """The replicas of one attempt that are known, in order of their index."""
+
+    replicas: tuple[Replica, ...]
+    size: int
+    """Replicas that the attempt is meant to have."""
+
+    @property
+    def live(self) -> bool:
+        """Some replica still runs."""
+        return any(replica.live for replica in self.replicas)
+
+    @property
+    def failed(self) -> tuple[Replica, ...]:
+        """Replicas that ended otherwise than well. One is enough to break the gang: the others wait for it in vain."""
+        return tuple(replica for replica in self.replicas if replica.state == "Failed")
+
+    @property
+    def succeeded(self) -> bool:
+        """Every replica that belongs to the gang has ended well."""
+        ended_well = {replica.index for replica in self.replicas if replica.state == "Succeeded"}
+        return not self.live and not self.failed and ended_well >= set(range(self.size))
+
+    def stalls_in(self, timeout: timedelta, now: datetime) -> timedelta | None:
+        """Time until the gang counts as stalled if nothing stirs: 0 or less when it is. None: it cannot stall.
+
+        One replica that stirs keeps the gang alive, for the others may be waiting for it; and one that has not begun
+        to run (an image is pulled, a node is sought) cannot have stalled.
+        """
+        stirred = [replica.last_activity for replica in self.replicas if replica.live]
+        known = [moment for moment in stirred if moment is not None]
+        if not known or len(known) < len(stirred):
+            return None
+        return max(known) + timeout - now
+
+
+def gang_of(replicas: Iterable[Replica], *, stage: str, attempt: int, size: int) -> Gang:
+    """The gang of one attempt among all `replicas`."""
+    members = [replica for replica in replicas if (replica.stage, replica.attempt) == (stage, attempt)]
+    return Gang(tuple(sorted(members, key=lambda replica: (replica.index, replica.uid))), size)

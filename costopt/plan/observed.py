@@ -1,0 +1,70 @@
+"""What a shell saw: everything a decision may depend on, besides the time.
+
+A shell fills this in from the world (processes and files, or pods) and hands it to `costopt.plan.decide.plan`. Two
+duties come with it. A replica that is still to come (its Job or its start is under way) is reported as Running, so that
+a gang seen half-way through its creation is not taken for one that lost replicas. And the ends of replicas are read
+before the variants' reports, so that a variant which ended well is never seen without the report it wrote.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from costopt.schema.job import JobSpec
+from costopt.schema.replica import Progress, TerminationMessage
+from costopt.schema.status import Bill, JobStatus, VariantStatus
+
+ReplicaState = Literal["Running", "Succeeded", "Failed"]
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One launcher process or pod."""
+
+    uid: str
+    """Unique over the whole job: the key of its usage record."""
+    stage: str
+    """"train" or the variant's name."""
+    attempt: int
+    """Attempt of the stage it belongs to."""
+    index: int
+    """Completion index within the gang, from 0."""
+    state: ReplicaState
+    """Running (also while it waits to be placed), Succeeded (exit 0) or Failed (any other end)."""
+    exit_code: int | None = None
+    """Exit code once ended; negative: the signal that killed it. None while running, or if nobody saw its end."""
+    disrupted: bool = False
+    """True when the platform, not the job and not we, ended it: preemption, eviction, a lost node."""
+    ended_at: datetime | None = None
+    """When it ended (aware)."""
+    termination: TerminationMessage | None = None
+    """What it said at its end."""
+    last_activity: datetime | None = None
+    """When it last finished a step or logged a line (aware). None: not running yet, so it cannot stall."""
+    progress: Progress | None = None
+    """Its latest progress report."""
+
+    @property
+    def live(self) -> bool:
+        """It still holds resources, or is about to."""
+        return self.state == "Running"
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A job as it is asked for, as it was last written down, and as it is."""
+
+    spec: JobSpec
+    """What is asked for now; a shell that was interrupted passes `suspend=True`."""
+    generation: int | None
+    """Generation of that spec; None on one machine."""
+    status: JobStatus
+    """The status last written; `JobStatus()` for a new job."""
+    replicas: tuple[Replica, ...] = ()
+    """Replicas of all attempts still known, in any order."""
+    bill: Bill | None = None
+    """The bill so far, with running replicas counted up to now. None: not made yet."""
+    variants: tuple[VariantStatus, ...] = ()
+    """Reports found in the job's storage."""
+    max_parallel_variants: int | None = None
+    """Variants that may be made at the same time. None: all."""
