@@ -113,7 +113,7 @@ def price_books(draw: st.DrawFn) -> PriceBook | None:
     )
     if not keys:
         return None
-    amounts = st.sampled_from(["0", "0.04", "3e-4", "2.10", "98.32", "0.000000001", "1000000"])
+    amounts = st.sampled_from(["0", "0.04", "0.0003", "2.10", "98.32", "0.000000001", "1000000"])
     rows = [
         price(resource, draw(amounts), product=product, capacityType=capacity_type, effectiveFrom=day.isoformat())
         for resource, product, capacity_type, day in sorted(keys)

@@ -292,7 +292,7 @@ MISTAKES = [
         "a negative budget",
         _in_job("spec.budget", {"amount": "-5"}),
         "spec.budget.amount",
-        "must be a number of at least 0 in quotes",
+        "must be an amount of at least 0 in quotes",
         "should match",
     ),
     MistakeCase("a spec without train", _in_job("spec.train", REMOVED), "spec.train", "is required", "Required value"),
@@ -300,7 +300,7 @@ MISTAKES = [
         "a negative price",
         _in_book("spec.prices.0.listUnitPrice", "-0.04"),
         "spec.prices[0].listUnitPrice",
-        "must be a number of at least 0 in quotes",
+        "must be an amount of at least 0 in quotes",
         "should match",
     ),
     MistakeCase(

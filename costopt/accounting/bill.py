@@ -134,7 +134,7 @@ def _totals(lines: Iterable[BillLine], key_of: Callable[[BillLine], str]) -> lis
     return [
         Total(
             key=key,
-            list_cost=plain(total(_costs(group))),
+            list_cost=plain(total(_costs(group))) if any(line.list_cost is not None for line in group) else None,
             unpriced_lines=sum(line.list_cost is None for line in group),
         )
         for key, group in groups.items()

@@ -172,6 +172,8 @@ def _money_of(lines: Sequence[BillLine]) -> str:
 
 
 def _cost_of(entry: Total) -> str:
+    if entry.list_cost is None:
+        return "unknown"
     return f"{entry.list_cost} + unknown" if entry.unpriced_lines else entry.list_cost
 
 

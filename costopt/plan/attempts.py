@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from costopt.names import TRAIN_STAGE
 from costopt.plan.actions import StopGang, StopReason
-from costopt.plan.failures import FailureKind, first_failure, is_about, kind_of
+from costopt.plan.failures import LOST_TO_PLATFORM, FailureKind, first_failure, is_about, kind_of
 from costopt.plan.gang import Gang, gang_of
 from costopt.plan.observed import Observed
 from costopt.plan.restarts import after_lost_attempt, finish
@@ -86,7 +86,7 @@ def _after_its_end(stage: StageStatus, gang: Gang, failure: Failure | None, situ
         return Step(_waiting(stage), failure)
     known = _known_cause(stage, failure, situation)
     cause = first_failure(gang.failed, known) or _cause_without_a_failed_replica(stage, gang)
-    lost_to_platform = cause.reason == "Preempted" or any(replica.disrupted for replica in gang.failed)
+    lost_to_platform = cause.reason in LOST_TO_PLATFORM or any(replica.disrupted for replica in gang.failed)
     kind: FailureKind = "Disruption" if lost_to_platform else "Failure"
     return Step(after_lost_attempt(stage, kind, limits, now), cause)
 
@@ -115,7 +115,7 @@ def _cause_without_a_failed_replica(stage: StageStatus, gang: Gang) -> Failure:
         message = f"{stage.name} ended with exit code 0 but left no report of the variant"
         return Failure(stage=stage.name, attempt=stage.attempt, reason="ProcessFailed", message=message)
     message = f"replicas of {stage.name} vanished, and nobody saw how they ended"
-    return Failure(stage=stage.name, attempt=stage.attempt, reason="Preempted", message=message)
+    return Failure(stage=stage.name, attempt=stage.attempt, reason="Lost", message=message)
 
 
 def _stall(stage: StageStatus, observed: Observed) -> Failure:

@@ -19,6 +19,9 @@ FailureKind = Literal["NotRetryable", "Disruption", "Failure"]
 NOT_RETRYABLE_REASONS: frozenset[FailureReason] = frozenset({"InvalidSettings", "InvalidData", "LossNotFinite"})
 """Reasons that no restart can mend, whatever the exit code."""
 
+LOST_TO_PLATFORM: frozenset[FailureReason] = frozenset({"Preempted", "Lost"})
+"""Reasons that are the platform's doing; Lost: nobody saw the end."""
+
 _SIGTERM_EXITS = frozenset({EXIT_PREEMPTED, -15})  # -15: before the launcher could trap the signal
 _SIGKILL_EXITS = frozenset({137, -9})
 
@@ -37,7 +40,7 @@ def kind_of(replica: Replica) -> FailureKind:
     reason = failure_of(replica).reason
     if exit_code(replica) == EXIT_NOT_RETRYABLE or reason in NOT_RETRYABLE_REASONS:
         return "NotRetryable"
-    return "Disruption" if reason == "Preempted" else "Failure"
+    return "Disruption" if reason in LOST_TO_PLATFORM else "Failure"
 
 
 def failure_of(replica: Replica) -> Failure:
@@ -111,8 +114,10 @@ def _reason(replica: Replica) -> FailureReason:
     said = replica.termination.reason if replica.termination else None
     if code == EXIT_NOT_RETRYABLE:
         return said or "InvalidSettings"
-    if replica.disrupted or code is None or code in _SIGTERM_EXITS:
+    if replica.disrupted or code in _SIGTERM_EXITS:
         return "Preempted"
+    if code is None:
+        return "Lost"
     return said or ("ProcessKilled" if code in _SIGKILL_EXITS else "ProcessFailed")
 
 

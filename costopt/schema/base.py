@@ -110,6 +110,10 @@ DecimalString = Annotated[
 ]
 """A number of at least 0 written as text, so that no reader rounds it: "0.0004", "3e-4", "25.00"."""
 
+MONEY_PATTERN = r"^[0-9]{1,12}(\.[0-9]{1,12})?$"
+Money = Annotated[str, StringConstraints(pattern=MONEY_PATTERN, min_length=1, max_length=25), Field(examples=["25.00"])]
+"""An amount of at least 0 written as text, at most 12 digits before and behind the point: "25.00", "0.0316"."""
+
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, min_length=1, max_length=63)]
 """A DNS label: lower-case letters, digits and '-', at most 63."""
 

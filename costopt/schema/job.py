@@ -8,7 +8,7 @@ from costopt.schema.base import (
     ENFORCED_BY_LIST_MAP_KEYS,
     OBJECT_NAME_PATTERN,
     Count,
-    DecimalString,
+    Money,
     Name,
     PlainData,
     Rule,
@@ -163,7 +163,7 @@ class Restarts(Strict):
 class Budget(Strict):
     """The most the job may cost, in the price book's currency, at list prices."""
 
-    amount: DecimalString
+    amount: Money
     """Money for the whole job: training, every attempt, and all variants."""
     on_exceeded: Literal["CheckpointAndSuspend", "Fail"] = "CheckpointAndSuspend"
     """CheckpointAndSuspend: save, stop, and wait for a larger amount. Fail: save, stop, and end the job."""

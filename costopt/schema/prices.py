@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints
 
 from costopt.schema.base import (
     ENFORCED_BY_LIST_MAP_KEYS,
-    DecimalString,
+    Money,
     PlainData,
     Rule,
     ShortText,
@@ -50,7 +50,7 @@ class Price(Strict):
     unit: PricingUnit
     """What the price is for: cpu in vCPU-Hours, memory and ephemeral-storage in GiB-Hours, nvidia.com/gpu in
     GPU-Hours, anything else in Unit-Hours. Required, so that a price per month is not read as one per hour."""
-    list_unit_price: DecimalString
+    list_unit_price: Money
     """Price of one unit in the book's currency."""
     product: Annotated[str, StringConstraints(max_length=256)] = ""
     """Device model the price holds for, as in the node label nvidia.com/gpu.product. Empty means any."""

@@ -22,7 +22,7 @@ EXIT_PREEMPTED = 143
 
 TERMINATION_MESSAGE_LIMIT_BYTES = 4096
 
-Figure = Annotated[str, StringConstraints(pattern=r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?$", max_length=40)]
+Figure = Annotated[str, StringConstraints(pattern=r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?$", max_length=64)]
 """A measured number written as text, so that no reader rounds it."""
 
 
@@ -95,6 +95,7 @@ FailureReason = Literal[
     "ProcessFailed",
     "ProcessKilled",
     "Preempted",
+    "Lost",
     "OutOfMemory",
     "Stalled",
     "ArtifactMismatch",

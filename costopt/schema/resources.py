@@ -11,7 +11,7 @@ from pydantic import Field, StringConstraints, WithJsonSchema
 
 from costopt.schema.base import PlainData, Rule, Strict
 
-QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]{1,9})?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
+QUANTITY_PATTERN = r"^[0-9]{1,15}(\.[0-9]{1,9})?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
 
 Quantity = Annotated[
     Annotated[int, Field(ge=0, le=10**15)] | Annotated[str, StringConstraints(pattern=QUANTITY_PATTERN, max_length=32)],

@@ -15,6 +15,7 @@ _NAME_SENTENCE = "must be lower-case letters, digits and '-', at most 63, starti
 
 _PATTERN_SENTENCES = {
     base.DECIMAL_PATTERN: 'must be a number of at least 0 in quotes, such as "0.001", "3e-4" or "25.00"',
+    base.MONEY_PATTERN: 'must be an amount of at least 0 in quotes, such as "25.00" or "0.0316"',
     base.NAME_PATTERN: _NAME_SENTENCE,
     base.OBJECT_NAME_PATTERN: "must be lower-case letters, digits, '-' and '.', at most 253",
     prices.CURRENCY_PATTERN: 'must be a currency code of three capital letters, such as "USD" or "EUR"',

@@ -63,7 +63,7 @@ class BillLine(Strict):
     stage: Name
     """"train" or the variant's name."""
     resource: ShortText
-    """Resource name, with the device model if known: cpu, memory, nvidia.com/gpu."""
+    """Resource name: cpu, memory, nvidia.com/gpu."""
     cause: Cause
     """What the time was spent on."""
     product: ShortText | None = None
@@ -89,8 +89,8 @@ class Total(Strict):
 
     key: ShortText
     """What is summed: a stage, a resource or a cause."""
-    list_cost: Figure
-    """Sum of the priced lines."""
+    list_cost: Figure | None = None
+    """Sum of the priced lines. None: none of them has a price."""
     unpriced_lines: Count = 0
     """Lines left out of the sum because they have no price."""
 

@@ -44,9 +44,11 @@ def test_hours_are_rounded_once_per_line_and_not_once_per_record() -> None:
     assert make_bill(many, book()).lines[0].consumed_quantity == "0.000001000"
 
 
-def test_a_price_with_an_exponent_is_shown_as_a_plain_number() -> None:
-    bill = make_bill([record(resources={"cpu": "1"})], book(price("cpu", "3e-4")))
-    assert (bill.lines[0].list_unit_price, bill.list_cost) == ("0.0003", "0.0003")
+def test_the_smallest_and_the_largest_price_are_multiplied_exactly() -> None:
+    small, large = "0.000000000001", "999999999999.999999999999"
+    bill = make_bill([record(resources={"cpu": "1"})], book(price("cpu", small)))
+    assert (bill.lines[0].list_unit_price, bill.list_cost) == (small, small)
+    assert make_bill([record(resources={"cpu": "1"})], book(price("cpu", large))).list_cost == large
 
 
 def test_without_a_price_book_hours_are_counted_and_money_is_unknown() -> None:
