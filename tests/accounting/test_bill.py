@@ -167,7 +167,9 @@ def test_totals_are_the_sums_of_their_lines_to_the_last_digit(
         for line in bill.lines:
             groups[key_of(line)].append(line.list_cost)
         if prices is not None:
-            assert {total.key: Decimal(total.list_cost) for total in totals} == {k: _sum(v) for k, v in groups.items()}
+            assert {total.key: total.list_cost and Decimal(total.list_cost) for total in totals} == {
+                key: _sum(costs) if any(costs) else None for key, costs in groups.items()
+            }
             assert {total.key: total.unpriced_lines for total in totals} == {
                 k: v.count(None) for k, v in groups.items()
             }
