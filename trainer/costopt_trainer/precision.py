@@ -1,0 +1,62 @@
+"""The number formats of training: which dtype the forward pass computes in, and how FP16 gradients keep from underflow.
+
+    autocast_for      a factory of the context that the forward pass runs in
+    gradient_scaler   loss scaling: at work under FP16, an empty gesture otherwise
+    all_finite        are there infinities or NaNs in these tensors?
+
+Weights, gradients and optimizer state are float32 throughout (mixed precision training, arXiv 1710.03740). BF16 has
+the exponents of float32 and needs no scaling.
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
+
+PrecisionName = Literal["FP32", "BF16", "FP16"]
+Autocast = Callable[[], AbstractContextManager[object]]
+
+_COMPUTE_DTYPES = {"BF16": torch.bfloat16, "FP16": torch.float16}
+
+
+def autocast_for(precision: PrecisionName, device: torch.device) -> Autocast:
+    """A factory of the context that a forward pass runs in; for FP32 it changes nothing."""
+    if precision == "FP32":
+        return nullcontext
+    dtype = _COMPUTE_DTYPES[precision]
+    return lambda: torch.autocast(device.type, dtype=dtype)
+
+
+def gradient_scaler(precision: PrecisionName, device: torch.device, *, gradients_are_split: bool) -> GradScaler:
+    """Loss scaling for FP16; otherwise a scaler that is switched off, so that the loop is the same for all.
+
+    With `gradients_are_split` (ModelParallel) each rank sees only its own layers' gradients: whether a step must be
+    skipped is then asked of all ranks, since a step taken by some and skipped by others would tear the model apart.
+    """
+    enabled = precision == "FP16"
+    if enabled and gradients_are_split:
+        return _SharedGradScaler(device.type)
+    return GradScaler(device.type, enabled=enabled)
+
+
+class _SharedGradScaler(GradScaler):
+    """A GradScaler that all ranks share: an overflow on one is an overflow on all.
+
+    torch has such a one for FSDP, but that fails with fused optimizers (torch 2.13).
+    """
+
+    def _unscale_grads_(self, *args: Any, **kwargs: Any) -> dict[torch.device, Tensor]:
+        overflows = super()._unscale_grads_(*args, **kwargs)
+        for overflow in overflows.values():
+            dist.all_reduce(overflow, op=dist.ReduceOp.MAX)
+        return overflows
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """True if no element is infinite or NaN. A host-device sync point: the answer is read back."""
+    checks = [torch.isfinite(tensor).all() for tensor in tensors]
+    return not checks or bool(torch.stack(checks).all())

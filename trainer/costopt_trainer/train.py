@@ -1,0 +1,358 @@
+"""The training loop of the built-in recipes, on one page. Every rank of the gang runs `main`.
+
+    storage    COSTOPT_STORAGE_DIR: checkpoints/, artifacts/model/, metrics.jsonl, cache/
+    ranks      RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT, as torch's own launcher sets them
+
+    main -> Training(...) -> resume -> run: steps, and between them read_losses, evaluate, save, report -> finish
+
+A training is a pure function of its recipe and data: on the CPU, 40 steps end in the same bits as 20 steps and a resume
+for 20 more. (On a GPU some kernels add in no fixed order.) To that end the order of samples is a function of (seed,
+samples consumed), and a checkpoint holds all else that a step reads.
+
+A host that reads a result from the device waits for it. The comments name each such sync point: an ordinary step has
+none, so that the host runs ahead and the device never waits for work.
+"""
+
+import os
+import sys
+import zlib
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from costopt import names
+from costopt.schema.recipe import ConvNet, DecoderLM, Recipe
+from costopt.schema.replica import EXIT_PREEMPTED, Progress, ReplicaSettings
+from costopt_trainer.artifact import save_model
+from costopt_trainer.checkpoint import (
+    Checkpoints,
+    Snapshot,
+    name_changes,
+    random_state,
+    refuse_other_training,
+    restore_random_state,
+)
+from costopt_trainer.checkpoint_files import not_writable
+from costopt_trainer.data import load_data, sample_indices
+from costopt_trainer.errors import NotRetryable
+from costopt_trainer.evaluate import describe_results, validation_totals
+from costopt_trainer.gang import Gang, join_gang
+from costopt_trainer.lifeline import watch_for_stop
+from costopt_trainer.meter import Meter, Reporter, figure, process_age_ns
+from costopt_trainer.models import ModelShape, build_model, count_targets
+from costopt_trainer.optimization import learning_rate, load_optimizer_state, make_optimizer, named_optimizer_state
+from costopt_trainer.parallel import Batch, DataParallel, ModelParallel, Strategy, rehearse
+from costopt_trainer.precision import all_finite, autocast_for, gradient_scaler
+
+
+class Stop:
+    """Has this rank been asked to end? Called from a thread of its own, the moment SIGTERM comes."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.in_steps = False
+
+    def __call__(self, why: str) -> None:
+        """In steps, ask for a checkpoint; before, there is nothing to save and maybe a long wait in the way."""
+        self.asked = True
+        if not self.in_steps:
+            print(f"ending before the first step: {why}", file=sys.stderr, flush=True)
+            os._exit(EXIT_PREEMPTED)
+
+
+def main(settings: ReplicaSettings) -> None:
+    """Train as `settings.recipe` says, from the newest checkpoint if there is one, and save the trained model.
+
+    Ends with SystemExit(143) after SIGTERM and a checkpoint. Raises NotRetryable for what no restart can mend.
+    """
+    if settings.recipe is None:
+        raise NotRetryable("InvalidSettings", "train.recipe must be set for the built-in trainer")
+    meter = Meter(already_ns=process_age_ns())
+    stop = Stop()
+    watch_for_stop(stop, lifeline_fd=None)
+    try:
+        gang = join_gang()
+        training = Training(settings.recipe, Path(os.environ[names.ENV_STORAGE_DIR]), gang, meter, stop)
+        training.resume()
+        training.run()
+        training.finish()
+        gang.leave()
+    except RuntimeError as error:
+        # All ranks are asked to end at about the same time: one that has lost another was asked as well.
+        if stop.asked:
+            raise SystemExit(EXIT_PREEMPTED) from error
+        raise
+
+
+class Training:
+    """One rank's part in a training: what it holds, and what it does with it in order."""
+
+    def __init__(self, recipe: Recipe, storage: Path, gang: Gang, meter: Meter, stop: Stop) -> None:
+        self.recipe, self.storage, self.gang, self.meter, self.stop = recipe, storage, gang, meter, stop
+
+        # ---- storage and data; before the model, because mistakes are likelier here
+        keep_last = recipe.checkpointing.keep_last
+        self.checkpoints = Checkpoints(storage / names.CHECKPOINTS_DIR, keep_last=keep_last, gang=gang)
+        self.checkpoints.prepare()
+        layers = recipe.model.decoder_lm or DecoderLM() if recipe.model.type == "DecoderLM" else None
+        self.data = load_data(
+            recipe.data,
+            context_length=layers.context_length if layers else None,
+            cache_dir=storage / names.CACHE_DIR,
+        )
+        self.shape = ModelShape(recipe.model, self.data.vocabulary_size, self.data.image_shape, self.data.num_classes)
+
+        # ---- model and optimizer
+        torch.manual_seed(recipe.seed)  # the same weights on all ranks
+        model = build_model(self.shape)
+        torch.manual_seed(zlib.crc32(f"{recipe.seed}/{gang.rank}".encode()))  # but dropout of its own on each
+        autocast = autocast_for(recipe.precision, gang.device)
+        batch = recipe.batch
+        self.strategy: Strategy
+        if recipe.parallelism.strategy == "ModelParallel" and gang.world_size > 1:
+            num_micro_batches = batch.global_batch_size // batch.micro_batch_size
+            self.strategy = ModelParallel(model, gang, autocast, recipe.parallelism.schedule, num_micro_batches)
+        else:
+            self.strategy = DataParallel(model, gang, autocast)
+        self.module = self.strategy.module
+        self.optimizer = make_optimizer(recipe, self.module)
+        split = isinstance(self.strategy, ModelParallel)
+        self.scaler = gradient_scaler(recipe.precision, gang.device, gradients_are_split=split)
+        # A rank takes an equal share of every global batch, in micro-batches: the rest is gradient accumulation.
+        self.share_size = batch.global_batch_size // self.strategy.data_size
+        if batch.global_batch_size % (self.strategy.data_size * batch.micro_batch_size) != 0:
+            raise NotRetryable(
+                "InvalidSettings",
+                "recipe.batch.globalBatchSize must be a multiple of microBatchSize times the "
+                f"{self.strategy.data_size} data-parallel ranks",
+            )
+
+        # ---- where we are
+        self.step = 0  # finished steps
+        self.samples_consumed = 0  # over all ranks: the data position
+        self.saved_step: int | None = None
+        self.losses: list[Tensor] = []  # of the steps since the last look, on the device, each rank's own part
+        self.progress = Progress(step=0, total_steps=recipe.total_steps)  # latest figures
+        self.reported_samples = 0
+        progress_file = os.environ.get(names.ENV_PROGRESS_FILE)
+        self.reporter = Reporter(gang, Path(progress_file) if progress_file else None, storage / names.METRICS_FILE)
+
+    def resume(self) -> None:
+        """Go to the newest checkpoint, if there is one."""
+        recipe, gang, checkpoints, module = self.recipe, self.gang, self.checkpoints, self.module
+        step = self.saved_step = checkpoints.newest()
+        if step is not None:
+            state = checkpoints.read_state(step)
+            refuse_other_training(step, state["identity"], self.identity())
+            if gang.rank == 0:
+                changes = name_changes(state["recipe"], recipe.to_plain())
+                changes += name_changes({"ranks": state["ranks"]}, {"ranks": gang.world_size})
+                also = f" with other settings: {', '.join(changes)}" if changes else ""
+                print(f"resuming after step {step}{also}", file=sys.stderr, flush=True)
+            own = module.state_dict().keys()
+            module.load_state_dict(checkpoints.read_model(step, own.__contains__))
+            load_optimizer_state(module, self.optimizer, checkpoints.read_optimizer(step, own.__contains__))
+            if state["scaler"] and self.scaler.is_enabled():
+                self.scaler.load_state_dict(state["scaler"])
+            self.step = step
+            self.samples_consumed = self.reported_samples = int(state["samplesConsumed"])
+            self.progress = Progress.model_validate({**state["progress"], "totalSteps": recipe.total_steps})
+        self.reporter.resume_after(self.step)
+        if self.step < recipe.total_steps:
+            rehearse(self.strategy, [on_device(batch, gang.device) for batch in self.next_batches()], self.scaler)
+        if step is not None:  # at the very end, so that nothing draws a number in between
+            restore_random_state(checkpoints.read_random(step), gang.device)
+
+    def run(self) -> None:
+        """Take the steps that are left, with evaluations and checkpoints where they are due."""
+        recipe, gang, meter = self.recipe, self.gang, self.meter
+        self.stop.in_steps = True
+        meter.lap("startup")
+        self.report()
+        while self.step < recipe.total_steps:
+            batches = self.next_batches()
+            own_targets = sum(int(count_targets(targets)) for _, targets in batches) if self.strategy.holds_loss else 0
+            meter.lap("data_wait")
+
+            # The hosts agree, over gloo, while the GPUs are still busy with the step before: how many targets this
+            # global batch has, whether any rank was asked to end, and whether rank 0 finds a report due.
+            num_targets, stop_asked, report_due = gang.sum_integers(
+                own_targets, self.stop.asked, gang.rank == 0 and meter.report_is_due()
+            )
+            if stop_asked:
+                self.end_early()
+            if report_due:
+                self.read_losses()
+                meter.lap("training")
+                self.report()
+
+            self.take_step([on_device(batch, gang.device) for batch in batches], num_targets)
+            last = self.step == recipe.total_steps
+            evaluation_due = last or self.step % recipe.evaluation.every_steps == 0
+            checkpoint_due = last or self.step % recipe.checkpointing.every_steps == 0
+            if evaluation_due or checkpoint_due:
+                self.read_losses()
+            meter.lap("training")
+            if evaluation_due:
+                self.evaluate()
+                meter.lap("evaluation")
+            if checkpoint_due:
+                self.save()
+            if evaluation_due or checkpoint_due:
+                self.report()
+
+    def next_batches(self) -> list[Batch]:
+        """This rank's micro-batches of the next step, on the host."""
+        numbers = sample_indices(
+            seed=self.recipe.seed,
+            position=self.samples_consumed + self.strategy.data_rank * self.share_size,
+            count=self.share_size,
+            num_samples=self.data.num_train_samples,
+        )
+        return [self.data.train_batch(part) for part in numbers.reshape(-1, self.recipe.batch.micro_batch_size)]
+
+    def take_step(self, batches: list[Batch], num_targets: int) -> None:
+        """One optimizer step on `batches`, this rank's share of a global batch with `num_targets` targets."""
+        rate = learning_rate(self.recipe, self.step + 1)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        # Sum of token losses over the number of targets of the global batch: each token weighs the same, however many
+        # ranks and micro-batches it is cut into.
+        loss_sum = self.strategy.accumulate_gradients(batches, 1 / num_targets, self.scaler)
+        self.scaler.unscale_(self.optimizer)
+        clip_norm = float(self.recipe.optimizer.gradient_clip_norm)
+        if clip_norm > 0:
+            # Under FP16 infinite gradients become NaN here; the scaler has seen them and will skip the step.
+            norm = self.strategy.gradient_norm()
+            nn.utils.clip_grads_with_norm_(self.module.parameters(), clip_norm, norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.losses.append(loss_sum / num_targets)
+        self.step += 1
+        self.samples_consumed += self.recipe.batch.global_batch_size
+
+    def read_losses(self) -> None:
+        """Learn the losses of the steps since the last look, and stop if training has diverged. A sync point."""
+        if not self.losses:
+            return
+        losses = self.gang.sum(torch.stack(self.losses)).tolist()
+        self.losses.clear()
+        for step, loss in enumerate(losses, start=self.step - len(losses) + 1):
+            if not isfinite(loss):
+                raise diverged(f"the loss of step {step} is {loss}", self.recipe)
+        self.tell(step=self.step, samples_consumed=self.samples_consumed, loss=figure(losses[-1]))
+        self.tell(learning_rate=figure(learning_rate(self.recipe, self.step)))
+
+    def evaluate(self) -> None:
+        """Loss on the held-out samples, each rank taking its share. A sync point."""
+        self.strategy.share_buffers()
+        self.module.eval()
+        totals = validation_totals(
+            self.strategy.forward,
+            self.data,
+            max_samples=self.recipe.evaluation.max_samples,
+            micro_batch_size=self.recipe.batch.micro_batch_size,
+            device=self.gang.device,
+            rank=self.strategy.data_rank,
+            world_size=self.strategy.data_size,
+        )
+        self.module.train()
+        sums = torch.tensor([totals.loss_sum, totals.num_targets, totals.num_correct], dtype=torch.float64)
+        loss_sum, num_targets, num_correct = self.gang.sum(sums).tolist()
+        loss = loss_sum / num_targets
+        if not isfinite(loss):
+            raise diverged(f"the validation loss after step {self.step} is {loss}", self.recipe)
+        results = describe_results(self.data, loss, num_correct / num_targets)
+        self.tell(validation_loss=figure(loss), results=results)
+
+    def save(self) -> None:
+        """Write a checkpoint, each rank its part. A sync point."""
+        if self.gang.sum_integers(not all_finite(self.module.parameters())) != [0]:
+            raise diverged(f"the weights after step {self.step} are not finite", self.recipe)
+        self.tell(last_checkpoint_step=self.step)
+        state = {
+            "step": self.step,
+            "samplesConsumed": self.samples_consumed,
+            "scaler": self.scaler.state_dict(),
+            "progress": self.progress.model_copy(update={"metered": None}).to_plain(),
+            "ranks": self.gang.world_size,
+            "recipe": self.recipe.to_plain(),
+            "identity": self.identity(),
+        }
+        writes = self.strategy.saves_module
+        snapshot = Snapshot(
+            model=self.module.state_dict() if writes else {},
+            optimizer=named_optimizer_state(self.module, self.optimizer) if writes else {},
+            random=random_state(self.gang.device),
+            state=state,
+        )
+        self.checkpoints.save(self.step, snapshot)
+        self.saved_step = self.step
+        self.meter.checkpoint_completed()
+        self.meter.lap("checkpoint")
+
+    def end_early(self) -> None:
+        """All ranks save the step they have all finished, and end."""
+        self.read_losses()
+        self.meter.lap("training")
+        if self.step not in (0, self.saved_step):
+            self.save()
+        self.report()
+        raise SystemExit(EXIT_PREEMPTED)
+
+    def finish(self) -> None:
+        """Save the trained model: from the checkpoint, where the pieces of all ranks are one model again."""
+        problem: Exception | None = None
+        if self.gang.rank == 0:
+            folder = self.storage / names.ARTIFACTS_DIR / names.MODEL_DIR
+            model = build_model(self.shape)
+            model.load_state_dict(self.checkpoints.read_model(self.step))
+            try:
+                save_model(folder, model, self.shape)
+            except OSError as error:
+                problem = not_writable(folder, error)
+        self.gang.agree(problem)
+        self.meter.lap("checkpoint")
+        self.report()
+
+    def tell(self, **figures: object) -> None:
+        """Put new figures into `progress`."""
+        self.progress = self.progress.model_copy(update=figures)
+
+    def report(self) -> None:
+        """Say how far training is."""
+        tokens = (self.samples_consumed - self.reported_samples) * self.data.tokens_per_sample
+        self.reported_samples = self.samples_consumed
+        rate = self.meter.tokens_per_second(tokens)
+        self.tell(tokens_per_second=rate or self.progress.tokens_per_second, metered=self.meter.metered())
+        self.reporter.report(self.progress)
+        self.meter.reported()
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must have been made of to be resumed: model, samples and their order."""
+        settings = self.shape.settings
+        layers = (
+            (settings.decoder_lm or DecoderLM()) if settings.type == "DecoderLM" else settings.conv_net or ConvNet()
+        )
+        model = {**self.shape.to_plain(), "settings": {"type": settings.type, **layers.to_plain()}}
+        model["settings"].pop("dropoutPercent", None)  # shapes no weight, so it may change
+        return {"model": model, "data": self.data.fingerprint, "seed": self.recipe.seed}
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on `device`; copied from pinned memory, so that the host does not wait for it."""
+    if device.type == "cpu":
+        return batch
+    inputs, targets = batch
+    return inputs.pin_memory().to(device, non_blocking=True), targets.pin_memory().to(device, non_blocking=True)
+
+
+def diverged(what: str, recipe: Recipe) -> NotRetryable:
+    """The end of a training whose figures have left the finite: the same steps would lead there again."""
+    advice = f"lower optimizer.learningRate (now {recipe.optimizer.learning_rate}), lengthen schedule.warmupSteps"
+    other = "train in BF16 or FP32" if recipe.precision == "FP16" else "lower optimizer.gradientClipNorm"
+    return NotRetryable("LossNotFinite", f"{what}: {advice} or {other}")
