@@ -215,6 +215,7 @@ def main() -> None:
     """One rank. A run that ends early, or in NotRetryable (said on stderr), is followed by the next."""
     from costopt_trainer import gang, train
     from costopt_trainer.errors import NotRetryable
+    from costopt_trainer.rank import leave_at_once
 
     class Lasting(gang.Gang):
         def leave(self) -> None:
@@ -236,10 +237,10 @@ def main() -> None:
         except NotRetryable as error:
             print(f"{error.reason}: {error}", file=sys.stderr)
             if number == len(runs) - 1:
-                sys.exit(78)
-        except SystemExit:
+                leave_at_once(78)
+        except SystemExit as end:
             if number == len(runs) - 1:
-                raise
+                leave_at_once(int(str(end.code)))
     gang.Gang.leave(joined[0])
 
 

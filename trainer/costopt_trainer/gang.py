@@ -13,7 +13,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from costopt.schema.replica import EXIT_DONE
 from costopt_trainer.errors import NotRetryable
+from costopt_trainer.rank import leave_at_once
 
 T = TypeVar("T")
 
@@ -76,9 +78,9 @@ class Gang:
             raise RuntimeError(f"rank {failed[0][0]} failed: {failed[0][2]}")
 
     def leave(self) -> None:
-        """Close the connections to the other ranks."""
+        """End this process well, if it has met other ranks: nothing is left to do, and no destructor may hang."""
         if self.world_size > 1:
-            dist.destroy_process_group()
+            leave_at_once(EXIT_DONE)
 
 
 def join_gang() -> Gang:

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import NoReturn
 
 from costopt import names
-from costopt.schema.replica import EXIT_NOT_RETRYABLE
+from costopt.schema.replica import EXIT_DONE, EXIT_NOT_RETRYABLE
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.failure import ERROR_FILE_VARIABLE, record_error
 from costopt_trainer.lifeline import poll_parent
@@ -25,18 +25,23 @@ from costopt_trainer.termination import EXIT_FAILED
 
 
 def main() -> None:
-    """Run this rank: returns when it is done, leaves by the SystemExit of what it ran, or at once if that failed."""
+    """Run this rank; returns, or leaves at once with the exit code that says how it ended."""
     error_file = Path(os.environ.get(ERROR_FILE_VARIABLE) or os.devnull)
     try:
         _run()
+    except SystemExit as end:  # while its traceback still keeps what it ran alive: see leave_at_once
+        if end.code is not None and not isinstance(end.code, int):
+            print(end.code, file=sys.stderr)
+            leave_at_once(EXIT_FAILED)
+        leave_at_once(end.code or EXIT_DONE)
     except NotRetryable as error:
         record_error(error_file, error, reason=error.reason)
         print(f"costopt: {error.reason}: {error}", file=sys.stderr)
-        _leave(EXIT_NOT_RETRYABLE)
+        leave_at_once(EXIT_NOT_RETRYABLE)
     except Exception as error:  # noqa: BLE001 - whatever it is, the launcher must hear of it
         record_error(error_file, error, reason="OutOfMemory" if _is_out_of_memory(error) else None)
         traceback.print_exc()
-        _leave(EXIT_FAILED)
+        leave_at_once(EXIT_FAILED)
 
 
 def _run() -> None:
@@ -59,8 +64,13 @@ def _is_out_of_memory(error: Exception) -> bool:
     return any(kind.__name__ in ("OutOfMemoryError", "MemoryError") for kind in type(error).__mro__)
 
 
-def _leave(code: int) -> NoReturn:
-    """End at once: after a failure, destructors of process groups and data loaders may wait for ranks that are gone."""
+def leave_at_once(code: int) -> NoReturn:
+    """End without running destructors, which may wait for ever.
+
+    After a failure those of process groups and data loaders wait for ranks that are gone. Even when all went well, that
+    of a gloo group waits, with Python's lock held, for a thread that needs this lock, if it is DDP that lets go of the
+    group last (torch 2.13; about one run in ten).
+    """
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()
