@@ -24,6 +24,12 @@ def read_job(file: Path, price_book_file: Path | None = None) -> tuple[CostOptJo
 
     Prints all mistakes and exits with 2, or raises Refused, if the files do not say just that.
     """
+    job, books = read_one_job(file, price_book_file)
+    return job, _book_of(job, books, file, price_book_file)
+
+
+def read_one_job(file: Path, price_book_file: Path | None = None) -> tuple[CostOptJob, list[PriceBook]]:
+    """The one job of `file`, and all price books of either file; ends like `read_job` if they do not say just that."""
     today = datetime.now(UTC).date()
     documents, mistakes = [], []
     for path in (file, price_book_file):
@@ -39,7 +45,7 @@ def read_job(file: Path, price_book_file: Path | None = None) -> tuple[CostOptJo
     if len(jobs) != 1:
         raise Refused(f"{file} must hold exactly one CostOptJob; there {'are' if jobs else 'is'} {len(jobs) or 'none'}")
     books = [document.model for document in documents if isinstance(document.model, PriceBook)]
-    return jobs[0], _book_of(jobs[0], books, file, price_book_file)
+    return jobs[0], books
 
 
 def _book_of(job: CostOptJob, books: list[PriceBook], file: Path, price_book_file: Path | None) -> PriceBook | None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from costopt.cli.inputs import JobFile, read_job
+from costopt.cli.inputs import JobFile, read_one_job
 from costopt.names import TRAIN_STAGE
 from costopt.render.manifests import DEFAULT_IMAGE, manifests
 from costopt.render.processes import processes
@@ -30,7 +30,7 @@ def plan(
     Shown is the first attempt of each stage: training, then each variant. A restart creates the same under the
     next attempt's number.
     """
-    job, _ = read_job(file)
+    job, _ = read_one_job(file)  # prices may live in a cluster; what is created does not depend on them
     stages = [TRAIN_STAGE, *(variant.name for variant in job.spec.compress)]
     if target == "kubernetes":
         children = [child for stage in stages for child in manifests(job, stage, 0, default_image=image)]

@@ -127,6 +127,8 @@ class Gangs:
 
     def _spawn(self, process: Process, lock: int) -> None:
         inherited = {name: value for name, value in os.environ.items() if name not in RESERVED_ENVIRONMENT}
+        # `python3` in a user's command is the one that has torch, also where no virtual environment is activated.
+        inherited["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
         with Path(process.log_file).open("ab") as log:
             supervisor = subprocess.Popen(
                 [sys.executable, "-m", "costopt.local.supervisor", process.folder, str(lock)],

@@ -1,6 +1,7 @@
 """A variant from beginning to end, with real data, a trained model and a fresh process."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -139,6 +140,20 @@ def test_an_artifact_changed_before_it_is_verified_is_not_reported(
 def test_a_verifying_process_that_crashes_is_worth_a_retry(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="ended with exit code"):
         run.verify_in_fresh_process(tmp_path, tmp_path / "no-probe")
+
+
+def test_a_full_disk_is_said_and_not_worth_a_retry(images: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, recipe = images
+    monkeypatch.setenv(ENV_STORAGE_DIR, str(storage))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        with pytest.raises(NotRetryable, match=r"cannot write to .*artifacts \(File too large\)") as error:
+            run.main(replica(recipe, pruned("Unstructured", 50), name="full"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert error.value.reason == "CheckpointNotWritable"
+    assert not (storage / "artifacts" / "full").exists()
 
 
 def test_without_a_trained_model_the_answer_is_a_sentence(

@@ -57,6 +57,37 @@ def test_a_slower_model_takes_longer() -> None:
     assert not latencies.compiled
 
 
+def test_runs_alternate_after_a_warm_up_that_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[str] = []
+
+    class Named(nn.Module):
+        """Costs 1 s in each run of the warm-up and 1 ms after that, by a clock of its own."""
+
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def forward(self, x: Tensor) -> Tensor:
+            runs.append(self.name)
+            now[0] += 1.0 if runs.count(self.name) <= 3 + measure.WARM_UP_RUNS else 0.001
+            return x + 1
+
+    now = [0.0]
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
+    latencies = time_side_by_side(Named("baseline"), Named("variant"), torch.zeros(4), compiled=False)
+    assert (latencies.baseline, latencies.variant) == (1000, 1000)
+    timed = runs[-2 * (measure.WARM_UP_RUNS + measure.MIN_RUNS) :]
+    assert timed == ["baseline", "variant"] * (measure.WARM_UP_RUNS + measure.MIN_RUNS)
+
+
+def test_if_the_variant_is_compiled_so_is_the_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[nn.Module] = []
+    monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)
+    baseline, variant = fresh_model("ConvNet"), fresh_model("ConvNet")
+    assert time_side_by_side(baseline, variant, example_inputs("ConvNet"), compiled=True).compiled
+    assert compiled == [baseline, variant]
+
+
 class _WritesIntoItsInput(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.add_(1)

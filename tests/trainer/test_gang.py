@@ -26,7 +26,7 @@ from costopt.schema.replica import EXIT_PREEMPTED, Progress
 from costopt_trainer.artifact import load_model
 from costopt_trainer.checkpoint_files import read_tensors
 from costopt_trainer.data import load_data
-from costopt_trainer.evaluate import validation_loss_sum
+from costopt_trainer.evaluate import validation_totals
 
 pytestmark = pytest.mark.slow
 
@@ -82,6 +82,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         "pipelined dropout": recipe(text, parallelism=ONE_F_ONE_B),
         "pipelined ConvNet": image_recipe(images, parallelism=GPIPE),
         "pipelined FP16": recipe(text, parallelism=ONE_F_ONE_B, precision="FP16", **plain),
+        "pipelined BF16": recipe(text, parallelism=ONE_F_ONE_B, precision="BF16", **plain),
     }
     runs = whole_and_in_parts(recipes, folder)
     runs.append(run(recipes["pipelined FP16"], folder / "overflow", overflow_at=3))
@@ -104,12 +105,12 @@ def test_two_ranks_that_stop_and_resume_end_in_the_same_bits(name: str, pair: Tr
     assert list(losses(pair.folder / name)) == list(range(1, 9))
 
 
-ALIKE = ["DDP", "GPipe", "OneFOneB", "one micro-batch", "pipelined ConvNet", "pipelined FP16"]
+ALIKE = ["DDP", "GPipe", "OneFOneB", "one micro-batch", "pipelined ConvNet", "pipelined FP16", "pipelined BF16"]
 
 
 @pytest.mark.parametrize("name", ALIKE)
 def test_two_ranks_have_the_losses_of_one_process(name: str, pair: Trained) -> None:
-    tolerance = 1e-4 if "FP16" in name else 1e-6
+    tolerance = 1e-4 if "F16" in name else 1e-6
     assert pair.losses(name) == pytest.approx(pair.losses_of_one_process(name), abs=tolerance)
 
 
@@ -136,7 +137,7 @@ def test_what_two_ranks_evaluate_is_the_model_they_save(name: str, pair: Trained
     settings = pair.recipes[name]
     context_length = None if "ConvNet" in name else 16
     data = load_data(settings.data, context_length=context_length, cache_dir=pair.folder / name / "cache")
-    loss, num_targets = validation_loss_sum(
+    totals = validation_totals(
         load_model(pair.folder / name / "artifacts" / "model"),
         data,
         max_samples=settings.evaluation.max_samples,
@@ -144,7 +145,7 @@ def test_what_two_ranks_evaluate_is_the_model_they_save(name: str, pair: Trained
         device=torch.device("cpu"),
     )
     progress = Progress.model_validate_json((pair.folder / name / "progress-0.json").read_text())
-    assert float(progress.validation_loss or "nan") == pytest.approx(loss / num_targets, rel=1e-6)
+    assert float(progress.validation_loss or "nan") == pytest.approx(totals.loss_sum / totals.num_targets, rel=1e-6)
 
 
 def test_each_rank_of_a_pipeline_writes_its_own_layers_and_the_artifact_has_all(pair: Trained) -> None:
@@ -201,12 +202,35 @@ def test_two_ranks_say_nothing_but_where_they_resume(pair: Trained) -> None:
     assert second == ""
 
 
-def test_three_ranks_end_in_the_same_bits_too(tmp_path: Path) -> None:
-    # The order in which three ranks' floats are summed hangs on DDP's buckets, which it reorders after a first pass.
-    settings = recipe(text_file(tmp_path), batch={"globalBatchSize": 6, "microBatchSize": 1})
-    codes, errors = train_in_gang(whole_and_in_parts({"text": settings}, tmp_path), 3, tmp_path)
+@pytest.fixture(scope="module")
+def trio(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """What three ranks have trained; in a pipeline, one of them holds neither the first layer nor the last."""
+    folder = tmp_path_factory.mktemp("trio")
+    text = text_file(folder)
+    batch = {"globalBatchSize": 6, "microBatchSize": 1}
+    model = without_dropout()
+    model["decoderLM"]["numLayers"] = 3
+    recipes = {
+        "dropout": recipe(text, batch=batch),
+        "OneFOneB": recipe(text, batch=batch, model=model, optimizer=CLIPPED, parallelism=ONE_F_ONE_B),
+    }
+    codes, errors = train_in_gang(whole_and_in_parts(recipes, folder), 3, folder)
     assert codes == [0, 0, 0], errors
-    assert written(tmp_path / "text", 8) == written(tmp_path / "text-parts", 8)
+    return Trained(folder, recipes, errors)
+
+
+@pytest.mark.parametrize("name", ["dropout", "OneFOneB"])
+def test_three_ranks_end_in_the_same_bits_too(name: str, trio: Trained) -> None:
+    # The order in which three ranks' floats are summed hangs on DDP's buckets, which it reorders after a first pass.
+    assert written(trio.folder / name, 8) == written(trio.folder / f"{name}-parts", 8)
+
+
+def test_a_pipeline_of_three_ranks_has_the_losses_and_evaluation_of_one_process(trio: Trained) -> None:
+    name = "OneFOneB"
+    assert trio.losses(name) == pytest.approx(trio.losses_of_one_process(name), abs=1e-6)
+    by_three = Progress.model_validate_json((trio.folder / name / "progress-0.json").read_text())
+    by_one = Progress.model_validate_json((trio.folder / f"{name}-alone" / "progress-0.json").read_text())
+    assert float(by_three.validation_loss or "nan") == pytest.approx(float(by_one.validation_loss or 0), abs=1e-5)
 
 
 @dataclass(frozen=True)

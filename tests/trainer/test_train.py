@@ -1,9 +1,12 @@
 """A training with one rank, in this process: what it computes, what it writes, and what it refuses."""
 
+import contextlib
 import json
+import resource
 import shutil
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,7 @@ from costopt.schema.replica import EXIT_PREEMPTED, Progress
 from costopt_trainer import train
 from costopt_trainer.artifact import load_model
 from costopt_trainer.errors import NotRetryable
-from costopt_trainer.evaluate import spread_indices, validation_loss_sum
+from costopt_trainer.evaluate import spread_indices, validation_totals
 from costopt_trainer.gang import Gang
 from costopt_trainer.meter import Meter
 from costopt_trainer.models import DecoderLM
@@ -151,6 +154,30 @@ def test_every_token_weighs_the_same_however_unevenly_micro_batches_are_filled(t
         gradients.append(torch.cat([p.grad.flatten() for p in begun.module.parameters() if p.grad is not None]))
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-7, rtol=1e-5)
     torch.testing.assert_close(gradients[0], gradients[2], atol=1e-7, rtol=1e-5)
+
+
+def test_ranks_exchange_gradients_in_the_last_micro_batch_only(text: Path, tmp_path: Path) -> None:
+    begun = training(recipe(text, model=without_dropout()), tmp_path)
+    exchanges: list[bool] = []
+
+    class Exchange:
+        """DDP without other ranks: notes at each forward pass whether its gradients would be exchanged."""
+
+        on = True
+
+        def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+            exchanges.append(self.on)
+            return begun.module(inputs)
+
+        @contextlib.contextmanager
+        def no_sync(self) -> Iterator[None]:
+            self.on = False
+            yield
+            self.on = True
+
+    begun.strategy._ddp = Exchange()  # type: ignore[attr-defined]
+    begun.take_step(begun.next_batches(), num_targets=128)
+    assert exchanges == [False, False, False, True]
 
 
 def test_a_larger_gradient_is_scaled_down_to_the_clip_norm(text: Path, tmp_path: Path) -> None:
@@ -286,17 +313,15 @@ def test_evaluated_samples_are_spread_over_the_split_and_counted_once(text: Path
     assert spread_indices(0, 4).tolist() == []
     begun = training(recipe(text), tmp_path)
     begun.module.eval()
-    whole = validation_loss_sum(
-        begun.module, begun.data, max_samples=7, micro_batch_size=7, device=ALONE.device, autocast=torch.no_grad
-    )
+    whole = validation_totals(begun.module, begun.data, max_samples=7, micro_batch_size=7, device=ALONE.device)
     parts = [
-        validation_loss_sum(
+        validation_totals(
             begun.module, begun.data, max_samples=7, micro_batch_size=2, device=ALONE.device, rank=rank, world_size=3
         )
         for rank in range(3)
     ]
-    assert whole[1] == sum(num_targets for _, num_targets in parts) == 7 * 16
-    assert sum(loss for loss, _ in parts) == pytest.approx(whole[0], rel=1e-6)
+    assert whole.num_targets == sum(part.num_targets for part in parts) == 7 * 16
+    assert sum(part.loss_sum for part in parts) == pytest.approx(whole.loss_sum, rel=1e-6)
 
 
 def test_the_loss_is_that_of_the_definition(text: Path, tmp_path: Path) -> None:
@@ -306,19 +331,19 @@ def test_the_loss_is_that_of_the_definition(text: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         probabilities = begun.module(inputs).softmax(-1).double()
     expected = -probabilities.gather(-1, targets[..., None]).log().sum()
-    loss, num_targets = validation_loss_sum(
+    everything = validation_totals(
         begun.strategy.forward, begun.data, max_samples=10**6, micro_batch_size=3, device=ALONE.device
     )
-    first_three, _ = validation_loss_sum(
+    first_three = validation_totals(
         begun.strategy.forward,
         Some(begun.data, 3),  # type: ignore[arg-type]
         max_samples=3,
         micro_batch_size=3,
         device=ALONE.device,
     )
-    assert first_three == pytest.approx(float(expected), rel=1e-6)
-    assert num_targets == begun.data.num_validation_samples * 16
-    assert loss > first_three
+    assert first_three.loss_sum == pytest.approx(float(expected), rel=1e-6)
+    assert everything.num_targets == begun.data.num_validation_samples * 16
+    assert everything.loss_sum > first_three.loss_sum
 
 
 class Some:
@@ -409,6 +434,23 @@ def test_damaged_checkpoints_are_passed_over_and_the_training_ends_in_the_same_b
     assert train_here(settings, tmp_path / "damaged") == 0
     assert "the checkpoint of step 9 is damaged" in capsys.readouterr().err
     assert written(tmp_path / "whole", 12) == written(tmp_path / "damaged", 12)
+
+
+def test_a_disk_without_room_for_the_trained_model_is_no_matter_for_a_retry(text: Path, tmp_path: Path) -> None:
+    settings = recipe(text)
+    assert train_here(settings, tmp_path) == 0
+    shutil.rmtree(tmp_path / "artifacts")
+    finished = training(settings, tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
+    try:
+        with pytest.raises(
+            NotRetryable, match=r"cannot write to .*model \(File too large\): free some space"
+        ) as refused:
+            finished.finish()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert refused.value.reason == "CheckpointNotWritable"
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(text: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@
       agent         torch's elastic agent, with our own stopping; rendezvous: replica 0 listens, the others try
       local_ranks   the ranks' processes; output: their lines; lifeline: who ends with whom
       failure, termination, memory    which rank failed first, why, and the message that says so
+      processors                      how many this container may use, hence threads per rank
     worker        one per rank: ties it to its launcher, then rank: runs train, compress or the user's program
     train         the training loop, one page
       gang          the ranks' process group; parallel: how they share the work
@@ -13,7 +14,7 @@
     models/       the networks
     data/         text and images -> samples by position
     compress/     the trained model -> variants; artifact: a model kept on disk
-    errors        the exception that says: do not try again
+    files         a file is whole or not there; errors: the exception that says: do not try again
 
 Imports from costopt: schema and names only.
 """

@@ -15,6 +15,7 @@ killed writer left behind is removed by the next one; a folder has one writer at
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -70,7 +71,10 @@ def save_model(
     partial.mkdir(parents=True)
     tensors, metadata = _plain_tensors(model)
     weights = partial / WEIGHTS_FILE
-    save_file(tensors, weights, metadata=metadata)
+    try:
+        save_file(tensors, weights, metadata=metadata)
+    except SafetensorError as error:
+        raise _as_os_error(error, weights) from error
     size_bytes = weights.stat().st_size
     config = {
         "format": FORMAT,
@@ -202,6 +206,12 @@ def _fill(model: nn.Module, tensors: dict[str, torch.Tensor], metadata: dict[str
         differing = sorted(expected ^ (set(tensors) | set(quantized)))
         raise ValueError(f"{len(differing)} tensors are missing or unknown, first {differing[0]}")
     model.load_state_dict(tensors, strict=False)
+
+
+def _as_os_error(error: SafetensorError, path: Path) -> Exception:
+    """The OSError that safetensors' writer met (it only names the number in its sentence), else `error` itself."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1])), str(path)) if number else error
 
 
 def _widths(plain: Any) -> Widths | None:

@@ -1,12 +1,11 @@
 """The loss on held-out samples: the same samples each time, nothing about the training changed.
 
-spread_indices        which samples are evaluated
-validation_totals     sums over this rank's share of them
-validation_loss_sum   the same, loss and number of targets only
+spread_indices       which samples are evaluated
+validation_totals    sums over this rank's share of them
+describe_results     the figures of an evaluation by name
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +16,6 @@ from torch import Tensor
 from costopt_trainer.data import TrainingData
 from costopt_trainer.meter import figure
 from costopt_trainer.models import count_targets, loss_sum
-from costopt_trainer.precision import Autocast
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,6 @@ def validation_totals(
     max_samples: int,
     micro_batch_size: int,
     device: torch.device,
-    autocast: Autocast = nullcontext,
     rank: int = 0,
     world_size: int = 1,
 ) -> Totals:
@@ -61,8 +58,7 @@ def validation_totals(
         for start in range(rank * micro_batch_size, len(indices), world_size * micro_batch_size):
             inputs, targets = data.validation_batch(indices[start : start + micro_batch_size])
             inputs, targets = inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
-            with autocast():
-                logits = model_forward(inputs)
+            logits = model_forward(inputs)
             if logits is None:
                 continue
             sums[0] += loss_sum(logits, targets)
@@ -71,31 +67,6 @@ def validation_totals(
                 sums[2] += (logits.argmax(dim=-1) == targets).sum()
     loss, num_targets, num_correct = sums.tolist()
     return Totals(loss, int(num_targets), int(num_correct))
-
-
-def validation_loss_sum(
-    model_forward: Callable[[Tensor], Tensor | None],
-    data: TrainingData,
-    *,
-    max_samples: int,
-    micro_batch_size: int,
-    device: torch.device,
-    autocast: Autocast = nullcontext,
-    rank: int = 0,
-    world_size: int = 1,
-) -> tuple[float, int]:
-    """Sum of the losses in nats and number of targets, as `validation_totals` counts them."""
-    totals = validation_totals(
-        model_forward,
-        data,
-        max_samples=max_samples,
-        micro_batch_size=micro_batch_size,
-        device=device,
-        autocast=autocast,
-        rank=rank,
-        world_size=world_size,
-    )
-    return totals.loss_sum, totals.num_targets
 
 
 def describe_results(data: TrainingData, loss: float, correct: float) -> dict[str, str]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from costopt.schema.replica import EXIT_DONE
 from costopt_trainer.errors import NotRetryable
+from costopt_trainer.processors import usable_processors
 from costopt_trainer.rank import leave_at_once
 
 T = TypeVar("T")
@@ -96,7 +97,7 @@ def join_gang() -> Gang:
     if "OMP_NUM_THREADS" in os.environ:
         torch.set_num_threads(max(1, int(os.environ["OMP_NUM_THREADS"])))
     else:
-        torch.set_num_threads(max(1, num_cpus() // ranks_here))
+        torch.set_num_threads(max(1, usable_processors() // ranks_here))
     device = torch.device("cpu")
     if torch.cuda.is_available():
         if local_rank >= torch.cuda.device_count():
@@ -108,13 +109,9 @@ def join_gang() -> Gang:
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     if world_size > 1:
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+        if device.type == "cuda":
+            # Given its device, NCCL connects all ranks now: not at the first exchange, which in a pipeline has two only.
+            dist.init_process_group("cpu:gloo,cuda:nccl", timeout=COLLECTIVE_TIMEOUT, device_id=device)
+        else:
+            dist.init_process_group("gloo", timeout=COLLECTIVE_TIMEOUT)
     return Gang(rank, local_rank, world_size, device)
-
-
-def num_cpus() -> int:
-    """CPUs this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

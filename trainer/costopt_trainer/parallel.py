@@ -73,11 +73,11 @@ class DataParallel:
         self.data_rank, self.data_size = gang.rank, gang.world_size
         self.saves_module = gang.rank == 0
         self._gang, self._autocast = gang, autocast
-        self._ddp = (
-            DistributedDataParallel(self.module, forward_sync_buffers=False, gradient_as_bucket_view=True)
-            if gang.world_size > 1
-            else None
-        )
+        self._ddp: DistributedDataParallel | None = None
+        if gang.world_size > 1:
+            self._ddp = DistributedDataParallel(self.module, gradient_as_bucket_view=True)
+            # Not before each forward pass. Set here, because the argument changed its name in torch 2.13.
+            self._ddp.broadcast_buffers = False
 
     def accumulate_gradients(self, batches: Sequence[Batch], weight: float, scaler: GradScaler) -> Tensor:
         """As the protocol says. Ranks exchange gradients once, during the last micro-batch's backward pass."""
@@ -161,14 +161,13 @@ class ModelParallel:
         make_schedule = Schedule1F1B if fills else ScheduleGPipe
         self._schedule = make_schedule(stage, num_micro_batches, loss_fn=self._weighted_loss, scale_grads=False)
         self._weight: float = 1.0
-        self._scaler: GradScaler | None = None
+        self._scaler = GradScaler(gang.device.type, enabled=False)
         self._total = torch.zeros((), dtype=torch.float64, device=gang.device)
 
     def _weighted_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         loss = loss_sum(logits, targets)
         self._total += loss.detach()
-        weighted = loss * self._weight
-        return weighted if self._scaler is None else self._scaler.scale(weighted)
+        return self._scaler.scale(loss * self._weight)
 
     def accumulate_gradients(self, batches: Sequence[Batch], weight: float, scaler: GradScaler) -> Tensor:
         """As the protocol says; `batches` is the whole global batch on every rank."""

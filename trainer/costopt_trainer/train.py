@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from costopt import names
-from costopt.schema.recipe import ConvNet, DecoderLM, Recipe
+from costopt.schema.recipe import Recipe
 from costopt.schema.replica import EXIT_PREEMPTED, Progress, ReplicaSettings
 from costopt_trainer.artifact import save_model
 from costopt_trainer.checkpoint import (
@@ -42,7 +42,7 @@ from costopt_trainer.evaluate import describe_results, validation_totals
 from costopt_trainer.gang import Gang, join_gang
 from costopt_trainer.lifeline import watch_for_stop
 from costopt_trainer.meter import Meter, Reporter, figure, process_age_ns
-from costopt_trainer.models import ModelShape, build_model, count_targets
+from costopt_trainer.models import ModelShape, build_model, context_length_of, count_targets, layers_of
 from costopt_trainer.optimization import learning_rate, load_optimizer_state, make_optimizer, named_optimizer_state
 from costopt_trainer.parallel import Batch, DataParallel, ModelParallel, Strategy, rehearse
 from costopt_trainer.precision import all_finite, autocast_for, gradient_scaler
@@ -97,12 +97,8 @@ class Training:
         keep_last = recipe.checkpointing.keep_last
         self.checkpoints = Checkpoints(storage / names.CHECKPOINTS_DIR, keep_last=keep_last, gang=gang)
         self.checkpoints.prepare()
-        layers = recipe.model.decoder_lm or DecoderLM() if recipe.model.type == "DecoderLM" else None
-        self.data = load_data(
-            recipe.data,
-            context_length=layers.context_length if layers else None,
-            cache_dir=storage / names.CACHE_DIR,
-        )
+        context_length = context_length_of(recipe.model)
+        self.data = load_data(recipe.data, context_length=context_length, cache_dir=storage / names.CACHE_DIR)
         self.shape = ModelShape(recipe.model, self.data.vocabulary_size, self.data.image_shape, self.data.num_classes)
 
         # ---- model and optimizer
@@ -302,6 +298,7 @@ class Training:
         if self.step not in (0, self.saved_step):
             self.save()
         self.report()
+        self.gang.leave()
         raise SystemExit(EXIT_PREEMPTED)
 
     def finish(self) -> None:
@@ -335,10 +332,8 @@ class Training:
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must have been made of to be resumed: model, samples and their order."""
         settings = self.shape.settings
-        layers = (
-            (settings.decoder_lm or DecoderLM()) if settings.type == "DecoderLM" else settings.conv_net or ConvNet()
-        )
-        model = {**self.shape.to_plain(), "settings": {"type": settings.type, **layers.to_plain()}}
+        layers = layers_of(settings).to_plain()  # a default and the same number written out are one model
+        model = {**self.shape.to_plain(), "settings": {"type": settings.type, **layers}}
         model["settings"].pop("dropoutPercent", None)  # shapes no weight, so it may change
         return {"model": model, "data": self.data.fingerprint, "seed": self.recipe.seed}
 

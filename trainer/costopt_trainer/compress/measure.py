@@ -25,7 +25,7 @@ from costopt.schema.recipe import Recipe
 from costopt.schema.status import Measurement
 from costopt_trainer.data import TrainingData
 from costopt_trainer.errors import NotRetryable
-from costopt_trainer.evaluate import validation_loss_sum
+from costopt_trainer.evaluate import validation_totals
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -196,14 +196,14 @@ def validation_loss(model: nn.Module, recipe: Recipe, data: TrainingData, device
     No autocast, whatever the recipe's precision: the loss is that of the weights as they are stored. Raises
     NotRetryable("LossNotFinite") if it is infinite or not a number.
     """
-    loss_sum, num_targets = validation_loss_sum(
+    totals = validation_totals(
         model,
         data,
         max_samples=recipe.evaluation.max_samples,
         micro_batch_size=recipe.batch.micro_batch_size,
         device=device,
     )
-    loss = loss_sum / num_targets
+    loss = totals.loss_sum / totals.num_targets
     if not math.isfinite(loss):
         raise NotRetryable("LossNotFinite", f"the validation loss is {loss}, so the variant cannot be compared")
     return loss

@@ -16,7 +16,6 @@ import os
 import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
@@ -27,17 +26,18 @@ import torch
 
 from costopt import names
 from costopt.schema.compression import Variant
-from costopt.schema.recipe import DecoderLM, Recipe
+from costopt.schema.recipe import Recipe
 from costopt.schema.replica import EXIT_PREEMPTED, ReplicaSettings
 from costopt.schema.status import Measurement, VariantStatus
 from costopt_trainer.artifact import ArtifactConfig, load_model, read_config, replace_folder, save_model
+from costopt_trainer.checkpoint_files import not_writable
 from costopt_trainer.compress.measure import Subject, measure, measured_batch
 from costopt_trainer.compress.steps import apply_steps, changes_widths, needs_compilation
 from costopt_trainer.compress.verify import verify_in_fresh_process, write_probe
 from costopt_trainer.data import TrainingData, load_data
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.files import write_atomically
-from costopt_trainer.models import read_widths
+from costopt_trainer.models import context_length_of, read_widths
 
 PROBE_SAMPLES, PROBE_TOKENS = 2, 32
 """Size of the input that the fresh process repeats: enough to use every weight, little to store."""
@@ -47,14 +47,18 @@ def main(settings: ReplicaSettings) -> None:
     """Make, verify and measure the variant of `settings`; its report is in the storage named by the environment.
 
     Raises NotRetryable for what no retry can mend: no recipe, no trained model, other data, a step that the model
-    cannot take, an artifact that does not load back. SIGTERM ends the process with exit code 143 at once.
+    cannot take, an artifact that does not load back, a full disk. SIGTERM ends the process with exit code 143 at once.
     """
     if int(os.environ.get("RANK", "0")) != 0:
         return  # a variant is the work of one process
     if settings.variant is None or settings.recipe is None:
         raise NotRetryable("InvalidSettings", "a variant is made from a recipe's model: settings must give both")
+    storage = Path(os.environ[names.ENV_STORAGE_DIR])
     with _ending_at_once_on_sigterm():
-        make_variant(settings.variant, settings.recipe, Path(os.environ[names.ENV_STORAGE_DIR]))
+        try:
+            make_variant(settings.variant, settings.recipe, storage)
+        except OSError as error:
+            raise not_writable(storage / names.ARTIFACTS_DIR, error) from error
 
 
 def make_variant(variant: Variant, recipe: Recipe, storage: Path) -> VariantStatus:
@@ -132,8 +136,7 @@ def compare(name: str, baseline: Measurement, measured: Measurement) -> VariantS
 
 
 def _load_data(recipe: Recipe, config: ArtifactConfig, storage: Path) -> TrainingData:
-    model = config.shape.settings
-    context_length = (model.decoder_lm or DecoderLM()).context_length if model.type == "DecoderLM" else None
+    context_length = context_length_of(config.shape.settings)
     data = load_data(recipe.data, context_length=context_length, cache_dir=storage / names.CACHE_DIR)
     of_data = (data.vocabulary_size, data.image_shape, data.num_classes)
     of_model = (config.shape.vocabulary_size, config.shape.image_shape, config.shape.num_classes)
@@ -149,9 +152,6 @@ def _load_data(recipe: Recipe, config: ArtifactConfig, storage: Path) -> Trainin
 @contextmanager
 def _ending_at_once_on_sigterm() -> Iterator[None]:
     """There is nothing to save half-way: what is on disk is whole, and a variant is made anew."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def end(_signal_number: int, _frame: FrameType | None) -> None:
         sys.exit(EXIT_PREEMPTED)

@@ -18,7 +18,17 @@ from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.conv_net import ConvNet
 from costopt_trainer.models.decoder import DecoderLM
 
-__all__ = ["ConvNet", "DecoderLM", "ModelShape", "build_model", "count_targets", "loss_sum", "read_widths"]
+__all__ = [
+    "ConvNet",
+    "DecoderLM",
+    "ModelShape",
+    "build_model",
+    "context_length_of",
+    "count_targets",
+    "layers_of",
+    "loss_sum",
+    "read_widths",
+]
 
 IGNORED_TARGET = -100
 """A target that counts for nothing: neither in the loss nor among the targets."""
@@ -61,6 +71,19 @@ class ModelShape:
             image_shape=image_shape,
             num_classes=plain["numClasses"],
         )
+
+
+def layers_of(settings: recipe.ModelSettings) -> recipe.DecoderLM | recipe.ConvNet:
+    """The settings that `type` names, with their defaults where none are given."""
+    if settings.type == "DecoderLM":
+        return settings.decoder_lm or recipe.DecoderLM()
+    return settings.conv_net or recipe.ConvNet()
+
+
+def context_length_of(settings: recipe.ModelSettings) -> int | None:
+    """Tokens per sample; None for a ConvNet."""
+    layers = layers_of(settings)
+    return layers.context_length if isinstance(layers, recipe.DecoderLM) else None
 
 
 def build_model(shape: ModelShape, widths: Widths | None = None) -> DecoderLM | ConvNet:

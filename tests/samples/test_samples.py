@@ -1,0 +1,82 @@
+"""Every sample does what its first lines say: those for one machine are run, those for a cluster are rendered."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from builders_cli import costopt
+from costopt.render.text import to_yaml
+
+SAMPLES = Path(__file__).resolve().parents[2] / "manifests/samples"
+
+RUN_HERE = {"quickstart", "model-parallel", "own-script"}
+"""The others ask for GPUs or for a cluster."""
+
+
+def finished(tmp_path: Path, sample: str, **recipe: Any) -> dict[str, Any]:
+    """Run a sample to its end, with some settings of its recipe replaced; its final status."""
+    job, *books = yaml.safe_load_all((SAMPLES / f"{sample}.yaml").read_text())
+    if recipe:
+        job["spec"]["train"]["recipe"].update(recipe)
+    (tmp_path / "sample.yaml").write_text(to_yaml([job, *books]))
+    answer = costopt(tmp_path, "run", "sample.yaml", "--run-dir", "here", "--output", "json")
+    assert answer.returncode == 0, answer.stderr
+    return json.loads(answer.stdout)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("sample", sorted(path.stem for path in SAMPLES.glob("*.yaml")))
+def test_a_sample_is_rendered_for_a_cluster(tmp_path: Path, sample: str) -> None:
+    answer = costopt(tmp_path, "plan", str(SAMPLES / f"{sample}.yaml"))
+    kinds = [child["kind"] for child in yaml.safe_load_all(answer.stdout)]
+    job = next(yaml.safe_load_all((SAMPLES / f"{sample}.yaml").read_text()))
+    assert kinds == ["ConfigMap", "Service", "Job"] * (1 + len(job["spec"].get("compress", [])))
+
+
+@pytest.mark.slow
+def test_the_quickstart_beats_both_byte_models_and_makes_its_variants_in_a_quarter_of_its_steps(
+    tmp_path: Path,
+) -> None:
+    short = {"totalSteps": 150, "evaluation": {"everySteps": 150, "maxSamples": 128}}
+    status = finished(tmp_path, "quickstart", **short, checkpointing={"everySteps": 100})
+    results = {name: float(figure) for name, figure in status["progress"]["results"].items()}
+    loss = results["validationLossNatsPerByte"]
+    assert loss < results["bigramEntropyNatsPerByte"] < results["unigramEntropyNatsPerByte"] < math.log(256)
+
+    int8, pruned = status["variants"]
+    assert (int8["name"], pruned["name"]) == ("int8", "pruned")
+    assert float(int8["sizeRatio"]) > 3
+    assert abs(float(int8["validationLossIncrease"])) < 0.05
+    assert pruned["measured"]["parameters"] < pruned["baseline"]["parameters"]
+    assert int8["reloaded"]
+    assert pruned["reloaded"]
+
+    stages = {line["stage"] for line in status["bill"]["lines"]}
+    assert stages == {"train", "int8", "pruned"}
+    assert status["bill"]["listCost"] is not None
+    assert {line["priceSource"] for line in status["bill"]["lines"]} == {"sample figure, not an offer (2026-01-01)"}
+
+
+@pytest.mark.slow
+def test_model_parallel_trains_with_its_layers_on_two_ranks(tmp_path: Path) -> None:
+    status = finished(tmp_path, "model-parallel", totalSteps=30)
+    assert float(status["progress"]["validationLoss"]) < 3.3  # 5.5 untrained
+    manifest = json.loads((tmp_path / "here/checkpoints/step-00000030/manifest.json").read_text())
+    assert len([name for name in manifest["files"] if name.startswith("model")]) == 2
+
+
+@pytest.mark.slow
+def test_your_own_script_runs_once_per_rank_and_the_ranks_find_each_other(tmp_path: Path) -> None:
+    status = finished(tmp_path, "own-script")
+    assert status["conditions"][0]["reason"] == "Completed"
+    logs = costopt(tmp_path, "logs", "here").stdout
+    for rank in range(4):
+        assert f"rank {rank} of 4 sees 6" in logs
+
+
+def test_each_sample_is_either_run_or_needs_what_this_machine_lacks() -> None:
+    for path in SAMPLES.glob("*.yaml"):
+        assert path.stem in RUN_HERE or "nvidia.com/gpu" in path.read_text()
