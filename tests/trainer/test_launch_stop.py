@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from builders_launch import is_alive, python, replica, wait_until_dead
+from builders_trainer import recipe, text_file
 
 SAVES = """
     import os, signal, sys, time
@@ -34,6 +35,26 @@ def test_a_signal_lets_the_ranks_save_and_ends_with_143(tmp_path: Path, way: str
         message = launcher.termination
     assert (message.exit_code, message.reason) == (143, "Preempted")
     assert f"stopping on {way}" in launcher.notes
+
+
+def test_a_training_told_to_stop_ends_with_143_at_a_checkpoint_of_its_last_step(tmp_path: Path) -> None:
+    settings = {
+        "jobName": "demo",
+        "stage": "train",
+        "numNodes": 1,
+        "processesPerNode": 2,
+        "recipe": recipe(text_file(tmp_path), totalSteps=10**6, checkpointing={"everySteps": 10**6}).to_plain(),
+    }
+    with replica(tmp_path, None, settings=settings) as launcher:
+        launcher.wait_for_output('"loss":')
+        launcher.process.send_signal(signal.SIGTERM)
+        assert launcher.wait(10) == 143
+        message = launcher.termination
+    assert (message.exit_code, message.reason) == (143, "Preempted")
+    assert message.progress is not None
+    step = message.progress.last_checkpoint_step
+    assert step == message.progress.step > 0
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [f"step-{step:08d}"]
 
 
 def test_the_end_of_the_supervisor_is_like_sigterm(tmp_path: Path) -> None:

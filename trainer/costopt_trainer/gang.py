@@ -110,7 +110,7 @@ def join_gang() -> Gang:
         torch.cuda.set_device(device)
     if world_size > 1:
         if device.type == "cuda":
-            # Given its device, NCCL connects all ranks now: not at the first exchange, which in a pipeline has two only.
+            # Given its device, NCCL connects all ranks now; at the first exchange, a pipeline has only two of them.
             dist.init_process_group("cpu:gloo,cuda:nccl", timeout=COLLECTIVE_TIMEOUT, device_id=device)
         else:
             dist.init_process_group("gloo", timeout=COLLECTIVE_TIMEOUT)

@@ -298,7 +298,6 @@ class Training:
         if self.step not in (0, self.saved_step):
             self.save()
         self.report()
-        self.gang.leave()
         raise SystemExit(EXIT_PREEMPTED)
 
     def finish(self) -> None:
