@@ -86,6 +86,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     }
     runs = whole_and_in_parts(recipes, folder)
     runs.append(run(recipes["pipelined FP16"], folder / "overflow", overflow_at=3))
+    long = recipe(text, totalSteps=40)
+    runs += [run(long, folder / "40"), run(long, folder / "20+20", stop_after=20), run(long, folder / "20+20")]
     # Last of all, because it ends the gang: SIGTERM to the first rank only.
     runs.append(run(recipes["dropout"], folder / "terminated", signal_after=6))
     codes, errors = train_in_gang(runs, 2, folder)
@@ -103,6 +105,12 @@ def test_two_ranks_that_stop_and_resume_end_in_the_same_bits(name: str, pair: Tr
     assert {"random-00000-00000.safetensors", "random-00001-00000.safetensors"} <= whole.keys()
     assert losses(pair.folder / name) == losses(pair.folder / f"{name}-parts")
     assert list(losses(pair.folder / name)) == list(range(1, 9))
+
+
+def test_forty_steps_of_two_ranks_are_twenty_a_stop_and_twenty_more(pair: Trained) -> None:
+    assert written(pair.folder / "40", 40) == written(pair.folder / "20+20", 40)
+    assert losses(pair.folder / "40") == losses(pair.folder / "20+20")
+    assert list(losses(pair.folder / "40")) == list(range(1, 41))
 
 
 ALIKE = ["DDP", "GPipe", "OneFOneB", "one micro-batch", "pipelined ConvNet", "pipelined FP16", "pipelined BF16"]
@@ -198,7 +206,7 @@ def test_sigterm_to_one_rank_ends_all_at_the_same_step_with_a_checkpoint(pair: T
 
 def test_two_ranks_say_nothing_but_where_they_resume(pair: Trained) -> None:
     first, second = pair.errors
-    assert set(first.splitlines()) == {"resuming after step 3"}
+    assert set(first.splitlines()) == {"resuming after step 3", "resuming after step 20"}
     assert second == ""
 
 
