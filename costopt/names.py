@@ -24,6 +24,8 @@ ENV_LIFELINE_FD = "COSTOPT_LIFELINE_FD"
 """A pipe held open by whoever started the launcher; its end says that they are gone."""
 ENV_REPLICA_UID = "COSTOPT_REPLICA_UID"
 """On one machine: marks every process of a replica, so that none can be missed when it is ended."""
+ENV_LAUNCHER_STARTED = "COSTOPT_LAUNCHER_STARTED"
+"""For ranks: when the launcher began, in nanoseconds of Unix time. Start-up counts from then."""
 ENV_LAUNCHER_PID = "COSTOPT_LAUNCHER_PID"
 """For ranks: the launcher they end with."""
 
@@ -31,6 +33,7 @@ RESERVED_ENVIRONMENT = frozenset(
     {
         ENV_LIFELINE_FD,
         ENV_LAUNCHER_PID,
+        ENV_LAUNCHER_STARTED,
         ENV_REPLICA_UID,
         ENV_SETTINGS_FILE,
         ENV_STORAGE_DIR,

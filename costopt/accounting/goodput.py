@@ -4,9 +4,9 @@ The replica's own meter says most of it. What no checkpoint holds when an attemp
 LostProgress. The start-up of an attempt after the first is Recovery, for there was one already. What no meter covers
 (waiting for an image, ending, a supervisor's own time) is Other.
 
-A replica without a meter never reported. A variant works from its beginning, so its time was Productive, or lost with
-it. Training that never reported never got past its start, unless it succeeded: then it was a program of the user's own,
-which has no meter.
+A replica without a meter never reported. A variant, and a program of the user's own, which have no meter, work from
+their beginning, so their time was Productive, or lost with them (a suspended program is taken to have saved its work).
+Training with a meter that never reported never got past its start.
 """
 
 from collections.abc import Iterator
@@ -54,6 +54,7 @@ def _startup(record: UsageRecord) -> Cause:
 def _cause_without_a_meter(record: UsageRecord) -> Cause:
     if record.outcome == "Succeeded":
         return "Productive"
-    if record.stage == TRAIN_STAGE:
+    if record.stage == TRAIN_STAGE and record.has_meter:
         return _startup(record)
-    return "Productive" if record.outcome == "Running" else "LostProgress"
+    kept = record.outcome == "Running" or (record.outcome == "Suspended" and not record.has_meter)
+    return "Productive" if kept else "LostProgress"

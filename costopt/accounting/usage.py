@@ -39,6 +39,8 @@ class UsageRecord(Strict):
     """True: nobody saw its end; `held_until` is when it was last known to live."""
     outcome: Outcome
     """How it ended."""
+    has_meter: bool = True
+    """False: a user's own program, which does not report where its time goes."""
     metered: MeteredMilliseconds | None = None
     """Its own account of its time. None: it never reported."""
 

@@ -30,10 +30,18 @@ COMMANDS: dict[str, tuple[str, str]] = {
 """Name -> module (whose function of that name is the command), and the line in the list of commands."""
 
 EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
 
 
 def main() -> None:
     """The `costopt` program."""
+    try:
+        _main()
+    except KeyboardInterrupt:  # before there is a job to suspend
+        raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+def _main() -> None:
     arguments = sys.argv[1:]
     asked = arguments[0] if arguments else ""
     app = typer.Typer(

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from costopt.cli.narrate import changes
+from costopt.cli.narrate import attempt_mark, changes
 from costopt.cli.views import console, cost_so_far, duration, progress_text
 from costopt.local.runner import Look
 from costopt.names import TRAIN_STAGE
@@ -45,13 +45,15 @@ class Pace:
 
     def __init__(self) -> None:
         self._seen: deque[tuple[datetime, int]] = deque()
-        self._attempt: int | None = None
+        self._attempt: tuple[int | None, ...] = ()
 
     def seconds_left(self, now: datetime, attempt: int, progress: Progress) -> float | None:
         """Seconds to the last step, at this pace; None while no pace is known."""
-        if attempt != self._attempt or (self._seen and progress.step < self._seen[-1][1]):
+        # Until a new attempt has reported, what is seen is the old one's last progress.
+        reported_by = (attempt, *attempt_mark(progress))
+        if reported_by != self._attempt or (self._seen and progress.step < self._seen[-1][1]):
             self._seen.clear()
-            self._attempt = attempt
+            self._attempt = reported_by
         if not self._seen or progress.step != self._seen[-1][1]:
             self._seen.append((now, progress.step))
         while len(self._seen) > 2 and (now - self._seen[0][0]).total_seconds() > RATE_WINDOW_SECONDS:
@@ -89,7 +91,7 @@ class PlainView:
         self._status = status
         self._pace = Pace()
         self._line_at: datetime | None = None
-        self._line_step = 0
+        self._line_step = status.progress.step if status.progress else 0
 
     def show(self, look: Look) -> None:
         """Print what is new."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from costopt.names import TRAIN_STAGE
+from costopt.schema.replica import Progress
 from costopt.schema.status import Condition, JobStatus, StageStatus
 
 
@@ -11,6 +12,7 @@ def changes(before: JobStatus, after: JobStatus) -> list[str]:
     lines: list[str] = []
     for stage in after.stages:
         lines += _stage_changes(before.stage(stage.name) or StageStatus(name=stage.name, state="Waiting"), stage, after)
+    lines += _resumption(before.progress, after.progress)
     known = {variant.name for variant in before.variants}
     for variant in after.variants:
         if variant.name not in known:
@@ -23,6 +25,22 @@ def changes(before: JobStatus, after: JobStatus) -> list[str]:
     return lines
 
 
+def _resumption(before: Progress | None, after: Progress | None) -> Iterator[str]:
+    """Where a new attempt has gone on from: said by itself, since a damaged checkpoint is passed over."""
+    if after is None or after.resumed_from_step is None or attempt_mark(before) == attempt_mark(after):
+        return
+    if after.checkpoints_passed_over:
+        yield f"{TRAIN_STAGE}: {after.checkpoints_passed_over}"
+    yield f"{TRAIN_STAGE}: resumed from the checkpoint of step {after.resumed_from_step}"
+
+
+def attempt_mark(progress: Progress | None) -> tuple[int | None, int | None]:
+    """What tells one attempt's progress from another's: no two start up in the same number of milliseconds."""
+    if progress is None:
+        return (None, None)
+    return (progress.resumed_from_step, progress.metered.startup if progress.metered else None)
+
+
 def _stage_changes(before: StageStatus, after: StageStatus, status: JobStatus) -> Iterator[str]:
     name = after.name
     if after.failures > before.failures:
@@ -31,9 +49,7 @@ def _stage_changes(before: StageStatus, after: StageStatus, status: JobStatus) -
         yield f"{name}: attempt {before.attempt} was interrupted from outside"
     begun = after.state in ("Starting", "Running")
     if begun and (before.state == "Waiting" or after.attempt > before.attempt):
-        saved = status.progress.last_checkpoint_step if status.progress and name == TRAIN_STAGE else None
-        whence = f" from the checkpoint of step {saved}" if after.attempt > 0 and saved else ""
-        yield f"{name}: attempt {after.attempt} starts{whence}"
+        yield f"{name}: attempt {after.attempt} starts"
     if after.state != before.state:
         if after.state == "Stopping":
             yield f"{name}: stopping"
@@ -62,4 +78,4 @@ def _condition_change(before: Condition | None, after: Condition) -> Iterator[st
         "Succeeded": "False",
     }
     if interesting.get(after.type) == after.status:
-        yield after.message
+        yield "suspended" if after.type == "Suspended" else after.message

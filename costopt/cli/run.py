@@ -38,11 +38,23 @@ RunDir = Annotated[
 ]
 
 
-def run(file: JobFile, run_dir: RunDir = None, price_book: PriceBookFile = None, output: Output = "text") -> None:
+Retry = Annotated[
+    bool, typer.Option("--retry", help="Try a failed job again from its last checkpoint, also with changed settings.")
+]
+
+
+def run(
+    file: JobFile,
+    run_dir: RunDir = None,
+    price_book: PriceBookFile = None,
+    output: Output = "text",
+    retry: Retry = False,
+) -> None:
     """Run a job on this machine, or resume it.
 
     Relative data paths start at the current folder. Ctrl-C saves a checkpoint and suspends the job, a second one stops
-    it at once; the same command resumes it. A job that has ended is not run again: its result is printed.
+    it at once; the same command resumes it. A job that has ended is not run again: its result is printed. With
+    --retry a failed one is: what it has cost so far stays in its bill.
 
     Exit codes: 0 succeeded, 1 failed, 2 bad input, 3 suspended (by spec.suspend or budget), 130 suspended by Ctrl-C,
     129 or 143 by SIGHUP or SIGTERM.
@@ -55,8 +67,13 @@ def run(file: JobFile, run_dir: RunDir = None, price_book: PriceBookFile = None,
     run_folder.create()
     try:
         with only_runner(run_folder.lock_file):
-            run_folder.claim(job)
             status = run_folder.status()
+            again = retry and is_final(status) and _exit_code(status, None) == EXIT_FAILED
+            run_folder.claim(job, anew=again)
+            if again:
+                # Attempts and their usage are known from the replicas, progress from the checkpoint.
+                status = JobStatus(execution=status.execution)
+                run_folder.write_status(status)
             runner = Runner(run_folder, job, book, devices=devices)
             stopped_by = None
             if not is_final(status):
@@ -70,7 +87,7 @@ def run(file: JobFile, run_dir: RunDir = None, price_book: PriceBookFile = None,
         typer.echo(json.dumps(status.to_plain(), indent=2))
     else:
         with unheard(sys.stdout):
-            _print_result(status, str(folder))
+            _print_result(status, str(folder), stopped_by)
     raise typer.Exit(_exit_code(status, stopped_by))
 
 
@@ -126,7 +143,16 @@ def _exit_code(status: JobStatus, stopped_by: signal.Signals | None) -> int:
     return 128 + stopped_by if stopped_by is not None else EXIT_SUSPENDED
 
 
-def _print_result(status: JobStatus, folder: str) -> None:
+def _how_to_resume(status: JobStatus, stopped_by: signal.Signals | None) -> str:
+    suspended = status.condition("Suspended")
+    if suspended is not None and suspended.reason == "BudgetExceeded":
+        return f"{suspended.message}. Raise spec.budget.amount, then run the same command again to resume."
+    if stopped_by is None:
+        return "spec.suspend is true. Set it to false, then run the same command again to resume."
+    return "Suspended as asked. Run the same command again to resume."
+
+
+def _print_result(status: JobStatus, folder: str, stopped_by: signal.Signals | None) -> None:
     out = console()
     succeeded = status.condition("Succeeded")
     out.print()
@@ -145,7 +171,5 @@ def _print_result(status: JobStatus, folder: str) -> None:
         if status.failure is None or status.failure.message != succeeded.message:
             out.print(succeeded.message, markup=False, soft_wrap=True)
     elif succeeded is None or succeeded.status == "Unknown":
-        suspended = status.condition("Suspended")
-        reason = suspended.message if suspended else ""
-        out.print(f"{reason} Run the same command again to resume.".strip(), markup=False, soft_wrap=True)
+        out.print(_how_to_resume(status, stopped_by), markup=False, soft_wrap=True)
     out.print(f"{state_of(status)}. Run folder: {folder}", markup=False, soft_wrap=True)

@@ -73,4 +73,6 @@ def status(run_dir: RunDirArgument = None, run_dir_option: RunDirOption = None, 
     if found.variants:
         out.print(variants_table(found.variants))
     if found.failure is not None:
-        out.print(failure_text(found.failure, str(run_dir or run_dir_option or run_folder.path)), markup=False)
+        folder = str(run_dir or run_dir_option or run_folder.path)
+        recovered = not state.startswith("Failed")
+        out.print(failure_text(found.failure, folder, recovered=recovered), markup=False, soft_wrap=True)

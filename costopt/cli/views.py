@@ -11,18 +11,19 @@ from rich.table import Table
 from rich.text import Text
 
 from costopt.schema.replica import FailureReason, Progress
-from costopt.schema.status import Bill, BillLine, Failure, JobStatus, Total, VariantStatus
+from costopt.schema.status import Bill, BillLine, Failure, JobStatus, Measurement, Total, VariantStatus
 
 PLAIN_WIDTH = 160
 """Columns where there is no terminal to ask: a table in a file should not be folded."""
 
+RETRY = "then run the same command with --retry: it goes on from the last checkpoint."
 WHAT_TO_DO: dict[FailureReason, str] = {
-    "InvalidSettings": "Correct the settings that the message names, then run the job in a new folder (--run-dir).",
-    "InvalidData": "Correct the data or its settings, then run the job in a new folder (--run-dir).",
-    "LossNotFinite": "Lower optimizer.learningRate, then run the job in a new folder (--run-dir).",
-    "CheckpointNotWritable": "Make room, or make the folder writable, then run the job in a new folder (--run-dir).",
-    "CheckpointUnreadable": "No checkpoint can be read any more; run the job in a new folder (--run-dir).",
-    "OutOfMemory": "Lower batch.microBatchSize or the model's size, then run the job in a new folder (--run-dir).",
+    "InvalidSettings": f"Correct the settings that the message names, {RETRY}",
+    "InvalidData": f"Correct the data or its settings, {RETRY}",
+    "LossNotFinite": f"Lower optimizer.learningRate, {RETRY}",
+    "CheckpointNotWritable": f"Make room, or make the folder writable, {RETRY}",
+    "CheckpointUnreadable": f"Do as the message says, {RETRY}",
+    "OutOfMemory": f"Lower batch.microBatchSize, {RETRY}",
 }
 READ_THE_LOG = "Read the whole log with `costopt logs {folder} --stage {stage} --attempt {attempt}`."
 
@@ -35,62 +36,50 @@ def console(stream: TextIO | None = None) -> Console:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> Group:
     """A plain table below its title; the first `left` columns are text, the others figures."""
-    drawn = Table(box=box.SIMPLE, pad_edge=False)
+    drawn = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 0, 0, 1))
     for place, column in enumerate(columns):
-        drawn.add_column(column, justify="left" if place < left else "right", overflow="fold")
+        is_text = place < left
+        drawn.add_column(column, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
     for row in rows:
         drawn.add_row(*(Text(cell) for cell in row))
     return Group(Text(title, style="bold"), drawn)  # rich would fold a table's own title to the table's width
 
 
 def variants_table(variants: Sequence[VariantStatus]) -> Group:
-    """Each variant beside its baseline, which the same process has measured."""
-    rows = [_baseline_row(variants[0])] if variants else []
+    """Each variant beside its baseline, which the same process has measured; narrow enough for 80 columns."""
+    model = variants[0].baseline
+    sizes = [("(trained model)", size(model.size_bytes), "1.00x", f"{model.parameters:,}", _share(model))]
+    figures = [("(trained model)", milliseconds(model.latency_microseconds), "", "1.00x", _loss(model), "")]
     for variant in variants:
         measured = variant.measured
-        rows.append(
+        ratio, speedup = f"{float(variant.size_ratio):.2f}x", f"{float(variant.speedup):.2f}x"
+        sizes.append((variant.name, size(measured.size_bytes), ratio, f"{measured.parameters:,}", _share(measured)))
+        figures.append(
             (
                 variant.name,
-                size(measured.size_bytes),
-                f"{float(variant.size_ratio):.2f}x",
-                f"{measured.parameters:,}",
-                f"{measured.nonzero_permille / 10:.1f}%",
                 milliseconds(measured.latency_microseconds),
                 milliseconds(variant.baseline.latency_microseconds),
-                f"{float(variant.speedup):.2f}x",
-                f"{float(measured.validation_loss):.4f}",
+                speedup,
+                _loss(measured),
                 f"{float(variant.validation_loss_increase):+.4f}",
             )
         )
-    columns = (
-        "variant",
-        "size",
-        "ratio",
-        "parameters",
-        "non-zero",
-        "latency",
-        "baseline's",
-        "speedup",
-        "loss",
-        "change",
+    return Group(
+        table("Variants: size (ratio: larger is better)", ("", "bytes", "ratio", "parameters", "non-zero"), sizes),
+        table(
+            "Variants: latency, beside the model's in the same process; held-out loss",
+            ("", "latency", "the model's", "speedup", "loss", "change"),
+            figures,
+        ),
     )
-    return table("Variants (ratio and speedup: larger is better; loss on held-out data)", columns, rows)
 
 
-def _baseline_row(variant: VariantStatus) -> tuple[str, ...]:
-    model = variant.baseline
-    return (
-        "(trained model)",
-        size(model.size_bytes),
-        "1.00x",
-        f"{model.parameters:,}",
-        f"{model.nonzero_permille / 10:.1f}%",
-        milliseconds(model.latency_microseconds),
-        "",
-        "1.00x",
-        f"{float(model.validation_loss):.4f}",
-        "",
-    )
+def _share(measured: Measurement) -> str:
+    return f"{measured.nonzero_permille / 10:.1f}%"
+
+
+def _loss(measured: Measurement) -> str:
+    return f"{float(measured.validation_loss):.4f}"
 
 
 def bill_views(bill: Bill) -> list[RenderableType]:
@@ -112,18 +101,18 @@ def bill_views(bill: Bill) -> list[RenderableType]:
         (
             stage,
             f"{resource}{'' if capacity == 'OnDemand' else ' ' + capacity}",
-            source or ("no price" if bill.price_book else "no price book"),
             _sum(line.consumed_quantity for line in lines),
             unit,
             price or "unknown",
             _money_of(lines),
         )
-        for (stage, resource, capacity, unit, price, source), lines in merged.items()
+        for (stage, resource, capacity, unit, price, _), lines in merged.items()
     ]
-    rows.append(("total", "", "", "", "", "", total_cost(bill)))
+    rows.append(("total", "", "", "", "", total_cost(bill)))
     rows = list(zip(*zip(*(row[:-1] for row in rows), strict=True), _aligned([row[-1] for row in rows]), strict=True))
-    columns = ("stage", "resource", "price source", "hours", "unit", "unit price", f"cost {currency}".strip())
-    drawn: list[RenderableType] = [table("Bill (list prices: an estimate, not an invoice)", columns, rows, left=3)]
+    columns = ("stage", "resource", "hours", "unit", "unit price", f"cost {currency}".strip())
+    drawn: list[RenderableType] = [table("Bill (list prices: an estimate, not an invoice)", columns, rows, left=2)]
+    drawn += [Text(line) for line in _price_sources(bill)]
     if bill.by_cause:
         costs = _aligned([_cost_of(entry) for entry in bill.by_cause])
         causes = list(zip((entry.key for entry in bill.by_cause), costs, strict=True))
@@ -134,6 +123,15 @@ def bill_views(bill: Bill) -> list[RenderableType]:
     if bill.estimated_records:
         drawn.append(Text(f"The end of {bill.estimated_records} replica(s) was not seen, and is estimated."))
     return drawn
+
+
+def _price_sources(bill: Bill) -> list[str]:
+    """Who says so, for each unit price."""
+    resources: dict[str, list[str]] = {}
+    for line in bill.lines:
+        if line.price_source and line.resource not in resources.setdefault(line.price_source, []):
+            resources[line.price_source].append(line.resource)
+    return [f"Price of {', '.join(names)}: {source}" for source, names in resources.items()]
 
 
 def total_cost(bill: Bill | None) -> str:
@@ -177,17 +175,19 @@ def _cost_of(entry: Total) -> str:
     return f"{entry.list_cost} + unknown" if entry.unpriced_lines else entry.list_cost
 
 
-def failure_text(failure: Failure, folder: str) -> str:
-    """Why it failed, where, its last words, and what to do about it."""
+def failure_text(failure: Failure, folder: str, *, recovered: bool = False) -> str:
+    """Why it failed, where, its last words, and what to do about it unless the job has got over it."""
     where = [f"attempt {failure.attempt}"]
     where += [f"rank {failure.rank}"] if failure.rank is not None else []
     where += [f"node {failure.node}"] if failure.node is not None else []
     where += [f"exit code {failure.exit_code}"] if failure.exit_code is not None else []
-    lines = [f"{failure.stage} failed: {failure.reason} ({', '.join(where)})", f"  {failure.message.strip()}"]
+    what = "had failed and was restarted" if recovered else "failed"
+    lines = [f"{failure.stage} {what}: {failure.reason} ({', '.join(where)})", f"  {failure.message.strip()}"]
     if failure.log_tail:
         lines += ["  last lines of its log:", *(f"    {line}" for line in failure.log_tail[-20:])]
     log = READ_THE_LOG.format(folder=folder, stage=failure.stage, attempt=failure.attempt)
-    lines.append(f"  {WHAT_TO_DO.get(failure.reason, '')} {log}".replace("   ", "  "))
+    advice = "" if recovered else WHAT_TO_DO.get(failure.reason, "")
+    lines.append(f"  {advice} {log}".replace("   ", "  "))
     return "\n".join(lines)
 
 

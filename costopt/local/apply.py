@@ -120,6 +120,7 @@ class Gangs:
                 argv=list(self._argv or process.argv),
                 resources={name: format(quantity, "f") for name, quantity in resources.items()},
                 product=self._devices.product if resources.get(GPU_RESOURCE) else None,
+                has_meter=self._job.spec.train.command is None,
                 created_at=now,
             ),
         )

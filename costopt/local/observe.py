@@ -86,6 +86,7 @@ def sight(run_folder: RunFolder, folder: ReplicaFolder, birth: Birth, now: datet
         held_until=end.ended_at if end else max(now, held_from),
         end_estimated=end is not None and end.estimated,
         outcome=_outcome(folder, end),
+        has_meter=birth.has_meter,
         metered=progress.metered if progress else None,
     )
     return Sighting(replica, usage)

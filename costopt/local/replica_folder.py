@@ -58,6 +58,8 @@ class Birth(Strict):
     """Model of the GPUs it holds."""
     capacity_type: CapacityType = "OnDemand"
     """Kind of capacity it holds."""
+    has_meter: bool = True
+    """False: it runs the user's own program, which does not report where its time goes."""
     created_at: Timestamp
     """When it was decided on."""
 

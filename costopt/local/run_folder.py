@@ -63,8 +63,11 @@ class RunFolder:
                 "name a new or an empty folder with --run-dir"
             )
 
-    def claim(self, job: CostOptJob) -> None:
-        """Make the folder `job`'s, or check that it is. Raises Refused if it is another job's. Hold the lock."""
+    def claim(self, job: CostOptJob, *, anew: bool = False) -> None:
+        """Make the folder `job`'s, or check that it is. Raises Refused if it is another job's. Hold the lock.
+
+        `anew`: settings may have changed; whether a checkpoint fits them is then the trainer's to say.
+        """
         if not (self.path / JOB_FILE).exists():
             write_json(self.path / JOB_FILE, job.to_plain())
             return
@@ -76,10 +79,13 @@ class RunFolder:
             )
         then, now = first.spec.to_plain(), job.spec.to_plain()
         changed = [part for part in IDENTITY if then[part] != now[part]]
-        if changed:
+        if changed and anew:
+            write_json(self.path / JOB_FILE, job.to_plain())
+        elif changed:
             raise Refused(
                 f"spec.{_first_difference(then[changed[0]], now[changed[0]], changed[0])} is not what it was when "
-                f"{self.path} was first run; restore it, or start afresh in another folder with --run-dir"
+                f"{self.path} was first run; restore it, or start afresh in another folder "
+                "with --run-dir, or in this one after removing it"
             )
 
     def job(self) -> CostOptJob:

@@ -49,7 +49,7 @@ class MeteredMilliseconds(Strict):
     """A replica's own account of where its time went, in whole milliseconds, so that sums are exact."""
 
     startup: Count = 0
-    """From process start to the first step: imports, rendezvous, data, loading a checkpoint."""
+    """From the launcher's start to the first step: imports, rendezvous, data, loading a checkpoint."""
     productive: Count = 0
     """In finished steps and evaluations whose result a checkpoint holds."""
     since_checkpoint: Count = 0
@@ -79,6 +79,10 @@ class Progress(Strict):
     """Tokens (or images) trained on per second over all ranks, since the last report."""
     last_checkpoint_step: Count | None = None
     """Step of the newest complete checkpoint."""
+    resumed_from_step: Count | None = None
+    """Step of the checkpoint from which this attempt went on. None: it began at the beginning."""
+    checkpoints_passed_over: LongText | None = None
+    """Which newer checkpoints were damaged, and how. None: none were."""
     metered: MeteredMilliseconds | None = None
     """Where this attempt's time went so far, in milliseconds."""
     results: dict[ShortText, Figure] = Field(default_factory=dict, max_length=16)

@@ -1,6 +1,6 @@
 """What a job's status carries: conditions, stages, progress, hours and money, variants, the first failure."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -119,6 +119,10 @@ class Bill(Strict):
     estimated_records: Count = 0
     """Usage records whose end had to be estimated."""
 
+    def to_plain(self) -> dict[str, Any]:
+        """As any document, but with an explicit null for what is unknown."""
+        return self.model_dump(mode="json", by_alias=True)
+
 
 class Measurement(Strict):
     """A variant or the baseline, measured in the same process."""
@@ -215,6 +219,10 @@ class JobStatus(Strict):
     """Finished variants."""
     failure: Failure | None = None
     """The latest failure. Kept after a successful restart, so that it can be looked into."""
+
+    def to_plain(self) -> dict[str, Any]:
+        """As any document; what is unknown in the bill is an explicit null."""
+        return {**super().to_plain(), **({"bill": self.bill.to_plain()} if self.bill else {})}
 
     def condition(self, type: ConditionType) -> Condition | None:
         """The condition of that type, if it has been observed."""

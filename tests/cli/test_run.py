@@ -99,7 +99,7 @@ def test_ctrl_c_saves_and_suspends_and_the_same_command_resumes_to_the_same_weig
     output, _ = first.communicate(timeout=60)
     assert first.returncode == 130, output
     assert "saving a checkpoint, then suspending" in output
-    assert "Run the same command again to resume." in output
+    assert "Suspended as asked. Run the same command again to resume." in output
     assert processes_below(run) == []
     step = RunFolder(run).status().progress
     assert step is not None
@@ -110,6 +110,39 @@ def test_ctrl_c_saves_and_suspends_and_the_same_command_resumes_to_the_same_weig
     status = RunFolder(run).status()
     assert (status.execution, status.stages[0].failures, status.stages[0].disruptions) == (2, 0, 0)
     assert weights(run) == weights(undisturbed)
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before_and_said_so(
+    tmp_path: Path, undisturbed: Path
+) -> None:
+    long_manifest(tmp_path)
+    run = tmp_path / "runs/tiny"
+    first = start_costopt(tmp_path, "run", "job.yaml")
+    wait_until(lambda: len(list((run / "checkpoints").glob("step-*/manifest.json"))) > 1, seconds=60)
+    first.send_signal(signal.SIGINT)
+    first.communicate(timeout=60)
+    before, newest = sorted((run / "checkpoints").glob("step-*"))[-2:]
+    damaged = max(newest.glob("model-*"))
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+
+    second = costopt(tmp_path, "run", "job.yaml")
+    assert second.returncode == 0, second.stdout + second.stderr
+    step_before, step = int(before.name.removeprefix("step-")), int(newest.name.removeprefix("step-"))
+    assert f"train: the checkpoint of step {step} is damaged" in second.stdout
+    assert f"train: resumed from the checkpoint of step {step_before}\n" in second.stdout
+    assert weights(run) == weights(undisturbed)
+
+
+def test_a_failed_job_is_tried_again_when_its_cause_is_mended_and_keeps_its_bill(tmp_path: Path) -> None:
+    missing = {**TRAINING, "totalSteps": 10, "data": {"type": "Text", "text": {"path": "later.txt"}}}
+    write_manifest(tmp_path, train={"numNodes": 1, "recipe": missing}, compress=[])
+    assert costopt(tmp_path, "run", "job.yaml").returncode == 1
+    (tmp_path / "later.txt").write_bytes((tmp_path / "text.txt").read_bytes())
+    assert costopt(tmp_path, "run", "job.yaml").returncode == 1, "its end is final unless a user says otherwise"
+
+    again = costopt(tmp_path, "run", "job.yaml", "--retry")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert [record.attempt for record in RunFolder(tmp_path / "runs/tiny").ledger().records] == [0, 1]
 
 
 def test_a_killed_runner_loses_nothing(tmp_path: Path, undisturbed: Path) -> None:

@@ -84,11 +84,16 @@ def variant() -> VariantStatus:
 
 def test_the_bill_shows_hours_price_cost_and_source_and_their_total() -> None:
     text = text_of(*bill_views(bill(price_book())))
-    assert "2.000000000   vCPU-Hours         0.04" in text
-    assert "a test" in text
+    assert " ".join(text.split()).count("2.000000000 vCPU-Hours 0.04") == 1
+    assert "Price of cpu, memory: a test" in text
     assert "total" in text
     assert total_cost(bill(price_book())) == "0.085"
     assert "Productive" in text
+
+
+def test_tables_fit_into_eighty_columns_with_every_figure_whole() -> None:
+    tables = text_of(*bill_views(bill(price_book())), variants_table([variant()]))
+    assert max(len(line.rstrip()) for line in tables.splitlines()) <= 80
 
 
 def test_what_has_no_price_is_unknown_and_never_0() -> None:
@@ -149,6 +154,12 @@ def status(**stage: object) -> JobStatus:
     )
 
 
+def resumed(passed_over: str | None = None) -> JobStatus:
+    """After the first report of an attempt that has gone on from a checkpoint."""
+    progress = Progress(step=30, total_steps=100, resumed_from_step=30, checkpoints_passed_over=passed_over)
+    return status().model_copy(update={"progress": progress})
+
+
 @pytest.mark.parametrize(
     ("before", "after", "told"),
     [
@@ -160,19 +171,25 @@ def status(**stage: object) -> JobStatus:
         (
             status(),
             status(state="Starting", attempt=1, failures=1),
-            ["train: attempt 0 failed", "train: attempt 1 starts from the checkpoint of step 40"],
+            ["train: attempt 0 failed", "train: attempt 1 starts"],
         ),
         (
             status(state="Stopping"),
             status(state="Starting", attempt=1, disruptions=1),
-            ["train: attempt 0 was interrupted from outside", "train: attempt 1 starts from the checkpoint of step 40"],
+            ["train: attempt 0 was interrupted from outside", "train: attempt 1 starts"],
         ),
         (
             status(state="Waiting"),
             status(state="Starting", attempt=1),
-            ["train: attempt 1 starts from the checkpoint of step 40"],
+            ["train: attempt 1 starts"],
         ),
         (status(), status(state="Failed", failures=1), ["train: attempt 0 failed", "train: failed"]),
+        (status(), resumed(), ["train: resumed from the checkpoint of step 30"]),
+        (
+            status(),
+            resumed("the checkpoint of step 40 is damaged"),
+            ["train: the checkpoint of step 40 is damaged", "train: resumed from the checkpoint of step 30"],
+        ),
     ],
 )
 def test_each_change_is_told_once(before: JobStatus, after: JobStatus, told: list[str]) -> None:

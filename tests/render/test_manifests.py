@@ -12,7 +12,7 @@ import yaml
 
 from builders_golden import check_golden
 from builders_local import INT8, RECIPE, job, recipe_job
-from costopt.names import ENV_LAUNCHER_PID, ENV_LIFELINE_FD, ENV_REPLICA_UID, RESERVED_ENVIRONMENT
+from costopt.names import ENV_LAUNCHER_PID, ENV_LAUNCHER_STARTED, ENV_LIFELINE_FD, ENV_REPLICA_UID, RESERVED_ENVIRONMENT
 from costopt.render.manifests import label_value, manifests, service_name
 from costopt.render.text import manifests_json, to_yaml
 from costopt.schema.job import CostOptJob
@@ -22,6 +22,7 @@ TOLD_TO_A_LAUNCHER = {name for name in RESERVED_ENVIRONMENT if name.startswith("
     ENV_LIFELINE_FD,  # by a supervisor, which pods do not have
     ENV_REPLICA_UID,  # by a supervisor
     ENV_LAUNCHER_PID,  # by the launcher to its ranks
+    ENV_LAUNCHER_STARTED,  # likewise
 }
 
 GPU_NODE = {"requests": {"cpu": 8, "memory": "32Gi"}, "limits": {"nvidia.com/gpu": 4}}

@@ -6,7 +6,7 @@ import pytest
 
 from builders_golden import check_golden
 from builders_local import INT8, RECIPE, job, recipe_job
-from costopt.names import ENV_LAUNCHER_PID, ENV_LIFELINE_FD, ENV_REPLICA_UID, RESERVED_ENVIRONMENT
+from costopt.names import ENV_LAUNCHER_PID, ENV_LAUNCHER_STARTED, ENV_LIFELINE_FD, ENV_REPLICA_UID, RESERVED_ENVIRONMENT
 from costopt.render.manifests import manifests
 from costopt.render.processes import Process, processes
 from costopt.render.settings import threads_per_rank
@@ -49,7 +49,12 @@ def test_a_gang_shares_its_rendezvous_and_differs_in_its_index() -> None:
 
 def test_every_variable_of_ours_is_set_so_that_none_is_inherited() -> None:
     ours = {name for name in RESERVED_ENVIRONMENT if name.startswith("COSTOPT_")}
-    ours -= {ENV_LIFELINE_FD, ENV_REPLICA_UID, ENV_LAUNCHER_PID}  # set by the supervisor and by the launcher
+    ours -= {
+        ENV_LIFELINE_FD,
+        ENV_REPLICA_UID,
+        ENV_LAUNCHER_PID,
+        ENV_LAUNCHER_STARTED,
+    }
     assert ours <= draw(job())[0].environment.keys()
 
 

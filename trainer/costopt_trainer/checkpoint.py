@@ -76,6 +76,8 @@ class Checkpoints:
         self.folder = folder
         self._keep_last = keep_last
         self._gang = gang
+        self.passed_over: str | None = None
+        """What `newest` found damaged, in words."""
 
     def prepare(self) -> None:
         """Make the folder, clear away what a killed writer left, and make sure that all ranks can write here.
@@ -114,6 +116,7 @@ class Checkpoints:
         damaged: silently starting over would throw away what was paid for.
         """
         found: int | None = None
+        damaged: list[str] = []
 
         def look() -> None:
             nonlocal found
@@ -123,6 +126,7 @@ class Checkpoints:
                 if damage is None:
                     found = step
                     return
+                damaged.append(f"the checkpoint of step {step} is damaged ({damage})")
                 way_out = f"trying that of step {steps[number]}" if number < len(steps) else "there is none before it"
                 _say(f"the checkpoint of step {step} is damaged ({damage}): {way_out}")
             if steps:
@@ -133,7 +137,8 @@ class Checkpoints:
                 )
 
         self._together(look, rank_0_only=True)
-        return self._gang.broadcast(found)
+        found, self.passed_over = self._gang.broadcast((found, "; ".join(damaged)[:4000] or None))
+        return found
 
     def read_state(self, step: int) -> dict[str, Any]:
         """The JSON state of a checkpoint."""

@@ -12,6 +12,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import replace
@@ -50,6 +51,8 @@ from costopt_trainer.termination import (
     read_progress,
     write,
 )
+
+_STARTED_NS = time.time_ns()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -136,6 +139,7 @@ def _set_defaults(environment: ReplicaEnvironment, settings: ReplicaSettings) ->
     """Settings of the libraries below, for all ranks, where the user made none."""
     # Lines come when they are written, and are not lost with a rank that is killed.
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    os.environ[names.ENV_LAUNCHER_STARTED] = str(_STARTED_NS)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_processors() // settings.processes_per_node)))
     loopback = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
     if environment.address.is_loopback and loopback:

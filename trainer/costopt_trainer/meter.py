@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from costopt import names
 from costopt.schema.replica import MeteredMilliseconds, Progress
 from costopt_trainer.checkpoint_files import not_writable
 from costopt_trainer.files import write_atomically
@@ -34,6 +35,12 @@ REPORT_EVERY_SECONDS = 1.0
 def figure(value: float) -> str:
     """A finite measured number as text; nine digits tell any two float32 apart."""
     return f"{value:.9g}"
+
+
+def startup_ns() -> int:
+    """Nanoseconds since this rank's launcher began, or without one since this process began."""
+    started = os.environ.get(names.ENV_LAUNCHER_STARTED, "")
+    return max(0, time.time_ns() - int(started)) if started.isdigit() else process_age_ns()
 
 
 def process_age_ns() -> int:

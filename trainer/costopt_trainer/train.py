@@ -41,7 +41,7 @@ from costopt_trainer.errors import NotRetryable
 from costopt_trainer.evaluate import describe_results, validation_totals
 from costopt_trainer.gang import Gang, join_gang
 from costopt_trainer.lifeline import watch_for_stop
-from costopt_trainer.meter import Meter, Reporter, figure, process_age_ns
+from costopt_trainer.meter import Meter, Reporter, figure, startup_ns
 from costopt_trainer.models import ModelShape, build_model, context_length_of, count_targets, layers_of
 from costopt_trainer.optimization import learning_rate, load_optimizer_state, make_optimizer, named_optimizer_state
 from costopt_trainer.parallel import Batch, DataParallel, ModelParallel, Strategy, rehearse
@@ -70,7 +70,7 @@ def main(settings: ReplicaSettings) -> None:
     """
     if settings.recipe is None:
         raise NotRetryable("InvalidSettings", "train.recipe must be set for the built-in trainer")
-    meter = Meter(already_ns=process_age_ns())
+    meter = Meter(already_ns=startup_ns())
     stop = Stop()
     watch_for_stop(stop, lifeline_fd=None)
     try:
@@ -156,6 +156,7 @@ class Training:
             self.step = step
             self.samples_consumed = self.reported_samples = int(state["samplesConsumed"])
             self.progress = Progress.model_validate({**state["progress"], "totalSteps": recipe.total_steps})
+        self.tell(resumed_from_step=step, checkpoints_passed_over=checkpoints.passed_over)
         self.reporter.resume_after(self.step)
         if self.step < recipe.total_steps:
             rehearse(self.strategy, [on_device(batch, gang.device) for batch in self.next_batches()], self.scaler)
