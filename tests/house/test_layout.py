@@ -35,3 +35,11 @@ def test_every_file_that_the_documents_link_to_exists() -> None:
     for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")]:
         for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / link).exists(), (page, link)
+
+
+def test_the_manifest_in_the_readme_is_the_quickstarts() -> None:
+    shown = re.search(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    sample = (ROOT / "manifests/samples/quickstart.yaml").read_text().split("\n---\n")[0]
+    job = "".join(f"{line}\n" for line in sample.splitlines() if not line.startswith("#"))
+    assert shown is not None
+    assert shown[1] == job
