@@ -29,14 +29,14 @@ def read_job(file: Path, price_book_file: Path | None = None) -> tuple[CostOptJo
 
 
 def read_one_job(file: Path, price_book_file: Path | None = None) -> tuple[CostOptJob, list[PriceBook]]:
-    """The one job of `file`, and all price books of either file; ends like `read_job` if they do not say just that."""
+    """The one job of `file`, and all price books of either file; ends like `read_job` if they do not say just that.
+
+    Jobs in the price book's file are passed over.
+    """
     today = datetime.now(UTC).date()
-    documents, mistakes = [], []
-    for path in (file, price_book_file):
-        if path is not None:
-            found, wrong = read_file(path, today)
-            documents += found
-            mistakes += wrong
+    documents, mistakes = read_file(file, today)
+    beside, wrong = read_file(price_book_file, today) if price_book_file else ([], [])
+    mistakes += wrong
     if mistakes:
         for mistake in mistakes:
             typer.echo(str(mistake), err=True)
@@ -44,7 +44,7 @@ def read_one_job(file: Path, price_book_file: Path | None = None) -> tuple[CostO
     jobs = [document.model for document in documents if isinstance(document.model, CostOptJob)]
     if len(jobs) != 1:
         raise Refused(f"{file} must hold exactly one CostOptJob; there {'are' if jobs else 'is'} {len(jobs) or 'none'}")
-    books = [document.model for document in documents if isinstance(document.model, PriceBook)]
+    books = [document.model for document in (*documents, *beside) if isinstance(document.model, PriceBook)]
     return jobs[0], books
 
 
