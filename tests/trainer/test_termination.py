@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costopt.schema.replica import FailureReason, Progress, TerminationMessage
+from costopt.schema.replica import EXIT_PREEMPTED, FailureReason, Progress, TerminationMessage
 from costopt_trainer.failure import RankError, error_from_lines, read_error, record_error
 from costopt_trainer.memory import count_oom_kills
 from costopt_trainer.output import Line
@@ -54,9 +54,12 @@ def test_reasons(end: RankEnd, memory_ran_out: bool, reason: FailureReason) -> N
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=3000)
 PROGRESS = st.builds(
-    lambda step, total_steps, results: Progress(step=step, total_steps=total_steps, results=results),
+    lambda step, total_steps, results, passed_over: Progress(
+        step=step, total_steps=total_steps, results=results, checkpoints_passed_over=passed_over
+    ),
     step=st.integers(0, 10**15),
     total_steps=st.integers(0, 10**15),
+    passed_over=st.none() | st.text(max_size=4000) | st.just("x" * 4000),
     results=st.dictionaries(st.text(min_size=1, max_size=256), st.just("1.5"), max_size=16),
 )
 
@@ -67,7 +70,7 @@ PROGRESS = st.builds(
     kind=ANY_TEXT,
     lines=st.lists(ANY_TEXT, max_size=60) | st.just(["x" * 5000] * 60) | st.just(["\U0001f680" * 2000] * 3),
     progress=st.none() | PROGRESS,
-    code=st.integers(-64, 255).filter(bool),
+    code=st.integers(-64, 255).filter(lambda code: code not in (0, EXIT_PREEMPTED)),  # that one names no rank
 )
 def test_a_message_is_valid_and_within_its_limit_whatever_was_said(
     error: str, kind: str, lines: list[str], progress: Progress | None, code: int

@@ -137,7 +137,7 @@ def to_bytes(message: TerminationMessage) -> bytes:
     """The message as JSON of at most 4,096 bytes, still valid.
 
     What must go, goes in this order: the oldest log lines, the beginning of the last one, the end of the sentence, the
-    progress' named results. What is left then (numbers and short words) is below 1,500 bytes.
+    progress' texts and named results. What is left then (numbers and short words) is below 1,500 bytes.
     """
 
     def encode(**changes: object) -> bytes:
@@ -155,10 +155,10 @@ def to_bytes(message: TerminationMessage) -> bytes:
         characters = _most(len(last), lambda count: fits(log_tail=[last[len(last) - count :]]))
         return encode(log_tail=[last[len(last) - characters :]] if characters else [])
     characters = _most(len(text), lambda count: fits(log_tail=[], message=text[:count]))
-    if characters > 0 or message.progress is None or not message.progress.results:
+    numbers = message.progress and message.progress.model_copy(update={"results": {}, "checkpoints_passed_over": None})
+    if characters > 0 or numbers == message.progress:
         return encode(log_tail=[], message=text[:characters])
-    smaller = message.progress.model_copy(update={"results": {}})
-    return to_bytes(message.model_copy(update={"progress": smaller}))
+    return to_bytes(message.model_copy(update={"progress": numbers}))
 
 
 def _most(highest: int, fits: Callable[[int], bool]) -> int:
