@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
+from costopt.files import write_atomically
 from costopt.local.devices import Devices
-from costopt.local.files import write_atomically
 from costopt.local.processes import signal_process
 from costopt.local.replica_folder import STOP_FILE, Birth, ReplicaFolder, StopRequest
 from costopt.local.run_folder import RunFolder
@@ -106,7 +106,7 @@ class Gangs:
         folder.path.mkdir(parents=True, exist_ok=True)
         Path(process.log_file).parent.mkdir(exist_ok=True)
         resources = self._job.spec.resources_of(process.stage).effective()
-        write_atomically(folder.path / SETTINGS_FILE, process.settings)
+        write_atomically(folder.path / SETTINGS_FILE, process.settings.encode())
         lock = locks.enter_context(folder.locked())
         if lock is None:
             raise RuntimeError(f"{folder.path} is locked although nothing was started in it")

@@ -1,42 +1,15 @@
-"""Files that are whole or not there, however abruptly their writer ends.
+"""The shell's small files: written whole, read if they are there. Only the standard library, for the supervisor."""
 
-Only the standard library: the supervisor, which must start at once, writes through here too.
-"""
-
-import contextlib
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace the file at `path` with `text`: a reader, also after a power cut, sees the old text or the new.
-
-    Raises OSError as the system gives it; the old file is then untouched.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("x", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+from costopt.files import write_atomically
 
 
 def write_json(path: Path, data: Mapping[str, object]) -> None:
     """Replace the file at `path` with `data` as indented JSON."""
-    write_atomically(path, json.dumps(data, indent=2) + "\n")
+    write_atomically(path, (json.dumps(data, indent=2) + "\n").encode())
 
 
 def read_if_there(path: Path) -> str | None:

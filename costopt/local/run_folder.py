@@ -15,7 +15,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from costopt.accounting.ledger import Ledger
-from costopt.local.files import read_if_there, write_atomically, write_json
+from costopt.files import write_atomically
+from costopt.local.files import read_if_there, write_json
 from costopt.local.refused import Refused
 from costopt.local.replica_folder import Model
 from costopt.names import ARTIFACTS_DIR, REPORT_FILE
@@ -112,7 +113,7 @@ class RunFolder:
 
     def write_ledger(self, ledger: Ledger) -> None:
         """Replace the ledger."""
-        write_atomically(self.path / LEDGER_FILE, ledger.to_lines())
+        write_atomically(self.path / LEDGER_FILE, ledger.to_lines().encode())
 
     def replica_paths(self) -> list[Path]:
         """The folders of all replicas ever created, in order of name."""

@@ -16,5 +16,5 @@
     compress/     the trained model -> variants; artifact: a model kept on disk
     files         a file is whole or not there; errors: the exception that says: do not try again
 
-Imports from costopt: schema and names only.
+Imports from costopt: schema, names and files only.
 """

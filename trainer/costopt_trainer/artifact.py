@@ -27,9 +27,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from costopt.files import sync_folder
 from costopt.schema.compression import Step
 from costopt_trainer.errors import NotRetryable
-from costopt_trainer.files import sync_folder
 from costopt_trainer.models import ModelShape, Widths, build_model
 
 WEIGHTS_FILE = "model.safetensors"

@@ -30,6 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from costopt.files import sync_folder
 from costopt_trainer.checkpoint_files import (
     FORMAT,
     FORMAT_VERSION,
@@ -43,7 +44,6 @@ from costopt_trainer.checkpoint_files import (
     write_tensors,
 )
 from costopt_trainer.errors import NotRetryable
-from costopt_trainer.files import sync_folder
 from costopt_trainer.gang import Gang
 
 STATE_FILE = "state.json"

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Literal
 
 from costopt import names
+from costopt.files import write_atomically
 from costopt.schema.replica import MeteredMilliseconds, Progress
 from costopt_trainer.checkpoint_files import not_writable
-from costopt_trainer.files import write_atomically
 from costopt_trainer.gang import Gang
 
 Head = Literal["startup", "data_wait", "training", "evaluation", "checkpoint"]

@@ -25,6 +25,7 @@ from types import FrameType
 import torch
 
 from costopt import names
+from costopt.files import write_atomically
 from costopt.schema.compression import Variant
 from costopt.schema.recipe import Recipe
 from costopt.schema.replica import EXIT_PREEMPTED, ReplicaSettings
@@ -36,7 +37,6 @@ from costopt_trainer.compress.steps import apply_steps, changes_widths, needs_co
 from costopt_trainer.compress.verify import verify_in_fresh_process, write_probe
 from costopt_trainer.data import TrainingData, load_data
 from costopt_trainer.errors import NotRetryable
-from costopt_trainer.files import write_atomically
 from costopt_trainer.models import context_length_of, read_widths
 
 PROBE_SAMPLES, PROBE_TOKENS = 2, 32

@@ -25,12 +25,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from costopt.files import sync_folder, write_atomically
 from costopt.schema.recipe import Tokenizer
 from costopt_trainer.data.entropy import PairCounts
 from costopt_trainer.data.text import TextSource, read_pieces, split_pieces
 from costopt_trainer.data.tokenizer import BytePairTokenizer, ByteTokenizer, TextTokenizer, Tokens
 from costopt_trainer.errors import NotRetryable
-from costopt_trainer.files import sync_folder, write_atomically
 
 FORMAT_VERSION = 1
 """Part of the key: raise it when the same text and settings would give other files."""

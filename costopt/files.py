@@ -2,6 +2,7 @@
 
 A reader that opens the path sees the old bytes or the new ones, never a part, also after a power cut: the bytes go to
 a temporary file in the same folder (a rename across file systems would be a copy), are synced, and renamed over.
+Only the standard library: a supervisor, which must start at once, writes through here too.
 """
 
 import contextlib
