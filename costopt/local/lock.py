@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,11 @@ from pathlib import Path
 from costopt.local.files import read_if_there
 from costopt.local.processes import is_alive, start_time
 from costopt.local.refused import Refused
+
+
+LET_GO_SECONDS = 5.0
+"""How long to wait for the lock of a process that is dead. A child that it had just forked shares its open files until
+the child runs its own program, so the lock can outlive its holder by a moment."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +49,25 @@ def only_runner(path: Path) -> Iterator[None]:
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        give_up = time.monotonic() + LET_GO_SECONDS
+        while not _taken(descriptor):
             holder = holder_of(path)
-            who = f"process {holder.pid}" if holder else "another process"
-            stop = f" (`kill -INT {holder.pid}`)" if holder else ""
-            raise Refused(f"{path.parent} is being run by {who}; wait for its end, or suspend it{stop}") from None
+            if (holder and holder.alive) or time.monotonic() > give_up:
+                who = f"process {holder.pid}" if holder else "another process"
+                stop = f" (`kill -INT {holder.pid}`)" if holder else ""
+                raise Refused(f"{path.parent} is being run by {who}; wait for its end, or suspend it{stop}")
+            time.sleep(0.02)
         text = json.dumps({"pid": os.getpid(), "started": start_time(os.getpid())}) + "\n"
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, text.encode(), 0)
         yield
     finally:
         os.close(descriptor)
+
+
+def _taken(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,23 @@ def test_the_lock_is_free_again_when_its_holder_was_killed(tmp_path: Path) -> No
     assert not holder.alive
     with only_runner(tmp_path / "run/lock"):
         assert holder_of(tmp_path / "run/lock") == Holder(os.getpid(), start_time(os.getpid()))
+
+
+def test_a_child_that_a_killed_runner_had_just_forked_does_not_keep_the_folder_from_the_next_one(tmp_path: Path) -> None:
+    program = """
+import os, sys, time
+from pathlib import Path
+from costopt.local.lock import only_runner
+with only_runner(Path(sys.argv[1])):
+    if os.fork() == 0:
+        time.sleep(0.5)  # a child between its fork and its exec
+        os._exit(0)
+    os.kill(os.getpid(), 9)
+"""
+    killed = subprocess.run([sys.executable, "-c", program, str(tmp_path / "lock")], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    with only_runner(tmp_path / "lock"):
+        assert holder_of(tmp_path / "lock") == Holder(os.getpid(), start_time(os.getpid()))
 
 
 def test_a_recycled_process_id_is_not_taken_for_the_process_that_had_it() -> None:
