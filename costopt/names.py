@@ -6,10 +6,24 @@ TRAIN_STAGE = "train"
 
 # Labels on every child.
 LABEL_JOB = "costopt.dev/job"
+LABEL_JOB_UID = "costopt.dev/job-uid"
+"""Tells apart two jobs of one name, the second made after the first was deleted."""
 LABEL_STAGE = "costopt.dev/stage"
 LABEL_ATTEMPT = "costopt.dev/attempt"
 LABEL_EXECUTION = "costopt.dev/execution"
 MANAGED_BY = {"app.kubernetes.io/managed-by": "costopt"}
+MANAGED_BY_SELECTOR = ",".join(f"{key}={value}" for key, value in MANAGED_BY.items())
+"""Selects everything that costopt created, as text for a list or watch request."""
+
+USAGE_FINALIZER = "costopt.dev/usage"
+"""On every pod; released once the pod's usage record is in the job's status, so that none is lost with its pod."""
+FIELD_MANAGER = "costopt"
+"""Whose fields they are in server-side apply."""
+
+QUEUE_NAME_LABEL = "kueue.x-k8s.io/queue-name"
+"""On a job: the queue that admits it."""
+QUEUE_PREFIX = "kueue.x-k8s.io/"
+"""Labels and annotations of a job that begin so are copied to its batch Jobs."""
 
 # Environment of a replica (what the launcher reads).
 ENV_SETTINGS_FILE = "COSTOPT_SETTINGS_FILE"
@@ -58,6 +72,19 @@ RESERVED_ENVIRONMENT = frozenset(
 )
 """Set by us for every replica or rank; a user may not set them."""
 
+RESERVED_ENVIRONMENT_PREFIXES = ("COSTOPT_", "PET_", "TORCHELASTIC_")
+"""Likewise whatever begins so: torch's launcher would read PET_*, and sets TORCHELASTIC_* for its ranks."""
+RESERVED_LABEL_PREFIXES = ("costopt.dev/", "batch.kubernetes.io/")
+RESERVED_LABELS = ("app.kubernetes.io/managed-by", "controller-uid", "job-name")
+"""Set by us or by the Job controller on every pod; a user may not set them."""
+RESERVED_VOLUMES = ("settings", "storage", "tmp", "shm")
+
+SETTINGS_MOUNT = "/etc/costopt"
+STORAGE_MOUNT = "/storage"
+"""Where the claim is mounted; the job's own storage is a folder below it, so that jobs and data may share a claim."""
+RESERVED_MOUNTS = (SETTINGS_MOUNT, STORAGE_MOUNT, "/tmp", "/dev", "/proc", "/sys")  # noqa: S108 -- the pod's own
+"""Paths in a pod that are ours or the node's; nothing of a user's may be mounted at, below or above them."""
+
 RENDEZVOUS_PORT = 29400
 
 # Layout of a job's storage (a claim in a cluster, the run folder on one machine).
@@ -76,7 +103,20 @@ MAX_CHILD_NAME = 52
 
 def child_name(job_name: str, stage: str, attempt: int) -> str:
     """Name of a stage's attempt: `<job>-<stage>-a<attempt>`, shortened with a hash of the job's name if it must be."""
-    suffix = f"-{stage}-a{attempt}"
+    return _shortened(job_name, f"-{stage}-a{attempt}")
+
+
+def job_wide_name(job_name: str) -> str:
+    """Name of what a job has one of, such as its NetworkPolicy: the job's own, shortened with a hash if it must be."""
+    return _shortened(job_name, "")
+
+
+def storage_claim_name(job_name: str) -> str:
+    """Name of the claim that `storage.create` makes: `<job>-storage`, shortened likewise."""
+    return _shortened(job_name, "-storage")
+
+
+def _shortened(job_name: str, suffix: str) -> str:
     label = job_name.replace(".", "-")
     if len(label) + len(suffix) <= MAX_CHILD_NAME and label == job_name:
         return label + suffix

@@ -5,9 +5,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from costopt.accounting.usage import UsageRecord
 from costopt.schema.prices import PriceBook, pricing_unit
 from costopt.schema.replica import MeteredMilliseconds
+from costopt.schema.usage import UsageRecord
 
 MIDNIGHT = datetime(2026, 11, 20, tzinfo=UTC)
 GPU = "nvidia.com/gpu"

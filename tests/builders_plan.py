@@ -12,7 +12,8 @@ from typing import Any
 from costopt.plan.decide import Observed, Plan, Replica, StopGang, is_final, is_suspended, plan
 from costopt.schema.job import JobSpec
 from costopt.schema.replica import Progress, TerminationMessage
-from costopt.schema.status import Bill, JobStatus, Measurement, StageStatus, VariantStatus
+from costopt.schema.status import Bill, JobStatus, StageStatus
+from costopt.schema.variant_report import Measurement, VariantStatus
 
 START = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)
 INT8 = {"name": "int8", "steps": [{"type": "Quantize", "quantize": {"scheme": "Int8WeightOnly"}}]}
@@ -101,6 +102,7 @@ class World:
         self.most_variants = most_variants
         self.asked_to_stop: dict[str, StopGang] = {}
         self.started: list[tuple[str, int]] = []
+        self.gang_sizes: dict[tuple[str, int], int] = {}
 
     # What happens in the world.
 
@@ -144,6 +146,15 @@ class World:
         progress = who.progress if step is None else Progress(step=step, total_steps=100)
         self.replicas[who.uid] = replace(who, last_activity=self.now, progress=progress)
 
+    def waits(self, who: Replica, reason: str = "a node", *, admitted: bool = True) -> None:
+        """A replica turns out not to run yet; one that a queue has `admitted` should."""
+        since = who.waiting_since or self.now if admitted else None
+        self.replicas[who.uid] = replace(who, waiting_since=since, waiting_for=reason, last_activity=None)
+
+    def runs(self, who: Replica) -> None:
+        """A replica that waited runs now."""
+        self.replicas[who.uid] = replace(who, waiting_since=None, waiting_for="", last_activity=self.now)
+
     # What the shell does.
 
     def observe(self) -> Observed:
@@ -155,6 +166,7 @@ class World:
             replicas=tuple(self.replicas.values()),
             bill=self.bill,
             variants=tuple(self.reports.values()),
+            gang_sizes=self.gang_sizes,
             max_parallel_variants=self.most_variants,
         )
 
@@ -261,6 +273,9 @@ def checked_plan(observed: Observed, now: datetime) -> Plan:
         assert earlier_stage.attempt <= stage.attempt <= max([earlier_stage.attempt, *seen]) + 1
         assert stage.failures <= max(limits.max_failures + 1, earlier_stage.failures)
         assert stage.disruptions <= max(limits.max_disruptions + 1, earlier_stage.disruptions)
+        assert stage.failure is None or stage.state in ("Stopping", "Failed"), "an attempt that is whole has a failure"
+        if earlier_stage.failure and earlier_stage.failure.reason == "NotStarted":
+            assert stage.state != "Starting", "a gang that there is no room for is tried again"
         if earlier_stage.state in ("Succeeded", "Failed"):
             assert stage == earlier_stage, "a final stage changed"
     assert 0 <= after.execution - before.execution <= 1

@@ -1,10 +1,11 @@
 """Every hour and its price, counted in one pure place.
 
     intervals   how long something was held, in whole microseconds
-    usage       one replica's usage record
     ledger      usage records, each counted once
+    cells       records counted into the finest things that are told apart
+    fold        records folded into sums that make the same bill
     goodput     a record's held time split by cause
-    price_book  which price holds for a resource on a day
+    price_book  which price holds for a resource on a day; a record's prices pinned
     bill        records and prices -> the bill
     exact       decimals without rounding, and as plain text
 

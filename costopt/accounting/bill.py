@@ -1,27 +1,29 @@
 """Records and prices -> the bill.
 
-Each record's held time is split by cause, multiplied by each quantity it held, and put into the cell of its stage,
-resource, cause, device model, capacity type and price row. A cell becomes one line: its hours are rounded once, its
-cost is those hours times the unit price, exactly. Every total is a sum of lines, so whoever adds up the lines shown
-gets the totals shown, to the last digit.
+Records are counted into cells (see `cells`), and cells priced: at the price pinned in the record, else at the book's
+price of the day (UTC) on which the record's time began. Cells of the same stage, resource, cause, device model,
+capacity type and price row become one line: its hours are rounded once, its cost is those hours times the unit price,
+exactly. Every total is a sum of lines, so whoever adds up the lines shown gets the totals shown, to the last digit.
 
-A record is priced whole at the price of the day (UTC) on which its time began.
+All money is in one currency: the book's, or without a book that of the pinned prices. What was pinned in another
+currency (a book was deleted and made anew) has no price here.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from datetime import UTC
+from datetime import date
 from decimal import Decimal
 from typing import NamedTuple, get_args
 
+from costopt.accounting.cells import Cell, Cells, count, once_per_replica
 from costopt.accounting.exact import HOUR_DECIMALS, hours, multiply, plain, total
-from costopt.accounting.goodput import split_by_cause
-from costopt.accounting.price_book import find_price
-from costopt.accounting.usage import CapacityType, UsageRecord
+from costopt.accounting.fold import is_estimated
+from costopt.accounting.price_book import find_price, pinned
 from costopt.names import TRAIN_STAGE
 from costopt.schema.base import decimal
-from costopt.schema.prices import Price, PriceBook, pricing_unit
-from costopt.schema.status import Bill, BillLine, Cause, Total
+from costopt.schema.prices import PriceBook, pricing_unit
+from costopt.schema.status import Bill, BillLine, Total
+from costopt.schema.usage import CapacityType, Cause, FoldedUsage, PinnedPrice, Usage, UsageRecord
 
 BASE_PER_UNIT = {"GiB-Hours": 2**30}
 """Base units (see `UsageRecord.resources`) in one counted unit, where that is not 1."""
@@ -29,97 +31,107 @@ BASE_PER_UNIT = {"GiB-Hours": 2**30}
 _CAUSE_ORDER = {cause: place for place, cause in enumerate(get_args(Cause))}
 
 
-class _Cell(NamedTuple):
-    """The finest thing that is counted: a line of the bill."""
+class _Line(NamedTuple):
+    """What one line of the bill is about."""
 
     stage: str
     resource: str
     cause: Cause
     product: str | None
     capacity_type: CapacityType
-    price: Price | None
+    price: PinnedPrice | None
 
 
-def make_bill(records: Iterable[UsageRecord], book: PriceBook | None) -> Bill:
-    """The bill of `records`, in any order, at the list prices of `book`; without a book hours are counted all the same.
+def make_bill(
+    records: Iterable[UsageRecord],
+    book: PriceBook | None,
+    folded: Iterable[FoldedUsage] = (),
+    *,
+    folded_estimated: int = 0,
+) -> Bill:
+    """The bill of `records`, in any order, and of `folded` ones, of which `folded_estimated` had an estimated end.
 
-    A replica counts once: a record given twice is one record, and the record of its end goes before one of the same
-    replica still running. Raises ValueError when two records say different things about one replica.
+    Without a book hours are counted all the same. A replica counts once: a record given twice is one record, and the
+    record of its end goes before one of the same replica still running. Raises ValueError when two records say
+    different things about one replica.
     """
-    counted = _once_per_replica(records)
-    cells: defaultdict[_Cell, Decimal] = defaultdict(Decimal)
-    for record in counted:
-        _count(record, book, cells)
-    lines = [_line(cell, quantity) for cell, quantity in sorted(cells.items(), key=lambda item: _order(item[0]))]
+    counted = once_per_replica(records)
+    cells = count(counted, folded)
+    currency = book.spec.currency if book else min((cell.currency for cell in cells if cell.currency), default=None)
+    quantities = _price(cells, book, currency)
+    lines = [_line(line, quantities[line]) for line in sorted(quantities, key=_order)]
     priced = total(_costs(lines))
     complete = all(line.list_cost is not None for line in lines)
+    by_cause = sorted(lines, key=lambda line: _CAUSE_ORDER[line.cause])
+    has_money = currency is not None
     return Bill(
-        currency=book.spec.currency if book else None,
+        currency=currency,
         price_book=book.metadata.name if book else None,
         lines=lines,
-        by_stage=_totals(lines, lambda line: line.stage) if book else [],
-        by_resource=_totals(lines, lambda line: line.resource) if book else [],
-        by_cause=_totals(sorted(lines, key=lambda line: _CAUSE_ORDER[line.cause]), lambda line: line.cause)
-        if book
-        else [],
-        list_cost=plain(priced) if book and complete else None,
-        priced_cost=plain(priced) if book else None,
+        by_stage=_totals(lines, lambda line: line.stage) if has_money else [],
+        by_resource=_totals(lines, lambda line: line.resource) if has_money else [],
+        by_cause=_totals(by_cause, lambda line: line.cause) if has_money else [],
+        list_cost=plain(priced) if has_money and complete else None,
+        priced_cost=plain(priced) if has_money else None,
         unpriced_resources=sorted({line.resource for line in lines if line.list_cost is None}),
-        estimated_records=sum(record.end_estimated or record.held.clock_fault for record in counted),
+        estimated_records=folded_estimated + sum(is_estimated(record) for record in counted),
     )
 
 
-def _once_per_replica(records: Iterable[UsageRecord]) -> list[UsageRecord]:
-    by_uid: dict[str, UsageRecord] = {}
-    for record in records:
-        known = by_uid.get(record.uid)
-        if known is None or known.outcome == "Running" != record.outcome:
-            by_uid[record.uid] = record
-        elif known != record and (record.outcome == "Running") == (known.outcome == "Running"):
-            raise ValueError(f"usage of {record.uid} must be given once; two records of it differ")
-    return list(by_uid.values())
+def bill_of(usage: Usage, running: Iterable[UsageRecord], book: PriceBook | None) -> Bill:
+    """The bill of all that ended replicas held, and of those still `running`."""
+    return make_bill((*usage.records, *running), book, usage.folded, folded_estimated=usage.folded_estimated)
 
 
-def _count(record: UsageRecord, book: PriceBook | None, cells: defaultdict[_Cell, Decimal]) -> None:
-    """Add the record's quantities times its microseconds to their cells."""
-    day = record.held_from.astimezone(UTC).date()
-    microseconds_by_cause = split_by_cause(record)
-    for resource, quantity in record.resources.items():
-        if not decimal(quantity):
-            continue
-        price = None
-        if book is not None:
-            price = find_price(
-                book, resource=resource, product=record.product, capacity_type=record.capacity_type, day=day
-            )
-        for cause, microseconds in microseconds_by_cause.items():
-            cell = _Cell(record.stage, resource, cause, record.product, record.capacity_type, price)
-            cells[cell] = total((cells[cell], multiply(decimal(quantity), Decimal(microseconds))))
+def _price(cells: Cells, book: PriceBook | None, currency: str | None) -> dict[_Line, Decimal]:
+    quantities: defaultdict[_Line, Decimal] = defaultdict(Decimal)
+    for cell, quantity in cells.items():
+        line = _Line(*cell[:5], price=_price_of(cell, book, currency))
+        quantities[line] = total((quantities[line], quantity))
+    return quantities
 
 
-def _line(cell: _Cell, unit_microseconds: Decimal) -> BillLine:
-    unit = pricing_unit(cell.resource)
-    consumed = hours(unit_microseconds, base_per_unit=BASE_PER_UNIT.get(unit, 1))
-    unit_price = decimal(cell.price.list_unit_price) if cell.price else None
-    return BillLine(
-        stage=cell.stage,
+def _price_of(cell: Cell, book: PriceBook | None, currency: str | None) -> PinnedPrice | None:
+    if cell.day is None:
+        return cell.price if cell.currency == currency else None
+    if book is None:
+        return None
+    price = find_price(
+        book,
         resource=cell.resource,
-        cause=cell.cause,
         product=cell.product,
         capacity_type=cell.capacity_type,
+        day=date.fromisoformat(cell.day),
+    )
+    return pinned(price) if price else None
+
+
+def _line(line: _Line, unit_microseconds: Decimal) -> BillLine:
+    unit = pricing_unit(line.resource)
+    consumed = hours(unit_microseconds, base_per_unit=BASE_PER_UNIT.get(unit, 1))
+    price = line.price
+    unit_price = decimal(price.list_unit_price) if price and price.list_unit_price is not None else None
+    return BillLine(
+        stage=line.stage,
+        resource=line.resource,
+        cause=line.cause,
+        product=line.product,
+        capacity_type=line.capacity_type,
         consumed_quantity=f"{consumed:.{HOUR_DECIMALS}f}",
         consumed_unit=unit,
         list_unit_price=None if unit_price is None else format(unit_price, "f"),
         list_cost=None if unit_price is None else plain(multiply(consumed, unit_price)),
-        price_source=cell.price.source if cell.price else None,
-        price_effective_from=cell.price.effective_from if cell.price else None,
+        price_source=price.source if price else None,
+        price_effective_from=price.effective_from if price else None,
     )
 
 
-def _order(cell: _Cell) -> tuple[object, ...]:
-    price_key = (cell.price.effective_from, cell.price.product) if cell.price else ("", "")
-    training_first = (cell.stage != TRAIN_STAGE, cell.stage)
-    return (*training_first, cell.resource, _CAUSE_ORDER[cell.cause], cell.product or "", cell.capacity_type, price_key)
+def _order(line: _Line) -> tuple[object, ...]:
+    price = line.price
+    # A row that was edited makes two prices of the same day and product.
+    price_key = (price.effective_from, price.product, price.list_unit_price, price.source) if price else ("",) * 4
+    training_first = (line.stage != TRAIN_STAGE, line.stage)
+    return (*training_first, line.resource, _CAUSE_ORDER[line.cause], line.product or "", line.capacity_type, price_key)
 
 
 def _costs(lines: Iterable[BillLine]) -> Iterable[Decimal]:

@@ -11,10 +11,10 @@ Training with a meter that never reported never got past its start.
 
 from collections.abc import Iterator
 
-from costopt.accounting.usage import UsageRecord
+from costopt.accounting.intervals import held_of
 from costopt.names import TRAIN_STAGE
 from costopt.schema.replica import MeteredMilliseconds
-from costopt.schema.status import Cause
+from costopt.schema.usage import Cause, UsageRecord
 
 
 def split_by_cause(record: UsageRecord) -> dict[Cause, int]:
@@ -23,7 +23,7 @@ def split_by_cause(record: UsageRecord) -> dict[Cause, int]:
     A meter that claims more than was held (its clock is another one) is cut off where the held time ends, in the order
     of `_claims`.
     """
-    left = record.held.microseconds
+    left = held_of(record).microseconds
     parts: dict[Cause, int] = {}
     for cause, milliseconds in _claims(record):
         part = left if milliseconds is None else min(left, milliseconds * 1000)

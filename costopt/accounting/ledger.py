@@ -7,7 +7,7 @@ from typing import Self
 
 from pydantic import ValidationError
 
-from costopt.accounting.usage import UsageRecord
+from costopt.schema.usage import UsageRecord
 
 
 @dataclass(frozen=True)

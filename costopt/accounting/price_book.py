@@ -1,9 +1,10 @@
-"""Which price holds for a resource on a day."""
+"""Which price holds for a resource on a day, and the prices of a record written down for good."""
 
-from datetime import date
+from datetime import UTC, date
 
-from costopt.accounting.usage import CapacityType
+from costopt.schema.base import decimal
 from costopt.schema.prices import Price, PriceBook
+from costopt.schema.usage import CapacityType, PinnedPrice, UsageRecord
 
 
 def find_price(
@@ -23,3 +24,31 @@ def find_price(
         and price.effective_date <= day
     ]
     return max(rows, key=lambda price: (price.product != "", price.effective_date), default=None)
+
+
+def pinned(price: Price) -> PinnedPrice:
+    """A row of the price book as a record keeps it."""
+    return PinnedPrice(
+        resource=price.resource,
+        list_unit_price=price.list_unit_price,
+        product=price.product,
+        effective_from=price.effective_from,
+        source=price.source,
+    )
+
+
+def pin_prices(record: UsageRecord, book: PriceBook | None) -> UsageRecord:
+    """The record with the prices that apply to it, so that later changes of the book do not change its cost.
+
+    Without a book nothing is pinned: the record is priced once there is one. One that is pinned stays as it is.
+    """
+    if book is None or record.prices is not None:
+        return record
+    day = record.held_from.astimezone(UTC).date()
+    prices = []
+    for resource, quantity in record.resources.items():
+        if not decimal(quantity):
+            continue
+        price = find_price(book, resource=resource, product=record.product, capacity_type=record.capacity_type, day=day)
+        prices.append(pinned(price) if price else PinnedPrice(resource=resource))
+    return record.model_copy(update={"currency": book.spec.currency, "prices": prices})

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import TextIO
 
@@ -11,21 +12,39 @@ from rich.table import Table
 from rich.text import Text
 
 from costopt.schema.replica import FailureReason, Progress
-from costopt.schema.status import Bill, BillLine, Failure, JobStatus, Measurement, Total, VariantStatus
+from costopt.schema.status import Bill, BillLine, Failure, JobStatus, Total
+from costopt.schema.variant_report import Measurement, VariantStatus
 
 PLAIN_WIDTH = 160
 """Columns where there is no terminal to ask: a table in a file should not be folded."""
 
-RETRY = "then run the same command with --retry: it goes on from the last checkpoint."
 WHAT_TO_DO: dict[FailureReason, str] = {
-    "InvalidSettings": f"Correct the settings that the message names, {RETRY}",
-    "InvalidData": f"Correct the data or its settings, {RETRY}",
-    "LossNotFinite": f"Lower optimizer.learningRate, {RETRY}",
-    "CheckpointNotWritable": f"Make room, or make the folder writable, {RETRY}",
-    "CheckpointUnreadable": f"Do as the message says, {RETRY}",
-    "OutOfMemory": f"Lower batch.microBatchSize, {RETRY}",
+    "InvalidSettings": "Correct the settings that the message names",
+    "InvalidData": "Correct the data or its settings",
+    "LossNotFinite": "Lower optimizer.learningRate",
+    "CheckpointNotWritable": "Make room, or make the folder writable",
+    "CheckpointUnreadable": "Do as the message says",
+    "OutOfMemory": "Lower batch.microBatchSize",
 }
-READ_THE_LOG = "Read the whole log with `costopt logs {folder} --stage {stage} --attempt {attempt}`."
+READ_THE_LOG = "Read the whole log with `{logs} --stage {stage} --attempt {attempt}`."
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a job is, for the advice that follows its failure."""
+
+    logs: str
+    """The command that prints its logs."""
+    retry: str
+    """How a failed job is tried again once its cause is mended; goes on a sentence."""
+
+
+def local_place(folder: str) -> Place:
+    """A run folder on this machine."""
+    return Place(
+        logs=f"costopt logs {folder}",
+        retry="then run the same command with --retry: it goes on from the last checkpoint.",
+    )
 
 
 def console(stream: TextIO | None = None) -> Console:
@@ -175,7 +194,7 @@ def _cost_of(entry: Total) -> str:
     return f"{entry.list_cost} + unknown" if entry.unpriced_lines else entry.list_cost
 
 
-def failure_text(failure: Failure, folder: str, *, recovered: bool = False) -> str:
+def failure_text(failure: Failure, place: Place, *, recovered: bool = False) -> str:
     """Why it failed, where, its last words, and what to do about it unless the job has got over it."""
     where = [f"attempt {failure.attempt}"]
     where += [f"rank {failure.rank}"] if failure.rank is not None else []
@@ -185,9 +204,9 @@ def failure_text(failure: Failure, folder: str, *, recovered: bool = False) -> s
     lines = [f"{failure.stage} {what}: {failure.reason} ({', '.join(where)})", f"  {failure.message.strip()}"]
     if failure.log_tail:
         lines += ["  last lines of its log:", *(f"    {line}" for line in failure.log_tail[-20:])]
-    log = READ_THE_LOG.format(folder=folder, stage=failure.stage, attempt=failure.attempt)
-    advice = "" if recovered else WHAT_TO_DO.get(failure.reason, "")
-    lines.append(f"  {advice} {log}".replace("   ", "  "))
+    log = READ_THE_LOG.format(logs=place.logs, stage=failure.stage, attempt=failure.attempt)
+    what_to_do = None if recovered else WHAT_TO_DO.get(failure.reason)
+    lines.append(f"  {what_to_do}, {place.retry} {log}" if what_to_do else f"  {log}")
     return "\n".join(lines)
 
 

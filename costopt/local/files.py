@@ -20,6 +20,16 @@ def read_if_there(path: Path) -> str | None:
         return None
 
 
+def last_lines(path: Path, most_bytes: int = 16384) -> list[str]:
+    """The last lines of a file of any size, the first of them perhaps in part; none when there is no file."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(max(0, path.stat().st_size - most_bytes))
+            return stream.read(most_bytes).decode("utf-8", "replace").splitlines()
+    except FileNotFoundError:
+        return []
+
+
 def modified_at_ns(path: Path) -> int | None:
     """When the file last changed, in nanoseconds since 1970; None when there is none."""
     try:

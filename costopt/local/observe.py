@@ -4,14 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from costopt.accounting.usage import Outcome, UsageRecord
 from costopt.local.bury import bury_if_dead
+from costopt.local.files import last_lines
 from costopt.local.replica_folder import Birth, End, ReplicaFolder
 from costopt.local.run_folder import RunFolder
 from costopt.plan.observed import Replica
 from costopt.schema.job import JobSpec
-from costopt.schema.replica import EXIT_DONE, EXIT_PREEMPTED
-from costopt.schema.status import VariantStatus
+from costopt.schema.replica import EXIT_DONE, EXIT_PREEMPTED, progress_in_log
+from costopt.schema.usage import Outcome, UsageRecord
+from costopt.schema.variant_report import VariantStatus
 
 SUSPENDING = ("SuspendRequested", "BudgetExceeded")
 """Reasons of a stop after which the job goes on another day."""
@@ -56,10 +57,14 @@ def sight(run_folder: RunFolder, folder: ReplicaFolder, birth: Birth, now: datet
     """One replica as its folder shows it."""
     # The end is read first: if it is there, everything else is final.
     end = folder.end()
+    log_file = run_folder.log_file(folder.name)
     progress = folder.progress()
+    if progress is None and not birth.has_meter and birth.index == 0:
+        # A user's own program need not know of files: it may print its progress, as it would in a cluster.
+        progress = progress_in_log(last_lines(log_file))
     supervised = folder.supervised()
     started_at = supervised.started_at if supervised else None
-    activity = folder.last_activity(run_folder.log_file(folder.name))
+    activity = folder.last_activity(log_file)
     replica = Replica(
         uid=birth.uid,
         stage=birth.stage,

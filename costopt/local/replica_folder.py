@@ -24,13 +24,13 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from costopt.accounting.usage import CapacityType
 from costopt.local.files import modified_at_ns, read_if_there, write_json
 from costopt.local.supervisor import BIRTH_FILE, END_FILE, HEARTBEAT_FILE, LOCK_FILE, SUPERVISOR_FILE
 from costopt.plan.actions import StopReason
 from costopt.render.processes import PROGRESS_FILE, TERMINATION_FILE
 from costopt.schema.base import Count, DecimalString, Name, ShortText, Strict, Timestamp
 from costopt.schema.replica import Progress, TerminationMessage
+from costopt.schema.usage import CapacityType
 
 STOP_FILE = "stop.json"
 

@@ -22,7 +22,8 @@ from costopt.local.replica_folder import Model
 from costopt.names import ARTIFACTS_DIR, REPORT_FILE
 from costopt.render.processes import LOGS_DIR, REPLICAS_DIR
 from costopt.schema.job import CostOptJob
-from costopt.schema.status import JobStatus, VariantStatus
+from costopt.schema.status import JobStatus
+from costopt.schema.variant_report import VariantStatus
 
 JOB_FILE = "job.json"
 STATUS_FILE = "status.json"

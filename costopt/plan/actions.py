@@ -6,8 +6,11 @@ from typing import Literal
 
 from costopt.schema.status import JobStatus
 
-StopReason = Literal["SuspendRequested", "BudgetExceeded", "DeadlineExceeded", "Stalled", "ReplicaFailed", "NotWanted"]
-"""NotWanted: replicas that belong to no stage's current attempt, or outlived a finished job."""
+StopReason = Literal[
+    "SuspendRequested", "BudgetExceeded", "DeadlineExceeded", "Stalled", "NotStarted", "ReplicaFailed", "NotWanted"
+]
+"""NotStarted: not all replicas ran in time. NotWanted: replicas that belong to no stage's current attempt, or outlived
+a finished job."""
 
 
 @dataclass(frozen=True)

@@ -98,11 +98,13 @@ def priced_finding(spec: JobSpec, bill: Bill | None) -> Finding:
     if bill.priced_cost is None:
         message = f"the price book {spec.price_book_name} was not found, so hours are counted but have no price"
         return Finding("False", "NoPriceBook", message)
+    if bill.unpriced_resources and bill.price_book is None:
+        message = f"the price book {spec.price_book_name} is gone, so what was used since then has no price"
+        return Finding("False", "NoPriceBook", message)
     if bill.unpriced_resources:
         return Finding(
             "False",
             "PriceUnknown",
-            f"the price book {bill.price_book or spec.price_book_name} has no price for "
-            f"{', '.join(bill.unpriced_resources)}",
+            f"the price book {bill.price_book} has no price for {', '.join(bill.unpriced_resources)}",
         )
     return Finding("True", "AllPriced", "every resource used has a price")

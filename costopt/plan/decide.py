@@ -6,10 +6,12 @@ A job is a row of stages: training, then the variants. A stage goes from state t
     Starting    a replica of the attempt is seen ───────────────────▶ Running
                 the job is stopped before that ─────────────────────▶ Waiting
     Running     all replicas ended well, a variant's with a report ─▶ Succeeded
-                one did not, none stirs any more, or the job is to
-                stop: the others are stopped, until all have ended ─▶ Stopping
+                one did not, or waits too long to run, none stirs any
+                more, or the job is to stop: the others are stopped,
+                until all have ended ───────────────────────────────▶ Stopping
     Stopping    all have ended after all well ──────────────────────▶ Succeeded
-                one for a reason that no restart can mend ──────────▶ Failed
+                one for a reason that no restart can mend, or there
+                was not room for all ───────────────────────────────▶ Failed
                 the job is stopped; this counts as nothing ─────────▶ Waiting
                 otherwise a failure or a disruption is counted, and
                     its limit allows another attempt ───────────────▶ Starting, with the next attempt
@@ -39,12 +41,17 @@ from costopt.plan.observed import Observed, Replica
 from costopt.plan.restarts import finish
 from costopt.plan.stages import FINAL, IN_FLIGHT, begin_due, gangs_to_start, stages_of, strays_to_stop
 from costopt.schema.replica import Progress
-from costopt.schema.status import Failure, JobStatus, StageStatus, VariantStatus
+from costopt.schema.status import Failure, JobStatus, StageStatus
+from costopt.schema.variant_report import VariantStatus
 
 __all__ = ["Observed", "Plan", "Replica", "StartGang", "StopGang", "is_final", "is_suspended", "plan"]
 
 BUDGET_LOOK = timedelta(seconds=15)
 """How often a running job with a budget is looked at: money is spent without an event that would say so."""
+
+PENDING_AFTER = timedelta(seconds=10)
+"""How long an attempt may take to start before the Succeeded condition says what it waits for: most start sooner, and a
+status need not be written for each step on the way."""
 
 
 def is_final(status: JobStatus) -> bool:
@@ -69,7 +76,7 @@ def plan(observed: Observed, now: datetime) -> Plan:
     stages, failure, stops = _advance_all(observed, _reason(halt) if stopping else None, now)
     if not stopping:
         stages = begin_due(stages, observed, now)
-    ending = _find_ending(stages, failure, halt)
+    ending = _find_ending(stages, halt)
     if ending:
         stages = [_closed(stage, now) for stage in stages]
     at_rest = not any(stage.state in IN_FLIGHT for stage in stages)
@@ -82,7 +89,7 @@ def plan(observed: Observed, now: datetime) -> Plan:
     elif stopping:
         findings = conditions.while_stopping(halt)
     else:
-        findings = {"Succeeded": _under_way(stages), "Suspended": conditions.NOT_SUSPENDED}
+        findings = {"Succeeded": _under_way(stages, observed, now), "Suspended": conditions.NOT_SUSPENDED}
     findings["Stalled"] = conditions.stalled_finding([stop.stage for stop in stops if stop.reason == "Stalled"])
     if spending is not None:
         findings["BudgetExceeded"] = conditions.budget_finding(spending)
@@ -148,19 +155,21 @@ def _advance_all(
         if stage.state not in IN_FLIGHT:
             stages.append(stage)
             continue
-        step = advance(stage, failure, situation)
+        step = advance(stage, situation)
         stages.append(step.stage)
-        failure = step.failure
+        failure = step.news or failure
         if step.stop:
             stops.append(step.stop)
     return stages, failure, tuple(stops)
 
 
-def _find_ending(stages: list[StageStatus], failure: Failure | None, halt: Halt | None) -> Finding | None:
+def _find_ending(stages: list[StageStatus], halt: Halt | None) -> Finding | None:
     """How the job ends, if it does now. Work that is all done goes before a reason to stop it."""
     training, *variants = stages
     if training.state == "Failed":
-        return Finding("False", "TrainingFailed", failure.message if failure else "training failed")
+        failure = training.failure
+        reason = "NotStarted" if failure and failure.reason == "NotStarted" else "TrainingFailed"
+        return Finding("False", reason, failure.message if failure else "training failed")
     if any(stage.state in IN_FLIGHT for stage in stages):
         return None
     if all(stage.state in FINAL for stage in stages):
@@ -179,12 +188,20 @@ def _closed(stage: StageStatus, now: datetime) -> StageStatus:
     return finish(stage, "Failed", now) if begun else stage
 
 
-def _under_way(stages: list[StageStatus]) -> Finding:
+def _under_way(stages: list[StageStatus], observed: Observed, now: datetime) -> Finding:
     training, *variants = stages
+    waits_for = stage_gang(observed, training).waits_for
+    if training.state == "Running" and waits_for and _is_due(_pending_in(training, now)):
+        return Finding("Unknown", "Pending", f"training, attempt {training.attempt}, waits for: {waits_for}")
     if training.state != "Succeeded":
         return Finding("Unknown", "Training", f"training, attempt {training.attempt}")
     done = sum(stage.state in FINAL for stage in variants)
     return Finding("Unknown", "Compressing", f"{done} of {len(variants)} variants are done")
+
+
+def _pending_in(stage: StageStatus, now: datetime) -> timedelta | None:
+    """Time until its current attempt, should it not run by then, is called pending: 0 or less when it is."""
+    return None if stage.attempt_start_time is None else stage.attempt_start_time + PENDING_AFTER - now
 
 
 def _newest_progress(observed: Observed) -> Progress | None:
@@ -212,6 +229,10 @@ def _look_again(observed: Observed, status: JobStatus, now: datetime) -> timedel
         stall_timeout = timedelta(seconds=observed.spec.restarts.stall_timeout_seconds)
         running = [stage for stage in status.stages if stage.state == "Running"]
         waits += [stage_gang(observed, stage).stalls_in(stall_timeout, now) for stage in running]
+        waits += [_pending_in(stage, now) for stage in running if stage_gang(observed, stage).waits_for]
+        if observed.spec.restarts.start_timeout_seconds is not None:
+            start_timeout = timedelta(seconds=observed.spec.restarts.start_timeout_seconds)
+            waits += [stage_gang(observed, stage).gives_up_waiting_in(start_timeout, now) for stage in running]
         if observed.spec.budget is not None:
             waits.append(BUDGET_LOOK)
     # What is due already has been decided on: only the world can change it now.

@@ -2,8 +2,8 @@
 
 When one rank dies the others lose their connections and die too, often sooner noticed than the one that began it. What
 is reported is the cause: an end by the platform goes before an end of the job's own making, that before an echo
-(a launcher says so of itself), and among equals the earliest counts. The failure kept in the status also tells, once
-the whole gang has ended, what kind of end it was; replicas that ended because we stopped a broken gang have no say.
+(a launcher says so of itself), and among equals the earliest counts. The failure kept in the stage also tells, once the
+whole gang has ended, what kind of end it was; replicas that ended because we stopped a broken gang have no say.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from typing import Literal
 
 from costopt.plan.observed import Replica
 from costopt.schema.replica import EXIT_NOT_RETRYABLE, EXIT_PREEMPTED, FailureReason
-from costopt.schema.status import Failure, StageStatus
+from costopt.schema.status import Failure
 
 FailureKind = Literal["NotRetryable", "Disruption", "Failure"]
 
@@ -73,11 +73,6 @@ def first_failure(failed: Iterable[Replica], known: Failure | None) -> Failure |
         if causes:
             return failure_of(min(causes, key=_rank))
     return known
-
-
-def is_about(failure: Failure | None, stage: StageStatus) -> bool:
-    """`failure` is that of the stage's current attempt."""
-    return failure is not None and (failure.stage, failure.attempt) == (stage.name, stage.attempt)
 
 
 def ended_when(replica: Replica) -> datetime:

@@ -6,6 +6,9 @@ from datetime import datetime, timedelta
 
 from costopt.plan.observed import Replica
 
+MAX_WAITING_REASONS = 3
+"""Enough for people to see what is missing."""
+
 
 @dataclass(frozen=True)
 class Gang:
@@ -42,6 +45,19 @@ class Gang:
         if not known or len(known) < len(stirred):
             return None
         return max(known) + timeout - now
+
+    def gives_up_waiting_in(self, timeout: timedelta, now: datetime) -> timedelta | None:
+        """Time until the replica that has waited longest to run has waited too long: 0 or less when it has. None: none
+        waits."""
+        since = [replica.waiting_since for replica in self.replicas if replica.live and replica.waiting_since]
+        return min(since) + timeout - now if since else None
+
+    @property
+    def waits_for(self) -> str:
+        """What its replicas wait for before all can run; empty when none waits. The same while they wait for the same,
+        however many of them do."""
+        reasons = sorted({replica.waiting_for for replica in self.replicas if replica.live and replica.waiting_for})
+        return "; ".join(reasons[:MAX_WAITING_REASONS])
 
 
 def gang_of(replicas: Iterable[Replica], *, stage: str, attempt: int, size: int) -> Gang:

@@ -6,13 +6,15 @@ a gang seen half-way through its creation is not taken for one that lost replica
 before the variants' reports, so that a variant which ended well is never seen without the report it wrote.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
 from costopt.schema.job import JobSpec
 from costopt.schema.replica import Progress, TerminationMessage
-from costopt.schema.status import Bill, JobStatus, VariantStatus
+from costopt.schema.status import Bill, JobStatus
+from costopt.schema.variant_report import VariantStatus
 
 ReplicaState = Literal["Running", "Succeeded", "Failed"]
 
@@ -41,6 +43,12 @@ class Replica:
     """What it said at its end."""
     last_activity: datetime | None = None
     """When it last finished a step or logged a line (aware). None: not running yet, so it cannot stall."""
+    waiting_since: datetime | None = None
+    """Since when it should be running and is not (aware). None: it runs, or a queue has not admitted it, which is no
+    fault that startTimeoutSeconds could find."""
+    waiting_for: str = ""
+    """What it waits for before it can run, in the same words at each look: it becomes part of a condition. Empty: it
+    runs."""
     progress: Progress | None = None
     """Its latest progress report."""
 
@@ -62,6 +70,8 @@ class Observed:
     """The status last written; `JobStatus()` for a new job."""
     replicas: tuple[Replica, ...] = ()
     """Replicas of all attempts still known, in any order."""
+    gang_sizes: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    """Replicas that an attempt (stage, number) really has, where a queue admitted fewer than asked for."""
     bill: Bill | None = None
     """The bill so far, with running replicas counted up to now. None: not made yet."""
     variants: tuple[VariantStatus, ...] = ()

@@ -9,7 +9,7 @@ from typing import Literal
 
 from costopt.plan.failures import FailureKind
 from costopt.schema.job import Restarts
-from costopt.schema.status import StageStatus
+from costopt.schema.status import Failure, StageStatus
 
 
 def begin(stage: StageStatus, attempt: int, now: datetime) -> StageStatus:
@@ -20,21 +20,26 @@ def begin(stage: StageStatus, attempt: int, now: datetime) -> StageStatus:
             "attempt": attempt,
             "start_time": stage.start_time or now,
             "attempt_start_time": now,
+            "failure": None,
         }
     )
 
 
 def finish(stage: StageStatus, state: Literal["Succeeded", "Failed"], now: datetime) -> StageStatus:
     """The stage in a final state."""
-    return stage.model_copy(update={"state": state, "completion_time": now})
+    failure = stage.failure if state == "Failed" else None
+    return stage.model_copy(update={"state": state, "completion_time": now, "failure": failure})
 
 
-def after_lost_attempt(stage: StageStatus, kind: FailureKind, limits: Restarts, now: datetime) -> StageStatus:
-    """The stage after an attempt that ended otherwise than well, and not because the job was to stop."""
+def after_lost_attempt(
+    stage: StageStatus, kind: FailureKind, cause: Failure, limits: Restarts, now: datetime
+) -> StageStatus:
+    """The stage after an attempt that ended otherwise than well, for this `cause`, and not because the job was to
+    stop."""
     if kind == "Disruption":
-        counted = stage.model_copy(update={"disruptions": stage.disruptions + 1})
+        counted = stage.model_copy(update={"failure": cause, "disruptions": stage.disruptions + 1})
         worth_another = counted.disruptions <= limits.max_disruptions
     else:
-        counted = stage.model_copy(update={"failures": stage.failures + 1})
+        counted = stage.model_copy(update={"failure": cause, "failures": stage.failures + 1})
         worth_another = kind == "Failure" and counted.failures <= limits.max_failures
     return begin(counted, counted.attempt + 1, now) if worth_another else finish(counted, "Failed", now)

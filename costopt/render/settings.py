@@ -21,14 +21,17 @@ LAUNCHER_MODULE = "costopt_trainer.launch"
 SETTINGS_FILE = "settings.json"
 
 
-def replica_settings(job: CostOptJob, stage: str) -> ReplicaSettings:
-    """What every replica of any attempt of `stage` is told. A variant is made by one rank on one node."""
+def replica_settings(job: CostOptJob, stage: str, num_nodes: int | None = None) -> ReplicaSettings:
+    """What every replica of an attempt of `stage` is told. A variant is made by one rank on one node.
+
+    `num_nodes` is how many replicas a training attempt really has, where a queue admitted fewer than asked for.
+    """
     train = job.spec.train
     variant = job.spec.variant(stage)
     return ReplicaSettings(
         job_name=job.metadata.name,
         stage=stage,
-        num_nodes=job.spec.num_replicas(stage),
+        num_nodes=num_nodes or job.spec.num_replicas(stage) if variant is None else 1,
         processes_per_node=train.ranks_per_node if variant is None else 1,
         recipe=train.recipe,
         command=train.command,

@@ -3,11 +3,16 @@
 base         the strict model, scalar types and rules that both Python and the CRD enforce
 resources    Kubernetes quantities as exact decimals
 job          CostOptJob and its spec
+pods         what a user may add to the pods of a job
+volumes      further volumes of these pods
 recipe       the built-in trainer's settings
 compression  variants and their steps
 prices       PriceBook
 status       what a job's status carries
+usage        what replicas held, as a status keeps it
 replica      settings handed to a replica, and the messages that come back
+lines        YAML text -> plain data, with the line of every field
+sentences    one mistake -> the API server's sentence, and what would be right
 document     YAML text -> validated documents, or every mistake with its line
 crd          models -> CustomResourceDefinitions
 reference    models -> docs/reference.md

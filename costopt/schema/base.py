@@ -4,8 +4,9 @@ A rule that relates fields is written once, as a `Rule`: a CEL expression for th
 the same plain data for `costopt validate`, and one sentence that both answer with.
 """
 
+import json
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Self
@@ -31,13 +32,16 @@ PlainData = Mapping[str, Any]
 """One YAML mapping as parsed: strings, whole numbers, booleans, lists and mappings."""
 
 
-ENFORCED_BY_LIST_MAP_KEYS = ""
-"""In place of a rule's CEL: the API server already refuses two items of the same x-kubernetes-list-map-keys."""
+LIST_MAP_KEYS = "x-kubernetes-list-map-keys"
 
 
 def list_map_keys(*keys: str) -> dict[str, Any]:
-    """Schema extras of a list whose items are told apart, and merged by the API server, by `keys`."""
-    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)}
+    """Schema extras of a list whose items are told apart, and merged by the API server, by `keys`; no two may agree."""
+    return {"x-kubernetes-list-type": "map", LIST_MAP_KEYS: list(keys)}
+
+
+def _on_any_single_document(_data: PlainData) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,25 @@ class Rule:
     """The demand as a CEL expression over `self`, for `x-kubernetes-validations`."""
     message: str
     """What would be right, as one sentence without the field's path."""
-    holds: Callable[[PlainData], bool]
+    holds: Callable[[PlainData], bool] = _on_any_single_document
     """The demand over plain data; a KeyError, TypeError or ValueError means another mistake already covers it."""
+    allows: Callable[[PlainData, PlainData], bool] | None = None
+    """For a demand on a change, whose CEL also names `oldSelf`: the same over the plain data before and after. None:
+    the demand is on every document by itself."""
+
+
+def cel_list(names: Iterable[str]) -> str:
+    """The names as a list of texts in CEL."""
+    return "[" + ", ".join(f"'{name}'" for name in names) + "]"
+
+
+def unchangeable(field: str, instead: str) -> Rule:
+    """A rule that `field` stays as it was created, also if that was without it."""
+    return Rule(
+        cel=f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})",
+        message=f"{field} cannot be changed after creation; {instead}",
+        allows=lambda before, after: before.get(field) == after.get(field),
+    )
 
 
 class Strict(BaseModel):
@@ -70,9 +91,11 @@ class Strict(BaseModel):
     @model_validator(mode="after")
     def _obey_rules(self) -> Self:
         if self.rules:
-            broken = broken_rules(type(self), self.to_plain())
-            if broken:
-                raise ValueError(broken[0].message)
+            data = self.to_plain()
+            for rule in broken_rules(type(self), data):
+                raise ValueError(rule.message)
+            for duplicate in duplicates(type(self), data):
+                raise ValueError(duplicate.sentence)
         return self
 
     @classmethod
@@ -101,8 +124,56 @@ def broken_rules(model: type[Strict], data: PlainData) -> list[Rule]:
     return broken
 
 
+def refused_changes(model: type[Strict], before: PlainData, after: PlainData) -> list[str]:
+    """What the API server would answer to the change of a valid document into another; nothing if it allows it."""
+    refused = [rule.message for rule in model.rules if rule.allows and not rule.allows(before, after)]
+    for name, field in model.model_fields.items():
+        key, nested = field_key(name, field), nested_model(field.annotation)
+        if nested is not None and isinstance(before.get(key), dict) and isinstance(after.get(key), dict):
+            refused += refused_changes(nested, before[key], after[key])
+    return refused
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """An item of a list that has the same keys as one before it."""
+
+    field: str
+    index: int
+    keys: dict[str, Any]
+
+    @property
+    def sentence(self) -> str:
+        """The API server's own answer, and what would be right."""
+        value = json.dumps(self.keys, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return f"Duplicate value: {value}; {self.field} must not hold two items of the same {', '.join(self.keys)}"
+
+
+def duplicates(model: type[Strict], data: PlainData) -> Iterator[Duplicate]:
+    """Items of the lists of `data` that the API server would not tell apart; malformed ones are passed over."""
+    for name, field in model.model_fields.items():
+        keys, item_model = list_keys(field), nested_model(field.annotation)
+        items = data.get(field_key(name, field))
+        if not keys or item_model is None or not isinstance(items, list):
+            continue
+        defaults = {field_key(name, field): field.default for name, field in item_model.model_fields.items()}
+        seen: list[dict[str, Any]] = []
+        for index, item in enumerate(items):
+            if isinstance(item, dict):
+                found = {key: item.get(key, defaults[key]) for key in keys}
+                if found in seen:
+                    yield Duplicate(field_key(name, field), index, found)
+                seen.append(found)
+
+
+def list_keys(field: FieldInfo) -> list[str]:
+    """The keys by which a list's items are told apart; none for a list where that does not matter."""
+    extras = field.json_schema_extra
+    return typing.cast(list[str], extras[LIST_MAP_KEYS]) if isinstance(extras, dict) and LIST_MAP_KEYS in extras else []
+
+
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
-OBJECT_NAME_PATTERN = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"
+OBJECT_NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 DECIMAL_PATTERN = r"^[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,2})?$"
 
 DecimalString = Annotated[
@@ -117,10 +188,16 @@ Money = Annotated[str, StringConstraints(pattern=MONEY_PATTERN, min_length=1, ma
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, min_length=1, max_length=63)]
 """A DNS label: lower-case letters, digits and '-', at most 63."""
 
+ObjectName = Annotated[str, StringConstraints(pattern=OBJECT_NAME_PATTERN, min_length=1, max_length=253)]
+"""A DNS name: DNS labels joined by '.', at most 253 characters."""
+
 ShortText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 LongText = Annotated[str, StringConstraints(max_length=4096)]
 Path = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 Timestamp = AwareDatetime
+Figure = Annotated[str, StringConstraints(pattern=r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?$", max_length=64)]
+"""A measured number written as text, so that no reader rounds it."""
+
 Count = Annotated[int, Field(ge=0, le=10**15)]
 
 

@@ -66,7 +66,7 @@ def structural_schema(model: type[Strict]) -> Schema:
 
 def _structural(schema: Mapping[str, Any], definitions: Mapping[str, Schema]) -> Schema:
     if "x-kubernetes-int-or-string" in schema:
-        return dict(schema)
+        return {key: value for key, value in schema.items() if key not in _DROPPED}
     base: Schema = {}
     if "$ref" in schema:
         base = _structural(definitions[schema["$ref"].removeprefix("#/$defs/")], definitions)
@@ -79,6 +79,8 @@ def _structural(schema: Mapping[str, Any], definitions: Mapping[str, Schema]) ->
     own = {key: value for key, value in schema.items() if key not in _DROPPED}
     if own.get("default", ...) is None:
         del own["default"]
+    elif isinstance(own.get("default"), Mapping):
+        own["default"] = {field: value for field, value in own["default"].items() if value is not None}
     result = {**base, **own}
     if "description" in result:
         result["description"] = " ".join(result["description"].split())

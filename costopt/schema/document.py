@@ -15,9 +15,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from costopt.schema.base import API_VERSION, Strict, broken_rules, field_key, nested_model
+from costopt.schema.base import API_VERSION, Strict, broken_rules, duplicates, field_key, nested_model
 from costopt.schema.job import CostOptJob
-from costopt.schema.lines import FieldPath, NotYaml, ParsedDocument, parse_yaml
+from costopt.schema.lines import FieldPath, NotYaml, ParsedDocument, field_name, parse_yaml
 from costopt.schema.prices import PriceBook
 from costopt.schema.sentences import sentence_of
 
@@ -115,10 +115,12 @@ def _path_in(data: Any, loc: tuple[int | str, ...]) -> FieldPath:
 
 
 def _broken_rules(model: type[Strict], data: Any, path: FieldPath) -> Iterator[tuple[FieldPath, str]]:
-    """Every broken rule of `model` and of the models below it, read off the plain data."""
+    """Every broken rule and duplicate item of `model` and of the models below it, read off the plain data."""
     if isinstance(data, dict):
         for rule in broken_rules(model, data):
             yield path, rule.message
+        for duplicate in duplicates(model, data):
+            yield (*path, duplicate.field, duplicate.index), duplicate.sentence
         for name, field in model.model_fields.items():
             key = field_key(name, field)
             nested = nested_model(field.annotation)
@@ -129,9 +131,3 @@ def _broken_rules(model: type[Strict], data: Any, path: FieldPath) -> Iterator[t
                         yield from _broken_rules(nested, value, (*path, key, index))
                 else:
                     yield from _broken_rules(nested, values, (*path, key))
-
-
-def field_name(path: FieldPath) -> str:
-    """`("spec", "compress", 0, "name")` -> `spec.compress[0].name`; the empty path is the whole document."""
-    text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path)
-    return text.removeprefix(".") or "document"

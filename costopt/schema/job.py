@@ -5,20 +5,32 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints
 
 from costopt.schema.base import (
-    ENFORCED_BY_LIST_MAP_KEYS,
-    OBJECT_NAME_PATTERN,
     Count,
     Money,
     Name,
+    ObjectName,
     PlainData,
     Rule,
     ShortText,
     Strict,
     list_map_keys,
+    unchangeable,
 )
 from costopt.schema.compression import Variant
+from costopt.schema.pods import PodOverrides
 from costopt.schema.recipe import Recipe
-from costopt.schema.resources import NodeResources, gpus_per_node
+from costopt.schema.resources import (
+    QUANTITY_SENTENCE,
+    NodeResources,
+    Quantity,
+    cel_quantity,
+    gpus_per_node,
+    is_quantity,
+    parse_quantity,
+)
+
+MAX_COMMAND_LENGTH = 131_072
+"""It is handed to replicas in a ConfigMap, of at most 1 MiB with every character escaped."""
 
 Argument = Annotated[str, StringConstraints(max_length=4096)]
 
@@ -26,7 +38,7 @@ Argument = Annotated[str, StringConstraints(max_length=4096)]
 class Metadata(Strict):
     """The parts of Kubernetes object metadata that costopt reads."""
 
-    name: Annotated[str, StringConstraints(pattern=OBJECT_NAME_PATTERN, min_length=1, max_length=253)]
+    name: ObjectName
     """Name of the object: lower-case letters, digits, '-' and '.'."""
     namespace: Name | None = None
     """Namespace. None means the context's (on a cluster) or nothing (on one machine)."""
@@ -105,6 +117,11 @@ class Train(Strict):
             holds=lambda data: ("recipe" in data) != ("command" in data),
         ),
         Rule(
+            cel=f"!has(self.command) || self.command.map(argument, size(argument)).sum() <= {MAX_COMMAND_LENGTH}",
+            message=f"command must be at most {MAX_COMMAND_LENGTH:,} characters in all; put longer ones in the image",
+            holds=lambda data: sum(map(len, data.get("command", []))) <= MAX_COMMAND_LENGTH,
+        ),
+        Rule(
             cel="!has(self.processesPerNode) || " + _GPUS + " == 0 || self.processesPerNode <= " + _GPUS,
             message="processesPerNode must be at most the nvidia.com/gpu asked for per node",
             holds=lambda data: (
@@ -114,7 +131,9 @@ class Train(Strict):
             ),
         ),
         Rule(
-            cel="!has(self.recipe) || self.recipe.batch.globalBatchSize % self.recipe.batch.microBatchSize != 0 || "
+            cel="!has(self.recipe) || self.numNodes < 1 || has(self.processesPerNode) && self.processesPerNode < 1 || "
+            "self.recipe.batch.microBatchSize < 1 || "
+            "self.recipe.batch.globalBatchSize % self.recipe.batch.microBatchSize != 0 || "
             "self.recipe.batch.globalBatchSize % (self.recipe.batch.microBatchSize * "
             f"({_MODEL_PARALLEL} ? 1 : self.numNodes * {_PROCESSES})) == 0",
             message="recipe.batch.globalBatchSize must be a multiple of microBatchSize times the data-parallel ranks "
@@ -142,11 +161,48 @@ class Train(Strict):
         return self.num_nodes * self.ranks_per_node
 
 
-class Storage(Strict):
-    """Where checkpoints and artifacts live on a cluster."""
+class ClaimTemplate(Strict):
+    """A PersistentVolumeClaim for the job to create."""
 
-    claim_name: Name
-    """PersistentVolumeClaim mounted into every pod of the job; ReadWriteMany if numNodes is more than 1."""
+    size: Quantity
+    """Space asked for, as a quantity: 100Gi."""
+    storage_class_name: ObjectName | None = None
+    """StorageClass that provides it. None means the cluster's default."""
+    access_mode: Literal["ReadWriteMany", "ReadWriteOnce"] = "ReadWriteMany"
+    """ReadWriteMany: pods on several nodes. ReadWriteOnce: only where all pods of the job run on one node."""
+    keep_after_deletion: bool = True
+    """True keeps the claim, with checkpoints and artifacts, when the job is deleted; false deletes it too."""
+
+    rules = (
+        Rule(
+            cel=cel_quantity("self.size"),
+            message=QUANTITY_SENTENCE,
+            holds=lambda data: is_quantity(data["size"]),
+        ),
+        Rule(
+            cel="!isQuantity(string(self.size)) || quantity(string(self.size)).compareTo(quantity('0')) != 0",
+            message="size must be more than 0",
+            holds=lambda data: parse_quantity(data["size"]) != 0,
+        ),
+    )
+
+
+class Storage(Strict):
+    """Where checkpoints and artifacts live on a cluster: exactly one of these."""
+
+    claim_name: ObjectName | None = None
+    """A PersistentVolumeClaim that is there already, mounted into every pod of the job; ReadWriteMany if its pods run
+    on more than one node."""
+    create: ClaimTemplate | None = None
+    """A claim to create, named after the job with `-storage` behind it."""
+
+    rules = (
+        Rule(
+            cel="has(self.claimName) != has(self.create)",
+            message="exactly one of claimName (a claim that is there) and create (one to be made) must be set",
+            holds=lambda data: ("claimName" in data) != ("create" in data),
+        ),
+    )
 
 
 class Restarts(Strict):
@@ -158,6 +214,13 @@ class Restarts(Strict):
     """Attempts of one stage that may be lost to the platform (preemption, node loss) before the job fails."""
     stall_timeout_seconds: Annotated[int, Field(ge=10, le=604800)] = 600
     """Restart the gang when no step was finished and no line was logged for this long."""
+    start_timeout_seconds: Annotated[int, Field(ge=1, le=604800)] | None = None
+    """Longest time from an attempt's admission until all its replicas run; then the job fails and says what they
+    waited for. Time in a queue does not count. None waits as long as it takes, which a busy cluster may well need."""
+    force_delete_after_seconds: Annotated[int, Field(ge=1, le=604800)] | None = None
+    """A pod that outlives its grace period by this long on a node that is gone or not ready is deleted by force, so
+    that the gang can restart elsewhere. None never does: should the node still be alive behind a broken network, the
+    pod goes on there, and two gangs might write to one storage."""
 
 
 class Budget(Strict):
@@ -183,6 +246,8 @@ class JobSpec(Strict):
     """Variants to make of the trained model, each measured against it."""
     storage: Storage | None = None
     """Where checkpoints and artifacts live on a cluster. None means they are lost with the pods."""
+    pods: PodOverrides | None = None
+    """What is added to the pods of every stage: nodes, tolerations, variables, volumes. Not used on one machine."""
     restarts: Restarts = Restarts()
     """What is worth another attempt."""
     budget: Budget | None = None
@@ -205,10 +270,9 @@ class JobSpec(Strict):
             message="budget needs priceBookName: only what has a price can be limited",
             holds=lambda data: "budget" not in data or "priceBookName" in data,
         ),
-        Rule(
-            cel=ENFORCED_BY_LIST_MAP_KEYS,
-            message="compress must not hold two variants of the same name",
-            holds=lambda data: len({v["name"] for v in data.get("compress", [])}) == len(data.get("compress", [])),
+        *(
+            unchangeable(field, "create another job")
+            for field in ("train", "compress", "storage", "pods", "priceBookName")
         ),
     )
 

@@ -13,6 +13,13 @@ import yaml
 
 FieldPath = tuple[str | int, ...]
 
+
+def field_name(path: FieldPath) -> str:
+    """`("spec", "compress", 0, "name")` -> `spec.compress[0].name`; the empty path is the whole document."""
+    text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path)
+    return text.removeprefix(".") or "document"
+
+
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 64
 MAX_VALUES = 50_000

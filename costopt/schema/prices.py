@@ -8,13 +8,12 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from costopt.schema.base import (
-    ENFORCED_BY_LIST_MAP_KEYS,
     Money,
-    PlainData,
     Rule,
     ShortText,
     Strict,
     list_map_keys,
+    unchangeable,
 )
 from costopt.schema.job import Metadata
 from costopt.schema.resources import GPU_RESOURCE, ResourceName
@@ -37,9 +36,6 @@ UNIT_OF_RESOURCE: dict[str, PricingUnit] = {
 def pricing_unit(resource: str) -> PricingUnit:
     """The unit in which hours of `resource` are counted and priced."""
     return UNIT_OF_RESOURCE.get(resource, "Unit-Hours")
-
-
-PRICE_KEY = ("resource", "product", "capacityType", "effectiveFrom")
 
 
 class Price(Strict):
@@ -70,8 +66,12 @@ class Price(Strict):
             holds=lambda data: data["unit"] == pricing_unit(data["resource"]),
         ),
         Rule(
-            # The pattern already bounds the parts; this refuses 2026-02-30.
-            cel="timestamp(self.effectiveFrom + 'T00:00:00Z').getFullYear() > 0",
+            # The pattern already bounds the parts; this refuses 2026-02-30. timestamp() would too, in words of its own.
+            cel=f"!self.effectiveFrom.matches('{DATE_PATTERN}') || "
+            "int(self.effectiveFrom.substring(8)) <= (self.effectiveFrom.substring(5, 7) in ['04', '06', '09', '11'] "
+            "? 30 : self.effectiveFrom.substring(5, 7) != '02' ? 31 : int(self.effectiveFrom.substring(0, 4)) % 4 == 0 "
+            "&& (int(self.effectiveFrom.substring(0, 4)) % 100 != 0 || "
+            "int(self.effectiveFrom.substring(0, 4)) % 400 == 0) ? 29 : 28)",
             message="effectiveFrom must be a day of the calendar, as YYYY-MM-DD",
             holds=lambda data: (
                 not re.match(DATE_PATTERN, data["effectiveFrom"]) or _is_calendar_day(data["effectiveFrom"])
@@ -93,28 +93,18 @@ def _is_calendar_day(text: str) -> bool:
     return True
 
 
-def _price_key(price: PlainData) -> tuple[str, ...]:
-    return tuple({"product": "", "capacityType": "OnDemand", **price}[key] for key in PRICE_KEY)
-
-
 class PriceBookSpec(Strict):
     """Prices in one currency."""
 
     currency: Currency
     """ISO 4217 code of the one currency of all prices and of budgets: USD, EUR."""
     prices: Annotated[list[Price], Field(min_length=1, max_length=1000)] = Field(
-        json_schema_extra=list_map_keys(*PRICE_KEY)
+        json_schema_extra=list_map_keys("resource", "product", "capacityType", "effectiveFrom")
     )
     """Unit prices. The row with the latest effectiveFrom that is not after the usage applies; a row that names the
     product goes before one that does not."""
 
-    rules = (
-        Rule(
-            cel=ENFORCED_BY_LIST_MAP_KEYS,
-            message="prices must not hold two rows for the same resource, product, capacityType and effectiveFrom",
-            holds=lambda data: len({_price_key(price) for price in data["prices"]}) == len(data["prices"]),
-        ),
-    )
+    rules = (unchangeable("currency", "create another price book"),)
 
 
 class PriceBook(Strict):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from costopt.schema.base import Strict, field_key, nested_model
+from costopt.schema.base import Strict, field_key, list_keys, nested_model
 from costopt.schema.crd import Schema, structural_schema
 from costopt.schema.job import CostOptJob
 from costopt.schema.prices import PriceBook
@@ -51,6 +51,11 @@ def _section(model: type[Strict]) -> str:
         cells = (f"`{key}`", _type(field, properties[key]), _default(field), _one_line(field.description))
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     rules = [f"- {rule.message}" for rule in model.rules]
+    rules += [
+        f"- {field_key(name, field)} must not hold two items of the same {', '.join(list_keys(field))}"
+        for name, field in model.model_fields.items()
+        if list_keys(field)
+    ]
     if rules:
         lines += ["", "Rules:", "", *rules]
     return "\n".join(lines) + "\n"

@@ -2,17 +2,21 @@
 
 `ReplicaSettings` is the ConfigMap's (or the run folder's) `settings.json`. A replica answers in two files whose paths
 are in its environment: `Progress` is overwritten as it goes, `TerminationMessage` is written once, at the end. In a
-pod the second is /dev/termination-log, hence its limit of 4,096 bytes.
+pod the second is /dev/termination-log, hence its limit of 4,096 bytes. Rank 0 prints each `Progress` as a line of JSON
+too, since nobody outside a pod can read its files: `progress_in_log` finds it again.
 """
 
+import re
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, ValidationError
 
-from costopt.schema.base import Count, LongText, Name, ShortText, Strict
+from costopt.schema.base import Count, Figure, LongText, Name, ShortText, Strict
 from costopt.schema.compression import Variant
 from costopt.schema.job import Argument
 from costopt.schema.recipe import Recipe
+from costopt.schema.variant_report import VariantStatus
 
 EXIT_DONE = 0
 EXIT_NOT_RETRYABLE = 78
@@ -21,9 +25,6 @@ EXIT_PREEMPTED = 143
 """Ended by SIGTERM with a checkpoint written (128 + 15)."""
 
 TERMINATION_MESSAGE_LIMIT_BYTES = 4096
-
-Figure = Annotated[str, StringConstraints(pattern=r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?$", max_length=64)]
-"""A measured number written as text, so that no reader rounds it."""
 
 
 class ReplicaSettings(Strict):
@@ -89,6 +90,27 @@ class Progress(Strict):
     """Named results of the last evaluation, such as validationLossNatsPerByte and unigramEntropyNatsPerByte."""
 
 
+_LOG_TIMESTAMP = re.compile(r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+(?:Z|[+-][0-9]{2}:[0-9]{2}) ")
+
+
+def progress_in_log(lines: Sequence[str]) -> Progress | None:
+    """The newest progress among the `lines` of a replica's log, oldest first; None if there is none.
+
+    A line is progress if all of it is the JSON of a `Progress`, behind the time with which a cluster's log may begin
+    each line. Anything else is passed over: other JSON, lines of other ranks (they begin with "[rank 1] "), a line cut
+    off at either end.
+    """
+    for line in reversed(lines):
+        text = _LOG_TIMESTAMP.sub("", line, count=1).strip()
+        if not (text.startswith("{") and text.endswith("}") and '"step"' in text):
+            continue
+        try:
+            return Progress.model_validate_json(text)
+        except ValidationError:
+            continue
+    return None
+
+
 FailureReason = Literal[
     "InvalidSettings",
     "InvalidData",
@@ -102,6 +124,7 @@ FailureReason = Literal[
     "Lost",
     "OutOfMemory",
     "Stalled",
+    "NotStarted",
     "ArtifactMismatch",
 ]
 
@@ -129,3 +152,5 @@ class TerminationMessage(Strict):
     """Last log lines of the failing rank."""
     progress: Progress | None = None
     """The last progress of this replica."""
+    variant: VariantStatus | None = None
+    """The report on the variant that replica 0 of its stage has made; None unless it ended with exit code 0."""

@@ -7,17 +7,76 @@ import re
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints, WithJsonSchema
+from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
-from costopt.schema.base import PlainData, Rule, Strict
+from costopt.schema.base import PlainData, Rule, Strict, cel_list
 
 QUANTITY_PATTERN = r"^[0-9]{1,15}(\.[0-9]{1,9})?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
 
+MAX_QUANTITY = 10**15
+
+MAX_QUANTITY_LENGTH = 32
+NOT_A_QUANTITY = "not_a_quantity"
+
+
+def _quantity(value: Any) -> Any:
+    """One mistake for each value, where a union of types would be wrong once for each of them."""
+    if isinstance(value, str):
+        if len(value) > MAX_QUANTITY_LENGTH:
+            raise PydanticKnownError("string_too_long", {"max_length": MAX_QUANTITY_LENGTH})
+        if not re.fullmatch(QUANTITY_PATTERN, value):
+            raise PydanticKnownError("string_pattern_mismatch", {"pattern": QUANTITY_PATTERN})
+    elif type(value) is not int:
+        raise PydanticCustomError(NOT_A_QUANTITY, "must be a number or text")
+    return value
+
+
 Quantity = Annotated[
-    Annotated[int, Field(ge=0, le=10**15)] | Annotated[str, StringConstraints(pattern=QUANTITY_PATTERN, max_length=32)],
-    WithJsonSchema({"x-kubernetes-int-or-string": True, "pattern": QUANTITY_PATTERN, "maxLength": 32}),
+    int | str,
+    BeforeValidator(_quantity),
+    WithJsonSchema({"x-kubernetes-int-or-string": True, "pattern": QUANTITY_PATTERN, "maxLength": MAX_QUANTITY_LENGTH}),
 ]
-"""A Kubernetes quantity: "500m", "4", 8, "16Gi"."""
+"""A Kubernetes quantity: "500m", "4", 8, "16Gi". The bounds of numbers are a rule of the model around it: a schema has
+none for what may also be text."""
+
+QUANTITY_SENTENCE = f"quantities must be at least 0, and at most {MAX_QUANTITY:,} where they are numbers"
+
+
+def is_quantity(quantity: int | str) -> bool:
+    """Whether a number is within the bounds; what text may be is the pattern's business."""
+    return isinstance(quantity, str) or 0 <= quantity <= MAX_QUANTITY
+
+
+def _may_be_asked_for(resource: str) -> bool:
+    return "/" in resource or resource in CONTAINER_RESOURCES or resource.startswith("hugepages-")
+
+
+def _requests_fit_limits(resources: PlainData) -> bool:
+    limits = resources.get("limits", {})
+    return all(
+        parse_quantity(quantity) <= parse_quantity(limits[name])
+        for name, quantity in resources.get("requests", {}).items()
+        if name in limits
+    )
+
+
+def _devices_are_limits(resources: PlainData) -> bool:
+    limits = resources.get("limits", {})
+    return all(
+        name in limits and parse_quantity(quantity) == parse_quantity(limits[name])
+        for name, quantity in resources.get("requests", {}).items()
+        if "/" in name
+    )
+
+
+def cel_quantity(field: str) -> str:
+    """The same as a CEL expression over `field`."""
+    return f"(type({field}) == string || ({field} >= 0 && {field} <= {MAX_QUANTITY}))"
+
+
+CONTAINER_RESOURCES = ("cpu", "memory", "ephemeral-storage")
+"""What a container may ask for by a bare name. Devices have a domain before theirs: nvidia.com/gpu."""
 
 ResourceName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 
@@ -42,6 +101,10 @@ def parse_quantity(quantity: int | str) -> Decimal:
     return Decimal(match[1]) * _FACTORS[match[2]]
 
 
+_CEL_BOTH = "!has(self.requests) || !has(self.limits)"
+_CEL_NO_QUANTITY = "!isQuantity(string(self.requests[name])) || !isQuantity(string(self.limits[name]))"
+
+
 class NodeResources(Strict):
     """What each node (pod) of a gang is asked for. These are the quantities the bill counts."""
 
@@ -53,11 +116,39 @@ class NodeResources(Strict):
 
     rules = (
         Rule(
-            cel="(!has(self.requests) || self.requests.all(r, type(self.requests[r]) == string || "
-            "self.requests[r] >= 0)) && (!has(self.limits) || self.limits.all(r, type(self.limits[r]) == string || "
-            "self.limits[r] >= 0))",
-            message="quantities must be at least 0",
-            holds=lambda data: True,  # noqa: ARG005 -- Quantity itself refuses them in Python, with the field's name
+            cel=" && ".join(
+                f"(!has(self.{field}) || self.{field}.all(name, {cel_quantity(f'self.{field}[name]')}))"
+                for field in ("requests", "limits")
+            ),
+            message=QUANTITY_SENTENCE,
+            holds=lambda data: all(
+                is_quantity(quantity) for field in ("requests", "limits") for quantity in data.get(field, {}).values()
+            ),
+        ),
+        Rule(
+            cel=" && ".join(
+                f"(!has(self.{field}) || self.{field}.all(name, name.contains('/') || name.startsWith('hugepages-') || "
+                f"name in {cel_list(CONTAINER_RESOURCES)}))"
+                for field in ("requests", "limits")
+            ),
+            message="resources must be cpu, memory, ephemeral-storage, hugepages-*, or a device with its domain, such "
+            "as nvidia.com/gpu",
+            holds=lambda data: all(
+                _may_be_asked_for(name) for field in ("requests", "limits") for name in data.get(field, {})
+            ),
+        ),
+        Rule(
+            cel=f"{_CEL_BOTH} || self.requests.all(name, !(name in self.limits) || {_CEL_NO_QUANTITY} || "
+            "quantity(string(self.requests[name])).compareTo(quantity(string(self.limits[name]))) <= 0)",
+            message="requests must be at most the limits of the same resources",
+            holds=_requests_fit_limits,
+        ),
+        Rule(
+            cel="!has(self.requests) || self.requests.all(name, !name.contains('/') || (has(self.limits) && "
+            f"name in self.limits && ({_CEL_NO_QUANTITY} || "
+            "quantity(string(self.requests[name])).compareTo(quantity(string(self.limits[name]))) == 0)))",
+            message="devices such as nvidia.com/gpu must be asked for in limits; requests may only repeat the same",
+            holds=_devices_are_limits,
         ),
         Rule(
             cel="(has(self.requests) && 'cpu' in self.requests || has(self.limits) && 'cpu' in self.limits) && "

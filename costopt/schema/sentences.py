@@ -1,85 +1,117 @@
-"""One mistake -> the sentence that says what would be right."""
+"""One mistake -> the sentence that the API server answers it with, and what would be right.
+
+A field's bounds, type, pattern and choices are refused by the API server in words of its own. `costopt validate` says
+the same words, so that a mistake has one name wherever it is found, and adds what they leave open: the meaning of a
+pattern, the fields there are.
+
+References: the words are those of k8s.io/kube-openapi/pkg/validation/errors and of
+k8s.io/apimachinery/pkg/util/validation/field.
+"""
 
 import difflib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic_core import ErrorDetails
 
-from costopt.schema import base, prices
+from costopt.schema import base, pods, prices, resources, volumes
 from costopt.schema.base import Strict, field_key, nested_model
-from costopt.schema.lines import FieldPath
+from costopt.schema.lines import FieldPath, field_name
 
 _NAME_SENTENCE = "must be lower-case letters, digits and '-', at most 63, starting and ending with a letter or digit"
+_QUANTITY_SENTENCE = 'must be a Kubernetes quantity of at least 0, such as 2, "500m" or "16Gi"'
 
 _PATTERN_SENTENCES = {
     base.DECIMAL_PATTERN: 'must be a number of at least 0 in quotes, such as "0.001", "3e-4" or "25.00"',
     base.MONEY_PATTERN: 'must be an amount of at least 0 in quotes, such as "25.00" or "0.0316"',
     base.NAME_PATTERN: _NAME_SENTENCE,
-    base.OBJECT_NAME_PATTERN: "must be lower-case letters, digits, '-' and '.', at most 253",
+    base.OBJECT_NAME_PATTERN: "must be DNS labels (lower-case letters, digits and '-') joined by '.', at most 253",
     prices.CURRENCY_PATTERN: 'must be a currency code of three capital letters, such as "USD" or "EUR"',
     prices.DATE_PATTERN: 'must be a day of the calendar in quotes, such as "2026-01-31"',
+    pods.LABEL_VALUE_PATTERN: "must be at most 63 letters, digits, '-', '_' and '.', between letters or digits",
+    pods.VARIABLE_PATTERN: "must be letters, digits and '_', and not start with a digit",
+    volumes.MOUNT_PATH_PATTERN: "must be an absolute path without '.', '..', ':' or a slash at its end",
+    volumes.SUB_PATH_PATTERN: "must be a relative path without '.', '..', ':' or a slash at its end",
+    pods.DATA_KEY_PATTERN: "must be letters, digits, '-', '_' and '.'",
+    resources.QUANTITY_PATTERN: _QUANTITY_SENTENCE,
 }
 
-_QUANTITY_SENTENCE = 'must be a Kubernetes quantity of at least 0, such as 2, "500m" or "16Gi"'
+_JSON_TYPES = {
+    "int_type": ("integer", "must be a whole number"),
+    "int_parsing": ("integer", "must be a whole number"),
+    "int_from_float": ("integer", "must be a whole number"),
+    "bool_type": ("boolean", "must be true or false"),
+    "string_type": ("string", "must be text"),
+    "list_type": ("array", "must be a list"),
+    "dict_type": ("object", "must be a mapping of fields"),
+    "model_type": ("object", "must be a mapping of fields"),
+    "model_attributes_type": ("object", "must be a mapping of fields"),
+    resources.NOT_A_QUANTITY: ("integer,string", _QUANTITY_SENTENCE),
+}
 
 
 def sentence_of(error: ErrorDetails, path: FieldPath, model: type[Strict]) -> str:
-    """What would be right, for one of pydantic's errors at `path` of a document of type `model`."""
+    """The server's answer and what would be right, for one of pydantic's errors at `path` of a document of `model`."""
     kind, value, context = error["type"], error.get("input"), error.get("ctx", {})
-    if kind == "missing":
-        return "is required"
-    if kind == "extra_forbidden":
-        return _unknown_field(path, model)
-    if kind == "json_invalid":
-        return f"is not JSON: {context['error']}"
-    if path[-2:-1] in {("requests",), ("limits",)}:
-        return _QUANTITY_SENTENCE
-    sentence = _of_type(kind, context) or str(error["msg"]).lower()
-    if kind == "string_pattern_mismatch":
-        return _PATTERN_SENTENCES.get(context["pattern"], f"must match {context['pattern']}") + f", not {_shown(value)}"
-    if kind == "string_type" and isinstance(value, int | float) and not isinstance(value, bool):
-        return f'must be text: put it in quotes, as "{value}"'
-    if kind in {"int_type", "int_parsing", "bool_type", "string_type", "literal_error", "list_type"}:
-        return f"{sentence}, not {_shown(value)}"
-    if kind in {"greater_than_equal", "less_than_equal"}:
-        return f"{sentence}, not {_shown(value)}"
-    return sentence
-
-
-def _of_type(kind: str, context: Mapping[str, Any]) -> str | None:
     match kind:
-        case "int_type" | "int_parsing" | "int_from_float":
-            return "must be a whole number"
-        case "bool_type":
-            return "must be true or false"
-        case "string_type":
-            return "must be text"
-        case "list_type":
-            return "must be a list"
-        case "dict_type" | "model_type" | "model_attributes_type":
-            return "must be a mapping of fields"
+        case "missing":
+            return "Required value: it is required"
+        case "extra_forbidden":
+            return f'unknown field "{field_name(path)}"; {_what_is_known(path, model)}'
+        case "json_invalid":
+            return f"is not JSON: {context['error']}"
+        case "literal_error" if isinstance(value, str):
+            choices = ", ".join(f'"{choice}"' for choice in re.findall("'([^']*)'", str(context["expected"])))
+            return f"Unsupported value: {_shown(value)}: supported values: {choices}"
         case "literal_error":
-            return "must be " + _one_of(str(context["expected"]))
-        case "greater_than_equal":
-            return f"must be at least {context['ge']}"
-        case "less_than_equal":
-            return f"must be at most {context['le']}"
-        case "string_too_short":
-            return "must not be empty"
+            return _wrong_type(path, "string", value, "must be text")
         case "string_too_long":
-            return f"must be at most {context['max_length']} characters"
-        case "too_short":
-            return f"must hold at least {context['min_length']} item{'s' if context['min_length'] != 1 else ''}"
+            return f"Too long: may not be more than {context['max_length']} bytes"
         case "too_long":
-            return f"must hold at most {context['max_length']} items"
-    return None
+            return f"Too many: {len(value or ())}: must have at most {context['max_length']} items"
+    if kind in _JSON_TYPES:
+        wanted, right = _JSON_TYPES[kind]
+        return _wrong_type(path, wanted, value, right)
+    return _out_of_bounds(kind, path, value, context) or str(error["msg"]).lower()
 
 
-def _one_of(expected: str) -> str:
-    """pydantic's `'A', 'B' or 'C'` in our words."""
-    return ("one of " if " or " in expected else "") + expected.replace("'", "")
+def _wrong_type(path: FieldPath, wanted: str, value: Any, right: str) -> str:
+    found = _json_type(value)
+    if wanted == "string" and found in {"integer", "number"}:
+        right = f'must be text: put it in quotes, as "{value}"'
+    else:
+        right += f", not {_shown(value)}"
+    return f'Invalid value: "{found}": {field_name(path)} in body must be of type {wanted}: "{found}"; it {right}'
+
+
+def _out_of_bounds(kind: str, path: FieldPath, value: Any, context: Mapping[str, Any]) -> str | None:
+    shown, right = _shown(value), None
+    match kind:
+        case "greater_than_equal":
+            bound = f"greater than or equal to {context['ge']}"
+        case "less_than_equal":
+            bound = f"less than or equal to {context['le']}"
+        case "string_too_short":
+            bound, right = f"at least {context['min_length']} chars long", "it must not be empty"
+        case "too_short":
+            server = f"{field_name(path)} in body should have at least {context['min_length']} items"
+            return f"Invalid value: {len(value or ())}: {server}"
+        case "string_pattern_mismatch":
+            right = "it " + _PATTERN_SENTENCES[context["pattern"]] if context["pattern"] in _PATTERN_SENTENCES else None
+            server = f"Invalid value: {shown}: {field_name(path)} in body should match '{context['pattern']}'"
+            return "; ".join(filter(None, (server, right)))
+        case _:
+            return None
+    return "; ".join(filter(None, (f"Invalid value: {shown}: {field_name(path)} in body should be {bound}", right)))
+
+
+def _json_type(value: Any) -> str:
+    if isinstance(value, bool):
+        return "boolean"
+    names: dict[type, str] = {str: "string", int: "integer", float: "number", list: "array", dict: "object"}
+    return names.get(type(value), "null")
 
 
 def _shown(value: Any) -> str:
@@ -87,16 +119,16 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _unknown_field(path: FieldPath, model: type[Strict]) -> str:
+def _what_is_known(path: FieldPath, model: type[Strict]) -> str:
     owner = _model_at(path[:-1], model)
     if owner is prices.Price and path[-1] == "currency":
-        return "is not a field of a price: a book has one currency, spec.currency; write a second PriceBook for another"
+        return "a book has one currency, spec.currency; write a second PriceBook for another"
     if owner is None:
-        return "is not a field here"
+        return "there is no such field here"
     fields = [field_key(name, field) for name, field in owner.model_fields.items()]
     close = difflib.get_close_matches(str(path[-1]), fields, n=1)
     meant = f"did you mean {close[0]}? " if close else ""
-    return f"is not a field of {owner.__name__}; {meant}the fields are {', '.join(sorted(fields))}"
+    return f"{meant}the fields of {owner.__name__} are {', '.join(sorted(fields))}"
 
 
 def _model_at(path: FieldPath, model: type[Strict]) -> type[Strict] | None:

@@ -4,18 +4,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from costopt.schema.base import Count, LongText, Name, ShortText, Strict, Timestamp, list_map_keys
+from costopt.schema.base import Count, Figure, LongText, Name, ShortText, Strict, Timestamp, list_map_keys
 from costopt.schema.prices import Currency, PricingUnit
-from costopt.schema.replica import FailureReason, Figure, Progress
+from costopt.schema.replica import FailureReason, Progress
+from costopt.schema.usage import CapacityType, Cause, Usage
+from costopt.schema.variant_report import VariantStatus
 
 ConditionStatus = Literal["True", "False", "Unknown"]
 
 ConditionType = Literal["Succeeded", "Suspended", "Stalled", "BudgetExceeded", "Priced"]
 
 StageState = Literal["Waiting", "Starting", "Running", "Stopping", "Succeeded", "Failed"]
-
-Cause = Literal["Startup", "Productive", "DataWait", "Checkpoint", "LostProgress", "Recovery", "Other"]
-"""What held time was spent on. Recovery is the start-up of an attempt after the first."""
 
 
 class Condition(Strict):
@@ -33,6 +32,27 @@ class Condition(Strict):
     """When `status` last changed."""
     observed_generation: Count | None = None
     """Generation of the spec this was observed for."""
+
+
+class Failure(Strict):
+    """The first failure of an attempt, not its echo on other ranks."""
+
+    stage: Name
+    """Stage that failed."""
+    attempt: Count
+    """Attempt that failed."""
+    reason: FailureReason
+    """Why."""
+    message: LongText
+    """Why, in words."""
+    rank: int | None = None
+    """First failing rank."""
+    node: int | None = None
+    """Its node (completion index)."""
+    exit_code: int | None = None
+    """Its exit code; negative: the signal that killed it."""
+    log_tail: list[LongText] = Field(default_factory=list, max_length=40)
+    """Its last log lines."""
 
 
 class StageStatus(Strict):
@@ -55,6 +75,8 @@ class StageStatus(Strict):
     """When the stage became Succeeded or Failed."""
     attempt_start_time: Timestamp | None = None
     """When the current attempt was decided."""
+    failure: Failure | None = None
+    """Why the current attempt is broken, while it is stopped and when the stage has Failed."""
 
 
 class BillLine(Strict):
@@ -68,7 +90,7 @@ class BillLine(Strict):
     """What the time was spent on."""
     product: ShortText | None = None
     """Device model of the node's GPUs, if known."""
-    capacity_type: Literal["OnDemand", "Spot", "Reserved"] = "OnDemand"
+    capacity_type: CapacityType = "OnDemand"
     """Kind of capacity."""
     consumed_quantity: Figure
     """Resource-hours, exact to the nine decimals shown."""
@@ -101,7 +123,7 @@ class Bill(Strict):
     currency: Currency | None = None
     """Currency of all money here. None: no price book."""
     price_book: ShortText | None = None
-    """Name of the price book."""
+    """Name of the price book. None: there is none, or it is gone; what was priced before keeps its prices."""
     lines: Annotated[list[BillLine], Field(max_length=2000)] = Field(default_factory=list)
     """Lines in order of stage, resource, cause."""
     by_stage: Annotated[list[Total], Field(max_length=100)] = Field(default_factory=list)
@@ -122,65 +144,6 @@ class Bill(Strict):
     def to_plain(self) -> dict[str, Any]:
         """As any document, but with an explicit null for what is unknown."""
         return self.model_dump(mode="json", by_alias=True)
-
-
-class Measurement(Strict):
-    """A variant or the baseline, measured in the same process."""
-
-    size_bytes: Count
-    """Bytes of the saved weights on disk."""
-    parameters: Count
-    """Parameters."""
-    nonzero_permille: Annotated[int, Field(ge=0, le=1000)]
-    """Parameters that are not zero, in thousandths."""
-    latency_microseconds: Count
-    """Median time of one forward pass of one sample batch."""
-    validation_loss: Figure
-    """Loss on the held-out split, nats per token (or per image)."""
-    compiled: bool
-    """True when latency was measured with torch.compile."""
-
-
-class VariantStatus(Strict):
-    """One compressed form of the model, and how it compares."""
-
-    name: Name
-    """Name of the variant."""
-    measured: Measurement
-    """The variant."""
-    baseline: Measurement
-    """The uncompressed model, measured in the same process, interleaved."""
-    size_ratio: Figure
-    """Baseline bytes divided by the variant's: larger is better."""
-    speedup: Figure
-    """Baseline latency divided by the variant's: larger is better."""
-    validation_loss_increase: Figure
-    """The variant's validation loss minus the baseline's: smaller is better."""
-    artifact: ShortText
-    """Folder of the artifact, relative to the job's storage."""
-    reloaded: bool
-    """True: a fresh process loaded the artifact and gave the same output."""
-
-
-class Failure(Strict):
-    """The first failure of the latest attempt that failed, not its echo on other ranks."""
-
-    stage: Name
-    """Stage that failed."""
-    attempt: Count
-    """Attempt that failed."""
-    reason: FailureReason
-    """Why."""
-    message: LongText
-    """Why, in words."""
-    rank: int | None = None
-    """First failing rank."""
-    node: int | None = None
-    """Its node (completion index)."""
-    exit_code: int | None = None
-    """Its exit code; negative: the signal that killed it."""
-    log_tail: list[LongText] = Field(default_factory=list, max_length=40)
-    """Its last log lines."""
 
 
 class JobStatus(Strict):
@@ -212,17 +175,20 @@ class JobStatus(Strict):
     """How far training is."""
     bill: Bill | None = None
     """Resource-hours and money so far."""
+    usage: Usage | None = None
+    """What ended replicas held: what the bill is made of. None on one machine, where it is in the ledger's file."""
     variants: Annotated[list[VariantStatus], Field(max_length=16)] = Field(
         default_factory=list,
         json_schema_extra=list_map_keys("name"),
     )
     """Finished variants."""
     failure: Failure | None = None
-    """The latest failure. Kept after a successful restart, so that it can be looked into."""
+    """The latest failure of any stage. Kept after a successful restart, so that it can be looked into."""
 
     def to_plain(self) -> dict[str, Any]:
-        """As any document; what is unknown in the bill is an explicit null."""
-        return {**super().to_plain(), **({"bill": self.bill.to_plain()} if self.bill else {})}
+        """As any document; what is unknown in the bill is an explicit null, and usage is as short as it can be."""
+        parts = {"bill": self.bill, "usage": self.usage}
+        return {**super().to_plain(), **{name: part.to_plain() for name, part in parts.items() if part is not None}}
 
     def condition(self, type: ConditionType) -> Condition | None:
         """The condition of that type, if it has been observed."""

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 import costopt
 from builders_accounting import GPU, MIDNIGHT, book, histories, price, price_books, record
 from costopt.accounting.bill import make_bill
-from costopt.accounting.usage import UsageRecord
+from costopt.accounting.intervals import held_of
 from costopt.schema.prices import PriceBook
 from costopt.schema.replica import MeteredMilliseconds
 from costopt.schema.status import Bill, BillLine, Total
+from costopt.schema.usage import UsageRecord
 
 
 def test_two_vcpus_and_four_gib_held_for_an_hour_cost_their_hours_times_their_prices() -> None:
@@ -196,9 +197,9 @@ def test_hours_of_a_resource_differ_from_what_was_held_by_less_than_half_a_digit
     with localcontext(prec=300):
         for resource, per_unit in (("cpu", 1), ("memory", 2**30), (GPU, 1)):
             lines = [line for line in bill.lines if line.resource == resource]
-            held = sum((Decimal(r.resources.get(resource, "0")) * r.held.microseconds for r in records), Decimal(0)) / (
-                per_unit * 3_600_000_000
-            )
+            held = sum(
+                (Decimal(r.resources.get(resource, "0")) * held_of(r).microseconds for r in records), Decimal(0)
+            ) / (per_unit * 3_600_000_000)
             shown = _sum([line.consumed_quantity for line in lines])
             assert abs(shown - held) <= Decimal("0.5e-9") * len(lines) + Decimal("1e-40")
 

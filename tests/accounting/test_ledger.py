@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from builders_accounting import histories, record
 from costopt.accounting.ledger import Ledger
-from costopt.accounting.usage import UsageRecord
+from costopt.schema.usage import UsageRecord
 
 
 def ledger_of(records: list[UsageRecord]) -> Ledger:

@@ -7,7 +7,6 @@ import pytest
 
 from builders_local import price_book
 from costopt.accounting.bill import make_bill
-from costopt.accounting.usage import UsageRecord
 from costopt.cli.live import Pace, PlainView
 from costopt.cli.narrate import changes
 from costopt.cli.views import (
@@ -17,11 +16,11 @@ from costopt.cli.views import (
     duration,
     entropies_text,
     failure_text,
+    local_place,
     size,
     total_cost,
     variants_table,
 )
-from costopt.local.runner import Look
 from costopt.schema.prices import PriceBook
 from costopt.schema.replica import Progress
 from costopt.schema.status import (
@@ -29,10 +28,10 @@ from costopt.schema.status import (
     Condition,
     Failure,
     JobStatus,
-    Measurement,
     StageStatus,
-    VariantStatus,
 )
+from costopt.schema.usage import UsageRecord
+from costopt.schema.variant_report import Measurement, VariantStatus
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
 
@@ -139,7 +138,7 @@ def test_a_failure_says_why_where_its_last_words_and_what_to_do() -> None:
         exit_code=78,
         log_tail=["a line"],
     )
-    text = failure_text(failure, "runs/tiny")
+    text = failure_text(failure, local_place("runs/tiny"))
     assert "train failed: InvalidData (attempt 2, rank 3, node 1, exit code 78)" in text
     assert "text.txt is empty" in text
     assert "    a line" in text
@@ -231,7 +230,7 @@ def test_plain_lines_tell_progress_now_and_then() -> None:
     for step in range(1, 101):
         progress = Progress(step=step, total_steps=100, loss="2.5", tokens_per_second=1200)
         running = status().model_copy(update={"progress": progress})
-        view.show(Look(running, 1, NOON + timedelta(seconds=step), at_rest=False))
+        view.show(running, NOON + timedelta(seconds=step))
     lines = stream.getvalue().splitlines()
     assert lines[0] == "train: attempt 0 starts"
     assert 10 <= len(lines) <= 13

@@ -13,7 +13,7 @@ import pytest
 from builders_compress import dynamic, pruned, read_json, replica, train_stage, weight_only
 from costopt.names import ENV_STORAGE_DIR
 from costopt.schema.recipe import Recipe
-from costopt.schema.status import VariantStatus
+from costopt.schema.variant_report import VariantStatus
 from costopt_trainer.artifact import load_model, read_config, save_model
 from costopt_trainer.compress import measure, run
 from costopt_trainer.errors import NotRetryable
@@ -160,8 +160,9 @@ def test_without_a_trained_model_the_answer_is_a_sentence(
     images: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(ENV_STORAGE_DIR, str(tmp_path))
-    with pytest.raises(NotRetryable, match="the train stage must have finished in the same storage"):
+    with pytest.raises(NotRetryable, match=r"on a cluster spec\.storage must be set") as error:
         run.main(replica(images[1], weight_only()))
+    assert error.value.reason == "InvalidSettings"
 
 
 def test_data_of_another_shape_is_refused(images: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from builders_local import job, processes_below, runner_in, start_runner, wait_until
-from costopt.accounting.usage import UsageRecord
 from costopt.local.replica_folder import ReplicaFolder
 from costopt.local.run_folder import RunFolder
+from costopt.schema.usage import UsageRecord
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 

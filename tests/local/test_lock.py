@@ -41,7 +41,9 @@ def test_the_lock_is_free_again_when_its_holder_was_killed(tmp_path: Path) -> No
         assert holder_of(tmp_path / "run/lock") == Holder(os.getpid(), start_time(os.getpid()))
 
 
-def test_a_child_that_a_killed_runner_had_just_forked_does_not_keep_the_folder_from_the_next_one(tmp_path: Path) -> None:
+def test_a_child_that_a_killed_runner_had_just_forked_does_not_keep_the_folder_from_the_next(
+    tmp_path: Path,
+) -> None:
     program = """
 import os, sys, time
 from pathlib import Path

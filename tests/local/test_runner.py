@@ -6,8 +6,10 @@ from decimal import Decimal
 from pathlib import Path
 
 from builders_local import argv_of, job, price_book, processes_below, runner_in
+from costopt.accounting.intervals import held_of
 from costopt.local.run_folder import RunFolder
 from costopt.local.runner import Look, Runner
+from costopt.schema.replica import Progress
 from costopt.schema.status import JobStatus
 
 
@@ -37,7 +39,7 @@ def test_the_status_on_disk_is_the_one_that_run_returns_and_its_bill_is_that_of_
     assert run_folder.status() == status
     assert status.bill is not None
     assert status.bill.list_cost is not None
-    microseconds = sum(record.held.microseconds for record in run_folder.ledger().records)
+    microseconds = sum(held_of(record).microseconds for record in run_folder.ledger().records)
     hours = Decimal(microseconds) / 3_600_000_000
     cpu_hours = sum(Decimal(line.consumed_quantity) for line in status.bill.lines if line.resource == "cpu")
     assert abs(cpu_hours - hours) < Decimal("1e-8")
@@ -132,6 +134,11 @@ def test_a_replica_whose_settings_are_in_its_folder_finds_them_through_its_envir
     settings = json.loads((tmp_path / "run/replicas/tiny-train-a0-1/settings.json").read_text())
     assert settings["numNodes"] == 2
     assert (tmp_path / "run/logs/tiny-train-a0-1.log").read_text() == "working\n"
+
+
+def test_a_users_program_may_print_its_progress(tmp_path: Path) -> None:
+    status = runner_in(tmp_path / "run", job(), "print progress").run()
+    assert status.progress == Progress(step=4, total_steps=9, loss="1.5")
 
 
 def test_a_stalled_gang_is_restarted(tmp_path: Path) -> None:

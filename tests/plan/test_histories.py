@@ -38,7 +38,8 @@ class History(RuleBasedStateMachine):
                 "maxFailures": st.integers(0, 3),
                 "maxDisruptions": st.integers(0, 4),
                 "stallTimeoutSeconds": st.sampled_from([30, 600]),
-            }
+            },
+            optional={"startTimeoutSeconds": st.sampled_from([20, 500])},
         ),
         deadline=st.sampled_from([None, 200, 5000]),
         budget=st.sampled_from([None, "CheckpointAndSuspend", "Fail"]),
@@ -136,6 +137,21 @@ class History(RuleBasedStateMachine):
     @rule(number=pick, step=st.integers(0, 100))
     def a_replica_stirs(self, number: int, step: int) -> None:
         self.world.stirs(self._one(self.world.live(), number), step)
+
+    @precondition(lambda self: self.world.live())
+    @rule(number=pick, reason=st.sampled_from(["a node", "its image"]), admitted=st.booleans())
+    def a_replica_turns_out_to_wait(self, *, number: int, reason: str, admitted: bool) -> None:
+        self.world.waits(self._one(self.world.live(), number), reason, admitted=admitted)
+
+    @precondition(lambda self: any(each.waiting_for for each in self.world.live()))
+    @rule(number=pick)
+    def a_waiting_replica_runs(self, number: int) -> None:
+        self.world.runs(self._one([each for each in self.world.live() if each.waiting_for], number))
+
+    @precondition(lambda self: self.world.started)
+    @rule(number=pick, size=st.integers(1, 2))
+    def a_queue_admits_a_part(self, number: int, size: int) -> None:
+        self.world.gang_sizes[self._one(self.world.started, number)] = size
 
     @rule(number=pick)
     def a_replica_of_an_old_attempt_comes_back(self, number: int) -> None:
@@ -251,6 +267,8 @@ def test_a_long_history_comes_to_rest(seed: int) -> None:
             history.die_before_doing()
         elif happening < 0.73 and history.world.replicas:
             history.a_replica_vanishes(number=random.randrange(99))
+        elif happening < 0.8 and history.world.live():
+            history.a_replica_turns_out_to_wait(number=random.randrange(99), reason="a node", admitted=False)
         else:
             history.look()
         history.an_end_is_final()

@@ -13,10 +13,12 @@ import yaml
 from builders_golden import check_golden
 from builders_local import INT8, RECIPE, job, recipe_job
 from costopt.names import ENV_LAUNCHER_PID, ENV_LAUNCHER_STARTED, ENV_LIFELINE_FD, ENV_REPLICA_UID, RESERVED_ENVIRONMENT
-from costopt.render.manifests import label_value, manifests, service_name
+from costopt.render.labels import label_value, service_name
+from costopt.render.manifests import manifests
 from costopt.render.text import manifests_json, to_yaml
 from costopt.schema.job import CostOptJob
 from costopt.schema.replica import ReplicaSettings
+from costopt.schema.volumes import VOLUME_KINDS
 
 TOLD_TO_A_LAUNCHER = {name for name in RESERVED_ENVIRONMENT if name.startswith("COSTOPT_")} - {
     ENV_LIFELINE_FD,  # by a supervisor, which pods do not have
@@ -26,6 +28,29 @@ TOLD_TO_A_LAUNCHER = {name for name in RESERVED_ENVIRONMENT if name.startswith("
 }
 
 GPU_NODE = {"requests": {"cpu": 8, "memory": "32Gi"}, "limits": {"nvidia.com/gpu": 4}}
+
+PODS: dict[str, Any] = {
+    "labels": {"team": "a"},
+    "annotations": {"kueue.x-k8s.io/podset-required-topology": "cloud.example.com/rack"},
+    "nodeSelector": {"cloud.example.com/pool": "spot"},
+    "tolerations": [{"key": "spot", "operator": "Exists", "effect": "NoSchedule"}],
+    "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+    "priorityClassName": "high",
+    "schedulerName": "other",
+    "runtimeClassName": "nvidia",
+    "serviceAccountName": "trainer",
+    "imagePullSecrets": [{"name": "registry"}],
+    "env": [
+        {"name": "NCCL_DEBUG", "value": "INFO"},
+        {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}},
+    ],
+    "volumes": [
+        {"name": "data", "persistentVolumeClaim": {"claimName": "corpus"}},
+        {"name": "pod", "downwardAPI": {"items": []}},
+    ],
+    "volumeMounts": [{"name": "data", "mountPath": "/data", "subPath": "text", "readOnly": True}],
+    "terminationGracePeriodSeconds": 25,
+}
 
 JOBS: dict[str, tuple[CostOptJob, str, int]] = {
     "command": (job(), "train", 0),
@@ -43,6 +68,7 @@ JOBS: dict[str, tuple[CostOptJob, str, int]] = {
         "train",
         0,
     ),
+    "everything-of-the-users": (recipe_job(storage={"create": {"size": "10Gi"}}, pods=PODS), "train", 1),
     "variant-with-its-own-resources": (
         recipe_job(compress=[{**INT8, "resources": {"requests": {"cpu": "500m", "memory": "2Gi"}}}]),
         "int8",
@@ -91,7 +117,7 @@ def test_nothing_is_retried_inside_a_job(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_a_queue_decides_on_suspension(name: str) -> None:
+def test_without_a_queue_nobody_decides_on_suspension(name: str) -> None:
     assert "suspend" not in children(name)["Job"]["spec"]
 
 
@@ -104,18 +130,14 @@ def test_pods_meet_the_restricted_security_standard(name: str) -> None:
         assert container["securityContext"]["allowPrivilegeEscalation"] is False
         assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
         assert container["securityContext"]["readOnlyRootFilesystem"] is True
-    assert {kind for volume in pod(name)["volumes"] for kind in volume if kind != "name"} <= {
-        "configMap",
-        "emptyDir",
-        "persistentVolumeClaim",
-    }
+    assert {kind for volume in pod(name)["volumes"] for kind in volume if kind != "name"} <= set(VOLUME_KINDS)
     assert pod(name)["automountServiceAccountToken"] is False
 
 
 @pytest.mark.parametrize("name", JOBS)
 def test_everything_that_is_mounted_is_there_and_what_is_written_lies_on_a_volume(name: str) -> None:
     mounts = {mount["mountPath"]: mount["name"] for mount in pod(name)["containers"][0]["volumeMounts"]}
-    assert set(mounts.values()) == {volume["name"] for volume in pod(name)["volumes"]}
+    assert set(mounts.values()) <= {volume["name"] for volume in pod(name)["volumes"]}
     variables = environment(name)
     for written in ("COSTOPT_STORAGE_DIR", "COSTOPT_PROGRESS_FILE", "HOME"):
         assert any(Path(variables[written]).is_relative_to(mount) for mount in mounts), written
@@ -127,10 +149,15 @@ def test_a_pod_is_told_its_index_by_the_job_and_all_else_by_us(name: str) -> Non
     field = variables["COSTOPT_REPLICA_INDEX"]["fieldRef"]["fieldPath"]
     assert field == "metadata.annotations['batch.kubernetes.io/job-completion-index']"
     assert variables.keys() >= TOLD_TO_A_LAUNCHER
-    assert ReplicaSettings.model_validate_json(children(name)["ConfigMap"]["data"]["settings.json"]).stage
+    [settings] = [volume for volume in pod(name)["volumes"] if volume["name"] == "settings"]
+    config_map = children(name)["ConfigMap"]
+    assert settings["configMap"]["name"] == config_map["metadata"]["name"]
+    folder, _, file = variables["COSTOPT_SETTINGS_FILE"].rpartition("/")
+    assert folder == "/etc/costopt"
+    assert ReplicaSettings.model_validate_json(config_map["data"][file]).stage == JOBS[name][1]
 
 
-@pytest.mark.parametrize("name", JOBS)
+@pytest.mark.parametrize("name", [name for name in JOBS if "Service" in children(name)])
 def test_the_first_pod_can_be_found_by_name_before_it_is_ready(name: str) -> None:
     found = children(name)
     service = found["Service"]
@@ -145,19 +172,127 @@ def test_the_first_pod_can_be_found_by_name_before_it_is_ready(name: str) -> Non
 
 def test_the_longest_names_stay_within_what_kubernetes_allows() -> None:
     longest = recipe_job(name="9" * 253, compress=[{**INT8, "name": "v" * 30}])
-    for child in manifests(longest, "v" * 30, 11000):
+    for child in [*manifests(longest, "train", 11000), *manifests(longest, "v" * 30, 11000)]:
         assert len(child["metadata"]["name"]) <= 54
         assert all(len(value) <= 63 for value in child["metadata"]["labels"].values())
     assert service_name("9lives-train-a0") == "s-9lives-train-a0"
     assert label_value("a" * 253) != label_value("a" * 252)
 
 
-def test_labels_of_a_queue_are_copied_to_the_job_and_no_others() -> None:
-    data = job().to_plain()
-    data["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "team-a", "team": "a"}
-    labels = manifests(CostOptJob.model_validate(data), "train", 0)[-1]["metadata"]["labels"]
-    assert labels["kueue.x-k8s.io/queue-name"] == "team-a"
-    assert "team" not in labels
+def with_metadata(of: CostOptJob, **metadata: Any) -> CostOptJob:
+    data = of.to_plain()
+    data["metadata"] |= metadata
+    return CostOptJob.model_validate(data)
+
+
+def test_what_is_the_queues_is_copied_to_the_job_and_nothing_else_and_the_queue_lets_it_go() -> None:
+    queued = with_metadata(
+        job(),
+        labels={"kueue.x-k8s.io/queue-name": "team-a", "kueue.x-k8s.io/priority-class": "high", "team": "a"},
+        annotations={"kueue.x-k8s.io/job-min-parallelism": "1", "note": "mine"},
+    )
+    drawn = manifests(queued, "train", 0)[-1]
+    queue_labels = {key: value for key, value in drawn["metadata"]["labels"].items() if "kueue" in key}
+    assert queue_labels == {"kueue.x-k8s.io/queue-name": "team-a", "kueue.x-k8s.io/priority-class": "high"}
+    assert "team" not in drawn["metadata"]["labels"]
+    assert drawn["metadata"]["annotations"] == {
+        "kueue.x-k8s.io/job-min-parallelism": "1",
+        # Else a second pod would come for the same completion after the first: a gang has no second round.
+        "kueue.x-k8s.io/job-completions-equal-parallelism": "true",
+    }
+    assert drawn["spec"]["suspend"] is True
+    assert not any("kueue" in key for key in drawn["spec"]["template"]["metadata"]["labels"])
+
+
+def test_a_gang_that_was_admitted_in_part_is_told_its_real_size_and_is_otherwise_the_same() -> None:
+    whole, part = (manifests(recipe_job(), "train", 0, num_nodes=size) for size in (None, 1))
+    sizes = [json.loads(drawn[1]["data"]["train.json"])["numNodes"] for drawn in (whole, part)]
+    assert sizes == [2, 1]
+    assert whole[2:] == part[2:]
+    assert whole[1]["data"]["int8.json"] == part[1]["data"]["int8.json"]
+
+
+def test_a_variant_reads_the_settings_of_the_attempt_that_trained_its_model() -> None:
+    trained, made = (manifests(recipe_job(), *stage, train_attempt=3) for stage in (("train", 3), ("int8", 0)))
+    assert [child["kind"] for child in made] == ["ConfigMap", "Job"]
+    assert made[0] == trained[1]
+    assert made[1]["spec"]["template"]["spec"]["volumes"][0]["configMap"]["name"] == "tiny-train-a3"
+    variables = {one["name"]: one.get("value") for one in made[1]["spec"]["template"]["spec"]["containers"][0]["env"]}
+    assert variables["COSTOPT_SETTINGS_FILE"] == "/etc/costopt/int8.json"
+    assert variables["COSTOPT_RENDEZVOUS_HOST"] == "127.0.0.1"
+
+
+def test_children_come_in_the_order_in_which_they_need_each_other() -> None:
+    created = recipe_job(storage={"create": {"size": "1Gi"}})
+    kinds = ["PersistentVolumeClaim", "NetworkPolicy", "ConfigMap", "Service", "Job"]
+    assert [child["kind"] for child in manifests(created, "train", 0)] == kinds
+    alone = job(train={"numNodes": 1})
+    assert [child["kind"] for child in manifests(alone, "train", 0)] == ["NetworkPolicy", "ConfigMap", "Job"]
+
+
+def test_every_pod_waits_for_its_usage_to_be_recorded() -> None:
+    for name in JOBS:
+        template = children(name)["Job"]["spec"]["template"]["metadata"]
+        assert template["finalizers"] == ["costopt.dev/usage"]
+
+
+def test_a_created_claim_outlives_its_job_unless_that_is_not_wanted() -> None:
+    for keep, owners in ((True, 0), (False, 1)):
+        asked = {"create": {"size": "1Gi", "storageClassName": "fast", "keepAfterDeletion": keep}}
+        claim = manifests(with_metadata(job(storage=asked), uid="1234"), "train", 0)[0]
+        assert len(claim["metadata"].get("ownerReferences", [])) == owners
+        assert claim["metadata"]["name"] == "tiny-storage"
+        assert claim["spec"] == {
+            "accessModes": ["ReadWriteMany"],
+            "storageClassName": "fast",
+            "resources": {"requests": {"storage": "1Gi"}},
+        }
+    [storage] = [volume for volume in pod("everything-of-the-users")["volumes"] if volume["name"] == "storage"]
+    assert storage["persistentVolumeClaim"]["claimName"] == "tiny-storage"
+
+
+def test_only_pods_of_the_job_reach_its_pods() -> None:
+    [policy] = [child for child in manifests(with_metadata(job(), uid="1234"), "train", 0) if "Policy" in child["kind"]]
+    pods = policy["spec"]["podSelector"]
+    assert pods["matchLabels"]["costopt.dev/job-uid"] == "1234"
+    assert policy["spec"]["ingress"] == [{"from": [{"podSelector": pods}]}]
+    assert policy["spec"]["policyTypes"] == ["Ingress"]
+
+
+def test_a_variable_of_the_users_replaces_a_default_and_comes_after_ours() -> None:
+    names = [entry["name"] for entry in pod("everything-of-the-users")["containers"][0]["env"]]
+    assert len(names) == len(set(names))
+    assert names[-2:] == ["NCCL_DEBUG", "TOKEN"]
+    assert environment("everything-of-the-users")["NCCL_DEBUG"] == "INFO"
+    assert environment("command")["NCCL_DEBUG"] == "WARN"
+
+
+@pytest.mark.parametrize(
+    ("api", "kind", "spec", "reference"),
+    [
+        (
+            "v1alpha1",
+            "Workload",
+            {"podGroups": [{"name": "train", "policy": {"gang": {"minCount": 2}}}]},
+            {"workloadRef": {"name": "tiny-train-a0", "podGroup": "train"}},
+        ),
+        (
+            "v1beta1",
+            "PodGroup",
+            {"schedulingPolicy": {"gang": {"minCount": 2}}},
+            {"schedulingGroup": {"podGroupName": "tiny-train-a0"}},
+        ),
+    ],
+)
+def test_a_scheduler_that_places_gangs_whole_is_told_of_them(
+    api: str, kind: str, spec: dict[str, Any], reference: dict[str, Any]
+) -> None:
+    *_, group, drawn = manifests(job(), "train", 0, gang_api=api)
+    assert (group["apiVersion"], group["kind"]) == (f"scheduling.k8s.io/{api}", kind)
+    assert group["spec"] == spec
+    assert reference.items() <= drawn["spec"]["template"]["spec"].items()
+    alone = manifests(job(train={"numNodes": 1}), "train", 0, gang_api=api)
+    assert alone == manifests(job(train={"numNodes": 1}), "train", 0)
 
 
 def test_children_of_a_job_in_a_cluster_are_owned_by_it() -> None:

@@ -60,8 +60,8 @@ def test_every_variable_of_ours_is_set_so_that_none_is_inherited() -> None:
 
 @pytest.mark.parametrize("stage", ["train", "int8"])
 def test_both_worlds_hand_over_the_same_settings(stage: str) -> None:
-    config_map = manifests(recipe_job(), stage, 3)[0]
-    assert {process.settings for process in draw(recipe_job(), stage, 3)} == {config_map["data"]["settings.json"]}
+    [config_map] = [child for child in manifests(recipe_job(), stage, 3) if child["kind"] == "ConfigMap"]
+    assert {process.settings for process in draw(recipe_job(), stage, 3)} == {config_map["data"][f"{stage}.json"]}
 
 
 def test_each_node_sees_the_gpus_it_asks_for_and_no_others() -> None:

@@ -3,9 +3,10 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
-from costopt.schema.replica import Progress
+from costopt.schema.replica import Progress, progress_in_log
 from costopt_trainer.gang import Gang
 from costopt_trainer.meter import Meter, Reporter, process_age_ns
 
@@ -90,6 +91,18 @@ def test_metrics_hold_one_line_for_a_step_however_often_it_is_told(tmp_path: Pat
     lines = [Progress.model_validate_json(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line.step for line in lines] == [1, 2]
     assert Progress.model_validate_json((tmp_path / "progress.json").read_text()).step == 2
+
+
+def test_what_rank_0_prints_can_be_read_back_from_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    meter = Meter(already_ns=1500 * MS)
+    meter.lap("startup")
+    told = Progress(step=3, total_steps=9, loss="0.5", metered=meter.metered(), results={"lossPerByte": "1.5"})
+    reporter(tmp_path).report(Progress(step=2, total_steps=9))
+    reporter(tmp_path).report(told)
+    reporter(tmp_path, rank=1, local_rank=1).report(Progress(step=4, total_steps=9))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert progress_in_log([*lines, "another line"]) == told
 
 
 def test_a_resume_drops_the_metrics_of_steps_to_come_and_a_torn_line(tmp_path: Path) -> None:

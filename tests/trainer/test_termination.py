@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costopt.schema.replica import EXIT_PREEMPTED, FailureReason, Progress, TerminationMessage
+from costopt.schema.replica import EXIT_PREEMPTED, FailureReason, MeteredMilliseconds, Progress, TerminationMessage
+from costopt.schema.variant_report import Measurement, VariantStatus
 from costopt_trainer.failure import RankError, error_from_lines, read_error, record_error
 from costopt_trainer.memory import count_oom_kills
 from costopt_trainer.output import Line
@@ -101,6 +102,73 @@ def test_a_message_full_of_results_keeps_its_sentence_and_drops_the_results() ->
     )
     assert again.message == OWN.sentence
     assert again.progress == Progress(step=1, total_steps=2)
+
+
+LONGEST = "\x01" * 256
+"""Six bytes for each character, as JSON writes them."""
+FIGURE = "-" + "1" * 59 + "e100"
+
+
+def longest_report() -> VariantStatus:
+    measured = Measurement(
+        size_bytes=10**15,
+        parameters=10**15,
+        nonzero_permille=1000,
+        latency_microseconds=10**15,
+        validation_loss=FIGURE,
+        compiled=False,
+    )
+    return VariantStatus(
+        name="n" * 63,
+        measured=measured,
+        baseline=measured,
+        size_ratio=FIGURE,
+        speedup=FIGURE,
+        validation_loss_increase=FIGURE,
+        artifact=LONGEST,
+        reloaded=False,
+    )
+
+
+@settings(max_examples=50, deadline=None)
+@given(progress=st.none() | PROGRESS)
+def test_the_report_on_a_variant_is_never_cut(progress: Progress | None) -> None:
+    message = describe(None, node=0, memory_ran_out=False, progress=progress, variant=longest_report())
+    data = to_bytes(message)
+    assert len(data) <= 4096
+    again = TerminationMessage.model_validate_json(data)
+    assert (again.exit_code, again.variant) == (0, longest_report())
+
+
+def test_the_longest_report_and_the_longest_progress_fit_together() -> None:
+    most = 10**15
+    progress = Progress(
+        step=most,
+        total_steps=most,
+        samples_consumed=most,
+        loss=FIGURE,
+        validation_loss=FIGURE,
+        learning_rate=FIGURE,
+        tokens_per_second=most,
+        last_checkpoint_step=most,
+        resumed_from_step=most,
+        checkpoints_passed_over="x" * 4096,
+        metered=MeteredMilliseconds(
+            startup=most, productive=most, since_checkpoint=most, data_wait=most, checkpoint=most
+        ),
+        results={f"{number:02}{LONGEST}"[:256]: FIGURE for number in range(16)},
+    )
+    data = to_bytes(describe(None, node=0, memory_ran_out=False, progress=progress, variant=longest_report()))
+    assert len(data) <= 4096
+    again = TerminationMessage.model_validate_json(data)
+    assert again.variant == longest_report()
+    assert again.progress is not None
+    assert again.progress.metered == progress.metered
+
+
+def test_a_replica_that_failed_hands_over_no_report_of_an_earlier_one() -> None:
+    message = describe(RankEnd(0, 1, 1.0, OWN), node=0, memory_ran_out=False, progress=None, variant=longest_report())
+    assert message.variant is None
 
 
 def test_a_message_is_written_in_place_since_a_mounted_file_cannot_be_replaced(tmp_path: Path) -> None:

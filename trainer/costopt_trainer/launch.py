@@ -7,6 +7,7 @@ then given the time to save; 78 not worth a retry; 1 anything else. All are told
 """
 
 import argparse
+import contextlib
 import os
 import shutil
 import socket
@@ -28,6 +29,7 @@ from costopt.schema.replica import (
     ReplicaSettings,
     TerminationMessage,
 )
+from costopt.schema.variant_report import VariantStatus
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.lifeline import watch_for_stop
 from costopt_trainer.local_ranks import LocalRanks
@@ -49,6 +51,7 @@ from costopt_trainer.termination import (
     describe,
     first_failure,
     read_progress,
+    read_report,
     write,
 )
 
@@ -68,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if settings.num_nodes == 1:  # a gang of one meets itself, whatever its name resolves to
             environment = replace(environment, address=Address("127.0.0.1", environment.address.port))
         _set_defaults(environment, settings)
+        _make_storage(environment)
         message = _run_ranks(ranks, environment, settings, options.rendezvous_timeout)
     except NotRetryable as error:
         message = _without_ranks(EXIT_NOT_RETRYABLE, error.reason, str(error))
@@ -116,7 +120,22 @@ def _run_ranks(
         node=environment.index,
         memory_ran_out=(count_oom_kills() or 0) > (oom_kills_before or 0),
         progress=read_progress(environment.progress_file),
+        variant=_report_on_variant(environment, settings),
     )
+
+
+def _report_on_variant(environment: ReplicaEnvironment, settings: ReplicaSettings) -> VariantStatus | None:
+    """What replica 0 of a variant has to tell of it: whoever plans may not be able to read the storage."""
+    if settings.variant is None or environment.index != 0 or environment.storage_dir is None:
+        return None
+    return read_report(environment.storage_dir / names.ARTIFACTS_DIR / settings.variant.name / names.REPORT_FILE)
+
+
+def _make_storage(environment: ReplicaEnvironment) -> None:
+    """The job's folder, which a new claim has not, also for a program of the user's own."""
+    if environment.storage_dir is not None:
+        with contextlib.suppress(OSError):  # whoever writes there says what is wrong with it
+            environment.storage_dir.mkdir(parents=True, exist_ok=True)
 
 
 def _watch(ranks: LocalRanks, scratch: Path, environment: ReplicaEnvironment) -> None:

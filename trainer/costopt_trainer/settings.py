@@ -41,6 +41,8 @@ class ReplicaEnvironment:
     index: int
     """Completion index: the node rank."""
     address: Address
+    storage_dir: Path | None
+    """The job's folder in its storage."""
     progress_file: Path | None
     lifeline_fd: int | None
 
@@ -59,6 +61,7 @@ def read_environment(environment: Mapping[str, str]) -> ReplicaEnvironment:
             environment.get(names.ENV_RENDEZVOUS_HOST) or "127.0.0.1",
             _whole_number(environment, names.ENV_RENDEZVOUS_PORT, str(names.RENDEZVOUS_PORT), highest=65535),
         ),
+        storage_dir=optional_path(environment, names.ENV_STORAGE_DIR),
         progress_file=optional_path(environment, names.ENV_PROGRESS_FILE),
         lifeline_fd=_whole_number(environment, lifeline) if environment.get(lifeline) else None,
     )

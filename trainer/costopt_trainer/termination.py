@@ -12,9 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
+from costopt.schema.base import Strict
 from costopt.schema.replica import (
     EXIT_DONE,
     EXIT_NOT_RETRYABLE,
@@ -24,6 +26,7 @@ from costopt.schema.replica import (
     Progress,
     TerminationMessage,
 )
+from costopt.schema.variant_report import VariantStatus
 from costopt_trainer.failure import RankError
 
 EXIT_FAILED = 1
@@ -31,6 +34,8 @@ LOG_TAIL_LINES = 40
 LOG_LINE_CHARACTERS = 2000
 MESSAGE_CHARACTERS = 2000
 SIGNALS_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+Model = TypeVar("Model", bound=Strict)
 
 
 @dataclass(frozen=True)
@@ -77,12 +82,20 @@ def replica_exit_code(first: RankEnd | None) -> int:
 
 
 def describe(
-    first: RankEnd | None, *, node: int, memory_ran_out: bool, progress: Progress | None
+    first: RankEnd | None,
+    *,
+    node: int,
+    memory_ran_out: bool,
+    progress: Progress | None,
+    variant: VariantStatus | None = None,
 ) -> TerminationMessage:
-    """The replica's message. `memory_ran_out`: the kernel killed a process of this replica's cgroup for its memory."""
+    """The replica's message. `memory_ran_out`: the kernel killed a process of this replica's cgroup for its memory.
+
+    `variant` is the report that lies in the storage; it is this replica's own only if all went well.
+    """
     code = replica_exit_code(first)
     if first is None:
-        return TerminationMessage(exit_code=code, progress=progress)
+        return TerminationMessage(exit_code=code, progress=progress, variant=variant)
     if first.preempted:
         sentence = f"Stopped on SIGTERM; rank {first.rank} ended with exit code {first.exit_code}."
         return TerminationMessage(exit_code=code, reason="Preempted", message=sentence, progress=progress)
@@ -137,7 +150,8 @@ def to_bytes(message: TerminationMessage) -> bytes:
     """The message as JSON of at most 4,096 bytes, still valid.
 
     What must go, goes in this order: the oldest log lines, the beginning of the last one, the end of the sentence, the
-    progress' texts and named results. What is left then (numbers and short words) is below 1,500 bytes.
+    progress' texts and named results. The report on a variant never goes: without it the variant counts as failed. What
+    is left then (numbers and short words) is below 1,500 bytes, and such a report below 2,500.
     """
 
     def encode(**changes: object) -> bytes:
@@ -182,9 +196,16 @@ def write(path: Path | None, message: TerminationMessage) -> None:
 
 def read_progress(path: Path | None) -> Progress | None:
     """The last progress a rank of this replica wrote; None if there is none, or no valid one."""
-    if path is None:
-        return None
+    return None if path is None else _read(path, Progress)
+
+
+def read_report(path: Path) -> VariantStatus | None:
+    """The report on a variant; None if there is none, or no valid one."""
+    return _read(path, VariantStatus)
+
+
+def _read(path: Path, model: type[Model]) -> Model | None:
     try:
-        return Progress.model_validate_json(path.read_bytes())
+        return model.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         return None

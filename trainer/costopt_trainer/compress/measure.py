@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from costopt.schema.recipe import Recipe
-from costopt.schema.status import Measurement
+from costopt.schema.variant_report import Measurement
 from costopt_trainer.data import TrainingData
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.evaluate import validation_totals

@@ -29,7 +29,7 @@ from costopt.files import write_atomically
 from costopt.schema.compression import Variant
 from costopt.schema.recipe import Recipe
 from costopt.schema.replica import EXIT_PREEMPTED, ReplicaSettings
-from costopt.schema.status import Measurement, VariantStatus
+from costopt.schema.variant_report import Measurement, VariantStatus
 from costopt_trainer.artifact import ArtifactConfig, load_model, read_config, replace_folder, save_model
 from costopt_trainer.checkpoint_files import not_writable
 from costopt_trainer.compress.measure import Subject, measure, measured_batch
@@ -114,8 +114,9 @@ def read_trained(folder: Path) -> ArtifactConfig:
     """The trained model's configuration. Raises NotRetryable with a sentence if training has not left one."""
     if not folder.exists():
         raise NotRetryable(
-            "CheckpointUnreadable",
-            f"there is no trained model in {folder}: the train stage must have finished in the same storage",
+            "InvalidSettings",
+            f"there is no trained model in {folder}: the train stage must have finished in the same storage; on a "
+            "cluster spec.storage must be set, or the model is lost with the pods that trained it",
         )
     return read_config(folder)
 

@@ -1,0 +1,193 @@
+"""Each kind of child by itself: ConfigMap, Service, Job, and what a job has one of (NetworkPolicy, claim).
+
+Why the Job looks as it does:
+
+* Nothing is retried inside a Job: a gang lives and dies together, and the Job controller delays each replacement of a
+  deleted pod longer than the last. Another try is another attempt with a Job of its own. Hence backoffLimit 0,
+  restartPolicy Never, and a podFailurePolicy that fails the Job for any pod's end, naming the kind of end.
+* spec.suspend is true at creation where a queue such as Kueue admits the Job, which owns the field from then on, and is
+  not set otherwise.
+* The settings of all stages are in the ConfigMap of the training attempt, so that a variant of a model is told the same
+  as the attempt that trained it.
+
+Reference: https://kubernetes.io/docs/concepts/workloads/controllers/job/#pod-failure-policy
+"""
+
+from costopt import names
+from costopt.render.labels import Manifest, attempt_labels, child_labels, job_labels, metadata, service_name
+from costopt.render.pods import CONTAINER, claim_name, pod_template, settings_key
+from costopt.render.settings import replica_settings, settings_text
+from costopt.schema.job import CostOptJob
+from costopt.schema.replica import EXIT_NOT_RETRYABLE
+
+MIN_PARALLELISM_ANNOTATION = "kueue.x-k8s.io/job-min-parallelism"
+COMPLETIONS_FOLLOW_ANNOTATION = "kueue.x-k8s.io/job-completions-equal-parallelism"
+
+WORKLOAD_API = "v1alpha1"
+"""Kubernetes 1.35: a Workload holds its groups. From v1alpha2 (1.36) on a PodGroup is an object of its own."""
+
+
+def storage_claim(job: CostOptJob) -> Manifest | None:
+    """The claim that `storage.create` asks for; None where the job brings its own, or has none."""
+    name, storage = claim_name(job), job.spec.storage
+    if name is None or storage is None or storage.create is None:
+        return None
+    asked = storage.create
+    storage_class = {} if asked.storage_class_name is None else {"storageClassName": asked.storage_class_name}
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": metadata(job, name, job_labels(job), owned=not asked.keep_after_deletion),
+        "spec": {
+            "accessModes": [asked.access_mode],
+            **storage_class,
+            "resources": {"requests": {"storage": asked.size}},
+        },
+    }
+
+
+def network_policy(job: CostOptJob) -> Manifest:
+    """Pods of the job accept connections from pods of the job alone: the rendezvous and NCCL trust whoever connects."""
+    pods = {"matchLabels": job_labels(job)}
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": metadata(job, names.job_wide_name(job.metadata.name), job_labels(job)),
+        "spec": {
+            "podSelector": pods,
+            "policyTypes": ["Ingress"],
+            "ingress": [{"from": [{"podSelector": pods}]}],
+        },
+    }
+
+
+def config_map(job: CostOptJob, train_attempt: int, *, execution: int = 1, num_nodes: int | None = None) -> Manifest:
+    """The settings of all stages, for a training attempt of `num_nodes` replicas (None: as asked for) and its
+    variants."""
+    stages = [names.TRAIN_STAGE, *(variant.name for variant in job.spec.compress)]
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": metadata(
+            job,
+            names.child_name(job.metadata.name, names.TRAIN_STAGE, train_attempt),
+            child_labels(job, names.TRAIN_STAGE, train_attempt, execution),
+        ),
+        "immutable": True,
+        "data": {settings_key(stage): settings_text(replica_settings(job, stage, num_nodes)) for stage in stages},
+    }
+
+
+def service(job: CostOptJob, stage: str, attempt: int, *, execution: int = 1) -> Manifest:
+    """The headless Service through which the replicas of a gang find the first of them."""
+    child = names.child_name(job.metadata.name, stage, attempt)
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata(job, service_name(child), child_labels(job, stage, attempt, execution)),
+        "spec": {
+            "clusterIP": "None",
+            # The gang meets before any of it is ready; names must resolve until then too.
+            "publishNotReadyAddresses": True,
+            "selector": attempt_labels(job, stage, attempt),
+            "ports": [{"name": "rendezvous", "port": names.RENDEZVOUS_PORT, "protocol": "TCP"}],
+        },
+    }
+
+
+def indexed_job(
+    job: CostOptJob,
+    stage: str,
+    attempt: int,
+    *,
+    train_attempt: int,
+    execution: int = 1,
+    default_image: str,
+    gang_api: str | None = None,
+) -> Manifest:
+    """The attempt's Job; it mounts the ConfigMap of `train_attempt`. `gang_api`: see `pod_group`."""
+    num_replicas = job.spec.num_replicas(stage)
+    child = names.child_name(job.metadata.name, stage, attempt)
+    own = metadata(job, child, child_labels(job, stage, attempt, execution))
+    annotations = _queue_annotations(job)
+    template = pod_template(
+        job,
+        stage,
+        attempt,
+        execution=execution,
+        config_map=names.child_name(job.metadata.name, names.TRAIN_STAGE, train_attempt),
+        default_image=default_image,
+    )
+    if gang_api is not None:
+        template["spec"] |= _group_reference(child, stage, gang_api)
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            **own,
+            "labels": {**_of_queue(job.metadata.labels), **own["labels"]},
+            **({"annotations": annotations} if annotations else {}),
+        },
+        "spec": {
+            **({"suspend": True} if job.metadata.labels.get(names.QUEUE_NAME_LABEL) else {}),
+            "completionMode": "Indexed",
+            "completions": num_replicas,
+            "parallelism": num_replicas,
+            "backoffLimit": 0,
+            "podReplacementPolicy": "Failed",
+            "podFailurePolicy": {
+                "rules": [
+                    _fail_on_exit_code("In", EXIT_NOT_RETRYABLE),
+                    {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+                    _fail_on_exit_code("NotIn", 0),
+                ]
+            },
+            "template": template,
+        },
+    }
+
+
+def _of_queue(labels_or_annotations: dict[str, str]) -> dict[str, str]:
+    return {key: value for key, value in labels_or_annotations.items() if key.startswith(names.QUEUE_PREFIX)}
+
+
+def _queue_annotations(job: CostOptJob) -> dict[str, str]:
+    """The queue's annotations. A gang of fewer replicas has fewer ranks: none is made up for later by another pod."""
+    annotations = _of_queue(job.metadata.annotations)
+    follow = {COMPLETIONS_FOLLOW_ANNOTATION: "true"} if MIN_PARALLELISM_ANNOTATION in annotations else {}
+    return {**annotations, **follow}
+
+
+def _fail_on_exit_code(operator: str, exit_code: int) -> Manifest:
+    return {
+        "action": "FailJob",
+        "onExitCodes": {"containerName": CONTAINER, "operator": operator, "values": [exit_code]},
+    }
+
+
+def pod_group(job: CostOptJob, stage: str, attempt: int, *, gang_api: str, execution: int = 1) -> Manifest:
+    """The attempt as a group that Kubernetes' own scheduler places whole or not at all.
+
+    `gang_api` is the version of scheduling.k8s.io that the server offers: v1alpha1, v1alpha2 or v1beta1.
+    """
+    child = names.child_name(job.metadata.name, stage, attempt)
+    gang = {"gang": {"minCount": job.spec.num_replicas(stage)}}
+    kind: str
+    spec: Manifest
+    if gang_api == WORKLOAD_API:
+        kind, spec = "Workload", {"podGroups": [{"name": stage, "policy": gang}]}
+    else:
+        kind, spec = "PodGroup", {"schedulingPolicy": gang}
+    return {
+        "apiVersion": f"scheduling.k8s.io/{gang_api}",
+        "kind": kind,
+        "metadata": metadata(job, child, child_labels(job, stage, attempt, execution)),
+        "spec": spec,
+    }
+
+
+def _group_reference(child: str, stage: str, gang_api: str) -> Manifest:
+    """How a pod names its group. A Workload holds just the one group, of its stage's name."""
+    if gang_api == WORKLOAD_API:
+        return {"workloadRef": {"name": child, "podGroup": stage}}
+    return {"schedulingGroup": {"podGroupName": child}}

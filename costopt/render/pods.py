@@ -1,0 +1,173 @@
+"""The pod of a replica, as the template of its Job: ours first, then what spec.pods adds to it.
+
+The pods meet the "restricted" Pod Security Standard, and get no token for the API server, which they never call. The
+schema has refused whatever of spec.pods would touch what is set here, so that merging is all that is left to do.
+
+References: https://kubernetes.io/docs/concepts/security/pod-security-standards/,
+https://docs.pytorch.org/docs/stable/torch_nccl_environment_variables.html
+"""
+
+from costopt import names
+from costopt.render.labels import Manifest, child_labels, service_name
+from costopt.render.settings import LAUNCHER_MODULE, Surroundings, replica_environment
+from costopt.schema.job import CostOptJob
+from costopt.schema.pods import PodOverrides
+
+CONTAINER = "trainer"
+LOOPBACK = "127.0.0.1"
+INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
+
+USER_ID = 65532
+"""An unprivileged user, also for images that would start as root; the claim's files belong to the same group."""
+
+DEFAULT_ENVIRONMENT = {
+    # The user has no entry in the image's passwd, and only /tmp can be written: libraries ask for both.
+    "HOME": "/tmp",  # noqa: S108 -- the pod's own
+    "USER": "costopt",
+    # A collective that fails or hangs ends its rank, and with it the gang, instead of waiting for ever: as torch does
+    # unless an image says otherwise.
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING": "3",
+    # Flight recorder: the last 2,000 collectives of each rank, written when one of them times out.
+    "TORCH_FR_BUFFER_SIZE": "2000",
+    "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
+    "TORCH_FR_DUMP_TEMP_FILE": "/tmp/costopt-flight-recorder-rank-",  # noqa: S108 -- followed by the rank
+    "NCCL_DEBUG": "WARN",
+}
+"""What a user may replace. torch before 2.9 calls the recorder's variables TORCH_NCCL_TRACE_BUFFER_SIZE and
+TORCH_NCCL_DEBUG_INFO_TEMP_FILE; newer ones warn when they see the old names."""
+
+
+def settings_key(stage: str) -> str:
+    """The stage's key in the ConfigMap, and its file's name in the pod."""
+    return f"{stage}.json"
+
+
+def claim_name(job: CostOptJob) -> str | None:
+    """The claim that is the job's storage; None without one."""
+    storage = job.spec.storage
+    if storage is None:
+        return None
+    return storage.claim_name or names.storage_claim_name(job.metadata.name)
+
+
+def pod_template(
+    job: CostOptJob, stage: str, attempt: int, *, execution: int, config_map: str, default_image: str
+) -> Manifest:
+    """The pod template of an attempt; its settings are in the ConfigMap of the name `config_map`."""
+    pods = job.spec.pods or PodOverrides()
+    metadata: Manifest = {
+        "labels": {**pods.labels, **child_labels(job, stage, attempt, execution)},
+        "finalizers": [names.USAGE_FINALIZER],
+    }
+    if pods.annotations:
+        metadata["annotations"] = dict(pods.annotations)
+    return {
+        "metadata": metadata,
+        "spec": {
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": pods.termination_grace_period_seconds,
+            "automountServiceAccountToken": False,
+            # Else every Service of the namespace adds variables to every pod.
+            "enableServiceLinks": False,
+            **_rendezvous_name(job, stage, attempt),
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": USER_ID,
+                "runAsGroup": USER_ID,
+                "fsGroup": USER_ID,
+                "fsGroupChangePolicy": "OnRootMismatch",
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            **_placement(pods),
+            "containers": [_container(job, stage, attempt, pods, default_image)],
+            "volumes": _volumes(job, pods, config_map),
+        },
+    }
+
+
+def is_gang(job: CostOptJob, stage: str) -> bool:
+    """Whether the stage's replicas must find each other, being more than one."""
+    return job.spec.num_replicas(stage) > 1
+
+
+def _rendezvous_name(job: CostOptJob, stage: str, attempt: int) -> Manifest:
+    if not is_gang(job, stage):
+        return {}
+    return {"subdomain": service_name(names.child_name(job.metadata.name, stage, attempt))}
+
+
+def _placement(pods: PodOverrides) -> Manifest:
+    """Where and as whom the pods run, as far as the user said so."""
+    wanted = {
+        "nodeSelector": pods.node_selector,
+        "tolerations": [_toleration(one.to_plain()) for one in pods.tolerations],
+        "affinity": pods.affinity,
+        "priorityClassName": pods.priority_class_name,
+        "schedulerName": pods.scheduler_name,
+        "runtimeClassName": pods.runtime_class_name,
+        "serviceAccountName": pods.service_account_name,
+        "imagePullSecrets": [secret.to_plain() for secret in pods.image_pull_secrets],
+    }
+    return {field: value for field, value in wanted.items() if value}
+
+
+def _toleration(plain: Manifest) -> Manifest:
+    return {field: value for field, value in plain.items() if value != ""}
+
+
+def _volumes(job: CostOptJob, pods: PodOverrides, config_map: str) -> list[Manifest]:
+    claim = claim_name(job)
+    return [
+        {"name": "settings", "configMap": {"name": config_map}},
+        {"name": "storage", **({"persistentVolumeClaim": {"claimName": claim}} if claim else {"emptyDir": {}})},
+        {"name": "tmp", "emptyDir": {}},
+        # Ranks of one node exchange tensors through shared memory, far above the 64 MiB a container gets.
+        {"name": "shm", "emptyDir": {"medium": "Memory"}},
+        *(volume.to_plain() for volume in pods.volumes),
+    ]
+
+
+def _environment(job: CostOptJob, stage: str, attempt: int, pods: PodOverrides) -> list[Manifest]:
+    """Ours, then the defaults that the user did not replace, then the user's."""
+    child = names.child_name(job.metadata.name, stage, attempt)
+    surroundings = Surroundings(
+        settings_file=f"{names.SETTINGS_MOUNT}/{settings_key(stage)}",
+        storage_dir=f"{names.STORAGE_MOUNT}/{job.metadata.name}",
+        progress_file="/tmp/costopt-progress.json",  # noqa: S108 -- the pod's own emptyDir
+        termination_file="/dev/termination-log",
+        rendezvous_host=f"{child}-0.{service_name(child)}" if is_gang(job, stage) else LOOPBACK,
+        rendezvous_port=str(names.RENDEZVOUS_PORT),
+    )
+    ours = replica_environment(job, stage, attempt, surroundings) | DEFAULT_ENVIRONMENT
+    users = {variable.name: variable.to_plain() for variable in pods.env}
+    return [
+        {
+            "name": names.ENV_REPLICA_INDEX,
+            "valueFrom": {"fieldRef": {"fieldPath": f"metadata.annotations['{INDEX_ANNOTATION}']"}},
+        },
+        *({"name": name, "value": value} for name, value in ours.items() if name not in users),
+        *users.values(),
+    ]
+
+
+def _container(job: CostOptJob, stage: str, attempt: int, pods: PodOverrides, default_image: str) -> Manifest:
+    return {
+        "name": CONTAINER,
+        "image": job.spec.train.image or default_image,
+        "command": ["python", "-m", LAUNCHER_MODULE],
+        "env": _environment(job, stage, attempt, pods),
+        "resources": job.spec.resources_of(stage).to_plain(),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePolicy": "File",
+        "volumeMounts": [
+            {"name": "settings", "mountPath": names.SETTINGS_MOUNT, "readOnly": True},
+            {"name": "storage", "mountPath": names.STORAGE_MOUNT},
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 -- the pod's own
+            {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 -- the pod's own
+            *(mount.to_plain() for mount in pods.volume_mounts),
+        ],
+    }

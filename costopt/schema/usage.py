@@ -1,0 +1,128 @@
+"""What replicas held: records of single ones, and sums of records that are no longer kept singly.
+
+A cluster forgets its pods, so the status remembers what they held. A record is made of each pod at its end, with the
+prices that applied; once the pod is gone, and its record cannot be asked for again, it may be folded into sums.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints
+
+from costopt.schema.base import Count, DecimalString, Money, Name, ShortText, Strict, Timestamp, list_map_keys
+from costopt.schema.prices import Currency, Date
+from costopt.schema.replica import MeteredMilliseconds
+
+Outcome = Literal["Running", "Succeeded", "Failed", "Disrupted", "Suspended"]
+"""How the replica ended. Running: it has not, and is counted up to now. Suspended: stopped because we asked it to."""
+
+CapacityType = Literal["OnDemand", "Spot", "Reserved"]
+
+Cause = Literal["Startup", "Productive", "DataWait", "Checkpoint", "LostProgress", "Recovery", "Other"]
+"""What held time was spent on. Recovery is the start-up of an attempt after the first."""
+
+ExactDecimal = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?$", max_length=400)]
+"""A sum of products with every digit, without an exponent."""
+
+MAX_RECORDS = 256
+"""Records kept singly. About 500 bytes each, in an object that may have 1.5 MB."""
+MAX_FOLDED = 2000
+"""Sums kept. Training that runs for a year at prices that change every month needs fewer than 400."""
+
+
+class PinnedPrice(Strict):
+    """The price of one resource, as it was in the price book when the replica's usage was recorded."""
+
+    resource: ShortText
+    """Resource name: cpu, memory, nvidia.com/gpu."""
+    list_unit_price: Money | None = None
+    """Price of one unit. None: the book had none that day, so the usage stays without a price."""
+    product: Annotated[str, StringConstraints(max_length=256)] = ""
+    """Device model of the price book's row. Empty: a row for any model."""
+    effective_from: Date | None = None
+    """Day since which the price held. None without a price."""
+    source: ShortText | None = None
+    """The price book's source for the price. None without a price."""
+
+
+class UsageRecord(Strict):
+    """What one replica held. Written once, when it ended; made afresh for each bill while it runs."""
+
+    uid: ShortText
+    """The replica's unique id: a record counts once per id."""
+    stage: Name
+    """"train" or the variant's name."""
+    attempt: Count
+    """Attempt of the stage."""
+    index: Count
+    """Completion index within the gang."""
+    resources: Annotated[dict[ShortText, DecimalString], Field(max_length=16)]
+    """Quantities held, by resource name, in base units: vCPU, bytes, devices."""
+    product: ShortText | None = None
+    """Device model of the node's GPUs, if known."""
+    capacity_type: CapacityType = "OnDemand"
+    """Kind of capacity."""
+    node: ShortText | None = None
+    """Node it ran on. None on one machine, or if it is not known."""
+    node_labels: Annotated[dict[ShortText, Annotated[str, StringConstraints(max_length=256)]], Field(max_length=16)] = (
+        Field(default_factory=dict)
+    )
+    """Labels of that node that tell what it costs: instance type, zone, device model, capacity."""
+    held_from: Timestamp
+    """When it was placed (aware)."""
+    held_until: Timestamp
+    """When its last process ended, or now while it runs (aware)."""
+    end_estimated: bool = False
+    """True: nobody saw its end; `held_until` is when it was last known to live."""
+    outcome: Outcome
+    """How it ended."""
+    has_meter: bool = True
+    """False: a user's own program, which does not report where its time goes."""
+    metered: MeteredMilliseconds | None = None
+    """Its own account of its time. None: it never reported."""
+    currency: Currency | None = None
+    """Currency of `prices`. None while they are not pinned."""
+    prices: Annotated[list[PinnedPrice], Field(max_length=16)] | None = None
+    """Prices that apply whatever becomes of the price book. None: not pinned, so the book's of each bill apply."""
+
+
+class FoldedUsage(Strict):
+    """Time held, added up over records that differ in nothing that the bill tells apart."""
+
+    stage: Name
+    """"train" or the variant's name."""
+    resource: ShortText
+    """Resource name: cpu, memory, nvidia.com/gpu."""
+    cause: Cause
+    """What the time was spent on."""
+    product: ShortText | None = None
+    """Device model of the node's GPUs, if known."""
+    capacity_type: CapacityType = "OnDemand"
+    """Kind of capacity."""
+    day: Date | None = None
+    """Day (UTC) whose price applies, as none was pinned. None: pinned."""
+    currency: Currency | None = None
+    """Currency of the pinned price. None: not pinned."""
+    price: PinnedPrice | None = None
+    """The pinned price. None: not pinned, or pinned when the book had none."""
+    quantity_microseconds: ExactDecimal
+    """Sum of quantity (in base units, see `UsageRecord.resources`) times microseconds held, exact."""
+
+
+class Usage(Strict):
+    """What all ended replicas of the job held."""
+
+    records: Annotated[list[UsageRecord], Field(max_length=MAX_RECORDS)] = Field(
+        default_factory=list,
+        json_schema_extra=list_map_keys("uid"),
+    )
+    """Ended replicas, each once."""
+    folded: Annotated[list[FoldedUsage], Field(max_length=MAX_FOLDED)] = Field(default_factory=list)
+    """Sums of older records, in a fixed order."""
+    folded_records: Count = 0
+    """Records in those sums."""
+    folded_estimated: Count = 0
+    """How many of them had an end that had to be estimated."""
+
+    def to_plain(self) -> dict[str, Any]:
+        """As any document, but without what is at its default: there may be hundreds of records."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)

@@ -1,0 +1,258 @@
+"""The Kubernetes API as this operator uses it: plain JSON in and out, over the official client's connection.
+
+The official client knows kubeconfigs, service accounts and their rotating tokens. Its generated models are left aside:
+building them costs about a millisecond per pod, and they drop fields newer than themselves.
+
+Every write goes through `Api.request`, which refuses it unless this process may write now (see leader.py).
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+import aiohttp
+from kubernetes.aio import config
+from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.config.config_exception import ConfigException
+
+from costopt.names import FIELD_MANAGER
+
+Json = dict[str, Any]
+
+REQUEST_SECONDS = 30.0
+"""Longest time for an ordinary request: less than the leader's lease could be lost and won again in."""
+
+JOBS = "costoptjobs"
+GROUP_PATH = "/apis/costopt.dev/v1alpha1"
+
+_RESOURCE_PATHS = {
+    "Job": ("/apis/batch/v1", "jobs"),
+    "ConfigMap": ("/api/v1", "configmaps"),
+    "Service": ("/api/v1", "services"),
+    "Pod": ("/api/v1", "pods"),
+    "Event": ("/api/v1", "events"),
+    "PersistentVolumeClaim": ("/api/v1", "persistentvolumeclaims"),
+    "NetworkPolicy": ("/apis/networking.k8s.io/v1", "networkpolicies"),
+    "CostOptJob": (GROUP_PATH, JOBS),
+}
+
+
+class ApiError(Exception):
+    """The API server answered with an error."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(f"{status} {reason}: {message}")
+        self.status = status
+        """HTTP status."""
+        self.reason = reason
+        """The API's own word: NotFound, AlreadyExists, Conflict, Invalid, Expired, Forbidden."""
+        self.message = message
+        """The API's sentence."""
+
+
+class NotLeading(Exception):
+    """A write was refused here: this process does not lead, or cannot be sure that it still does."""
+
+
+Unreachable = (aiohttp.ClientError, TimeoutError, OSError)
+"""What is raised when the API server cannot be reached."""
+
+
+def object_path(kind: str, namespace: str, name: str | None = None) -> str:
+    """Path of the objects of a kind in a namespace, or of one of them."""
+    prefix, plural = _RESOURCE_PATHS[kind]
+    path = f"{prefix}/namespaces/{namespace}/{plural}"
+    return f"{path}/{name}" if name else path
+
+
+def list_path(kind: str, namespace: str | None) -> str:
+    """Path of all objects of a kind, in one namespace or (None) in all."""
+    prefix, plural = _RESOURCE_PATHS[kind]
+    return f"{prefix}/namespaces/{namespace}/{plural}" if namespace else f"{prefix}/{plural}"
+
+
+async def load_configuration(kubeconfig: str | None, context: str | None) -> Configuration:
+    """How to reach the API server: from a kubeconfig if one is named or found, else as a pod of the cluster.
+
+    Raises ConfigException if neither is there.
+    """
+    configuration = Configuration()
+    if kubeconfig is None and context is None:
+        try:
+            config.load_incluster_config(client_configuration=configuration)
+        except ConfigException:
+            pass
+        else:
+            return configuration
+    await config.load_kube_config(config_file=kubeconfig, context=context, client_configuration=configuration)
+    return configuration
+
+
+class Api:
+    """Requests to one API server."""
+
+    def __init__(self, configuration: Configuration, may_write: Callable[[], bool] = lambda: True) -> None:
+        configuration.connection_pool_maxsize = 64
+        self._client = ApiClient(configuration)
+        self._host = configuration.host
+        self._may_write = may_write
+        self.requests: dict[tuple[str, str], int] = {}
+        """Requests made so far, by verb and the resource's plural."""
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.close()
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: object = None,
+        content_type: str = "application/json",
+    ) -> Json:
+        """The answer to one request. Raises ApiError, one of Unreachable, or (for a write) NotLeading."""
+        if method != "GET" and not self._may_write():
+            raise NotLeading(f"{method} {path} was not sent: this process does not lead")
+        timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
+        response = await self._send(method, path, query or {}, timeout, body=body, content_type=content_type)
+        data = await response.read()
+        if response.status >= 400:
+            raise _error(response.status, data)
+        return json.loads(data) if data else {}
+
+    async def text(self, path: str, query: Mapping[str, str]) -> str:
+        """The answer to a GET as text (a log)."""
+        timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
+        response = await self._send("GET", path, query, timeout)
+        data: bytes = await response.read()
+        if response.status >= 400:
+            raise _error(response.status, data)
+        return data.decode("utf-8", "replace")
+
+    async def stream(self, path: str, query: Mapping[str, str], silence_seconds: float) -> AsyncIterator[Json]:
+        """The JSON lines of a watch, until the server ends it. TimeoutError after `silence_seconds` without a byte."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=REQUEST_SECONDS, sock_read=silence_seconds)
+        response = await self._send("GET", path, query, timeout)
+        try:
+            if response.status >= 400:
+                raise _error(response.status, await response.read())
+            rest = b""
+            async for chunk in response.content.iter_any():
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    yield json.loads(line)
+        finally:
+            response.close()
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        timeout: aiohttp.ClientTimeout,
+        *,
+        body: object = None,
+        content_type: str = "application/json",
+    ) -> aiohttp.ClientResponse:
+        self._count(method, path, query)
+        headers = {**self._client.default_headers, "Accept": "application/json", "Content-Type": content_type}
+        await self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+        url = f"{self._host}{path}" + (f"?{urlencode(query)}" if query else "")
+        answer = await self._client.call_api(method, url, headers, body, _request_timeout=timeout)
+        response: aiohttp.ClientResponse = answer.response
+        return response
+
+    def _count(self, method: str, path: str, query: Mapping[str, str]) -> None:
+        parts = path.split("/")
+        if "namespaces" in parts[:-2]:
+            parts = parts[parts.index("namespaces") + 2 :]
+            resource = "/".join([parts[0], *parts[2:3]])
+        else:
+            resource = parts[-1]
+        key = ("WATCH" if query.get("watch") else method, resource)
+        self.requests[key] = self.requests.get(key, 0) + 1
+
+    async def get(self, kind: str, namespace: str, name: str) -> Json | None:
+        """The object, or None if there is none of that name."""
+        try:
+            return await self.request("GET", object_path(kind, namespace, name))
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def create(self, manifest: Json) -> Json:
+        """POST the object; ApiError with the reason AlreadyExists if there is one of that name."""
+        path = object_path(manifest["kind"], manifest["metadata"]["namespace"])
+        return await self.request("POST", path, query={"fieldManager": FIELD_MANAGER}, body=manifest)
+
+    async def apply(self, manifest: Json) -> Json:
+        """Server-side apply: the fields of `manifest` are ours, all others are left as they are."""
+        path = object_path(manifest["kind"], manifest["metadata"]["namespace"], manifest["metadata"]["name"])
+        return await self.request(
+            "PATCH",
+            path,
+            query={"fieldManager": FIELD_MANAGER, "force": "true"},
+            body=manifest,
+            content_type="application/apply-patch+yaml",
+        )
+
+    async def replace_status(self, manifest: Json) -> Json:
+        """PUT the status of a CostOptJob; ApiError with status 409 if it was written since `resourceVersion`."""
+        metadata = manifest["metadata"]
+        path = object_path("CostOptJob", metadata["namespace"], metadata["name"]) + "/status"
+        return await self.request("PUT", path, query={"fieldManager": FIELD_MANAGER}, body=manifest)
+
+    async def remove_finalizer(self, namespace: str, pod: str, uid: str, finalizer: str) -> Json | None:
+        """Take one finalizer off this very pod and leave the others; None if the pod is gone."""
+        body = {"metadata": {"uid": uid, "$deleteFromPrimitiveList/finalizers": [finalizer]}}
+        try:
+            return await self.request(
+                "PATCH",
+                object_path("Pod", namespace, pod),
+                body=body,
+                content_type="application/strategic-merge-patch+json",
+            )
+        except ApiError as error:
+            if error.status == 404 or (error.status == 409 and "uid" in error.message):
+                return None
+            raise
+
+    async def delete(
+        self, kind: str, namespace: str, name: str, *, uid: str, grace_seconds: int | None = None
+    ) -> Json | None:
+        """Delete this very object and, in the background, what it owns; None if it is gone already."""
+        body: Json = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
+        if grace_seconds is not None:
+            body["gracePeriodSeconds"] = grace_seconds
+        try:
+            return await self.request("DELETE", object_path(kind, namespace, name), body=body)
+        except ApiError as error:
+            if error.status in (404, 409):  # 409: another object of that name by now
+                return None
+            raise
+
+    async def pages(self, path: str, query: Mapping[str, str], limit: int = 500) -> AsyncIterator[Json]:
+        """The pages of a list."""
+        token = ""
+        while True:
+            asked = {**query, "limit": str(limit), **({"continue": token} if token else {})}
+            page = await self.request("GET", path, query=asked)
+            yield page
+            token = page["metadata"].get("continue", "")
+            if not token:
+                return
+            await asyncio.sleep(0)  # a long list does not keep everything else waiting
+
+
+def _error(status: int, data: bytes) -> ApiError:
+    """The API's own words where it gave them; whatever stands in front of it (a proxy) may answer anything."""
+    try:
+        said = json.loads(data)
+        return ApiError(status, str(said.get("reason") or ""), str(said.get("message") or "")[:4000])
+    except (ValueError, AttributeError):
+        return ApiError(status, "", data[:200].decode("utf-8", "replace"))

@@ -1,0 +1,241 @@
+"""The cluster as it is known here: jobs and price books as kopf reports them, their children as our list-watches do.
+
+kopf's watch can lose a deletion (when its version is too old it lists again without comparing), so every few minutes
+all jobs and price books are listed and compared. Until then nothing wrong can come of a job that is gone without our
+knowing: a status write finds no object, and before a gang is started the job is read again.
+"""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from costopt.names import MANAGED_BY_SELECTOR
+from costopt.schema.document import read_documents
+from costopt.schema.prices import PriceBook
+from costopt_operator.api import GROUP_PATH, JOBS, Api, ApiError, Json, Unreachable, list_path
+from costopt_operator.list_watch import ListWatch, Versioned
+from costopt_operator.sightings import (
+    ChildJob,
+    JobObject,
+    Pod,
+    ServiceObject,
+    parse_child_job,
+    parse_job,
+    parse_pod,
+    parse_service,
+)
+from costopt_operator.work_queue import Key
+
+log = logging.getLogger(__name__)
+
+SWEEP_SECONDS = 300.0
+"""Between two lists of all jobs and price books."""
+
+
+class Keyed(Versioned, Protocol):
+    """An object that belongs to a job."""
+
+    @property
+    def key(self) -> Key:
+        """The job."""
+
+
+T = TypeVar("T", bound=Keyed)
+
+
+class Children(Generic[T]):
+    """The objects of one kind that belong to jobs, over all watched namespaces."""
+
+    def __init__(
+        self,
+        api: Api,
+        kind: str,
+        namespaces: Iterable[str | None],
+        parse: Callable[[Json], T],
+        changed: Callable[[Key], None],
+    ) -> None:
+        self.kind = kind
+        self._changed = changed
+        self._by_key: defaultdict[Key, dict[str, T]] = defaultdict(dict)
+        query = {"labelSelector": MANAGED_BY_SELECTOR}
+        self.watches = [
+            ListWatch(api, list_path(kind, namespace), query, parse, self._on_change, namespace=namespace)
+            for namespace in namespaces
+        ]
+
+    def of(self, key: Key) -> tuple[T, ...]:
+        """The objects of one job."""
+        return tuple(self._by_key[key].values()) if key in self._by_key else ()
+
+    def keys(self) -> set[Key]:
+        """All jobs that objects belong to."""
+        return set(self._by_key)
+
+    def __len__(self) -> int:
+        return sum(len(watch.objects) for watch in self.watches)
+
+    def learn(self, parsed: T, namespace: str | None) -> None:
+        """Take note of what this process has just written."""
+        for watch in self.watches:
+            if watch.namespace in (None, namespace):
+                watch.learn(parsed)
+
+    def _on_change(self, changed: T, gone: bool) -> None:
+        if gone:
+            self._by_key[changed.key].pop(changed.uid, None)
+            if not self._by_key[changed.key]:
+                del self._by_key[changed.key]
+        else:
+            self._by_key[changed.key][changed.uid] = changed
+        self._changed(changed.key)
+
+
+class Cluster:
+    """Everything that is known."""
+
+    def __init__(
+        self, api: Api, namespaces: tuple[str, ...], books: Path | None, changed: Callable[[Key], None]
+    ) -> None:
+        self._api = api
+        self._namespaces: tuple[str | None, ...] = namespaces or (None,)
+        self._books_folder = books
+        self._changed = changed
+        self.on_job_gone: Callable[[str], None] = lambda _uid: None
+        """Called with the uid of a job that is gone."""
+        self.jobs: dict[Key, JobObject] = {}
+        self.books: dict[str, PriceBook] = {}
+        self.child_jobs = Children[ChildJob](api, "Job", self._namespaces, parse_child_job, changed)
+        self.pods = Children[Pod](api, "Pod", self._namespaces, parse_pod, changed)
+        self.services = Children[ServiceObject](api, "Service", self._namespaces, parse_service, changed)
+
+    @property
+    def watches(self) -> list[ListWatch[ChildJob] | ListWatch[Pod] | ListWatch[ServiceObject]]:
+        """All list-watches."""
+        return [*self.child_jobs.watches, *self.pods.watches, *self.services.watches]
+
+    async def run(self) -> None:
+        """Keep knowing, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for watch in self.watches:
+                tasks.create_task(watch.run())
+            tasks.create_task(self._sweep())
+
+    async def known(self) -> None:
+        """Wait until everything has been listed once."""
+        pause = 0.5
+        while True:
+            try:
+                await self.list_all()
+                break
+            except (ApiError, *Unreachable) as error:
+                log.warning("jobs and price books cannot be listed (%s); again in %.1f s", error, pause)
+                await asyncio.sleep(pause)
+                pause = min(10.0, 2 * pause)
+        for watch in self.watches:
+            await watch.synced.wait()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            try:
+                await self.list_all()
+            except Exception as error:  # noqa: BLE001 -- whatever it is, the next sweep is in a few minutes
+                log.warning("jobs could not be listed: %s", error)
+
+    async def list_all(self) -> None:
+        """List all jobs and price books, and compare them with what is known."""
+        if self._books_folder is not None:
+            self.books = read_books(self._books_folder)
+        else:
+            await self._list_books()
+        for namespace in self._namespaces:
+            await self._list_jobs(namespace)
+
+    async def _list_jobs(self, namespace: str | None) -> None:
+        path = f"{GROUP_PATH}/namespaces/{namespace}/{JOBS}" if namespace else f"{GROUP_PATH}/{JOBS}"
+        listed: set[Key] = set()
+        version = 0
+        async for page in self._api.pages(path, {}):
+            version = int(page["metadata"]["resourceVersion"])
+            for item in page["items"]:
+                job = parse_job({"apiVersion": page["apiVersion"], "kind": "CostOptJob", **item})
+                listed.add(job.key)
+                self.learn_job(job)
+        for key, job in list(self.jobs.items()):
+            if namespace in (None, job.namespace) and key not in listed and job.resource_version <= version:
+                self.forget_job(job)
+
+    async def _list_books(self) -> None:
+        page = await self._api.request("GET", f"{GROUP_PATH}/pricebooks")
+        listed = {item["metadata"]["name"]: item for item in page["items"]}
+        for name in set(self.books) - set(listed):
+            self.forget_book(name)
+        for item in listed.values():
+            self.learn_book({"apiVersion": page["apiVersion"], "kind": "PriceBook", **item})
+
+    def learn_job(self, job: JobObject) -> None:
+        """Take note of a job as it is now; older news of it is passed over."""
+        known = self.jobs.get(job.key)
+        if known is None or known.resource_version < job.resource_version:
+            self.jobs[job.key] = job
+            self._changed(job.key)
+
+    def forget_job(self, job: JobObject) -> None:
+        """The job is gone."""
+        known = self.jobs.get(job.key)
+        if known is not None and known.uid == job.uid:
+            del self.jobs[job.key]
+        self.on_job_gone(job.uid)
+        self._changed(job.key)
+
+    def learn_book(self, data: Json) -> None:
+        """Take note of a price book as it is now, and look again at the jobs that it may price."""
+        name = data["metadata"]["name"]
+        try:
+            book = PriceBook.model_validate(
+                {
+                    "apiVersion": data["apiVersion"],
+                    "kind": data["kind"],
+                    "metadata": {"name": name},
+                    "spec": data["spec"],
+                }
+            )
+        except ValidationError as error:
+            log.warning("price book %s is not understood and passed over: %s", name, error.errors()[0]["msg"])
+            self.forget_book(name)
+            return
+        if self.books.get(name) != book:
+            self.books[name] = book
+            self._look_at_jobs_of(name)
+
+    def forget_book(self, name: str) -> None:
+        """The price book is gone."""
+        if self.books.pop(name, None) is not None:
+            self._look_at_jobs_of(name)
+
+    def _look_at_jobs_of(self, book: str) -> None:
+        mark = f'"priceBookName":"{book}"'.encode()
+        for key, job in self.jobs.items():
+            if mark in job.document:
+                self._changed(key)
+
+
+def read_books(folder: Path) -> dict[str, PriceBook]:
+    """The price books in the YAML files of a folder, by name; a file with a mistake is passed over and logged."""
+    books: dict[str, PriceBook] = {}
+    for path in sorted(folder.glob("*.y*ml")):
+        try:
+            documents, mistakes = read_documents(path.read_text(encoding="utf-8"), str(path))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            log.warning("price books of %s cannot be read: %s", path, error)
+            continue
+        for mistake in mistakes:
+            log.error("%s", mistake)
+        books |= {item.model.metadata.name: item.model for item in documents if isinstance(item.model, PriceBook)}
+    return books

@@ -1,0 +1,107 @@
+"""Two statuses -> what has happened between them that a person would want to know, as Kubernetes Events. Pure.
+
+An Event's name follows from what it tells, so that telling it twice (after a crash) makes no second one.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from costopt.names import TRAIN_STAGE
+from costopt.schema.base import API_VERSION
+from costopt.schema.status import ConditionType, JobStatus, StageStatus
+
+COMPONENT = "costopt-operator"
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a job."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+def events_between(before: JobStatus, after: JobStatus) -> Iterator[Event]:
+    """What has happened, in the order in which a person would tell it."""
+    for stage in after.stages:
+        earlier = before.stage(stage.name)
+        if earlier is not None and stage.attempt > earlier.attempt:
+            yield _restart(before, after, earlier, stage)
+    if _became(before, after, "BudgetExceeded", "True"):
+        yield Event("Warning", "BudgetExceeded", _message(after, "BudgetExceeded"))
+    if _became(before, after, "Priced", "False") and _reason(after, "Priced") == "PriceUnknown":
+        yield Event("Warning", "PriceUnknown", _message(after, "Priced"))
+    if _became(before, after, "Suspended", "True"):
+        yield Event("Normal", "Suspended", _message(after, "Suspended"))
+    if _status(before, "Suspended") == "True" and _status(after, "Suspended") == "False":
+        yield Event("Normal", "Resumed", f"the job goes on; execution {after.execution}")
+    if _became(before, after, "Succeeded", "True"):
+        yield Event("Normal", "Completed", f"{_message(after, 'Succeeded')}{_cost(after)}")
+    if _became(before, after, "Succeeded", "False"):
+        yield Event("Warning", _reason(after, "Succeeded"), f"{_message(after, 'Succeeded')}{_cost(after)}")
+
+
+def _restart(before: JobStatus, after: JobStatus, earlier: StageStatus, stage: StageStatus) -> Event:
+    what = "training" if stage.name == TRAIN_STAGE else stage.name
+    if stage.failures == earlier.failures and stage.disruptions == earlier.disruptions:
+        return Event("Normal", "Restarted", f"{what} goes on with attempt {stage.attempt}")
+    kind = "Disrupted" if stage.disruptions > earlier.disruptions else "Restarted"
+    failure = after.failure or before.failure
+    why = f" after: {failure.message}" if failure else ""
+    return Event("Warning", kind, f"{what} goes on with attempt {stage.attempt}{why}"[:1000])
+
+
+def _cost(status: JobStatus) -> str:
+    bill = status.bill
+    if bill is None or bill.list_cost is None:
+        return ""
+    return f"; it cost {bill.list_cost} {bill.currency or ''}".rstrip()
+
+
+def _status(status: JobStatus, kind: ConditionType) -> str:
+    condition = status.condition(kind)
+    return condition.status if condition else ""
+
+
+def _reason(status: JobStatus, kind: ConditionType) -> str:
+    condition = status.condition(kind)
+    return condition.reason if condition else ""
+
+
+def _message(status: JobStatus, kind: ConditionType) -> str:
+    condition = status.condition(kind)
+    return condition.message if condition else ""
+
+
+def _became(before: JobStatus, after: JobStatus, kind: ConditionType, status: str) -> bool:
+    return _status(after, kind) == status != _status(before, kind)
+
+
+def event_manifest(event: Event, *, namespace: str, name: str, uid: str, key: str, now: datetime) -> dict[str, Any]:
+    """The Event as a Kubernetes object; `key` tells apart what may happen to a job more than once."""
+    digest = hashlib.sha256(f"{uid}/{event.reason}/{key}".encode()).hexdigest()[:12]
+    time = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{name[:200]}.{digest}", "namespace": namespace},
+        "involvedObject": {
+            "apiVersion": API_VERSION,
+            "kind": "CostOptJob",
+            "name": name,
+            "namespace": namespace,
+            "uid": uid,
+        },
+        "type": event.type,
+        "reason": event.reason,
+        "message": event.message[:1000],
+        "source": {"component": COMPONENT},
+        "reportingComponent": COMPONENT,
+        "firstTimestamp": time,
+        "lastTimestamp": time,
+        "count": 1,
+    }

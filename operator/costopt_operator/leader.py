@@ -1,0 +1,170 @@
+"""Leadership: of all operator processes one acts, the holder of a Lease.
+
+The election is the official client's. Around it stand three guards. A request that hangs or fails counts as one try
+that failed, and not as the end of the election. A leader that could not renew its lease for RENEW_SECONDS by its own
+clock writes nothing more, even if it has not noticed yet: its lease lasts longer than that, so no other leads so soon.
+And a leader that ends gives the lease back, so that its successor need not wait it out.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import aiohttp
+from kubernetes.aio.client import ApiClient, Configuration, V1Lease, V1ObjectMeta
+from kubernetes.aio.client.exceptions import ApiException
+from kubernetes.aio.leaderelection import electionconfig, leaderelection
+from kubernetes.aio.leaderelection.leaderelectionrecord import LeaderElectionRecord
+from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
+
+log = logging.getLogger(__name__)
+
+LEASE_SECONDS = 12
+"""A lease that was not renewed for this long may be taken by another."""
+RENEW_SECONDS = 8
+"""A leader that could not renew its lease for this long stops."""
+RETRY_SECONDS = 2
+"""Between two tries to take or renew the lease."""
+TRY_SECONDS = 3.0
+"""Longest time for one request of a try."""
+
+
+class Leadership:
+    """Whether this process may act."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._renewed: float | None = None
+        self.tried_at = clock()
+        """When the API server last answered anything about the lease."""
+
+    def renewed(self) -> None:
+        """The lease has just been taken or renewed."""
+        self._renewed = self._clock()
+
+    def lost(self) -> None:
+        """The lease is not held any more."""
+        self._renewed = None
+
+    def holds(self) -> bool:
+        """Whether the lease is held for certain."""
+        return self._renewed is not None and self._clock() - self._renewed < RENEW_SECONDS
+
+
+class _GuardedLock(LeaseLock):
+    """The client's lock, but a hanging or refused connection is a failed try and not the end of the election."""
+
+    def __init__(self, name: str, namespace: str, identity: str, client: ApiClient, leadership: Leadership) -> None:
+        super().__init__(name, namespace, identity, client)
+        self._leadership = leadership
+
+    async def get(
+        self, name: str, namespace: str
+    ) -> tuple[bool, LeaderElectionRecord] | tuple[bool, Exception] | tuple[bool, None]:
+        """The election record; (False, why) if it cannot be had."""
+        try:
+            answer = await asyncio.wait_for(super().get(name, namespace), TRY_SECONDS)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            return False, ApiException(status=0, reason=f"the API server cannot be reached: {error}")
+        self._leadership.tried_at = time.monotonic()
+        return answer
+
+    async def create(self, name: str, namespace: str, election_record: LeaderElectionRecord) -> bool:
+        """Whether the lease could be made. (The client's own `create` fails on an argument of its own, as of 37.0.)"""
+        lease = V1Lease(metadata=V1ObjectMeta(name=name), spec=self.update_lease(election_record))
+        return await self._renew(self._create(namespace, lease))
+
+    async def _create(self, namespace: str, lease: V1Lease) -> bool:
+        try:
+            self.lease_reference = await self.api_instance.create_namespaced_lease(namespace, lease)
+        except ApiException as error:
+            log.warning("the lease cannot be made: %s %s", error.status, error.reason)
+            return False
+        return True
+
+    async def update(self, name: str, namespace: str, updated_record: LeaderElectionRecord) -> bool:
+        """Whether the lease could be taken or renewed."""
+        return await self._renew(super().update(name, namespace, updated_record))
+
+    async def _renew(self, request: Coroutine[Any, Any, bool]) -> bool:
+        asked = time.monotonic()
+        try:
+            done = await asyncio.wait_for(request, TRY_SECONDS)
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return False
+        if done and time.monotonic() - asked < RENEW_SECONDS:
+            self._leadership.renewed()
+        return done
+
+
+async def lead(
+    configuration: Configuration,
+    leadership: Leadership,
+    *,
+    name: str,
+    namespace: str,
+    identity: str,
+    act: Callable[[], Coroutine[Any, Any, None]],
+) -> bool:
+    """Wait for the lease, then `act` while it is held; returns whether `act` has ended by itself (else: lease lost)."""
+    client = ApiClient(configuration)
+    lock = _GuardedLock(name, namespace, identity, client, leadership)
+    acting: list[asyncio.Task[None]] = []
+
+    async def started() -> None:
+        acting.append(asyncio.ensure_future(act()))
+        await asyncio.wait(acting)
+
+    async def stopped() -> None:
+        log.error("the lease is lost; stopping")
+
+    quiet = logging.getLogger("kubernetes.aio.leaderelection")
+    quiet.setLevel(logging.CRITICAL)  # its traceback for each failed try says no more than our line
+    election = leaderelection.LeaderElection(
+        electionconfig.Config(
+            lock,
+            lease_duration=LEASE_SECONDS,
+            renew_deadline=RENEW_SECONDS,
+            retry_period=RETRY_SECONDS,
+            onstarted_leading=started,
+            onstopped_leading=stopped,
+        )
+    )
+    electing = asyncio.ensure_future(election.run())
+    try:
+        while not electing.done():
+            await asyncio.wait([electing, *acting], timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
+            if any(task.done() for task in acting):
+                break
+            if acting and not leadership.holds():
+                log.error("the lease could not be renewed in time; stopping")
+                break
+    finally:
+        ended = [task for task in (electing, *acting) if task.done() and not task.cancelled()]
+        for task in (electing, *acting):
+            task.cancel()
+        await asyncio.gather(electing, *acting, return_exceptions=True)
+        if leadership.holds():
+            await _give_back(lock, name, namespace)
+        leadership.lost()
+        await client.close()
+    for task in ended:
+        task.result()
+    return bool(acting and acting[0] in ended)
+
+
+async def _give_back(lock: _GuardedLock, name: str, namespace: str) -> None:
+    with contextlib.suppress(ApiException, aiohttp.ClientError, TimeoutError, OSError):
+        lease = lock.lease_reference
+        if lease is not None:
+            lease = await asyncio.wait_for(lock.api_instance.read_namespaced_lease(name, namespace), TRY_SECONDS)
+            if lease.spec is not None and lease.spec.holder_identity == lock.identity:
+                lease.spec.holder_identity = ""
+                lease.spec.lease_duration_seconds = 1
+                await asyncio.wait_for(
+                    lock.api_instance.replace_namespaced_lease(name=name, namespace=namespace, body=lease), TRY_SECONDS
+                )
+                log.info("the lease is given back")

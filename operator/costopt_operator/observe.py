@@ -1,0 +1,313 @@
+"""Objects of the cluster -> what the plan needs to know, and the usage that the bill counts. Pure.
+
+A gang is what its batch Job's pods show, with three corrections:
+
+* An index whose pod is still to come counts as running (see `costopt.plan.observed`): the Job controller makes pods a
+  moment after the Job, and a queue may keep them back for days.
+* Pods that a queue has ended by suspending the Job do not count: the Job will make others when it is admitted again.
+* A pod that was deleted before it reached a node never was: it held nothing, and the Job makes another.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from pydantic import ValidationError
+
+from costopt.accounting.bill import bill_of
+from costopt.accounting.exact import plain
+from costopt.accounting.price_book import pin_prices
+from costopt.names import TRAIN_STAGE
+from costopt.plan.halts import is_stopping
+from costopt.plan.observed import Observed, Replica, ReplicaState
+from costopt.schema.job import CostOptJob
+from costopt.schema.prices import PriceBook
+from costopt.schema.replica import EXIT_DONE, EXIT_NOT_RETRYABLE, EXIT_PREEMPTED, Progress, TerminationMessage
+from costopt.schema.status import Bill, JobStatus
+from costopt.schema.usage import MAX_RECORDS, Outcome, Usage, UsageRecord
+from costopt_operator.node_class import UNKNOWN_NODE, NodeClass
+from costopt_operator.sightings import ChildJob, Pod, indexes, parse_time
+
+Attempt = tuple[str, int]
+"""Stage, and attempt of it."""
+
+RECORDS_KEPT = 64
+"""Records kept singly in the status although they might be folded: enough to look into, and a small object."""
+
+
+@dataclass(frozen=True)
+class LogSight:
+    """What a pod's log showed when it was last read."""
+
+    last_line: datetime | None
+    """When its last line was written; None: it is empty."""
+    progress: Progress | None = None
+    """The newest progress report in it."""
+
+
+@dataclass(frozen=True)
+class World:
+    """One job and everything that is known of it."""
+
+    job: CostOptJob
+    status: JobStatus
+    """As last written."""
+    generation: int | None = None
+    deleting: bool = False
+    """The job is being deleted: nothing is started any more."""
+    child_jobs: tuple[ChildJob, ...] = ()
+    pods: tuple[Pod, ...] = ()
+    book: PriceBook | None = None
+    nodes: Mapping[str, NodeClass] = field(default_factory=dict)
+    """By name."""
+    logs: Mapping[str, LogSight] = field(default_factory=dict)
+    """By pod uid."""
+    refused: Mapping[Attempt, str] = field(default_factory=dict)
+    """Attempts whose batch Job the API server refused as invalid, with its sentence."""
+
+    def child_job(self, attempt: Attempt) -> ChildJob | None:
+        """The batch Job of that attempt."""
+        return next((child for child in self.child_jobs if (child.stage, child.attempt) == attempt), None)
+
+
+def observe(world: World, usage: Usage, now: datetime) -> Observed:
+    """The world as the plan sees it; `usage` is everything recorded, the latest ends included."""
+    sizes = {(child.stage, child.attempt): child.completions for child in world.child_jobs}
+    reports = [message.variant for pod in world.pods if (message := termination(pod)) and message.variant]
+    return Observed(
+        spec=world.job.spec,
+        generation=world.generation,
+        status=world.status,
+        replicas=tuple(replicas(world)),
+        bill=bill(world, usage, now),
+        variants=tuple(reports),
+        gang_sizes=sizes,
+    )
+
+
+def replicas(world: World) -> Iterator[Replica]:
+    """The replicas of every attempt that is known."""
+    attempts = {(child.stage, child.attempt) for child in world.child_jobs}
+    attempts |= {(pod.stage, pod.attempt) for pod in world.pods}
+    for attempt in sorted(attempts | world.refused.keys()):
+        if attempt in world.refused:
+            yield _refused(world, attempt)
+            continue
+        child = world.child_job(attempt)
+        seen = set()
+        for pod in _pods_that_count(world, attempt, child):
+            seen.add(pod.index)
+            yield _replica(pod, child, world.logs.get(pod.uid))
+        if child is not None:
+            yield from _without_a_pod(child, seen)
+
+
+def _pods_that_count(world: World, attempt: Attempt, child: ChildJob | None) -> Iterator[Pod]:
+    for pod in world.pods:
+        if (pod.stage, pod.attempt) != attempt:
+            continue
+        never_was = pod.ended and pod.scheduled is None and pod.exit_code is None
+        if not never_was and not _is_of_an_earlier_admission(pod, child):
+            yield pod
+
+
+def _is_of_an_earlier_admission(pod: Pod, child: ChildJob | None) -> bool:
+    """The pod ended because a queue took its Job back, which makes another when it is admitted again."""
+    if child is None or child.failing or child.complete or child.deleting or not pod.ended:
+        return False
+    if pod.phase == "Succeeded" and pod.exit_code == EXIT_DONE:
+        return False
+    return child.suspended or (child.started is not None and pod.created < child.started)
+
+
+def _replica(pod: Pod, child: ChildJob | None, log: LogSight | None) -> Replica:
+    started = parse_time(pod.started) if pod.started else None
+    activity = None
+    if pod.running and started is not None:
+        # Without a look into the log nothing is known, and what is not known cannot have stalled. The first replica
+        # speaks for its gang; the others are looked at when it falls silent.
+        if log is not None:
+            activity = max(started, log.last_line or started)
+        elif pod.index != 0:
+            activity = started
+    waits = not pod.ended and not pod.running
+    said = termination(pod)
+    return Replica(
+        uid=pod.uid,
+        stage=pod.stage,
+        attempt=pod.attempt,
+        index=pod.index,
+        state=_state(pod),
+        exit_code=pod.exit_code,
+        disrupted=pod.disrupted and pod.ended,
+        ended_at=held_until(pod)[0] if pod.ended else None,
+        termination=said,
+        last_activity=activity,
+        progress=(said and said.progress) or (log and log.progress) or None,
+        waiting_since=_waiting_since(child) if waits else None,
+        waiting_for=pod.waiting_for if waits else "",
+    )
+
+
+def _state(pod: Pod) -> ReplicaState:
+    if not pod.ended:
+        return "Running"
+    return "Succeeded" if pod.phase == "Succeeded" and pod.exit_code in (EXIT_DONE, None) else "Failed"
+
+
+def _waiting_since(child: ChildJob | None) -> datetime | None:
+    """Since when the gang may run; a queue's time does not count."""
+    if child is None or child.suspended:
+        return None
+    return parse_time(child.started or child.created)
+
+
+def _without_a_pod(child: ChildJob, seen: set[int]) -> Iterator[Replica]:
+    """Replicas of a Job that have no pod: still to come, or ended well and deleted since."""
+    completed = indexes(child.completed_indexes)
+    to_come = not (child.failing or child.complete or child.deleting)
+    for index in range(child.completions):
+        if index in seen or (index not in completed and not to_come):
+            continue
+        done = index in completed
+        yield Replica(
+            uid=f"{child.uid}-{index}",
+            stage=child.stage,
+            attempt=child.attempt,
+            index=index,
+            state="Succeeded" if done else "Running",
+            exit_code=EXIT_DONE if done else None,
+            waiting_since=None if done else _waiting_since(child),
+            waiting_for="" if done else "admission by its queue" if child.suspended else "its pod to be made",
+        )
+
+
+def _refused(world: World, attempt: Attempt) -> Replica:
+    stage, number = attempt
+    sentence = f"the API server refused the Job of {stage}: {world.refused[attempt]}"[:2000]
+    return Replica(
+        uid=f"{world.job.metadata.uid}-{stage}-{number}-refused",
+        stage=stage,
+        attempt=number,
+        index=0,
+        state="Failed",
+        exit_code=EXIT_NOT_RETRYABLE,
+        termination=TerminationMessage(exit_code=EXIT_NOT_RETRYABLE, reason="InvalidSettings", message=sentence),
+    )
+
+
+def termination(pod: Pod) -> TerminationMessage | None:
+    """What the pod said at its end; None if it said nothing, or nothing of ours."""
+    if not pod.message.startswith("{"):
+        return None
+    try:
+        return TerminationMessage.model_validate_json(pod.message)
+    except ValidationError:
+        return None
+
+
+def held_until(pod: Pod) -> tuple[datetime, bool]:
+    """When an ended pod let go of its resources, and whether that had to be estimated.
+
+    The end of its last container; if nobody saw that, the latest time at which it is known to have lived. Only the
+    pod's own fields count, so that a record made again after a crash is the same.
+    """
+    if pod.finished is not None:
+        return parse_time(pod.finished), False
+    known = max(filter(None, (pod.deleted, pod.last_sign, pod.scheduled, pod.started)))
+    return parse_time(known), True
+
+
+def usage_record(pod: Pod, world: World, now: datetime) -> UsageRecord:
+    """What the pod holds, or has held. It must have reached a node."""
+    stage = pod.stage
+    resources = pod.requests or {
+        name: plain(quantity) for name, quantity in world.job.spec.resources_of(stage).effective().items()
+    }
+    node = world.nodes.get(pod.node or "", UNKNOWN_NODE)
+    held_from = parse_time(pod.scheduled or pod.started or pod.created)
+    end, estimated = held_until(pod) if pod.ended else (max(now, held_from), False)
+    said = termination(pod)
+    progress = (said and said.progress) or _progress_of_its_gang(pod, world)
+    return UsageRecord(
+        uid=pod.uid,
+        stage=stage,
+        attempt=pod.attempt,
+        index=pod.index,
+        resources=dict(resources),
+        product=node.product,
+        capacity_type=node.capacity_type,
+        node=pod.node,
+        node_labels=dict(node.labels),
+        held_from=held_from,
+        held_until=end,
+        end_estimated=estimated,
+        outcome=_outcome(pod, world),
+        has_meter=world.job.spec.train.command is None,
+        metered=progress.metered if progress else None,
+    )
+
+
+def _progress_of_its_gang(pod: Pod, world: World) -> Progress | None:
+    """What the log of the pod said, or else of another of its gang: they go in step, so one meter is like another."""
+    gang = [other for other in world.pods if (other.stage, other.attempt) == (pod.stage, pod.attempt)]
+    logs = (world.logs.get(other.uid) for other in (pod, *gang))
+    return next((log.progress for log in logs if log is not None and log.progress is not None), None)
+
+
+def _outcome(pod: Pod, world: World) -> Outcome:
+    if not pod.ended:
+        return "Running"
+    if _state(pod) == "Succeeded":
+        return "Succeeded"
+    condition = world.status.condition("Succeeded")
+    if is_stopping(world.status) and condition is not None and condition.reason == "Suspending":
+        return "Suspended"
+    if pod.disrupted or pod.exit_code in (None, EXIT_PREEMPTED):
+        return "Disrupted"
+    return "Failed"
+
+
+def new_usage(world: World, now: datetime) -> Usage:
+    """Everything recorded, with the ends that are news, at the prices of now.
+
+    At most as many records as the status has room for; the others wait until those are released and folded.
+    """
+    usage = world.status.usage or Usage()
+    known = {record.uid for record in usage.records}
+    room = MAX_RECORDS - len(usage.records)
+    news = [pod for pod in world.pods if pod.ended and pod.has_finalizer and pod.scheduled and pod.uid not in known]
+    made = [pin_prices(usage_record(pod, world, now), world.book) for pod in sorted(news, key=_by_end)[:room]]
+    return usage.model_copy(update={"records": [*usage.records, *made]}) if made else usage
+
+
+def foldable(world: World, usage: Usage) -> set[str]:
+    """Uids of the oldest records that may be folded: of pods that are gone or released, for those are never recorded
+    again."""
+    held_back = {pod.uid for pod in world.pods if pod.has_finalizer}
+    free = [record.uid for record in usage.records if record.uid not in held_back]
+    return set(free[: max(0, len(usage.records) - RECORDS_KEPT)])
+
+
+def _by_end(pod: Pod) -> tuple[str, str]:
+    return (pod.finished or pod.last_sign, pod.uid)
+
+
+def bill(world: World, usage: Usage, now: datetime) -> Bill:
+    """The bill so far: what has ended, and what runs, counted up to now."""
+    running = [usage_record(pod, world, now) for pod in _holding(world.pods)]
+    return bill_of(usage, running, world.book)
+
+
+def _holding(pods: Iterable[Pod]) -> Iterator[Pod]:
+    return (pod for pod in pods if not pod.ended and pod.scheduled is not None)
+
+
+def is_training(pod: Pod) -> bool:
+    """A pod of the training stage."""
+    return pod.stage == TRAIN_STAGE
+
+
+def utc_now() -> datetime:
+    """Now, in UTC."""
+    return datetime.now(UTC)

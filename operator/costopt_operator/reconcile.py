@@ -1,0 +1,214 @@
+"""One look at a job: what to write down, and what to do after that. Pure: `reconcile(world, memory, now) -> Todo`.
+
+    observe ──▶ plan ──▶ status (with every new usage record) ──▶ finalizers to release, gangs to stop and start, events
+
+The status is written before anything else is done, so a crash anywhere repeats harmlessly. Not every change is worth a
+write at once: what decides something is, a record or a first sign of life can wait a moment for its neighbours, and
+figures that merely go on growing are written twice a minute.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from costopt.accounting.fold import fold
+from costopt.names import QUEUE_NAME_LABEL, TRAIN_STAGE
+from costopt.plan.actions import StartGang, StopGang
+from costopt.plan.decide import is_final, plan
+from costopt.schema.status import JobStatus
+from costopt.schema.usage import Usage
+from costopt_operator.events import Event, events_between
+from costopt_operator.observe import World, foldable, new_usage, observe
+from costopt_operator.sightings import ChildJob, Pod, parse_time
+
+Urgency = Literal["None", "Figures", "Soon", "Now"]
+
+SOON = timedelta(seconds=2)
+"""How long a record or a first sign of life may wait for others to be written with it."""
+FIGURES_EVERY = timedelta(seconds=30)
+"""Between two writes of a status in which only progress and bill have grown."""
+BROKEN_GANG_GRACE_SECONDS = 10
+"""Grace of pods whose gang is broken: they have nothing left to save, and hold their devices meanwhile."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the operator remembers of its own writing; after a restart, nothing, which costs a write at most."""
+
+    last_written: datetime | None = None
+    noticed: datetime | None = None
+    """When a change that is not yet written was first noticed."""
+
+
+@dataclass(frozen=True)
+class Todo:
+    """One decision. The shell writes `status` first and does nothing else if that fails."""
+
+    status: JobStatus | None = None
+    """To be written; None: nothing is to be written now."""
+    noticed: datetime | None = None
+    """To be remembered (see Memory)."""
+    releases: tuple[Pod, ...] = ()
+    """Pods whose finalizer is to be released: recorded, or without anything to record."""
+    start: tuple[StartGang, ...] = ()
+    train_attempt: int = 0
+    """Attempt of the training stage as decided: variants read the settings made for it."""
+    execution: int = 1
+    settle: tuple[ChildJob, ...] = ()
+    """Training Jobs that a queue has admitted: their pods wait for settings that name the admitted number."""
+    connect: tuple[ChildJob, ...] = ()
+    """Running training Jobs of more than one replica: they need their Service."""
+    delete_jobs: tuple[ChildJob, ...] = ()
+    delete_pods: tuple[tuple[Pod, int | None], ...] = ()
+    """Pods to delete, each with its grace period in seconds (None: its own)."""
+    overdue: tuple[Pod, ...] = ()
+    """Pods to delete by force if their node is gone."""
+    events: tuple[Event, ...] = ()
+    delete: bool = False
+    """The job's time to live is over."""
+    look_again_after: timedelta | None = None
+
+
+def reconcile(world: World, memory: Memory, now: datetime) -> Todo:
+    """What to do about the world as it is now."""
+    if world.deleting:
+        return Todo(releases=tuple(pod for pod in world.pods if pod.ended and pod.has_finalizer))
+    usage = new_usage(world, now)
+    decided = plan(observe(world, usage, now), now)
+    kept = fold(usage, foldable(world, usage))
+    status = decided.status.model_copy(update={"usage": kept if kept != Usage() else None})
+
+    urgency = _urgency(world.status, status)
+    write, wait = _when(urgency, memory, now)
+    written = status if write else world.status
+    recorded = {record.uid for record in (written.usage.records if written.usage else [])}
+    training = status.stage(TRAIN_STAGE)
+    delete_jobs, delete_pods = _stops(world, decided.stop)
+    return Todo(
+        status=status if write else None,
+        noticed=None if write or urgency in ("None", "Figures") else memory.noticed or now,
+        releases=tuple(pod for pod in world.pods if _may_be_released(pod, recorded)),
+        start=decided.start,
+        train_attempt=training.attempt if training else 0,
+        execution=max(1, status.execution),
+        settle=_admitted(world),
+        connect=_gangs_that_meet(world, status),
+        delete_jobs=delete_jobs,
+        delete_pods=delete_pods,
+        overdue=_overdue(world, now),
+        events=tuple(events_between(world.status, status)) if write else (),
+        delete=decided.delete and is_final(written) and not any(pod.has_finalizer for pod in world.pods),
+        look_again_after=_earliest(decided.look_again_after, wait, _force_delete_in(world, now)),
+    )
+
+
+def _urgency(before: JobStatus, after: JobStatus) -> Urgency:
+    if after == before:
+        return "None"
+    if _decisive(before) != _decisive(after):
+        return "Now"
+    if _plain(before) != _plain(after):
+        return "Soon"
+    return "Figures"
+
+
+def _decisive(status: JobStatus) -> object:
+    """What a change of is to be written at once."""
+    started = {"Starting": "Begun", "Running": "Begun"}
+    stages = [(stage.name, started.get(stage.state, stage.state), stage.attempt) for stage in status.stages]
+    begun = {"Pending": "Begun", "Training": "Begun", "Compressing": "Begun"}
+    conditions = [(item.type, item.status, begun.get(item.reason, item.reason)) for item in status.conditions]
+    return (stages, [item for item in conditions if item[0] != "Priced"], status.failure, status.execution)
+
+
+def _plain(status: JobStatus) -> JobStatus:
+    """The status without the figures that grow by themselves."""
+    conditions = [item.model_copy(update={"observed_generation": None}) for item in status.conditions]
+    quiet: dict[str, Any] = {"bill": None, "progress": None, "conditions": conditions, "observed_generation": None}
+    return status.model_copy(update=quiet)
+
+
+def _when(urgency: Urgency, memory: Memory, now: datetime) -> tuple[bool, timedelta | None]:
+    """Whether to write now, and else how long to wait."""
+    if urgency == "None":
+        return False, None
+    if urgency == "Now":
+        return True, None
+    if urgency == "Soon":
+        due = (memory.noticed or now) + SOON
+    else:
+        due = (memory.last_written or now - FIGURES_EVERY) + FIGURES_EVERY
+    return (True, None) if now >= due else (False, due - now)
+
+
+def _may_be_released(pod: Pod, recorded: set[str]) -> bool:
+    """Recorded, or it never reached a node, so that there is nothing to record."""
+    return pod.has_finalizer and pod.ended and (pod.uid in recorded or pod.scheduled is None)
+
+
+def _stops(
+    world: World, stops: tuple[StopGang, ...]
+) -> tuple[tuple[ChildJob, ...], tuple[tuple[Pod, int | None], ...]]:
+    """The batch Jobs and pods to delete. A Job that has failed ends its pods itself, and keeps their logs."""
+    jobs: list[ChildJob] = []
+    pods: list[tuple[Pod, int | None]] = []
+    for stop in stops:
+        child = world.child_job((stop.stage, stop.attempt))
+        if child and not (child.deleting or child.complete or child.failing):
+            jobs.append(child)
+        for pod in world.pods:
+            if (pod.stage, pod.attempt) != (stop.stage, stop.attempt) or pod.ended:
+                continue
+            if stop.checkpoint and pod.deleted is None and child is None:
+                pods.append((pod, None))
+            elif not stop.checkpoint and (pod.grace_seconds is None or pod.grace_seconds > BROKEN_GANG_GRACE_SECONDS):
+                pods.append((pod, BROKEN_GANG_GRACE_SECONDS))
+    return tuple(jobs), tuple(pods)
+
+
+def _is_current(world: World, child: ChildJob) -> bool:
+    stage = world.status.stage(child.stage)
+    over = child.failing or child.complete or child.deleting
+    return stage is not None and stage.attempt == child.attempt and not over and stage.state in ("Starting", "Running")
+
+
+def _admitted(world: World) -> tuple[ChildJob, ...]:
+    if QUEUE_NAME_LABEL not in world.job.metadata.labels:
+        return ()
+    return tuple(
+        child
+        for child in world.child_jobs
+        if child.stage == TRAIN_STAGE and not child.suspended and _is_current(world, child)
+    )
+
+
+def _gangs_that_meet(world: World, status: JobStatus) -> tuple[ChildJob, ...]:
+    if is_final(status):
+        return ()
+    return tuple(
+        child
+        for child in world.child_jobs
+        if child.stage == TRAIN_STAGE and child.completions > 1 and _is_current(world, child)
+    )
+
+
+def _overdue(world: World, now: datetime) -> tuple[Pod, ...]:
+    left = ((pod, _overdue_in(pod, world, now)) for pod in world.pods)
+    return tuple(pod for pod, time in left if time is not None and time <= timedelta(0))
+
+
+def _force_delete_in(world: World, now: datetime) -> timedelta | None:
+    left = (_overdue_in(pod, world, now) for pod in world.pods)
+    return _earliest(*(max(time, timedelta(seconds=15)) for time in left if time is not None))
+
+
+def _overdue_in(pod: Pod, world: World, now: datetime) -> timedelta | None:
+    """Time until a pod that does not end may be deleted by force; None: it may not be."""
+    seconds = world.job.spec.restarts.force_delete_after_seconds
+    if seconds is None or pod.deleted is None or pod.ended or pod.node is None:
+        return None
+    return parse_time(pod.deleted) + timedelta(seconds=seconds) - now
+
+
+def _earliest(*waits: timedelta | None) -> timedelta | None:
+    return min((wait for wait in waits if wait is not None), default=None)

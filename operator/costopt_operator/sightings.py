@@ -1,0 +1,297 @@
+"""What is kept of each object seen: the few fields that decisions depend on, a hundredth of what the API server sends.
+
+Timestamps stay text until they are needed. Everything here is pure.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from costopt import names
+from costopt.render.labels import label_value
+from costopt.render.pods import CONTAINER as TRAINER_CONTAINER
+from costopt_operator.pod_requests import effective_requests_of
+from costopt_operator.work_queue import Key
+
+Json = dict[str, Any]
+
+INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
+_COUNT = re.compile(r"\b\d+ ")
+
+EVICTED_REASONS = frozenset({"Evicted", "NodeLost", "NodeShutdown", "Preempting", "Shutdown", "Terminated"})
+"""`status.reason` of a pod that its node ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobObject:
+    """A CostOptJob."""
+
+    namespace: str
+    name: str
+    uid: str
+    resource_version: int
+    deleting: bool
+    generation: int
+    document: bytes
+    """The object without its status, as JSON of our own language: of its metadata just what that knows."""
+    status: bytes
+    """Its status as JSON; "{}" if it has none."""
+
+    @property
+    def key(self) -> Key:
+        """What it is queued under."""
+        return (self.namespace, label_value(self.name))
+
+
+@dataclass(frozen=True, slots=True)
+class ChildJob:
+    """The batch Job of one attempt."""
+
+    namespace: str
+    name: str
+    uid: str
+    resource_version: int
+    job_label: str
+    """Label value that names its CostOptJob."""
+    job_uid: str
+    stage: str
+    attempt: int
+    completions: int
+    created: str
+    suspended: bool
+    """A queue has not admitted it, or has taken it back."""
+    started: str | None
+    """When its pods were last allowed to run; reset when it is suspended."""
+    failing: bool
+    """FailureTarget or Failed: no pod of it will be replaced."""
+    complete: bool
+    completed_indexes: str
+    """Such as "0-3,5"."""
+    deleting: bool
+
+    @property
+    def key(self) -> Key:
+        """The job it belongs to."""
+        return (self.namespace, self.job_label)
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod of a gang."""
+
+    namespace: str
+    name: str
+    uid: str
+    resource_version: int
+    job_label: str
+    job_uid: str
+    stage: str
+    attempt: int
+    index: int
+    created: str
+    has_finalizer: bool
+    node: str | None
+    requests: Mapping[str, str]
+    """Effective request, in base units; empty if it cannot be told."""
+    phase: str
+    deleted: str | None
+    """metadata.deletionTimestamp: when its grace period is over."""
+    grace_seconds: int | None
+    """metadata.deletionGracePeriodSeconds."""
+    scheduled: str | None
+    """When a node was found for it."""
+    started: str | None
+    """When its container last began to run."""
+    running: bool
+    """Its container runs now."""
+    finished: str | None
+    """When its last container ended; None while one runs, or if nobody saw it."""
+    last_sign: str
+    """Latest time on any of its conditions: it still lived then."""
+    exit_code: int | None
+    disrupted: bool
+    message: str
+    """Termination message."""
+    waiting_for: str
+    """Why it does not run yet."""
+
+    @property
+    def key(self) -> Key:
+        """The job it belongs to."""
+        return (self.namespace, self.job_label)
+
+    @property
+    def ended(self) -> bool:
+        """It holds nothing any more: its containers have ended, or it never reached a node, or was deleted by force."""
+        if self.phase in ("Succeeded", "Failed"):
+            return True
+        return self.deleted is not None and (self.node is None or self.grace_seconds == 0)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceObject:
+    """A headless Service, of which only its being there counts."""
+
+    namespace: str
+    name: str
+    uid: str
+    resource_version: int
+    job_label: str
+
+    @property
+    def key(self) -> Key:
+        """The job it belongs to."""
+        return (self.namespace, self.job_label)
+
+
+def parse_time(text: str) -> datetime:
+    """RFC 3339 text as an aware datetime."""
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def parse_job(data: Json) -> JobObject:
+    """A CostOptJob out of the API server's JSON."""
+    metadata = data["metadata"]
+    document = {
+        "apiVersion": data["apiVersion"],
+        "kind": data["kind"],
+        "metadata": {
+            "name": metadata["name"],
+            "namespace": metadata["namespace"],
+            "uid": metadata["uid"],
+            "generation": metadata["generation"],
+            # Of these only a queue's mean anything to us, and there may be more of them than our language allows.
+            "labels": _of_queues(metadata.get("labels")),
+            "annotations": _of_queues(metadata.get("annotations")),
+        },
+        "spec": data.get("spec", {}),
+    }
+    return JobObject(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        resource_version=int(metadata["resourceVersion"]),
+        deleting="deletionTimestamp" in metadata,
+        generation=metadata["generation"],
+        document=_compact(document),
+        status=_compact(data.get("status") or {}),
+    )
+
+
+def _of_queues(marks: Mapping[str, str] | None) -> dict[str, str]:
+    return {key: value for key, value in (marks or {}).items() if key.startswith(names.QUEUE_PREFIX)}
+
+
+def _compact(data: object) -> bytes:
+    return json.dumps(data, separators=(",", ":")).encode()
+
+
+def parse_child_job(data: Json) -> ChildJob:
+    """A batch Job out of the API server's JSON."""
+    metadata, spec, status = data["metadata"], data["spec"], data.get("status", {})
+    labels = metadata.get("labels", {})
+    conditions = {item["type"] for item in status.get("conditions", []) if item["status"] == "True"}
+    return ChildJob(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        resource_version=int(metadata["resourceVersion"]),
+        job_label=labels.get(names.LABEL_JOB, ""),
+        job_uid=labels.get(names.LABEL_JOB_UID, ""),
+        stage=labels.get(names.LABEL_STAGE, ""),
+        attempt=int(labels.get(names.LABEL_ATTEMPT, "0")),
+        completions=spec.get("completions", 1),
+        created=metadata["creationTimestamp"],
+        suspended=bool(spec.get("suspend", False)),
+        started=status.get("startTime"),
+        failing=bool(conditions & {"FailureTarget", "Failed"}),
+        complete="Complete" in conditions,
+        completed_indexes=status.get("completedIndexes", ""),
+        deleting="deletionTimestamp" in metadata,
+    )
+
+
+def parse_service(data: Json) -> ServiceObject:
+    """A Service out of the API server's JSON."""
+    metadata = data["metadata"]
+    return ServiceObject(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        resource_version=int(metadata["resourceVersion"]),
+        job_label=metadata.get("labels", {}).get(names.LABEL_JOB, ""),
+    )
+
+
+def parse_pod(data: Json) -> Pod:
+    """A pod out of the API server's JSON."""
+    metadata, status = data["metadata"], data.get("status", {})
+    labels = metadata.get("labels", {})
+    conditions = {item["type"]: item for item in status.get("conditions", [])}
+    containers = status.get("initContainerStatuses", []) + status.get("containerStatuses", [])
+    states = [container.get("state", {}) for container in containers]
+    ends = [state["terminated"] for state in states if "terminated" in state]
+    main = _trainer_state(status.get("containerStatuses", []))
+    terminated = main.get("terminated")
+    scheduled = conditions.get("PodScheduled", {})
+    finished = [end["finishedAt"] for end in ends if end.get("finishedAt")]
+    signs = [item["lastTransitionTime"] for item in conditions.values() if item.get("lastTransitionTime")]
+    return Pod(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        resource_version=int(metadata["resourceVersion"]),
+        job_label=labels.get(names.LABEL_JOB, ""),
+        job_uid=labels.get(names.LABEL_JOB_UID, ""),
+        stage=labels.get(names.LABEL_STAGE, ""),
+        attempt=int(labels.get(names.LABEL_ATTEMPT, "0")),
+        index=int(labels.get(INDEX_LABEL, "0")),
+        created=metadata["creationTimestamp"],
+        has_finalizer=names.USAGE_FINALIZER in metadata.get("finalizers", []),
+        node=data["spec"].get("nodeName"),
+        requests=effective_requests_of(data["spec"]),
+        phase=status.get("phase", "Pending"),
+        deleted=metadata.get("deletionTimestamp"),
+        grace_seconds=metadata.get("deletionGracePeriodSeconds"),
+        scheduled=scheduled.get("lastTransitionTime") if scheduled.get("status") == "True" else None,
+        started=(main.get("running") or terminated or {}).get("startedAt"),
+        running="running" in main,
+        finished=max(finished) if states and len(finished) == len(states) else None,
+        last_sign=max([metadata["creationTimestamp"], *signs]),
+        exit_code=terminated.get("exitCode") if terminated else None,
+        disrupted=conditions.get("DisruptionTarget", {}).get("status") == "True"
+        or status.get("reason") in EVICTED_REASONS,
+        message=(terminated or {}).get("message", "")[:8192],
+        waiting_for=_waiting_for(main, scheduled, status),
+    )
+
+
+def _trainer_state(containers: list[Json]) -> Json:
+    """State of the trainer's container, which others (injected sidecars) may stand beside."""
+    state: Json = next((item.get("state", {}) for item in containers if item["name"] == TRAINER_CONTAINER), {})
+    return state
+
+
+def _waiting_for(main: Json, scheduled: Json, status: Json) -> str:
+    """What a pod that does not run waits for, in words that stay the same while it waits."""
+    if scheduled.get("status") == "False":
+        # The scheduler counts nodes, and the counts change; what it says of them does not.
+        said = scheduled.get("message", "").partition(": ")[2].partition(". ")[0]
+        return f"a node: {_COUNT.sub('', said)}"[:500] if said else "a node"
+    waiting = main.get("waiting", {})
+    reason = waiting.get("reason", "")
+    if reason in ("", "ContainerCreating", "PodInitializing"):
+        return "its container to start" if status.get("phase", "Pending") == "Pending" else ""
+    return f"its container to start: {reason}"[:500]
+
+
+def indexes(text: str) -> frozenset[int]:
+    """The numbers in "0-3,5"."""
+    found: set[int] = set()
+    for part in filter(None, text.split(",")):
+        first, _, last = part.partition("-")
+        found.update(range(int(first), int(last or first) + 1))
+    return frozenset(found)

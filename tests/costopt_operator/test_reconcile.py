@@ -1,0 +1,297 @@
+"""What the operator decides about a job, from looks at its children; nothing here talks to anything."""
+
+import dataclasses
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+
+from builders_operator import UID, Story, a_job, child, done, failed, moment, pod
+from costopt.plan.actions import StartGang
+from costopt_operator.reconcile import FIGURES_EVERY, SOON
+
+
+def begun() -> Story:
+    """A story whose training attempt 0 has been decided."""
+    story = Story()
+    story.look(0)
+    return story
+
+
+def test_the_first_look_writes_the_attempt_down_and_starts_it() -> None:
+    story = Story()
+    todo = story.look(0)
+    assert todo.start == (StartGang("train", 0),)
+    assert story.state() == "Starting"
+
+
+def test_a_look_that_finds_nothing_new_writes_nothing() -> None:
+    story = begun()
+    seen = (child(), pod(0), pod(1))
+    story.look(10, *seen)
+    story.look(10 + SOON.total_seconds(), *seen)
+    assert story.state() == "Running"
+    before = len(story.written)
+    for second in range(13, 30):
+        assert story.look(second, *seen).status is None
+    assert len(story.written) == before
+
+
+def test_growing_figures_are_written_twice_a_minute() -> None:
+    story = begun()
+    seen = (child(), pod(0), pod(1))
+    before = len(story.written)
+    for second in range(10, 310):
+        story.look(second, *seen)
+    assert len(story.written) - before == 300 / FIGURES_EVERY.total_seconds()
+
+
+def test_a_gang_whose_pods_are_still_to_come_is_not_lost() -> None:
+    story = begun()
+    for second in (1, 2, 4, 6):
+        todo = story.look(second, child())
+        assert (todo.start, todo.delete_jobs) == ((), ())
+    assert story.status.stages[0].disruptions == 0
+
+
+def test_every_pod_is_recorded_before_its_finalizer_is_released() -> None:
+    story = begun()
+    todo = story.look(61, child(), done(0), pod(1))
+    assert todo.releases == ()  # its record waits a moment for the others
+    todo = story.look(63, child(), done(0), pod(1))
+    assert [item.uid for item in todo.releases] == ["pod-train-0-0"]
+    assert story.status.usage is not None
+    assert [record.uid for record in story.status.usage.records] == ["pod-train-0-0"]
+
+
+def test_a_record_holds_when_a_pod_was_placed_and_when_its_last_container_ended() -> None:
+    story = begun()
+    story.look(70, child(conditions=("Complete",)), done(0), done(1, finished=66))
+    assert story.status.usage is not None
+    records = {record.index: record for record in story.status.usage.records}
+    assert (records[0].held_from, records[0].held_until) == (moment(1), moment(61))
+    assert records[1].held_until == moment(66)
+    assert records[0].resources == {"cpu": "0.5", "memory": "1073741824"}
+    assert records[0].node == "node-1"
+
+
+def test_all_done_succeeds_in_one_write_with_the_whole_bill() -> None:
+    story = begun()
+    todo = story.look(70, child(conditions=("Complete",)), done(0), done(1))
+    assert story.reason() == "Completed"
+    assert len(todo.releases) == 2
+    assert [event.reason for event in todo.events] == ["Completed"]
+    bill = story.status.bill
+    assert bill is not None
+    assert bill.list_cost is not None
+    # 2 pods, 60 s each, 0.5 vCPU at 0.04 and 1 GiB at 0.005 an hour
+    assert abs(Decimal(bill.list_cost) - Decimal(2) * 60 / 3600 * (Decimal("0.02") + Decimal("0.005"))) < Decimal(
+        "1e-9"
+    )
+
+
+def test_a_look_after_the_end_changes_nothing_whatever_is_deleted() -> None:
+    story = begun()
+    story.look(70, child(conditions=("Complete",)), done(0), done(1))
+    for seen in ((), (child(conditions=("Complete",)),), (done(0, finalizer=False),)):
+        todo = story.look(100, *seen)
+        assert (todo.status, todo.start, todo.delete) == (None, (), False)
+
+
+def test_one_failed_pod_stops_the_gang_and_then_starts_the_next_attempt() -> None:
+    story = begun()
+    todo = story.look(61, child(conditions=("FailureTarget",)), failed(0), pod(1))
+    assert story.state() == "Stopping"
+    assert todo.delete_jobs == ()  # it fails by itself, and keeps its logs
+    assert [(item.index, grace) for item, grace in todo.delete_pods] == [(1, 10)]
+    todo = story.look(65, child(conditions=("Failed",)), failed(0), failed(1, 143))
+    assert todo.start == (StartGang("train", 1),)
+    stage = story.status.stages[0]
+    assert (stage.attempt, stage.failures, stage.disruptions) == (1, 1, 0)
+    assert [event.reason for event in todo.events] == ["Restarted"]
+
+
+def test_a_pod_that_is_ending_already_is_not_deleted_again() -> None:
+    story = begun()
+    ending = pod(1, deleted=80, grace=10)
+    assert story.look(61, child(conditions=("FailureTarget",)), failed(0), ending).delete_pods == ()
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        failed(0, 137, conditions=("DisruptionTarget",)),
+        failed(0, 143),
+    ],
+    ids=["preempted by the scheduler", "ended by SIGTERM, with a checkpoint"],
+)
+def test_what_the_platform_ended_counts_as_a_disruption(lost: object) -> None:
+    story = begun()
+    story.look(61, child(conditions=("FailureTarget",)), lost, pod(1))  # type: ignore[arg-type]
+    story.look(65, child(conditions=("Failed",)), lost, failed(1, 143))  # type: ignore[arg-type]
+    stage = story.status.stages[0]
+    assert (stage.attempt, stage.failures, stage.disruptions) == (1, 0, 1)
+
+
+def test_exit_code_78_ends_the_job_at_once() -> None:
+    story = begun()
+    message = {"exitCode": 78, "reason": "InvalidData", "message": "corpus.txt is empty"}
+    story.look(61, child(conditions=("FailureTarget",)), failed(0, 78, message=message), failed(1, 143))
+    assert story.reason() == "TrainingFailed"
+    assert story.status.failure is not None
+    assert story.status.failure.message == "corpus.txt is empty"
+
+
+def test_a_job_that_the_api_server_refuses_fails_with_its_sentence() -> None:
+    story = begun()
+    story.look(1, refused={("train", 0): "spec.template.spec.affinity: must be one of those"})
+    assert story.reason() == "TrainingFailed"
+    assert story.status.failure is not None
+    assert "must be one of those" in story.status.failure.message
+
+
+def test_suspension_deletes_the_batch_job_and_leaves_its_pods_their_grace() -> None:
+    story = begun()
+    story.look(10, child(), pod(0), pod(1))
+    story.job = a_job(suspend=True)
+    todo = story.look(20, child(), pod(0), pod(1))
+    assert [item.name for item in todo.delete_jobs] == ["tiny-train-a0"]
+    assert todo.delete_pods == ()
+    gone = [failed(index, 143, deleted=140) for index in (0, 1)]
+    todo = story.look(30, *gone)
+    assert story.status.condition("Suspended").status == "True"  # type: ignore[union-attr]
+    assert {record.outcome for record in story.status.usage.records} == {"Suspended"}  # type: ignore[union-attr]
+    assert [event.reason for event in todo.events] == ["Suspended"]
+    story.job = a_job()
+    assert story.look(40).start == (StartGang("train", 1),)
+    assert story.status.stages[0].disruptions == 0
+
+
+def test_a_queue_that_takes_the_job_back_costs_no_attempt() -> None:
+    story = begun()
+    story.look(10, child(), pod(0), pod(1))
+    ended = [failed(index, 143, deleted=140) for index in (0, 1)]
+    taken_back = child(suspend=True, status={"startTime": None})
+    for second, seen in ((20, (*ended,)), (24, ())):
+        todo = story.look(second, taken_back, *seen)
+        assert (todo.start, todo.delete_jobs) == ((), ())
+    again = child(status={"startTime": "2026-03-01T13:00:00Z"})
+    assert story.look(3601, again, *ended).start == ()
+    assert story.status.stages[0].attempt == 0
+    assert len(story.status.usage.records) == 2  # type: ignore[union-attr]
+
+
+def test_an_admitted_gang_of_fewer_replicas_is_whole_without_the_others() -> None:
+    story = Story(a_job(labels={"kueue.x-k8s.io/queue-name": "main"}))
+    story.look(0)
+    assert story.look(1, child(suspend=True, completions=1)).settle == ()
+    assert story.look(2, child(completions=1), pod(0)).settle != ()
+    story.look(70, child(completions=1, conditions=("Complete",)), done(0))
+    assert story.reason() == "Completed"
+
+
+def test_a_pod_that_never_reached_a_node_is_released_without_a_record() -> None:
+    story = begun()
+    never = pod(0, phase="Pending", scheduled=None, deleted=5, grace=0)
+    todo = story.look(10, child(), never, pod(1))
+    assert [item.uid for item in todo.releases] == [never.uid]
+    assert story.status.stages[0].disruptions == 0
+
+
+def test_a_completed_pod_that_somebody_deleted_still_counts() -> None:
+    story = begun()
+    finished = child(conditions=("Complete",), status={"completedIndexes": "0-1"})
+    story.look(70, finished, done(0))
+    assert story.reason() == "Completed"
+
+
+def test_a_batch_job_deleted_by_hand_is_a_disruption() -> None:
+    story = begun()
+    story.look(10, child(), pod(0), pod(1))
+    story.look(14, child(), pod(0), pod(1))
+    todo = story.look(20)
+    assert todo.start == (StartGang("train", 1),)
+    assert story.status.stages[0].disruptions == 1
+
+
+def test_a_pod_whose_end_nobody_saw_is_estimated_and_flagged() -> None:
+    story = begun()
+    lost = pod(0, deleted=80, grace=0)
+    story.look(200, child(conditions=("FailureTarget",)), lost, failed(1, 143))
+    records = {record.index: record for record in story.status.usage.records}  # type: ignore[union-attr]
+    assert records[0].end_estimated
+    assert records[0].held_until == moment(80)
+    assert not records[1].end_estimated
+
+
+def test_a_deleted_job_is_left_alone_but_for_its_finalizers() -> None:
+    story = begun()
+    todo = story.look(10, child(), failed(0, 143), pod(1), deleting=True)
+    assert [item.index for item in todo.releases] == [0]
+    assert (todo.status, todo.start, todo.delete_jobs, todo.delete_pods) == (None, (), (), ())
+
+
+def test_a_job_is_deleted_after_its_time_to_live_once_all_is_released() -> None:
+    story = Story(a_job(ttlSecondsAfterFinished=100))
+    story.look(0)
+    story.look(70, child(conditions=("Complete",)), done(0), done(1))
+    assert story.look(80, done(0, finalizer=False)).look_again_after == timedelta(seconds=90)
+    assert not story.look(171, done(0)).delete
+    assert story.look(171, done(0, finalizer=False)).delete
+
+
+@pytest.mark.parametrize(("setting", "due"), [(None, []), (60, []), (30, [0])])
+def test_a_pod_that_does_not_end_is_given_up_only_where_asked_for(setting: int | None, due: list[int]) -> None:
+    restarts = {} if setting is None else {"forceDeleteAfterSeconds": setting}
+    story = Story(a_job(restarts=restarts))
+    story.look(0)
+    stuck = pod(0, deleted=100)
+    todo = story.look(140, child(conditions=("FailureTarget",)), stuck, failed(1, 143))
+    assert [item.index for item in todo.overdue] == due
+
+
+def test_the_same_world_gives_the_same_answer_after_a_crash() -> None:
+    story = begun()
+    story.look(61, child(), done(0), pod(1))
+    twin = Story()
+    twin.status = story.status
+    seen = (child(conditions=("Complete",)), done(0), done(1))
+    assert story.look(70, *seen).status == twin.look(70, *seen).status
+
+
+def test_hundreds_of_pods_are_recorded_in_portions_and_folded_into_the_same_bill() -> None:
+    number = 600
+    story = Story(a_job(train={**_train(), "numNodes": number, "recipe": _recipe(number)}))
+    story.look(0)
+    finished = child(completions=number, conditions=("Complete",), status={"completedIndexes": f"0-{number - 1}"})
+    pods = {item.uid: item for item in (done(index) for index in range(number))}
+    released: set[str] = set()
+    for turn in range(12):
+        for item in story.look(100 + 3 * turn, finished, *pods.values()).releases:
+            released.add(item.uid)
+            pods[item.uid] = dataclasses.replace(item, has_finalizer=False)
+    usage = story.status.usage
+    assert len(released) == number
+    assert usage is not None
+    assert usage.folded_records + len(usage.records) == number
+    assert len(usage.records) <= 256
+    hours = sum(Decimal(line.consumed_quantity) for line in story.status.bill.lines if line.resource == "cpu")  # type: ignore[union-attr]
+    assert abs(hours - Decimal(number) * 60 / 3600 / 2) < Decimal("1e-6")
+
+
+def _train() -> dict[str, object]:
+    return {"resourcesPerNode": {"requests": {"cpu": "500m", "memory": "1Gi"}}}
+
+
+def _recipe(number: int) -> dict[str, object]:
+    return {
+        "model": {"type": "DecoderLM"},
+        "data": {"type": "Text", "text": {"path": "corpus.txt"}},
+        "batch": {"globalBatchSize": 2 * number, "microBatchSize": 2},
+        "totalSteps": 40,
+    }
+
+
+def test_pods_of_an_earlier_job_of_the_same_name_are_told_apart() -> None:
+    assert pod(0, uid="another").job_uid == "another"
+    assert pod(0).job_uid == UID

@@ -1,0 +1,66 @@
+"""Keys are looked at once however often they are named, and never by two workers at a time."""
+
+import asyncio
+
+from costopt_operator.work_queue import WorkQueue
+
+A, B = ("team", "a"), ("team", "b")
+
+
+async def next_of(queue: WorkQueue, seconds: float = 0.05) -> object:
+    try:
+        return await asyncio.wait_for(queue.get(), seconds)
+    except TimeoutError:
+        return None
+
+
+def test_a_key_named_often_is_looked_at_once() -> None:
+    async def go() -> None:
+        queue = WorkQueue()
+        for _ in range(5):
+            queue.add(A)
+        queue.add(B)
+        assert [await next_of(queue), await next_of(queue), await next_of(queue)] == [A, B, None]
+
+    asyncio.run(go())
+
+
+def test_a_key_named_during_its_look_is_looked_at_once_more_and_not_at_the_same_time() -> None:
+    async def go() -> None:
+        queue = WorkQueue()
+        queue.add(A)
+        assert await next_of(queue) == A
+        queue.add(A)
+        queue.add(A)
+        assert await next_of(queue) is None
+        queue.done(A)
+        assert await next_of(queue) == A
+        queue.done(A)
+        assert await next_of(queue) is None
+
+    asyncio.run(go())
+
+
+def test_the_earliest_of_several_times_counts() -> None:
+    async def go() -> None:
+        queue = WorkQueue()
+        queue.add_after(A, 30)
+        queue.add_after(A, 0.01)
+        queue.add_after(A, 60)
+        assert await next_of(queue, 1) == A
+        queue.done(A)
+        assert await next_of(queue) is None
+
+    asyncio.run(go())
+
+
+def test_pauses_grow_with_failures_in_a_row_and_have_a_limit() -> None:
+    async def go() -> None:
+        queue = WorkQueue()
+        pauses = [queue.failed(A) for _ in range(15)]
+        assert pauses[:4] == [0.1, 0.2, 0.4, 0.8]
+        assert pauses[-1] == 60
+        queue.succeeded(A)
+        assert queue.failed(A) == 0.1
+
+    asyncio.run(go())
