@@ -55,7 +55,7 @@ async def act(
             await cluster.known()
             log.info("acting: %d jobs, %d pods", len(cluster.jobs), len(cluster.pods))
             working = tasks.create_task(controller.run())
-            await kopf_events.watch(cluster, configuration, choices.namespaces, watch_books=choices.price_books is None)
+            await kopf_events.watch(cluster, configuration, choices.namespaces, watch_books=cluster.reads_books)
             for task in (watching, working):
                 task.cancel()
     finally:

@@ -7,6 +7,7 @@ knowing: a status write finds no object, and before a gang is started the job is
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -108,6 +109,14 @@ class Cluster:
         self._changed = changed
         self.on_job_gone: Callable[[str], None] = lambda _uid: None
         """Called with the uid of a job that is gone."""
+        self.reads_books = books is None
+        """Price books are read from the API server."""
+        self.heard = time.monotonic()
+        """When kopf last reported anything."""
+        self.deaf = False
+        """A list has shown what kopf should have reported long ago."""
+        self._swept = time.monotonic()
+        self._news = False
         self.jobs: dict[Key, JobObject] = {}
         self.books: dict[str, PriceBook] = {}
         self.child_jobs = Children[ChildJob](api, "Job", self._namespaces, parse_child_job, changed)
@@ -144,7 +153,10 @@ class Cluster:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             try:
+                before, self._news = self._swept, False
                 await self.list_all()
+                self._swept = time.monotonic()
+                self.deaf = self._news and self.heard < before
             except Exception as error:  # noqa: BLE001 -- whatever it is, the next sweep is in a few minutes
                 log.warning("jobs could not be listed: %s", error)
 
@@ -172,7 +184,15 @@ class Cluster:
                 self.forget_job(job)
 
     async def _list_books(self) -> None:
-        page = await self._api.request("GET", f"{GROUP_PATH}/pricebooks")
+        try:
+            page = await self._api.request("GET", f"{GROUP_PATH}/pricebooks")
+        except ApiError as error:
+            if error.status != 403:
+                raise
+            if self.reads_books:
+                log.warning("price books may not be read; without --price-books hours have no price")
+            self.reads_books = False
+            return
         listed = {item["metadata"]["name"]: item for item in page["items"]}
         for name in set(self.books) - set(listed):
             self.forget_book(name)
@@ -183,6 +203,7 @@ class Cluster:
         """Take note of a job as it is now; older news of it is passed over."""
         known = self.jobs.get(job.key)
         if known is None or known.resource_version < job.resource_version:
+            self._news = True
             self.jobs[job.key] = job
             self._changed(job.key)
 

@@ -104,7 +104,7 @@ class Controller:
             self._queue.succeeded(key)
         finally:
             self._metrics.reconcile_seconds.observe(time.perf_counter() - began)
-            self._queue.done(key)
+            self._queue.done(key, time.perf_counter() - began)
 
     async def look_at(self, key: Key) -> None:
         """One look at one job."""

@@ -37,6 +37,8 @@ class Health:
                 for watch in self.cluster.watches
                 if now - watch.last_heard > UNHEALTHY_SECONDS
             ]
+            if self.cluster.deaf:
+                found.append("kopf has not reported what a list of the jobs shows")
         elif self._leadership is not None and now - self._leadership.tried_at > UNHEALTHY_SECONDS:
             found.append("the API server has not answered about the lease for long")
         return found

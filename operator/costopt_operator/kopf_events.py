@@ -4,6 +4,7 @@ It scans no resources, posts no events, keeps no finalizers or annotations, and 
 """
 
 import asyncio
+import time
 from typing import Any
 
 import kopf
@@ -26,6 +27,7 @@ def registry_for(cluster: Cluster, configuration: Configuration, *, watch_books:
 
     @kopf.on.event("costopt.dev", "v1alpha1", "costoptjobs", registry=registry)
     async def job_changed(event: Any, **_: Any) -> None:
+        cluster.heard = time.monotonic()
         job = parse_job(event["object"])
         if event["type"] == "DELETED":
             cluster.forget_job(job)

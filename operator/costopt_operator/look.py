@@ -7,7 +7,8 @@ in which any replica stirs has not stalled.
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 
 from costopt.schema.replica import progress_in_log
@@ -24,28 +25,36 @@ LOG_LINES = 60
 LOG_BYTES = 65_536
 """Most of a log that is read at a time; a progress report is printed at least that often."""
 CONCURRENT_LOGS = 16
-NODE_CLASS_KEPT = 50_000
-"""Node classes remembered; a node's labels do not change while a pod runs on it."""
+NODE_CLASSES_KEPT = 50_000
+NODE_CLASS_SECONDS = 600.0
+"""A node's class is asked for again after this long: device labels come a while after the node."""
+CONCURRENT_NODES = 16
 
 
 class Nodes:
-    """Classes of nodes, each asked for once."""
+    """Classes of nodes, each asked for once in a while."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, clock: Callable[[], float] = time.monotonic) -> None:
         self._api = api
-        self._classes: dict[str, NodeClass] = {}
+        self._clock = clock
+        self._classes: dict[str, tuple[NodeClass, float]] = {}
+        """Class and when it was asked for, by name."""
         self._forbidden = False
 
     async def of(self, pods: Iterable[Pod]) -> Mapping[str, NodeClass]:
         """The classes of the nodes that these pods were placed on."""
         wanted = {pod.node for pod in pods if pod.node is not None}
-        for name in wanted - self._classes.keys():
-            await self._ask(name)
-        return {name: self._classes.get(name, UNKNOWN_NODE) for name in wanted}
+        due = [name for name in wanted if self._is_due(name)]
+        for begin in range(0, len(due), CONCURRENT_NODES):
+            await asyncio.gather(*(self._ask(name) for name in due[begin : begin + CONCURRENT_NODES]))
+        return {name: self._classes[name][0] if name in self._classes else UNKNOWN_NODE for name in wanted}
+
+    def _is_due(self, name: str) -> bool:
+        if self._forbidden:
+            return False
+        return name not in self._classes or self._clock() - self._classes[name][1] > NODE_CLASS_SECONDS
 
     async def _ask(self, name: str) -> None:
-        if self._forbidden:
-            return
         try:
             node = await self._api.request("GET", f"/api/v1/nodes/{name}")
         except ApiError as error:
@@ -55,11 +64,13 @@ class Nodes:
                 return
             if error.status != 404:
                 raise
-            self._classes[name] = UNKNOWN_NODE
-            return
-        if len(self._classes) >= NODE_CLASS_KEPT:
+            # It is gone; what it was, if that is known, stays true of the pods that ran there.
+            found = self._classes[name][0] if name in self._classes else UNKNOWN_NODE
+        else:
+            found = classify(node["metadata"].get("labels", {}))
+        if len(self._classes) >= NODE_CLASSES_KEPT:
             self._classes.pop(next(iter(self._classes)))
-        self._classes[name] = classify(node["metadata"].get("labels", {}))
+        self._classes[name] = (found, self._clock())
 
     async def is_lost(self, name: str) -> bool:
         """Whether the node is gone, or its kubelet has not been heard of for long."""

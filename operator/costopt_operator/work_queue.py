@@ -8,6 +8,7 @@ from collections import deque
 
 FIRST_BACKOFF_SECONDS = 0.1
 LONGEST_BACKOFF_SECONDS = 60.0
+LONGEST_REST_SECONDS = 2.0
 
 Key = tuple[str, str]
 """Namespace, and the job's label value (see `costopt.render`: the name, or a hash of a long one)."""
@@ -75,12 +76,16 @@ class WorkQueue:
             except TimeoutError:
                 continue
 
-    def done(self, key: Key) -> None:
-        """The look at `key` is over."""
+    def done(self, key: Key, spent_seconds: float = 0.0) -> None:
+        """The look at `key` is over, and took so long.
+
+        If it was named again meanwhile it is looked at once more, but not before nine times as long has passed: a gang
+        of a thousand pods makes a thousand changes, and each look at it takes a while.
+        """
         self._in_work.discard(key)
         if key in self._again:
             self._again.discard(key)
-            self.add(key)
+            self.add_after(key, min(LONGEST_REST_SECONDS, 9 * spent_seconds))
 
     def _move_what_is_due(self) -> None:
         now = time.monotonic()
