@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test lint format generate bench clean
+.PHONY: help install quickstart test test-cluster cluster-binaries control-plane lint format generate bench clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## Make .venv and install costopt with everything it needs
 
@@ -23,6 +23,15 @@ quickstart: $(STAMP) ## Train a small GPT on two ranks, compress it, and print w
 
 test: $(STAMP) ## Run all tests that this machine can run; the others are skipped with a reason
 	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
+
+test-cluster: cluster-binaries ## Run the tests that need a Kubernetes control plane, on a real one started here
+	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal tests/cluster
+
+cluster-binaries: $(STAMP) ## Build that control plane's programs once (Go; about 10 minutes); nothing if they are there
+	PYTHONPATH=tests $(BIN)/python -m cluster.build
+
+control-plane: cluster-binaries ## Start a control plane, say how to use it, and keep it until Ctrl-C
+	PYTHONPATH=tests $(BIN)/python -m cluster.control_plane
 
 lint: $(STAMP) ## Check style, types, import contracts, and that generated files are up to date
 	$(BIN)/ruff check .
@@ -42,5 +51,6 @@ generate: $(STAMP) ## Write the CRDs and docs/reference.md from the models
 bench: $(STAMP) ## Measure against a peer in the same run; figures are in benchmarks/README.md
 	@for program in benchmarks/*.py; do echo "== $$program"; $(BIN)/python $$program || exit 1; done
 
-clean: ## Remove what quickstart and the caches left; .venv stays
-	rm -rf runs .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+clean: ## Remove what quickstart and the caches left; .venv and the control plane's programs stay
+	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	test ! -d .cache || find .cache -mindepth 1 -maxdepth 1 ! -name cluster -exec rm -rf {} +

@@ -35,6 +35,10 @@ PROGRAMS = {
         "attempt == 0 and index == 1 and sys.exit(7); attempt == 0 and time.sleep(600)"
     ),
     "fail": "sys.exit(7)",
+    "print progress": (
+        "index = int(os.environ['COSTOPT_REPLICA_INDEX']);"
+        """print('{"step": %d, "totalSteps": 9, "loss": "1.5"}' % (index + 4)); print('x' * 20000 * index)"""
+    ),
     "wait once": (
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); print('working');"
         "time.sleep(600 if os.environ['COSTOPT_ATTEMPT'] == '0' else 0.3)"

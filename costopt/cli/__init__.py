@@ -3,14 +3,21 @@
 A command's file is imported only when that command runs, so that `costopt --help` starts at once.
 
     inputs      manifests and price books -> one job and its prices, or every mistake
+    target      a name -> a run folder here, or a job on a cluster
+    on_cluster  options and sentences of the commands on a cluster
     views       status, variants, bill and failure as tables
     narrate     two statuses -> what has happened between them, in words
     live        what a user sees while a job runs
+    result      what a user sees when it has ended
+    replicas    which replicas' logs are meant; logs_of_run and logs_of_job print them
+
+`kubectl-costopt` is the same program under the name by which kubectl finds its plugins.
 """
 
 import importlib
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -22,19 +29,38 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "costopt.cli.validate",
         "Check manifests, and name every mistake with its line.",
     ),
-    "status": ("costopt.cli.status", "Show where a run stands."),
-    "logs": ("costopt.cli.logs", "Print what the processes of a run have written."),
-    "cost": ("costopt.cli.cost", "Print what a run has cost."),
+    "submit": ("costopt.cli.submit", "Submit a job to a cluster."),
+    "status": ("costopt.cli.status", "Show where a run, or a job on a cluster, stands."),
+    "watch": ("costopt.cli.watch", "Watch a job on a cluster until it ends."),
+    "logs": ("costopt.cli.logs", "Print what the processes of a run or job have written."),
+    "cost": ("costopt.cli.cost", "Print what a run or job has cost."),
+    "suspend": ("costopt.cli.suspend", "Stop a job on a cluster after a checkpoint."),
+    "resume": ("costopt.cli.resume", "Let a suspended job on a cluster go on."),
+    "delete": ("costopt.cli.delete", "Remove a job from a cluster."),
     "crd": ("costopt.cli.crd", "Print the CustomResourceDefinitions of CostOptJob and PriceBook."),
 }
 """Name -> module (whose function of that name is the command), and the line in the list of commands."""
+
+PLUGIN = "kubectl-costopt"
+NOT_IN_PLUGIN = ("run",)
+"""Commands that never concern a cluster."""
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
 
+def is_plugin() -> bool:
+    """Whether kubectl has started this program; then a cluster is always meant."""
+    return Path(sys.argv[0]).stem == PLUGIN
+
+
+def program_name() -> str:
+    """What the user has typed to get here."""
+    return "kubectl costopt" if is_plugin() else "costopt"
+
+
 def main() -> None:
-    """The `costopt` program."""
+    """The `costopt` program, also under its name as a plugin of kubectl."""
     try:
         _main()
     except KeyboardInterrupt:  # before there is a job to suspend
@@ -52,6 +78,8 @@ def _main() -> None:
     )
     app.callback()(_costopt)
     for name, (module, line) in COMMANDS.items():
+        if is_plugin() and name in NOT_IN_PLUGIN:
+            continue
         if name == asked:
             app.command(name)(getattr(importlib.import_module(module), name))
         else:
@@ -59,17 +87,17 @@ def _main() -> None:
     _answer(app, asked)
 
 
-def _answer(app: Callable[[], Any], asked: str) -> None:
+def _answer(app: Callable[..., Any], asked: str) -> None:
     """Run the command; a user's mistake ends in one sentence and exit code 2, never in a traceback."""
     try:
-        app()
+        app(prog_name=program_name())
     except Exception as error:
         # Imported late, like everything else that not every command needs.
         from costopt.local.refused import Refused  # noqa: PLC0415
 
         if not isinstance(error, Refused):
             raise
-        print(f"costopt {asked}: {error}", file=sys.stderr)
+        print(f"{program_name()} {asked}: {error}", file=sys.stderr)
         raise SystemExit(EXIT_BAD_INPUT) from None
 
 

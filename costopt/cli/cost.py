@@ -1,17 +1,33 @@
-"""`costopt cost`: what a run has cost, at list prices."""
+"""`costopt cost`: what a run, or a job on a cluster, has cost at list prices."""
 
 import json
 
 import typer
 
 from costopt.cli.inputs import Output
-from costopt.cli.status import RunDirArgument, RunDirOption, find_run_folder
+from costopt.cli.on_cluster import Context, Kubeconfig, Namespace, jobs_of
+from costopt.cli.target import JobArgument, RunDirOption, find_target, required
 from costopt.cli.views import bill_views, console
+from costopt.cluster.access import Access
+from costopt.local.run_folder import RunFolder
 
 
-def cost(run_dir: RunDirArgument = None, run_dir_option: RunDirOption = None, output: Output = "text") -> None:
+def cost(
+    job: JobArgument = None,
+    run_dir: RunDirOption = None,
+    *,
+    output: Output = "text",
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
     """Print what a run has cost: hours and money by stage and resource, each with its price and the price's source."""
-    bill = find_run_folder(run_dir, run_dir_option).status().bill
+    access = Access(kubeconfig, context, namespace)
+    target = find_target(job, run_dir, access)
+    if isinstance(target, RunFolder):
+        bill = target.status().bill
+    else:
+        bill = jobs_of(access).get(required(target)).status.bill
     if output == "json":
         typer.echo(json.dumps(bill.to_plain() if bill else None, indent=2))
         return

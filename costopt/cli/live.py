@@ -15,7 +15,6 @@ from rich.text import Text
 
 from costopt.cli.narrate import attempt_mark, changes
 from costopt.cli.views import console, cost_so_far, duration, progress_text
-from costopt.local.runner import Look
 from costopt.names import TRAIN_STAGE
 from costopt.schema.replica import Progress
 from costopt.schema.status import JobStatus, StageStatus
@@ -28,10 +27,10 @@ LINE_EVERY_SECONDS = 10.0
 
 
 class View(Protocol):
-    """Something that shows each look at the job."""
+    """Something that shows how a job goes."""
 
-    def show(self, look: Look) -> None:
-        """Show the newest look."""
+    def show(self, status: JobStatus, now: datetime) -> None:
+        """Show the newest status; `now` is when it was looked at."""
 
     def tell(self, text: str) -> None:
         """Say something that is not in the status."""
@@ -93,22 +92,22 @@ class PlainView:
         self._line_at: datetime | None = None
         self._line_step = status.progress.step if status.progress else 0
 
-    def show(self, look: Look) -> None:
+    def show(self, status: JobStatus, now: datetime) -> None:
         """Print what is new."""
-        for line in changes(self._status, look.status):
+        for line in changes(self._status, status):
             self.tell(line)
-        self._status = look.status
-        stage, progress = current_stage(look.status), look.status.progress
+        self._status = status
+        stage, progress = current_stage(status), status.progress
         if stage is None or stage.name != TRAIN_STAGE or progress is None:
             return
-        left = self._pace.seconds_left(look.now, stage.attempt, progress)
+        left = self._pace.seconds_left(now, stage.attempt, progress)
         if progress.step == self._line_step:
             return
-        waited = self._line_at is None or (look.now - self._line_at).total_seconds() >= LINE_EVERY_SECONDS
+        waited = self._line_at is None or (now - self._line_at).total_seconds() >= LINE_EVERY_SECONDS
         if waited or abs(progress.step - self._line_step) * 10 >= progress.total_steps:
-            self._line_at, self._line_step = look.now, progress.step
+            self._line_at, self._line_step = now, progress.step
             remaining = f"  {duration(left)} left" if left is not None else ""
-            self.tell(f"{stage.name}: {progress_text(progress)}{remaining}  cost {cost_so_far(look.status.bill)}")
+            self.tell(f"{stage.name}: {progress_text(progress)}{remaining}  cost {cost_so_far(status.bill)}")
 
     def tell(self, text: str) -> None:
         """Print a line."""
@@ -129,13 +128,13 @@ class TerminalView:
         self._live = Live(console=console(stream), refresh_per_second=4, transient=True)
         self._live.start()
 
-    def show(self, look: Look) -> None:
+    def show(self, status: JobStatus, now: datetime) -> None:
         """Renew the panel."""
-        for line in changes(self._status, look.status):
+        for line in changes(self._status, status):
             self.tell(line)
-        self._status = look.status
+        self._status = status
         with unheard(self._stream):
-            self._live.update(self._panel(look))
+            self._live.update(self._panel(status, now))
 
     def tell(self, text: str) -> None:
         """Print a line above the panel."""
@@ -147,15 +146,15 @@ class TerminalView:
         with unheard(self._stream):
             self._live.stop()
 
-    def _panel(self, look: Look) -> Group:
-        status, stage = look.status, current_stage(look.status)
+    def _panel(self, status: JobStatus, now: datetime) -> Group:
+        stage = current_stage(status)
         if stage is None:
             return Group(Text("starting"))
         rows = Table.grid(padding=(0, 2))
         rows.add_row(Text("stage"), Text(f"{stage.name} {stage.state.lower()}, attempt {stage.attempt}"))
         progress = status.progress
         if progress is not None and stage.name == TRAIN_STAGE:
-            left = self._pace.seconds_left(look.now, stage.attempt, progress)
+            left = self._pace.seconds_left(now, stage.attempt, progress)
             rows.add_row(Text("done"), ProgressBar(total=progress.total_steps, completed=progress.step, width=40))
             rows.add_row(Text(""), Text(progress_text(progress)))
             rows.add_row(Text("left"), Text(duration(left) if left is not None else "unknown"))

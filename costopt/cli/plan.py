@@ -33,7 +33,9 @@ def plan(
     job, _ = read_one_job(file)  # prices may live in a cluster; what is created does not depend on them
     stages = [TRAIN_STAGE, *(variant.name for variant in job.spec.compress)]
     if target == "kubernetes":
-        children = [child for stage in stages for child in manifests(job, stage, 0, default_image=image)]
+        drawn_children = [child for stage in stages for child in manifests(job, stage, 0, default_image=image)]
+        # A variant's settings are those of the training attempt: one ConfigMap, which both need.
+        children = list({(child["kind"], child["metadata"]["name"]): child for child in drawn_children}.values())
         text = to_yaml(children) if output == "yaml" else manifests_json(children)
     else:
         drawn = [

@@ -14,7 +14,8 @@ import typer
 
 from costopt.cli.inputs import JobFile, Output, PriceBookFile, read_job
 from costopt.cli.live import PlainView, TerminalView, View, unheard
-from costopt.cli.views import bill_views, console, entropies_text, failure_text, state_of, variants_table
+from costopt.cli.result import EXIT_FAILED, EXIT_SUCCEEDED, has_succeeded, print_result
+from costopt.cli.views import local_place, state_of
 from costopt.local.devices import devices_for
 from costopt.local.lock import only_runner
 from costopt.local.refused import Refused
@@ -24,8 +25,6 @@ from costopt.plan.decide import is_final
 from costopt.schema.job import CostOptJob
 from costopt.schema.status import JobStatus
 
-EXIT_SUCCEEDED = 0
-EXIT_FAILED = 1
 EXIT_SUSPENDED = 3
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -87,7 +86,10 @@ def run(
         typer.echo(json.dumps(status.to_plain(), indent=2))
     else:
         with unheard(sys.stdout):
-            _print_result(status, str(folder), stopped_by)
+            closing = [f"{state_of(status)}. Run folder: {folder}"]
+            if not is_final(status):
+                closing.insert(0, _how_to_resume(status, stopped_by))
+            print_result(status, local_place(str(folder)), closing)
     raise typer.Exit(_exit_code(status, stopped_by))
 
 
@@ -109,7 +111,7 @@ def _watch(runner: Runner, status: JobStatus, output: str) -> tuple[JobStatus, s
         for notice in NOTICES[len(told) : len(received)]:
             told.append(notice)
             view.tell(notice)
-        view.show(look)
+        view.show(look.status, look.now)
 
     with contextlib.closing(view), _on_stop(received, runner):
         status = runner.run(show)
@@ -137,9 +139,8 @@ def _on_stop(received: list[signal.Signals], runner: Runner) -> Iterator[None]:
 
 
 def _exit_code(status: JobStatus, stopped_by: signal.Signals | None) -> int:
-    succeeded = status.condition("Succeeded")
-    if succeeded is not None and is_final(status):
-        return EXIT_SUCCEEDED if succeeded.status == "True" else EXIT_FAILED
+    if is_final(status):
+        return EXIT_SUCCEEDED if has_succeeded(status) else EXIT_FAILED
     return 128 + stopped_by if stopped_by is not None else EXIT_SUSPENDED
 
 
@@ -150,26 +151,3 @@ def _how_to_resume(status: JobStatus, stopped_by: signal.Signals | None) -> str:
     if stopped_by is None:
         return "spec.suspend is true. Set it to false, then run the same command again to resume."
     return "Suspended as asked. Run the same command again to resume."
-
-
-def _print_result(status: JobStatus, folder: str, stopped_by: signal.Signals | None) -> None:
-    out = console()
-    succeeded = status.condition("Succeeded")
-    out.print()
-    if status.variants:
-        out.print(variants_table(status.variants))
-    entropies = entropies_text(status.progress)
-    if entropies:
-        out.print(entropies, markup=False)
-        out.print()
-    if status.bill is not None and status.bill.lines:
-        for view in bill_views(status.bill):
-            out.print(view)
-    if succeeded is not None and succeeded.status == "False":
-        if status.failure is not None:
-            out.print(failure_text(status.failure, folder), markup=False, soft_wrap=True)
-        if status.failure is None or status.failure.message != succeeded.message:
-            out.print(succeeded.message, markup=False, soft_wrap=True)
-    elif succeeded is None or succeeded.status == "Unknown":
-        out.print(_how_to_resume(status, stopped_by), markup=False, soft_wrap=True)
-    out.print(f"{state_of(status)}. Run folder: {folder}", markup=False, soft_wrap=True)

@@ -1,62 +1,84 @@
-"""`costopt status`: where a run stands."""
+"""`costopt status`: where a run stands, or a job on a cluster, or all of them."""
 
 import json
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
+from costopt.cli import is_plugin
 from costopt.cli.inputs import Output
+from costopt.cli.on_cluster import (
+    Context,
+    Kubeconfig,
+    Namespace,
+    jobs_of,
+    place_of,
+    state_on_cluster,
+    waits,
+)
+from costopt.cli.target import JobArgument, RunDirOption, find_target
 from costopt.cli.views import (
+    Place,
     console,
     cost_so_far,
+    duration,
     failure_text,
+    local_place,
     progress_text,
     stages_table,
     state_of,
+    table,
     variants_table,
 )
+from costopt.cluster.access import Access
+from costopt.cluster.jobs import ClusterJob, Jobs
 from costopt.local.lock import holder_of
 from costopt.local.refused import Refused
-from costopt.local.run_folder import JOB_FILE, RunFolder
+from costopt.local.run_folder import RunFolder
+from costopt.plan.decide import is_final
+from costopt.schema.status import JobStatus
 
-RUNS = Path("runs")
-
-RunDirArgument = Annotated[
-    Path | None,
-    typer.Argument(metavar="[RUN_DIR]", help="Run folder. [default: the newest in runs/]", show_default=False),
-]
-RunDirOption = Annotated[
-    Path | None, typer.Option("--run-dir", metavar="DIR", help="The same as RUN_DIR.", show_default=False)
+AllNamespaces = Annotated[
+    bool, typer.Option("--all-namespaces", "-A", help="List the jobs of every namespace of the cluster.")
 ]
 
 
-def find_run_folder(argument: Path | None, option: Path | None) -> RunFolder:
-    """The run folder that is meant. Raises Refused if there is none, or if two are given."""
-    if argument is not None and option is not None and argument != option:
-        raise Refused("the run folder must be given once: as RUN_DIR or with --run-dir")
-    path = argument or option or _newest()
-    run_folder = RunFolder(path)
-    run_folder.check()
-    return run_folder
+def status(
+    job: JobArgument = None,
+    run_dir: RunDirOption = None,
+    *,
+    output: Output = "text",
+    all_namespaces: AllNamespaces = False,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Show where a run stands, or a job on a cluster.
+
+    Without a name: the newest run folder in runs/, or else the cluster's jobs.
+    """
+    access = Access(kubeconfig, context, namespace)
+    if all_namespaces:
+        if job is not None or run_dir is not None or namespace is not None:
+            raise Refused("--all-namespaces lists jobs; leave the name, --run-dir and --namespace out")
+        _list(jobs_of(access), output, everywhere=True)
+        return
+    target = find_target(job, run_dir, access)
+    if isinstance(target, RunFolder):
+        _of_run_folder(target, str(job or run_dir or target.path), output)
+    elif target is None:
+        _list(jobs_of(access), output, everywhere=False)
+    else:
+        jobs = jobs_of(access)
+        _of_job(jobs, jobs.get(target), access, output)
 
 
-def _newest() -> Path:
-    found = [path.parent for path in RUNS.glob(f"*/{JOB_FILE}")]
-    if not found:
-        raise Refused(f"there is no run folder in {RUNS}/ here; name one, as printed by `costopt run`")
-    return max(found, key=lambda path: path.stat().st_mtime_ns)
-
-
-def status(run_dir: RunDirArgument = None, run_dir_option: RunDirOption = None, output: Output = "text") -> None:
-    """Show where a run stands."""
-    run_folder = find_run_folder(run_dir, run_dir_option)
+def _of_run_folder(run_folder: RunFolder, said: str, output: str) -> None:
     found = run_folder.status()
     if output == "json":
         typer.echo(json.dumps(found.to_plain(), indent=2))
         return
-    out = console()
-    job = run_folder.job()
     holder = holder_of(run_folder.lock_file)
     alive = holder is not None and holder.alive
     state = state_of(found)
@@ -64,15 +86,65 @@ def status(run_dir: RunDirArgument = None, run_dir_option: RunDirOption = None, 
         state = (
             f"Active, run by process {holder.pid}" if holder and alive else "Interrupted; run the same command again"
         )
-    out.print(f"{job.metadata.name}: {state}", markup=False)
+    _print(f"{run_folder.job().metadata.name}: {state}", [], found, local_place(said))
+
+
+def _of_job(jobs: Jobs, job: ClusterJob, access: Access, output: str) -> None:
+    if output == "json":
+        typer.echo(json.dumps(job.status.to_plain(), indent=2))
+        return
+    reasons = [] if is_final(job.status) else waits(jobs, job)
+    _print(f"{job.name}: {state_on_cluster(job)}", reasons, job.status, place_of(job, access))
+
+
+def _print(first: str, reasons: list[str], found: JobStatus, place: Place) -> None:
+    out = console()
+    out.print(first, markup=False)
     if found.stages:
         out.print(stages_table(found))
+    for reason in reasons:
+        out.print(reason, markup=False, soft_wrap=True)
     if found.progress is not None:
         out.print(progress_text(found.progress), markup=False)
     out.print(f"cost so far: {cost_so_far(found.bill)}", markup=False)
     if found.variants:
         out.print(variants_table(found.variants))
     if found.failure is not None:
-        folder = str(run_dir or run_dir_option or run_folder.path)
-        recovered = not state.startswith("Failed")
-        out.print(failure_text(found.failure, folder, recovered=recovered), markup=False, soft_wrap=True)
+        recovered = not state_of(found).startswith("Failed")
+        out.print(failure_text(found.failure, place, recovered=recovered), markup=False, soft_wrap=True)
+
+
+def _list(jobs: Jobs, output: str, *, everywhere: bool) -> None:
+    found = jobs.list(everywhere=everywhere)
+    if output == "json":
+        typer.echo(json.dumps([_summary(job) for job in found], indent=2))
+        return
+    where = "every namespace" if everywhere else f"namespace {jobs.namespace}"
+    if not found:
+        hint = "" if everywhere else "; -A lists those of every namespace"
+        if not is_plugin():
+            hint += "; `costopt run` runs one on this machine"
+        typer.echo(f"There is no job in {where} of {jobs.cluster}{hint}.")
+        return
+    now = datetime.now(UTC)
+    rows = [
+        (
+            *((job.namespace,) if everywhere else ()),
+            job.name,
+            state_on_cluster(job).partition(";")[0],
+            _steps(job.status),
+            cost_so_far(job.status.bill),
+            duration((now - job.created).total_seconds()),
+        )
+        for job in found
+    ]
+    columns = (*(("namespace",) if everywhere else ()), "job", "state", "step", "cost so far", "age")
+    console().print(table(f"Jobs in {where} of {jobs.cluster}", columns, rows, left=3 if everywhere else 2))
+
+
+def _steps(found: JobStatus) -> str:
+    return f"{found.progress.step}/{found.progress.total_steps}" if found.progress else ""
+
+
+def _summary(job: ClusterJob) -> dict[str, object]:
+    return {"namespace": job.namespace, "name": job.name, "status": job.status.to_plain()}

@@ -9,12 +9,12 @@ https://docs.pytorch.org/docs/stable/torch_nccl_environment_variables.html
 
 from costopt import names
 from costopt.render.labels import Manifest, child_labels, service_name
+from costopt.render.processes import LOOPBACK
 from costopt.render.settings import LAUNCHER_MODULE, Surroundings, replica_environment
 from costopt.schema.job import CostOptJob
 from costopt.schema.pods import PodOverrides
 
 CONTAINER = "trainer"
-LOOPBACK = "127.0.0.1"
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 
 USER_ID = 65532
@@ -24,6 +24,8 @@ DEFAULT_ENVIRONMENT = {
     # The user has no entry in the image's passwd, and only /tmp can be written: libraries ask for both.
     "HOME": "/tmp",  # noqa: S108 -- the pod's own
     "USER": "costopt",
+    # The working directory may be a claim that others write to: no file there is taken for a module.
+    "PYTHONSAFEPATH": "1",
     # A collective that fails or hangs ends its rank, and with it the gang, instead of waiting for ever: as torch does
     # unless an image says otherwise.
     "TORCH_NCCL_ASYNC_ERROR_HANDLING": "3",
@@ -155,6 +157,8 @@ def _container(job: CostOptJob, stage: str, attempt: int, pods: PodOverrides, de
         "name": CONTAINER,
         "image": job.spec.train.image or default_image,
         "command": ["python", "-m", LAUNCHER_MODULE],
+        # Relative data paths of a recipe begin at the claim. A command begins where its image says.
+        **({"workingDir": names.STORAGE_MOUNT} if job.spec.train.command is None else {}),
         "env": _environment(job, stage, attempt, pods),
         "resources": job.spec.resources_of(stage).to_plain(),
         "securityContext": {

@@ -3,6 +3,7 @@
 base         the strict model, scalar types and rules that both Python and the CRD enforce
 resources    Kubernetes quantities as exact decimals
 job          CostOptJob and its spec
+storage      a job's claim: one that is there, or one to be made
 pods         what a user may add to the pods of a job
 volumes      further volumes of these pods
 recipe       the built-in trainer's settings

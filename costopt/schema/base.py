@@ -156,11 +156,12 @@ def duplicates(model: type[Strict], data: PlainData) -> Iterator[Duplicate]:
         items = data.get(field_key(name, field))
         if not keys or item_model is None or not isinstance(items, list):
             continue
-        defaults = {field_key(name, field): field.default for name, field in item_model.model_fields.items()}
+        fields = {field_key(name, field): field for name, field in item_model.model_fields.items()}
+        defaults = {key: fields[key].default for key in keys if not fields[key].is_required()}
         seen: list[dict[str, Any]] = []
         for index, item in enumerate(items):
-            if isinstance(item, dict):
-                found = {key: item.get(key, defaults[key]) for key in keys}
+            if isinstance(item, dict) and item.keys() | defaults.keys() >= set(keys):
+                found = {key: item.get(key, defaults.get(key)) for key in keys}
                 if found in seen:
                     yield Duplicate(field_key(name, field), index, found)
                 seen.append(found)

@@ -19,15 +19,8 @@ from costopt.schema.base import (
 from costopt.schema.compression import Variant
 from costopt.schema.pods import PodOverrides
 from costopt.schema.recipe import Recipe
-from costopt.schema.resources import (
-    QUANTITY_SENTENCE,
-    NodeResources,
-    Quantity,
-    cel_quantity,
-    gpus_per_node,
-    is_quantity,
-    parse_quantity,
-)
+from costopt.schema.resources import NodeResources, gpus_per_node
+from costopt.schema.storage import Storage
 
 MAX_COMMAND_LENGTH = 131_072
 """It is handed to replicas in a ConfigMap, of at most 1 MiB with every character escaped."""
@@ -159,50 +152,6 @@ class Train(Strict):
     def world_size(self) -> int:
         """Ranks of the gang."""
         return self.num_nodes * self.ranks_per_node
-
-
-class ClaimTemplate(Strict):
-    """A PersistentVolumeClaim for the job to create."""
-
-    size: Quantity
-    """Space asked for, as a quantity: 100Gi."""
-    storage_class_name: ObjectName | None = None
-    """StorageClass that provides it. None means the cluster's default."""
-    access_mode: Literal["ReadWriteMany", "ReadWriteOnce"] = "ReadWriteMany"
-    """ReadWriteMany: pods on several nodes. ReadWriteOnce: only where all pods of the job run on one node."""
-    keep_after_deletion: bool = True
-    """True keeps the claim, with checkpoints and artifacts, when the job is deleted; false deletes it too."""
-
-    rules = (
-        Rule(
-            cel=cel_quantity("self.size"),
-            message=QUANTITY_SENTENCE,
-            holds=lambda data: is_quantity(data["size"]),
-        ),
-        Rule(
-            cel="!isQuantity(string(self.size)) || quantity(string(self.size)).compareTo(quantity('0')) != 0",
-            message="size must be more than 0",
-            holds=lambda data: parse_quantity(data["size"]) != 0,
-        ),
-    )
-
-
-class Storage(Strict):
-    """Where checkpoints and artifacts live on a cluster: exactly one of these."""
-
-    claim_name: ObjectName | None = None
-    """A PersistentVolumeClaim that is there already, mounted into every pod of the job; ReadWriteMany if its pods run
-    on more than one node."""
-    create: ClaimTemplate | None = None
-    """A claim to create, named after the job with `-storage` behind it."""
-
-    rules = (
-        Rule(
-            cel="has(self.claimName) != has(self.create)",
-            message="exactly one of claimName (a claim that is there) and create (one to be made) must be set",
-            holds=lambda data: ("claimName" in data) != ("create" in data),
-        ),
-    )
 
 
 class Restarts(Strict):

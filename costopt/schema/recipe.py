@@ -74,7 +74,8 @@ class TextData(Strict):
     """UTF-8 text from a file, or from all matching files below a folder."""
 
     path: Path
-    """A text file or a folder, on the machine (or in the pod) that trains."""
+    """A text file or a folder. A relative path begins where `costopt run` is called; in a pod, at the root of the
+    claim that is the job's storage."""
     include: Annotated[str, StringConstraints(min_length=1, max_length=128)] = "*.txt"
     """File-name pattern (fnmatch) for a folder; a single file is always read. Hidden files and folders are passed over
     unless the pattern begins with a dot: a mounted ConfigMap keeps a second copy of its files in one."""
@@ -93,7 +94,7 @@ class ImageData(Strict):
     """Labelled images from one `.npz` file with `images` (N, H, W) or (N, H, W, C), uint8, and `labels` (N,), int."""
 
     path: Path
-    """The `.npz` file; it is read with pickle refused."""
+    """The `.npz` file; it is read with pickle refused. A relative path begins as a text's does."""
 
 
 class DataSettings(Strict):

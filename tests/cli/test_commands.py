@@ -106,7 +106,7 @@ def test_a_mistake_is_answered_in_one_sentence_with_exit_code_2(
     )
     (tmp_path / "unpriced.yaml").write_text(text.replace("priceBookName: sample", "priceBookName: other"))
     (tmp_path / "future.yaml").write_text(text.replace("2020-01-01", "2999-01-01"))
-    node = {"requests": {"cpu": 1, "memory": "1Gi", "nvidia.com/gpu": 1}}
+    node = {"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {"nvidia.com/gpu": 1}}
     on_gpus = {**document["spec"], "train": {**document["spec"]["train"], "resourcesPerNode": node}}
     (tmp_path / "gpus.yaml").write_text(to_yaml([{**document, "spec": on_gpus}, book]))
 
@@ -133,7 +133,11 @@ def test_plan_prints_objects_that_kubectl_reads_and_processes_that_run_starts(tm
     write_manifest(tmp_path)
     objects = list(yaml.safe_load_all(costopt(tmp_path, "plan", "job.yaml").stdout))
     assert [(child["kind"], child["metadata"]["name"]) for child in objects] == [
-        (kind, f"tiny-{stage}-a0") for stage in ("train", "int8") for kind in ("ConfigMap", "Service", "Job")
+        ("NetworkPolicy", "tiny"),
+        ("ConfigMap", "tiny-train-a0"),
+        ("Service", "tiny-train-a0"),
+        ("Job", "tiny-train-a0"),
+        ("Job", "tiny-int8-a0"),
     ]
     assert json.loads(costopt(tmp_path, "plan", "job.yaml", "--output", "json").stdout)["items"] == objects
     local = json.loads(costopt(tmp_path, "plan", "job.yaml", "--target", "local", "--output", "json").stdout)

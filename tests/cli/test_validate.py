@@ -40,8 +40,10 @@ def test_mistakes_of_all_files_are_answered_in_one_go_and_exit_with_two(tmp_path
     assert answer.returncode == 2
     line = first.read_text().splitlines().index("    numNodes: 0") + 1
     of_job, of_book = answer.stderr.splitlines()
-    assert of_job == f"{first}:{line}: spec.train.numNodes: must be at least 1, not 0"
-    assert of_book.startswith(f"{second}:6: spec.currency: must be a currency code of three capital letters")
+    server = "Invalid value: 0: spec.train.numNodes in body should be greater than or equal to 1"
+    assert of_job == f"{first}:{line}: spec.train.numNodes: {server}"
+    assert of_book.startswith(f"{second}:6: spec.currency: Invalid value: ")
+    assert "it must be a currency code of three capital letters" in of_book
 
 
 def test_a_price_that_begins_in_the_future_is_named_with_its_line(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 // crdcheck answers, with the API server's own code, whether our CRDs are valid and what it would say to a document.
 //
-// Standard input: {"crds": [...], "documents": [...]}. Standard output: {"crds": [[message...]...],
-// "documents": [[message...]...]}. A message is "field: sentence".
+// Standard input: {"crds": [...], "documents": [...], "changes": [{"before": ..., "after": ...}...]}. Standard output:
+// {"crds": [[message...]...], "documents": [[message...]...], "changes": [[message...]...]}. A message is
+// "field: sentence", or just a sentence where the server names no field apart.
 package main
 
 import (
@@ -28,11 +29,16 @@ import (
 type question struct {
 	CRDs      []v1.CustomResourceDefinition `json:"crds"`
 	Documents []json.RawMessage             `json:"documents"`
+	Changes   []struct {
+		Before json.RawMessage `json:"before"`
+		After  json.RawMessage `json:"after"`
+	} `json:"changes"`
 }
 
 type answer struct {
 	CRDs      [][]string `json:"crds"`
 	Documents [][]string `json:"documents"`
+	Changes   [][]string `json:"changes"`
 }
 
 type kind struct {
@@ -47,7 +53,7 @@ func main() {
 	if err := decoder.Decode(&asked); err != nil {
 		fatal(err)
 	}
-	result := answer{CRDs: [][]string{}, Documents: [][]string{}}
+	result := answer{CRDs: [][]string{}, Documents: [][]string{}, Changes: [][]string{}}
 	kinds := map[string]kind{}
 	for i := range asked.CRDs {
 		crd := &asked.CRDs[i]
@@ -67,18 +73,10 @@ func main() {
 		kinds[crd.Spec.Names.Kind] = known
 	}
 	for _, raw := range asked.Documents {
-		document := map[string]any{}
-		// The API server's own decoder: whole numbers become int64, not float64.
-		if err := utiljson.Unmarshal(raw, &document); err != nil {
-			fatal(err)
-		}
-		name, _ := document["kind"].(string)
-		known, ok := kinds[name]
-		if !ok {
-			result.Documents = append(result.Documents, []string{"kind: no CRD of this kind"})
-			continue
-		}
-		result.Documents = append(result.Documents, known.judge(document))
+		result.Documents = append(result.Documents, judge(kinds, raw, nil))
+	}
+	for _, change := range asked.Changes {
+		result.Changes = append(result.Changes, judge(kinds, change.After, change.Before))
 	}
 	if err := json.NewEncoder(os.Stdout).Encode(result); err != nil {
 		fatal(err)
@@ -102,20 +100,67 @@ func newKind(crd *v1.CustomResourceDefinition) (kind, error) {
 	return kind{structural, validator, cel.NewValidator(structural, true, celconfig.PerCallLimit)}, nil
 }
 
-// judge follows the server's order on create with strict field validation: unknown fields, defaults, schema, rules.
-func (k kind) judge(document map[string]any) []string {
+// judge says what the server would to a document, or, where before is not nil, to a change of one that is stored.
+func judge(kinds map[string]kind, raw, before json.RawMessage) []string {
+	document := decode(raw)
+	name, _ := document["kind"].(string)
+	known, ok := kinds[name]
+	if !ok {
+		return []string{"kind: no CRD of this kind"}
+	}
+	var stored map[string]any
+	if before != nil {
+		stored = decode(before)
+		defaulting.Default(stored, known.structural)
+	}
+	return known.judge(document, stored)
+}
+
+// decode is the API server's own decoder: whole numbers become int64, not float64.
+func decode(raw json.RawMessage) map[string]any {
+	document := map[string]any{}
+	if err := utiljson.Unmarshal(raw, &document); err != nil {
+		fatal(err)
+	}
+	return document
+}
+
+// judge follows the server's order with strict field validation: unknown fields, then defaults and schema, then rules;
+// rules only where the schema's mistakes let them be read (hasBlockingErr in its customresource strategy).
+func (k kind) judge(document, stored map[string]any) []string {
 	found := []string{}
 	unknown := pruning.PruneWithOptions(document, k.structural, true, structuralschema.UnknownFieldPathOptions{
 		TrackUnknownFieldPaths: true,
 	})
 	for _, path := range unknown {
-		found = append(found, path+": unknown field")
+		found = append(found, fmt.Sprintf("unknown field %q", path))
+	}
+	if len(found) > 0 {
+		return found
 	}
 	defaulting.Default(document, k.structural)
 	errors := servervalidation.ValidateCustomResource(nil, document, k.schema)
 	errors = append(errors, listtype.ValidateListSetsAndMaps(nil, k.structural, document)...)
-	broken, _ := k.rules.Validate(context.Background(), nil, k.structural, document, nil, celconfig.RuntimeCELCostBudget)
-	return append(found, messages(append(errors, broken...))...)
+	if !blocking(errors) {
+		var old any
+		if stored != nil {
+			old = stored
+		}
+		broken, _ := k.rules.Validate(context.Background(), nil, k.structural, document, old, celconfig.RuntimeCELCostBudget)
+		errors = append(errors, broken...)
+	}
+	return append(found, messages(errors)...)
+}
+
+func blocking(errors field.ErrorList) bool {
+	for _, err := range errors {
+		switch err.Type {
+		case field.ErrorTypeNotSupported, field.ErrorTypeRequired, field.ErrorTypeTooLong, field.ErrorTypeTooMany,
+			field.ErrorTypeTypeInvalid:
+			return true
+		}
+	}
+	return false
 }
 
 func messages(errors field.ErrorList) []string {

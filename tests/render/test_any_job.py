@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -35,6 +35,7 @@ def every_mapping(value: Any, key: str) -> Iterator[dict[str, str]]:
             yield from every_mapping(inner, key)
 
 
+@settings(deadline=None)
 @given(name=JOB_NAMES, stage=STAGE_NAMES, attempt=st.integers(0, 11000))
 def test_every_name_and_label_is_valid_for_kubernetes(name: str, stage: str, attempt: int) -> None:
     drawn_job = recipe_job(name=name, compress=[{**INT8, "name": stage}], storage={"create": {"size": "1Gi"}})
@@ -68,6 +69,7 @@ PLACES = st.sampled_from(RESERVED_MOUNTS).flatmap(
 VOLUMES = st.sampled_from(["settings", "storage", "tmp", "shm", "mine"])
 
 
+@settings(deadline=None)
 @given(
     variables=st.lists(VARIABLES, max_size=3, unique=True),
     labels=st.dictionaries(KEYS, st.just("users"), max_size=3),

@@ -10,11 +10,13 @@ import yaml
 
 from builders_cli import costopt
 from costopt.render.text import to_yaml
+from costopt.schema.job import CostOptJob
 
 SAMPLES = Path(__file__).resolve().parents[2] / "manifests/samples"
 
 RUN_HERE = {"quickstart", "model-parallel", "own-script"}
 """The others ask for GPUs or for a cluster."""
+NAMES = sorted(path.stem for path in SAMPLES.glob("*.yaml"))
 
 
 def finished(tmp_path: Path, sample: str, **recipe: Any) -> dict[str, Any]:
@@ -28,12 +30,40 @@ def finished(tmp_path: Path, sample: str, **recipe: Any) -> dict[str, Any]:
     return json.loads(answer.stdout)  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("sample", sorted(path.stem for path in SAMPLES.glob("*.yaml")))
+def job_of(sample: str) -> dict[str, Any]:
+    return next(yaml.safe_load_all((SAMPLES / f"{sample}.yaml").read_text()))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("sample", NAMES)
+def test_a_sample_is_valid(tmp_path: Path, sample: str) -> None:
+    answer = costopt(tmp_path, "validate", str(SAMPLES / f"{sample}.yaml"))
+    assert answer.returncode == 0, answer.stderr
+
+
+@pytest.mark.parametrize("sample", NAMES)
 def test_a_sample_is_rendered_for_a_cluster(tmp_path: Path, sample: str) -> None:
     answer = costopt(tmp_path, "plan", str(SAMPLES / f"{sample}.yaml"))
     kinds = [child["kind"] for child in yaml.safe_load_all(answer.stdout)]
-    job = next(yaml.safe_load_all((SAMPLES / f"{sample}.yaml").read_text()))
-    assert kinds == ["ConfigMap", "Service", "Job"] * (1 + len(job["spec"].get("compress", [])))
+    spec = job_of(sample)["spec"]
+    claim = ["PersistentVolumeClaim"] * ("create" in spec.get("storage", {}))
+    training = [*claim, "NetworkPolicy", "ConfigMap", "Service", "Job"]
+    assert kinds == training + ["Job"] * len(spec.get("compress", []))
+
+
+def test_the_samples_show_what_a_newcomer_looks_for() -> None:
+    assert job_of("kueue")["metadata"]["labels"]["kueue.x-k8s.io/queue-name"]
+    assert job_of("gpus")["spec"]["train"]["resourcesPerNode"]["limits"] == {"nvidia.com/gpu": 8}
+    assert job_of("gpus")["spec"]["train"]["numNodes"] == 2
+    assert {"budget", "restarts", "pods"} <= job_of("spot")["spec"].keys()
+    assert "command" in job_of("own-script")["spec"]["train"]
+    assert job_of("quickstart-cluster")["spec"]["storage"]["create"]["size"] == "1Gi"
+
+
+@pytest.mark.parametrize("num_nodes", [4, 3, 2])
+def test_a_queue_may_admit_fewer_nodes_of_its_sample(num_nodes: int) -> None:
+    sample = job_of("kueue")
+    sample["spec"]["train"]["numNodes"] = num_nodes
+    CostOptJob.model_validate(sample)
 
 
 @pytest.mark.slow
@@ -78,5 +108,6 @@ def test_your_own_script_runs_once_per_rank_and_the_ranks_find_each_other(tmp_pa
 
 
 def test_each_sample_is_either_run_or_needs_what_this_machine_lacks() -> None:
-    for path in SAMPLES.glob("*.yaml"):
-        assert path.stem in RUN_HERE or "nvidia.com/gpu" in path.read_text()
+    for sample in NAMES:
+        spec = job_of(sample)["spec"]
+        assert sample in RUN_HERE or "limits" in spec["train"]["resourcesPerNode"] or "storage" in spec

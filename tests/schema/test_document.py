@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builders_schema import CHANGES, MISTAKES, ChangeCase, MistakeCase, plain_job, plain_price_book
@@ -91,6 +91,15 @@ def test_another_version_of_the_language_is_refused() -> None:
     assert [str(mistake) for mistake in mistakes] == ["f:1: apiVersion: must be costopt.dev/v1alpha1"]
 
 
+def test_two_items_that_both_lack_their_name_are_not_of_the_same_name() -> None:
+    steps = plain_job()["spec"]["compress"][0]["steps"]
+    _, mistakes = read_documents(as_yaml(plain_job(compress=[{"steps": steps}, {"steps": steps}])), "f")
+    assert [(mistake.field, mistake.sentence) for mistake in mistakes] == [
+        ("spec.compress[0].name", "Required value: it is required"),
+        ("spec.compress[1].name", "Required value: it is required"),
+    ]
+
+
 def test_a_field_given_twice_is_a_mistake_and_names_both_lines() -> None:
     text = as_yaml(plain_job()).replace("    numNodes: 2\n", "    numNodes: 2\n    numNodes: 4\n")
     _, mistakes = read_documents(text, "f")
@@ -115,6 +124,7 @@ def test_an_unquoted_date_is_text_as_the_api_server_reads_it() -> None:
     assert read_documents(text, "f")[1] == []
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200) | st.binary(max_size=200))
 def test_no_text_whatever_raises(source: str | bytes) -> None:
     documents, mistakes = read_documents(source, "f")
@@ -131,6 +141,7 @@ _JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_no_value_in_any_place_of_a_job_raises(data: st.DataObject) -> None:
     job = plain_job()

@@ -1,0 +1,12 @@
+{{/* Demands on several settings at once, which values.schema.json cannot put into a sentence. */}}
+{{- define "costopt.demands" -}}
+{{- if and (eq .Values.rbac.scope "Cluster") .Values.rbac.namespaces -}}
+{{- fail "rbac.namespaces needs rbac.scope=Namespaced; with scope Cluster the operator runs the jobs of all namespaces" -}}
+{{- end -}}
+{{- if and (not .Values.leaderElection.enabled) (gt (int .Values.replicas) 1) -}}
+{{- fail "leaderElection.enabled=false needs replicas=1: of several pods only the elected one may act" -}}
+{{- end -}}
+{{- if and (not .Values.serviceAccount.create) (not .Values.serviceAccount.name) -}}
+{{- fail "serviceAccount.create=false needs serviceAccount.name, the account the operator is to use" -}}
+{{- end -}}
+{{- end -}}

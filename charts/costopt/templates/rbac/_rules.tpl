@@ -1,0 +1,46 @@
+{{/* What the operator does to objects of a namespace. The same in a ClusterRole and in a Role. Never secrets. */}}
+{{- define "costopt.operatorRules" -}}
+- apiGroups: [costopt.dev]
+  resources: [costoptjobs]
+  verbs: [get, list, watch, delete] # delete: ttlSecondsAfterFinished
+- apiGroups: [costopt.dev]
+  resources: [costoptjobs/status]
+  verbs: [get, update, patch]
+- apiGroups: [costopt.dev]
+  resources: [costoptjobs/finalizers]
+  verbs: [update] # to be the owner that blocks its children's deletion, where the server checks that
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [get, list, watch, create, delete]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch, patch, delete] # patch: our finalizer; delete: by force, where a job asks for it
+- apiGroups: [""]
+  resources: [pods/log]
+  verbs: [get] # progress, and the tail of what failed
+- apiGroups: [""]
+  resources: [services]
+  verbs: [get, list, watch, create, patch]
+- apiGroups: [""]
+  resources: [configmaps, persistentvolumeclaims]
+  verbs: [get, create, patch]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, create, patch]
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create, patch]
+{{- end -}}
+
+{{/* What kind of node a pod ran on decides its price. */}}
+{{- define "costopt.nodeRules" -}}
+- apiGroups: [""]
+  resources: [nodes]
+  verbs: [get]
+{{- end -}}
+
+{{- define "costopt.operatorSubject" -}}
+- kind: ServiceAccount
+  name: {{ include "costopt.serviceAccountName" . }}
+  namespace: {{ .Release.Namespace }}
+{{- end -}}

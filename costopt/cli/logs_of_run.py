@@ -1,0 +1,83 @@
+"""The logs of a run folder."""
+
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from costopt.cli.replicas import Choice, Found, choose
+from costopt.local.lock import holder_of
+from costopt.local.refused import Refused
+from costopt.local.replica_folder import ReplicaFolder
+from costopt.local.run_folder import RunFolder
+
+FOLLOW_EVERY_SECONDS = 0.2
+
+
+def print_logs(run_folder: RunFolder, choice: Choice, *, tail: int | None, follow: bool, output: str) -> None:
+    """Print the logs of the replicas that are meant, and go on while the run does if `follow`."""
+    chosen = _choose(run_folder, choice)
+    printers = [_Printer(run_folder.log_file(name), form(name, output, alone=len(chosen) == 1)) for name in chosen]
+    for printer in printers:
+        printer.print_all(tail)
+    while follow and _is_run(run_folder):
+        time.sleep(FOLLOW_EVERY_SECONDS)
+        for printer in printers:
+            printer.print_new()
+
+
+def form(name: str, output: str, *, alone: bool) -> Callable[[str], str]:
+    """How a line of a replica's log is printed; as JSON, one object for each line."""
+    if output == "json":
+        return lambda line: json.dumps({"replica": name, "line": line})
+    return (lambda line: line) if alone else (lambda line: f"{name} | {line}")
+
+
+def _choose(run_folder: RunFolder, choice: Choice) -> list[str]:
+    found = [
+        Found(birth.stage, birth.attempt, birth.index, birth.created_at, path.name)
+        for path in run_folder.replica_paths()
+        if (birth := ReplicaFolder(path).birth()) is not None
+    ]
+    if not found:
+        raise Refused(f"{run_folder.path} has no logs yet: nothing was started in it")
+    return [one.key for one in choose(found, choice)]
+
+
+def _is_run(run_folder: RunFolder) -> bool:
+    holder = holder_of(run_folder.lock_file)
+    return holder is not None and holder.alive
+
+
+class _Printer:
+    """Prints one log, and later what was added; whole lines only, until the end."""
+
+    def __init__(self, path: Path, form: Callable[[str], str]) -> None:
+        self._path = path
+        self._form = form
+        self._position = 0
+
+    def print_all(self, tail: int | None) -> None:
+        with self._open() as log:
+            lines = log.readlines() if tail is None else deque(log, maxlen=tail)
+            for line in lines:
+                self._print(line)
+            self._position = log.tell()
+
+    def print_new(self) -> None:
+        with self._open() as log:
+            log.seek(self._position)
+            for line in log:
+                if not line.endswith(b"\n"):
+                    break
+                self._print(line)
+                self._position += len(line)
+
+    def _open(self) -> BinaryIO:
+        return self._path.open("rb") if self._path.exists() else Path(os.devnull).open("rb")
+
+    def _print(self, line: bytes) -> None:
+        print(self._form(line.decode(errors="replace").rstrip()), flush=True)

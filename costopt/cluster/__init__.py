@@ -1,0 +1,14 @@
+"""The client side of a cluster, for the command line alone: the operator has its own.
+
+    access      which cluster and namespace are meant, and whether any is known here
+    connect     a kubeconfig or a pod's service account -> a Cluster (the only importer of the kubernetes client)
+    api         Cluster: one request, one answer or one sentence
+    refusals    what the API server or the network said -> the sentence for the user
+    jobs        CostOptJobs: read, apply, suspend, delete
+    price_books PriceBooks: read, apply
+    pods        pods of a job: which replica each is, and what it waits for
+    pod_logs    their logs, also while they are being written
+
+Documents travel as plain data. The kubernetes client gives what is hard (every way to log in that kubectl knows), and
+not its models, whose import alone takes longer than a whole command.
+"""

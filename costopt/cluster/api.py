@@ -1,0 +1,138 @@
+"""A cluster's API server: one request, one answer as plain data, or one of the exceptions of refusals.py."""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+from urllib.parse import quote, urlencode
+
+from costopt.cluster.refusals import LoginRefused, refusal, unreachable
+from costopt.local.refused import Refused
+
+Plain = dict[str, Any]
+
+JSON = "application/json"
+APPLY_PATCH = "application/apply-patch+yaml"
+MERGE_PATCH = "application/merge-patch+json"
+
+FIELD_MANAGER = "costopt-cli"
+"""Under this name the API server keeps which fields were set from the command line."""
+
+CONNECT_SECONDS = 10.0
+READ_SECONDS = 60.0
+"""The API server gives up on a request of this kind after as long."""
+
+BUSY_PAUSES_SECONDS = (1.0, 2.0, 4.0)
+"""A server that says it is busy (429) is asked again after these."""
+
+
+class RawAnswer(Protocol):
+    """What comes back from the wire."""
+
+    status: int
+
+    def read(self) -> bytes:
+        """The whole body."""
+
+    def stream(self, amount: int) -> Iterator[bytes]:
+        """The body in pieces, as they come."""
+
+    def close(self) -> None:
+        """Take no more of it."""
+
+
+Wire = Callable[[str, str, Mapping[str, str], bytes | None, tuple[float, float | None]], RawAnswer]
+"""Method, path with query, headers, body, (connect, read) timeouts in seconds -> answer. Adds the login."""
+
+
+class Cluster:
+    """One cluster, as one user of it; made by `connect`."""
+
+    def __init__(
+        self, wire: Wire, *, context: str, server: str, namespace: str, last_words: Callable[[], str] = str
+    ) -> None:
+        self._wire = wire
+        self._last_words = last_words
+        self.context = context
+        """The kubeconfig's context; empty in a pod."""
+        self.server = server
+        """Where the API server is."""
+        self.namespace = namespace
+        """Where jobs are when their manifest does not say otherwise."""
+
+    def __str__(self) -> str:
+        return f"the cluster of context {self.context}" if self.context else "this pod's cluster"
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Plain | None = None,
+        *,
+        content_type: str = JSON,
+        accept: str = JSON,
+    ) -> Plain:
+        """The answer's document."""
+        headers = {"Accept": accept, "Content-Type": content_type}
+        content = None if body is None else json.dumps(body).encode()
+        with self._sentences():
+            for pause in (*BUSY_PAUSES_SECONDS, None):
+                answer = self._wire(method, _url(path, query), headers, content, (CONNECT_SECONDS, READ_SECONDS))
+                text = answer.read()
+                if answer.status != 429 or pause is None:
+                    break
+                time.sleep(pause)
+        if not 200 <= answer.status < 300:
+            raise self._refusal(answer.status, text)
+        try:
+            document = json.loads(text)
+        except ValueError:
+            document = None
+        if not isinstance(document, dict):
+            raise Refused(f"{self} at {self.server} does not answer as an API server does; check the kubeconfig")
+        return document
+
+    def lines(self, path: str, query: Mapping[str, str], *, patiently: bool) -> Iterator[bytes]:
+        """The lines of an answer that is text, as they come; `patiently`: however long nothing comes."""
+        with self._sentences():
+            limits = (CONNECT_SECONDS, None if patiently else READ_SECONDS)
+            answer = self._wire("GET", _url(path, query), {"Accept": "*/*"}, None, limits)
+            if not 200 <= answer.status < 300:
+                raise self._refusal(answer.status, answer.read())
+            with contextlib.closing(answer):
+                rest = b""
+                for piece in answer.stream(65536):
+                    *whole, rest = (rest + piece).split(b"\n")
+                    yield from whole
+                if rest:
+                    yield rest
+
+    def _refusal(self, code: int, body: bytes) -> Refused:
+        refused = refusal(code, body, str(self))
+        words = self._last_words()
+        return LoginRefused(f"{refused} ({words})") if isinstance(refused, LoginRefused) and words else refused
+
+    @contextlib.contextmanager
+    def _sentences(self) -> Iterator[None]:
+        """Whatever goes wrong on the way ends in a sentence."""
+        from urllib3.exceptions import HTTPError  # noqa: PLC0415 -- in memory since `connect`
+
+        try:
+            yield
+        except (HTTPError, OSError) as error:
+            raise unreachable(error, str(self), self.server) from None
+        except ValueError:  # its text quotes the header, and so the token
+            raise LoginRefused(
+                f"the login of {self} has characters that no token may have; mend it in the kubeconfig"
+            ) from None
+
+
+def _url(path: str, query: Mapping[str, str] | None) -> str:
+    return f"{path}?{urlencode(query)}" if query else path
+
+
+def segment(name: str) -> str:
+    """A name as a part of a path."""
+    return quote(name, safe="")

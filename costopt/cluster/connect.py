@@ -1,0 +1,134 @@
+"""A kubeconfig, or a pod's service account, -> a Cluster.
+
+The kubernetes client reads both: client certificates, tokens and their files, OIDC, and programs that log in. What it
+cannot say in a sentence is said here.
+"""
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from costopt.cluster.access import SERVICE_ACCOUNT, Access, is_in_cluster, kubeconfig_files
+from costopt.cluster.api import Cluster, RawAnswer
+from costopt.cluster.refusals import one_line
+from costopt.local.refused import Refused
+
+DEFAULT_NAMESPACE = "default"
+
+
+def connect(access: Access) -> Cluster:
+    """The cluster that is meant; nothing is asked of it yet. Raises Refused if the kubeconfig does not lead to one."""
+    # Imported here because the client takes a quarter of a second, which commands without a cluster need not wait for.
+    from kubernetes.client import ApiClient, Configuration  # noqa: PLC0415
+    from kubernetes.config import ConfigException  # noqa: PLC0415
+    from urllib3 import disable_warnings  # noqa: PLC0415
+    from yaml import YAMLError  # noqa: PLC0415
+
+    words = _LastWords()
+    logging.getLogger().addHandler(words)  # also keeps the client's own lines from the user's screen
+    disable_warnings()  # insecure-skip-tls-verify was the kubeconfig's decision
+    configuration: Any = Configuration()
+    configuration.retries = False  # a failed request is answered at once, and in our words
+    files = kubeconfig_files(access)
+    where = os.pathsep.join(str(file) for file in files)
+    try:
+        if files:
+            context, namespace = _from_files(files, access, configuration)
+        else:
+            context, namespace = _from_pod(access, configuration)
+        client: Any = ApiClient(configuration)
+    except Refused:
+        raise
+    except YAMLError as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
+        raise Refused(f"{where} is not YAML (line {line}); mend it, or name another with --kubeconfig") from None
+    except ConfigException as error:
+        raise Refused(f"{where} cannot be used: {one_line(str(error))}") from None
+    except OSError as error:
+        raise Refused(f"{error.filename or where} cannot be used ({error.strerror}); check the kubeconfig") from None
+    except (ValueError, KeyError, TypeError, AttributeError):  # their texts may quote what is secret
+        raise Refused(f"{where} is not a kubeconfig that can be used; check its users and clusters") from None
+    if words.text and not configuration.api_key:
+        raise Refused(f"the login program of context {context} has failed ({words.text}); log in, then try again")
+    return Cluster(
+        _Wire(client).send,
+        context=context,
+        server=configuration.host,
+        namespace=access.namespace or namespace,
+        last_words=lambda: words.text,
+    )
+
+
+def _from_files(files: list[Path], access: Access, configuration: Any) -> tuple[str, str]:
+    """Set the configuration up; returns the context's name and namespace."""
+    from kubernetes.config import kube_config  # noqa: PLC0415
+
+    reader: Any = kube_config
+    missing = [file for file in files if not file.exists()]
+    if missing:
+        raise Refused(f"{missing[0]} does not exist; name a kubeconfig with --kubeconfig")
+    merged = reader.KubeConfigMerger(os.pathsep.join(str(file) for file in files))
+    names = [str(context["name"]) for context in (merged.config.value["contexts"] if merged.config else [])]
+    # As kubectl does, and the client does not: the first file that has a current context decides.
+    current = (content.get("current-context") for content in merged.config_files.values())
+    name = access.context or next(filter(None, current), None)
+    if not name:
+        there = f"; there {'is' if len(names) == 1 else 'are'} {', '.join(names)}" if names else ""
+        raise Refused(f"{files[0]} has no current context; name one with --context{there}")
+    if name not in names:
+        raise Refused(f"there is no context {name} in {files[0]}; there is {', '.join(names) or 'none'}")
+    loader = reader.KubeConfigLoader(
+        merged.config, active_context=name, config_base_path=None, config_persister=merged.save_changes
+    )
+    loader.load_and_set(configuration)
+    return name, loader.current_context["context"].get("namespace") or DEFAULT_NAMESPACE
+
+
+def _from_pod(access: Access, configuration: Any) -> tuple[str, str]:
+    from kubernetes.config import load_incluster_config  # noqa: PLC0415
+
+    if not is_in_cluster():
+        raise Refused("there is no kubeconfig here; name one with --kubeconfig, or in the variable KUBECONFIG")
+    if access.context is not None:
+        raise Refused("there is no kubeconfig here, hence no context; leave --context out to use the pod's own cluster")
+    cast("Any", load_incluster_config)(client_configuration=configuration)
+    namespace = SERVICE_ACCOUNT / "namespace"
+    return "", namespace.read_text().strip() if namespace.exists() else DEFAULT_NAMESPACE
+
+
+class _Wire:
+    """Sends requests through the client's connections, with its login."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout: tuple[float, float | None]
+    ) -> RawAnswer:
+        all_headers = {**headers, "User-Agent": "costopt"}
+        # Renews a token that has expired.
+        self._client.update_params_for_auth(all_headers, [], ["BearerToken"], url, method, body)
+        url = self._client.configuration.host + url
+        answer = self._client.rest_client.pool_manager.request(
+            method, url, headers=all_headers, body=body, timeout=_timeout(*timeout), preload_content=False
+        )
+        return cast("RawAnswer", answer)
+
+
+def _timeout(connect_seconds: float, read_seconds: float | None) -> Any:
+    from urllib3 import Timeout  # noqa: PLC0415
+
+    return Timeout(connect=connect_seconds, read=read_seconds)
+
+
+class _LastWords(logging.Handler):
+    """Keeps the last error that the client has logged: the only trace of a login program that has failed."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.text = one_line(record.getMessage().removeprefix("exec: "))[:200]

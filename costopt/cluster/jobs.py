@@ -1,0 +1,242 @@
+"""CostOptJobs of a cluster: read, apply, suspend, resume, delete."""
+
+import difflib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from costopt.cluster.api import APPLY_PATCH, FIELD_MANAGER, MERGE_PATCH, Cluster, Plain, segment
+from costopt.cluster.pods import pods_of
+from costopt.cluster.refusals import Conflict, Forbidden, NotThere
+from costopt.local.refused import Refused
+from costopt.names import storage_claim_name
+from costopt.schema.base import API_VERSION
+from costopt.schema.status import JobStatus
+
+API_ROOT = f"/apis/{API_VERSION}"
+PLURAL = "costoptjobs"
+
+PAGE = 500
+"""Jobs asked for at a time."""
+
+NAMES_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+"""A list without specs and statuses, when only names are wanted."""
+
+LOOK_EVERY_SECONDS = 0.5
+
+Change = Literal["created", "changed", "unchanged"]
+
+
+class ClusterJob:
+    """A CostOptJob as the API server has it."""
+
+    def __init__(self, plain: Plain) -> None:
+        self.plain = plain
+        self.metadata: Plain = plain["metadata"]
+        self.spec: Plain = plain.get("spec") or {}
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return str(self.metadata["name"])
+
+    @property
+    def namespace(self) -> str:
+        """Its namespace."""
+        return str(self.metadata["namespace"])
+
+    @property
+    def uid(self) -> str:
+        """What tells it from a job of the same name before or after it."""
+        return str(self.metadata["uid"])
+
+    @property
+    def created(self) -> datetime:
+        """When it was submitted."""
+        return datetime.fromisoformat(self.metadata["creationTimestamp"])
+
+    @property
+    def is_being_deleted(self) -> bool:
+        """Whether it is only still there because something holds it."""
+        return "deletionTimestamp" in self.metadata
+
+    @property
+    def is_to_be_suspended(self) -> bool:
+        """spec.suspend."""
+        return bool(self.spec.get("suspend"))
+
+    @property
+    def kept_claim(self) -> str | None:
+        """The claim with its checkpoints and artifacts that stays when the job is deleted; None if none does."""
+        storage = self.spec.get("storage") or {}
+        create = storage.get("create")
+        if create is None:
+            return storage.get("claimName")
+        return storage_claim_name(self.name) if create.get("keepAfterDeletion", True) else None
+
+    @cached_property
+    def status(self) -> JobStatus:
+        """Where it stands; an empty status before the operator has seen it."""
+        return read_status(self.plain.get("status") or {}, f"job {self.name}")
+
+
+def read_status(plain: Plain, whose: str) -> JobStatus:
+    """A status, without the fields that only a newer operator knows. Raises Refused if it cannot be read."""
+    try:
+        return JobStatus.model_validate_json(json.dumps(plain))
+    except ValidationError as error:
+        mistakes = error.errors(include_url=False, include_input=False)
+        unknown = [mistake["loc"] for mistake in mistakes if mistake["type"] == "extra_forbidden"]
+        if unknown:
+            return read_status(_without(plain, unknown), whose)
+        where = ".".join(str(part) for part in mistakes[0]["loc"])
+        raise Refused(
+            f"the status of {whose} cannot be read (status.{where}: {mistakes[0]['msg']}); "
+            "install the costopt of the cluster's operator here"
+        ) from None
+
+
+def _without(plain: Plain, paths: list[tuple[int | str, ...]]) -> Plain:
+    copy: Plain = json.loads(json.dumps(plain))
+    for *parents, last in paths:
+        place: Any = copy
+        for key in parents:
+            place = place[key]
+        del place[last]
+    return copy
+
+
+class Jobs:
+    """The jobs of one namespace."""
+
+    def __init__(self, cluster: Cluster, namespace: str | None = None) -> None:
+        self.cluster = cluster
+        self.namespace = namespace or cluster.namespace
+
+    def get(self, name: str) -> ClusterJob:
+        """The job of that name. Raises NotThere, naming those that are there, if there is none."""
+        try:
+            return ClusterJob(self.cluster.ask("GET", self._path(name)))
+        except NotThere as error:
+            raise self._not_there(error, name) from None
+
+    def find(self, name: str) -> ClusterJob | None:
+        """The job of that name, if there is one."""
+        try:
+            return ClusterJob(self.cluster.ask("GET", self._path(name)))
+        except NotThere as error:
+            if error.name != name:
+                raise
+            return None
+
+    def list(self, *, everywhere: bool = False) -> list[ClusterJob]:
+        """The namespace's jobs, or those of all namespaces, in order of their submission."""
+        path = f"{API_ROOT}/{PLURAL}" if everywhere else self._path()
+        return sorted(map(ClusterJob, self._pages(path)), key=lambda job: (job.created, job.namespace, job.name))
+
+    def apply(self, document: Plain, *, dry_run: bool, force: bool) -> tuple[ClusterJob, Change]:
+        """Have the job be as its manifest says. Raises Conflict if others have set its fields, unless forced to."""
+        name = document["metadata"]["name"]
+        before = self.find(name)
+        if before is not None:
+            _refuse_if_over(before)
+        query = apply_query(dry_run=dry_run, force=force)
+        answer = self.cluster.ask("PATCH", self._path(name), query, document, content_type=APPLY_PATCH)
+        return ClusterJob(answer), change(before.plain if before else None, answer)
+
+    def set_suspend(self, name: str, suspend: bool) -> ClusterJob:
+        """Ask the operator to suspend the job, or to let it go on."""
+        query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
+        body: Plain = {"spec": {"suspend": suspend}}
+        return ClusterJob(self.cluster.ask("PATCH", self._path(name), query, body, content_type=MERGE_PATCH))
+
+    def delete(self, job: ClusterJob) -> None:
+        """Delete this very job, not one of the same name that has taken its place."""
+        body: Plain = {"propagationPolicy": "Background", "preconditions": {"uid": job.uid}}
+        try:
+            self.cluster.ask("DELETE", self._path(job.name), body=body)
+        except (NotThere, Conflict):  # deleted in between, perhaps with another of its name in its place
+            return
+
+    def wait_until_gone(self, job: ClusterJob) -> None:
+        """Wait until neither the job nor a pod of it is there."""
+        while (found := self.find(job.name)) is not None and found.uid == job.uid:
+            time.sleep(LOOK_EVERY_SECONDS)
+        while pods_of(self.cluster, job.namespace, job.uid):
+            time.sleep(LOOK_EVERY_SECONDS)
+
+    def _path(self, name: str | None = None) -> str:
+        path = f"{API_ROOT}/namespaces/{segment(self.namespace)}/{PLURAL}"
+        return path if name is None else f"{path}/{segment(name)}"
+
+    def _pages(self, path: str, accept: str = "application/json") -> Iterator[Plain]:
+        query = {"limit": str(PAGE)}
+        while True:
+            page = self.cluster.ask("GET", path, query, accept=accept)
+            yield from page.get("items") or []  # a list of names alone has a null for none
+            following = page["metadata"].get("continue")
+            if not following:
+                return
+            query = {"limit": str(PAGE), "continue": following}
+
+    def _not_there(self, error: NotThere, name: str) -> Refused:
+        if error.name != name:  # the resource itself is unknown
+            return error
+        try:
+            names = sorted(entry["metadata"]["name"] for entry in self._pages(self._path(), NAMES_ONLY))
+        except Forbidden:
+            names = []
+        similar = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+        there = f"did you mean {' or '.join(similar)}?" if similar else f"there {_enumerated(names)}"
+        return NotThere(
+            f"there is no job {name} in namespace {self.namespace} of {self.cluster} (-n names another); {there}",
+            PLURAL,
+            name,
+        )
+
+
+def _enumerated(names: list[str]) -> str:
+    if not names:
+        return "is none at all in it"
+    some = ", ".join(names[:5])
+    return f"is {some}" if len(names) == 1 else f"are {some}{' and others' if len(names) > 5 else ''}"
+
+
+def _refuse_if_over(job: ClusterJob) -> None:
+    if job.is_being_deleted:
+        raise Refused(f"job {job.name} is being deleted; submit it again when `costopt delete {job.name} --wait` ends")
+    succeeded = job.status.condition("Succeeded")
+    if succeeded is not None and succeeded.status != "Unknown":
+        kept = "; its checkpoints stay where they are, and the next one goes on from them" if job.kept_claim else ""
+        raise Refused(
+            f"job {job.name} has ended ({succeeded.reason}) and is not run again; give the new one another name, "
+            f"or delete the old one first{kept}"
+        )
+
+
+def apply_query(*, dry_run: bool, force: bool) -> Mapping[str, str]:
+    """How a document is to be applied: what it says is ours, unknown fields are mistakes."""
+    return {
+        "fieldManager": FIELD_MANAGER,
+        "fieldValidation": "Strict",
+        "force": str(force).lower(),
+        **({"dryRun": "All"} if dry_run else {}),
+    }
+
+
+def change(before: Plain | None, after: Plain) -> Change:
+    """What applying has done to a document, or in a dry run would have done."""
+    if before is None:
+        return "created"
+    parts = ("spec", "labels", "annotations")
+    same = all(_part(before, part) == _part(after, part) for part in parts)
+    return "unchanged" if same else "changed"
+
+
+def _part(plain: Plain, part: str) -> Any:
+    return plain.get(part) if part in plain else plain["metadata"].get(part)

@@ -1,0 +1,106 @@
+"""The log of a replica's pod, also while it is being written."""
+
+import time
+from collections.abc import Iterator
+
+from costopt.cluster.api import Cluster, segment
+from costopt.cluster.pods import ReplicaPod, replica_pod
+from costopt.cluster.refusals import Invalid, NotThere, Unreachable
+from costopt.render.pods import CONTAINER
+
+AGAIN_AFTER_SECONDS = 1.0
+"""Between two tries to read on, while the container starts or after the connection was lost."""
+
+
+def read_log(cluster: Cluster, pod: ReplicaPod, *, tail: int | None = None) -> Iterator[str]:
+    """What the log holds now. Raises NotThere if the pod is gone, Invalid if its container has not begun."""
+    query = {"container": CONTAINER, **({} if tail is None else {"tailLines": str(tail)})}
+    for line in cluster.lines(_path(pod), query, patiently=False):
+        yield line.decode(errors="replace").rstrip()
+
+
+def follow_log(cluster: Cluster, pod: ReplicaPod, *, tail: int | None = None) -> Iterator[str]:
+    """The same and what is added, until the container ends or its pod is gone; a lost connection is made again.
+
+    Each line comes with its time, so that after a loss the reading goes on behind the last line seen.
+    """
+    place = _Place()
+    while True:
+        query = {"container": CONTAINER, "follow": "true", "timestamps": "true", **place.query(tail)}
+        try:
+            for raw in cluster.lines(_path(pod), query, patiently=True):
+                stamp, _, line = raw.decode(errors="replace").partition(" ")
+                if place.is_new(_moment(stamp)):
+                    yield line.rstrip()
+            place.rewind()
+            if _is_over(cluster, pod):
+                return
+        except NotThere:
+            return
+        except Invalid as error:
+            if "waiting" not in str(error):  # "... is waiting to start: ContainerCreating"
+                raise
+        except Unreachable:
+            if not place.begun:
+                raise
+            place.rewind()
+        time.sleep(AGAIN_AFTER_SECONDS)
+
+
+Moment = tuple[str, str]
+"""A time to the nanosecond in a form that sorts: its seconds, and nine digits."""
+
+
+class _Place:
+    """The last line seen: its time, and which line of that time it is."""
+
+    def __init__(self) -> None:
+        self._moment: Moment = ("", "")
+        self._count = 0
+        self._to_pass_over = 0
+
+    @property
+    def begun(self) -> bool:
+        """Whether any line was seen."""
+        return bool(self._moment[0])
+
+    def query(self, tail: int | None) -> dict[str, str]:
+        """Where the API server is to begin; it knows whole seconds."""
+        if self.begun:
+            return {"sinceTime": f"{self._moment[0]}Z"}
+        return {} if tail is None else {"tailLines": str(tail)}
+
+    def rewind(self) -> None:
+        """The connection is to be made again."""
+        self._to_pass_over = self._count
+
+    def is_new(self, moment: Moment) -> bool:
+        """Whether a line of that time was not seen before; it is now."""
+        if moment > self._moment:
+            self._moment, self._count, self._to_pass_over = moment, 1, 0
+            return True
+        if moment == self._moment and self._to_pass_over == 0:
+            self._count += 1
+            return True
+        self._to_pass_over -= moment == self._moment
+        return False
+
+
+def _moment(stamp: str) -> Moment:
+    """RFC 3339 as the API server writes it, which leaves zeros out."""
+    seconds, _, fraction = stamp.removesuffix("Z").partition(".")
+    return seconds, fraction.ljust(9, "0")
+
+
+def _is_over(cluster: Cluster, pod: ReplicaPod) -> bool:
+    """Whether the log has ended because its container has, and not because the connection was closed."""
+    now = replica_pod(cluster.ask("GET", _pod_path(pod)))
+    return now is None or now.has_ended or now.uid != pod.uid
+
+
+def _path(pod: ReplicaPod) -> str:
+    return f"{_pod_path(pod)}/log"
+
+
+def _pod_path(pod: ReplicaPod) -> str:
+    return f"/api/v1/namespaces/{segment(pod.namespace)}/pods/{segment(pod.name)}"

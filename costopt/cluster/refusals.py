@@ -1,0 +1,144 @@
+"""What the API server or the network said -> one sentence for the user. No sentence holds a token."""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from costopt.local.refused import Refused
+
+INSTALL = (
+    "install the chart: helm install costopt charts/costopt --namespace costopt-system --create-namespace "
+    "(or only the resources: costopt crd | kubectl apply --server-side -f -)"
+)
+
+MAX_TEXT = 2000
+"""Characters of the server's own words that are repeated."""
+
+_BEFORE_RULE = re.compile(r'^Invalid value: "(object|array)": ')
+
+_UNUSABLE_CERTIFICATE = ("[SSL] PEM lib", "KEY_VALUES_MISMATCH", "NO_START_LINE", "[X509")
+"""What OpenSSL says of a client certificate, or its key, before it connects."""
+
+_LONG_WORD = re.compile(r"[A-Za-z0-9+/_=.~-]{80,}")
+
+
+class Unreachable(Refused):
+    """No answer came, or none that was the API server's; asking again may help."""
+
+
+class LoginRefused(Refused):
+    """The API server does not know who asks (401)."""
+
+
+class Forbidden(Refused):
+    """Whoever asks may not do this (403)."""
+
+
+class NotThere(Refused):
+    """404, with the kind and the name that are missing, both empty when the server does not know the resource."""
+
+    def __init__(self, text: str, kind: str = "", name: str = "") -> None:
+        super().__init__(text)
+        self.kind = kind
+        self.name = name
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One thing the API server found wrong with a document."""
+
+    field: str
+    """As the server names it: spec.compress[0].name. Empty: the whole document."""
+    sentence: str
+    """What it says about it."""
+
+
+class Conflict(Refused):
+    """409: the fields of `causes` were set by others, or something has just changed."""
+
+    def __init__(self, text: str, causes: list[Cause]) -> None:
+        super().__init__(text)
+        self.causes = causes
+
+
+class Invalid(Refused):
+    """The document was refused (422, or 400)."""
+
+    def __init__(self, text: str, causes: list[Cause]) -> None:
+        super().__init__(text)
+        self.causes = causes
+
+
+def refusal(code: int, body: bytes, cluster: str) -> Refused:
+    """The exception for an answer that is not a success."""
+    status = _status_of(body)
+    said = one_line(status.get("message") or body.decode(errors="replace")) or "nothing"
+    details = status.get("details") or {}
+    match code:
+        case 401:
+            return LoginRefused(
+                f"{cluster} does not accept your login, which may have expired; log in again as the cluster's "
+                "provider says, then repeat the command"
+            )
+        case 403:
+            return Forbidden(f"{cluster} does not allow this: {said}")
+        case 404 if details.get("name"):
+            return NotThere(f"{cluster} answered: {said}", details.get("kind", ""), details["name"])
+        case 404:
+            return NotThere(f"{cluster} does not know CostOptJob; {INSTALL}")
+        case 409:
+            return Conflict(f"{cluster} answered: {said}", [_cause(entry) for entry in details.get("causes") or []])
+        case 400 | 422:
+            return Invalid(f"{cluster} refused it: {said}", [_cause(entry) for entry in details.get("causes") or []])
+        case _:
+            return Unreachable(f"{cluster} answered {code}: {said}")
+
+
+def unreachable(error: BaseException, cluster: str, server: str) -> Refused:
+    """The exception for a request that got no answer."""
+    if any(mark in str(error) for mark in _UNUSABLE_CERTIFICATE):
+        return LoginRefused(f"your certificate or key for {cluster} cannot be read; mend it in the kubeconfig")
+    return Unreachable(f"{cluster} cannot be reached at {server} ({_why(error)}); check that it runs, and the network")
+
+
+def one_line(text: str) -> str:
+    """The server's, or a program's, words on one line; what could be a token is left out."""
+    return _LONG_WORD.sub("...", " ".join(text.split()))[:MAX_TEXT]
+
+
+def _why(error: BaseException) -> str:
+    """The most telling of the exceptions that led to this one."""
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    for one in reversed(chain):
+        if type(one).__name__ == "SSLCertVerificationError":
+            return f"its certificate is not accepted: {getattr(one, 'verify_message', 'it cannot be verified')}"
+        if isinstance(one, TimeoutError) or "Timeout" in type(one).__name__:
+            return "no answer in time"
+        if isinstance(one, OSError) and one.strerror:
+            return one.strerror
+    # The exception's own text may quote the request, and with it its headers.
+    return type(error).__name__
+
+
+def _status_of(body: bytes) -> dict[str, Any]:
+    try:
+        status = json.loads(body)
+    except ValueError:
+        return {}
+    return status if isinstance(status, dict) and status.get("kind") == "Status" else {}
+
+
+def _cause(entry: dict[str, Any]) -> Cause:
+    field = str(entry.get("field", ""))
+    return Cause("" if field == "<nil>" else field, one_line(_as_here(str(entry.get("message", "")))))
+
+
+def _as_here(message: str) -> str:
+    """The sentence as `costopt validate` has it: of a rule without the server's words before it."""
+    rule = _BEFORE_RULE.sub("", message)
+    return message if " in body " in rule else rule

@@ -1,0 +1,119 @@
+"""A valid job and price book as plain data, and the rows of the tables of mistakes one can make in them."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+Plain = dict[str, Any]
+
+
+def plain_job(**spec: Any) -> Plain:
+    """A valid CostOptJob; keyword arguments replace parts of its spec."""
+    return {
+        "apiVersion": "costopt.dev/v1alpha1",
+        "kind": "CostOptJob",
+        "metadata": {"name": "tiny"},
+        "spec": {
+            "train": {
+                "numNodes": 2,
+                "resourcesPerNode": {"requests": {"cpu": "500m", "memory": "1Gi"}},
+                "recipe": {
+                    "model": {"type": "DecoderLM"},
+                    "data": {"type": "Text", "text": {"path": "corpus.txt"}},
+                    "batch": {"globalBatchSize": 8, "microBatchSize": 2},
+                    "totalSteps": 40,
+                },
+            },
+            "compress": [
+                {"name": "int8", "steps": [{"type": "Quantize", "quantize": {"scheme": "Int8WeightOnly"}}]},
+                {
+                    "name": "small",
+                    "steps": [{"type": "Prune", "prune": {"structure": "Structured", "percent": 25}}],
+                },
+            ],
+            "priceBookName": "sample",
+            **spec,
+        },
+    }
+
+
+def plain_price_book(**spec: Any) -> Plain:
+    """A valid PriceBook; keyword arguments replace parts of its spec."""
+    row = {"effectiveFrom": "2026-01-01", "source": "sample figure"}
+    return {
+        "apiVersion": "costopt.dev/v1alpha1",
+        "kind": "PriceBook",
+        "metadata": {"name": "sample"},
+        "spec": {
+            "currency": "USD",
+            "prices": [
+                {"resource": "cpu", "unit": "vCPU-Hours", "listUnitPrice": "0.04", **row},
+                {"resource": "memory", "unit": "GiB-Hours", "listUnitPrice": "0.005", **row},
+            ],
+            **spec,
+        },
+    }
+
+
+@dataclass(frozen=True)
+class MistakeCase:
+    """A document with one mistake, where it is found, and the sentence that answers it."""
+
+    name: str
+    document: Plain
+    field: str
+    sentence: str
+    """Part of the one sentence that `costopt validate` and the API server both answer with."""
+    advice: str = ""
+    """Part of what `costopt validate` adds to it."""
+
+
+@dataclass(frozen=True)
+class ChangeCase:
+    """A change of a stored document, and part of the sentence that refuses it; None where it is allowed."""
+
+    name: str
+    before: Plain
+    after: Plain
+    sentence: str | None
+
+
+def in_job(path: str, value: Any) -> Plain:
+    return changed(plain_job(), path, value)
+
+
+def in_book(path: str, value: Any) -> Plain:
+    return changed(plain_price_book(), path, value)
+
+
+def in_pods(**pods: Any) -> Plain:
+    return plain_job(pods=pods)
+
+
+REMOVED: Any = object()
+
+
+def changed(document: Plain, path: str, value: Any) -> Plain:
+    document = copy.deepcopy(document)
+    *parents, last = [int(key) if key.isdigit() else key for key in path.split(".")]
+    target: Any = document
+    for key in parents:
+        target = target[key]
+    if value is REMOVED:
+        del target[last]
+    elif callable(value):
+        target[last] = value(target[last])
+    else:
+        target[last] = value
+    return document
+
+
+def _twice(items: list[Any]) -> list[Any]:
+    return [*items, copy.deepcopy(items[0])]
+
+
+TWICE: Callable[[list[Any]], list[Any]] = _twice
+TRAIN = "spec.train"
+RECIPE = "spec.train.recipe"
+PODS = "spec.pods"

@@ -1,0 +1,108 @@
+"""The API server without a client program in between: a few milliseconds a request, so that a test can look often."""
+
+import http.client
+import json
+import ssl
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+Json = dict[str, Any]
+
+MERGE = "application/merge-patch+json"
+APPLY = "application/apply-patch+yaml"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the API server said."""
+
+    status: int
+    body: Json
+
+    @property
+    def ok(self) -> bool:
+        """It did what was asked for."""
+        return self.status < 300
+
+    @property
+    def message(self) -> str:
+        """Its sentence, if it refused."""
+        return str(self.body.get("message", ""))
+
+
+class Rest:
+    """Requests with the rights of a kubeconfig that has a token; a connection for each thread."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        document = json.loads(kubeconfig.read_text(encoding="utf-8"))
+        cluster = document["clusters"][0]["cluster"]
+        self._address = urlsplit(cluster["server"]).netloc
+        self._context = ssl.create_default_context(cafile=cluster["certificate-authority"])
+        self._token = document["users"][0]["user"]["token"]
+        self._local = threading.local()
+
+    def send(self, method: str, path: str, body: object = None, content_type: str = "application/json") -> Answer:
+        """The answer, whatever it is. A connection that was idle for long may be closed: then a new one is opened."""
+        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": content_type}
+        text = None if body is None else json.dumps(body)
+        for attempt in (1, 2):
+            try:
+                connection = self._connection()
+                connection.request(method, path, text, headers)
+                answer = connection.getresponse()
+                data = answer.read()
+                break
+            except (http.client.HTTPException, OSError):
+                self._local.connection = None
+                if attempt == 2 or method == "POST":
+                    raise
+        try:
+            parsed = json.loads(data)
+        except ValueError:
+            parsed = {"message": data.decode("utf-8", "replace")}
+        return Answer(answer.status, parsed)
+
+    def must(self, method: str, path: str, body: object = None, content_type: str = "application/json") -> Json:
+        """The body of the answer, which must be a good one."""
+        answer = self.send(method, path, body, content_type)
+        assert answer.ok, f"{method} {path}: {answer.status} {answer.message}"
+        return answer.body
+
+    def get(self, path: str) -> Json | None:
+        """The object, or None if there is none."""
+        answer = self.send("GET", path)
+        if answer.status == 404:
+            return None
+        assert answer.ok, f"GET {path}: {answer.status} {answer.message}"
+        return answer.body
+
+    def items(self, path: str) -> list[Json]:
+        """The items of a list."""
+        found: list[Json] = self.must("GET", path)["items"]
+        return found
+
+    def watch(self, path: str, seconds: int = 600) -> Iterator[Json]:
+        """Events of a watch until the server, or the network, ends it. `path` may have a query."""
+        connection = http.client.HTTPSConnection(self._address, context=self._context, timeout=seconds)
+        joint = "&" if "?" in path else "?"
+        target = f"{path}{joint}watch=true&timeoutSeconds={seconds}"
+        try:
+            connection.request("GET", target, headers={"Authorization": f"Bearer {self._token}"})
+            answer = connection.getresponse()
+            while line := answer.readline():
+                yield json.loads(line)
+        except (http.client.HTTPException, OSError, ValueError):
+            return
+        finally:
+            connection.close()
+
+    def _connection(self) -> http.client.HTTPSConnection:
+        known: http.client.HTTPSConnection | None = getattr(self._local, "connection", None)
+        if known is None:
+            known = http.client.HTTPSConnection(self._address, context=self._context, timeout=30)
+            self._local.connection = known
+        return known
