@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from builders_cluster import Play, play
-from builders_documents import plain_job
+from builders_documents import plain_job, plain_price_book
 from costopt.render.manifests import manifests
 from costopt.schema.job import CostOptJob
 
@@ -52,6 +52,14 @@ def job(name: str) -> Json:
     spec["compress"] = spec["compress"][:1]
     spec["train"]["numNodes"] = GANG
     spec["train"]["recipe"]["batch"]["globalBatchSize"] = 2 * GANG
+    return document
+
+
+def price_book() -> Json:
+    """Prices of all that these jobs use, on spot machines too: every fourth node is one."""
+    document = plain_price_book()
+    rows = document["spec"]["prices"]
+    document["spec"]["prices"] = [*rows, *({**row, "capacityType": "Spot"} for row in rows)]
     return document
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from costopt.schema.replica import FailureReason, Progress
+from costopt.schema.resources import GPU_RESOURCE
 from costopt.schema.status import Bill, BillLine, Failure, JobStatus, Total
 from costopt.schema.variant_report import Measurement, VariantStatus
 
@@ -105,7 +106,8 @@ def bill_views(bill: Bill) -> list[RenderableType]:
     """The bill: its lines, what its time was spent on, and what it says and does not say."""
     merged: dict[tuple[str, ...], list[BillLine]] = {}
     for line in bill.lines:
-        what = f"{line.resource} ({line.product})" if line.product else line.resource
+        # The device model of a node is on all of its lines; it says something of its GPUs alone.
+        what = f"{line.resource} ({line.product})" if line.product and line.resource == GPU_RESOURCE else line.resource
         key = (
             line.stage,
             what,
@@ -119,7 +121,7 @@ def bill_views(bill: Bill) -> list[RenderableType]:
     rows = [
         (
             stage,
-            f"{resource}{'' if capacity == 'OnDemand' else ' ' + capacity}",
+            _with_capacity(resource, capacity),
             _sum(line.consumed_quantity for line in lines),
             unit,
             price or "unknown",
@@ -138,10 +140,21 @@ def bill_views(bill: Bill) -> list[RenderableType]:
         drawn.append(table("What the money was spent on", ("cause", f"cost {currency}".strip()), causes))
     if bill.unpriced_resources:
         book = f"price book {bill.price_book} has no price for" if bill.price_book else "there is no price book for"
-        drawn.append(Text(f"Unknown in part: {book} {', '.join(bill.unpriced_resources)}."))
+        drawn.append(Text(f"Unknown in part: {book} {', '.join(_unpriced(bill))}."))
     if bill.estimated_records:
         drawn.append(Text(f"The end of {bill.estimated_records} replica(s) was not seen, and is estimated."))
     return drawn
+
+
+def _unpriced(bill: Bill) -> list[str]:
+    """What has no price: resources, with their kind of capacity if it is a special one."""
+    lines = [line for line in bill.lines if line.list_cost is None]
+    named = dict.fromkeys(_with_capacity(line.resource, line.capacity_type) for line in lines)
+    return list(named) or bill.unpriced_resources
+
+
+def _with_capacity(resource: str, capacity: str) -> str:
+    return resource if capacity == "OnDemand" else f"{resource} {capacity}"
 
 
 def _price_sources(bill: Bill) -> list[str]:
@@ -170,9 +183,12 @@ def cost_so_far(bill: Bill | None) -> str:
 
 def _aligned(figures: Sequence[str]) -> list[str]:
     """The figures with zeros behind the point, so that points stand below each other; texts stay as they are."""
-    decimals = [len(figure.partition(".")[2]) for figure in figures if _is_figure(figure)]
-    places = max(decimals, default=0)
-    return [f"{Decimal(figure):.{places}f}" if _is_figure(figure) else figure for figure in figures]
+    parts = [figure.partition(" ") for figure in figures]  # "0.08 + unknown" has a figure too
+    places = max((len(figure.partition(".")[2]) for figure, _, _ in parts if _is_figure(figure)), default=0)
+    return [
+        (f"{Decimal(figure):.{places}f}" if _is_figure(figure) else figure) + space + rest
+        for figure, space, rest in parts
+    ]
 
 
 def _is_figure(text: str) -> bool:

@@ -1,9 +1,11 @@
 """Which replica's end is the failure to report, and what kind of end it was.
 
 When one rank dies the others lose their connections and die too, often sooner noticed than the one that began it. What
-is reported is the cause: an end by the platform goes before an end of the job's own making, that before an echo
-(a launcher says so of itself), and among equals the earliest counts. The failure kept in the stage also tells, once the
-whole gang has ended, what kind of end it was; replicas that ended because we stopped a broken gang have no say.
+is reported is the cause: an end that the platform owns up to goes before all others, an echo (a launcher says so of
+itself) comes last, and among equals the earliest counts. An end on SIGTERM alone may be the platform's doing, or that of
+whoever stopped a gang that had broken before, which the shell may have been too late to see: the time tells. The
+failure kept in the stage also tells, once the whole gang has ended, what kind of end it was; replicas that ended because
+we stopped a broken gang have no say.
 """
 
 from collections.abc import Iterable
@@ -87,9 +89,9 @@ def ended_when(replica: Replica) -> datetime:
     return replica.ended_at or _LATEST
 
 
-def _rank(replica: Replica) -> tuple[bool, bool, datetime, int, str]:
-    is_own_doing = kind_of(replica) != "Disruption"
-    return (_is_echo(replica), is_own_doing, ended_when(replica), replica.index, replica.uid)
+def _rank(replica: Replica) -> tuple[bool, bool, datetime, bool, int, str]:
+    taken = replica.disrupted or exit_code(replica) is None
+    return (_is_echo(replica), not taken, ended_when(replica), _may_be_our_doing(replica), replica.index, replica.uid)
 
 
 def _is_echo(replica: Replica) -> bool:

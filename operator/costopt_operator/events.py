@@ -29,7 +29,8 @@ def events_between(before: JobStatus, after: JobStatus) -> Iterator[Event]:
     """What has happened, in the order in which a person would tell it."""
     for stage in after.stages:
         earlier = before.stage(stage.name)
-        if earlier is not None and stage.attempt > earlier.attempt:
+        lost = earlier is not None and (stage.failures, stage.disruptions) != (earlier.failures, earlier.disruptions)
+        if earlier is not None and lost and stage.attempt > earlier.attempt:
             yield _restart(before, after, earlier, stage)
     if _became(before, after, "BudgetExceeded", "True"):
         yield Event("Warning", "BudgetExceeded", _message(after, "BudgetExceeded"))
@@ -47,8 +48,6 @@ def events_between(before: JobStatus, after: JobStatus) -> Iterator[Event]:
 
 def _restart(before: JobStatus, after: JobStatus, earlier: StageStatus, stage: StageStatus) -> Event:
     what = "training" if stage.name == TRAIN_STAGE else stage.name
-    if stage.failures == earlier.failures and stage.disruptions == earlier.disruptions:
-        return Event("Normal", "Restarted", f"{what} goes on with attempt {stage.attempt}")
     kind = "Disrupted" if stage.disruptions > earlier.disruptions else "Restarted"
     failure = after.failure or before.failure
     why = f" after: {failure.message}" if failure else ""
@@ -88,7 +87,7 @@ def event_manifest(event: Event, *, namespace: str, name: str, uid: str, key: st
     return {
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": {"name": f"{name[:200]}.{digest}", "namespace": namespace},
+        "metadata": {"name": f"{name[:200].rstrip('-.')}.{digest}", "namespace": namespace},
         "involvedObject": {
             "apiVersion": API_VERSION,
             "kind": "CostOptJob",

@@ -149,12 +149,12 @@ def _may_be_released(pod: Pod, recorded: set[str]) -> bool:
 def _stops(
     world: World, stops: tuple[StopGang, ...]
 ) -> tuple[tuple[ChildJob, ...], tuple[tuple[Pod, int | None], ...]]:
-    """The batch Jobs and pods to delete. A Job that has failed ends its pods itself, and keeps their logs."""
+    """The batch Jobs and pods to delete. A Job that has failed, or is bound to, ends its pods and keeps their logs."""
     jobs: list[ChildJob] = []
     pods: list[tuple[Pod, int | None]] = []
     for stop in stops:
         child = world.child_job((stop.stage, stop.attempt))
-        if child and not (child.deleting or child.complete or child.failing):
+        if child and not (child.deleting or child.complete or _fails_by_itself(world, child)):
             jobs.append(child)
         for pod in world.pods:
             if (pod.stage, pod.attempt) != (stop.stage, stop.attempt) or pod.ended:
@@ -164,6 +164,16 @@ def _stops(
             elif not stop.checkpoint and (pod.grace_seconds is None or pod.grace_seconds > BROKEN_GANG_GRACE_SECONDS):
                 pods.append((pod, BROKEN_GANG_GRACE_SECONDS))
     return tuple(jobs), tuple(pods)
+
+
+def _fails_by_itself(world: World, child: ChildJob) -> bool:
+    """The Job has failed, or one of its pods has and the Job controller, which retries nothing, has yet to say so."""
+    since = child.started or child.created
+    return child.failing or any(
+        pod.phase == "Failed" and pod.created >= since and not child.suspended
+        for pod in world.pods
+        if (pod.stage, pod.attempt) == (child.stage, child.attempt)
+    )
 
 
 def _is_current(world: World, child: ChildJob) -> bool:

@@ -1,12 +1,13 @@
 """Wrong values are refused by the real helm with a sentence that names the setting; and every default is valid."""
 
 import json
+import re
 from typing import Any
 
 import pytest
 import yaml
 
-from builders_charts import CHART, PRICE_BOOK, rendered, template
+from builders_charts import CHART, PRICE_BOOK, ROOT, rendered, template
 
 PRICE = PRICE_BOOK["prices"][0]
 
@@ -83,3 +84,18 @@ def test_the_price_book_in_the_comment_is_valid() -> None:
 
 def test_as_a_part_of_another_chart_helms_own_global_values_are_allowed() -> None:
     assert rendered(**{"global": {"anything": 1}})
+
+
+def test_every_setting_that_the_instructions_name_exists_and_their_values_are_valid() -> None:
+    page = (ROOT / "docs/installing.md").read_text()
+    settings = json.loads((CHART / "values.schema.json").read_text())
+    groups = "|".join(settings["properties"])
+    named = set(re.findall(rf"[`= ']((?:{groups})\.[A-Za-z.]+)", page))
+    assert {"image.repository", "rbac.scope", "crds.keep"} <= named
+    for path in named:
+        found = settings
+        for key in path.split("."):
+            assert key in found["properties"], path
+            found = found["properties"][key]
+    (values,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert rendered(**yaml.safe_load(values))

@@ -12,6 +12,7 @@ import yaml
 
 from builders_cli import costopt, environment, write_manifest
 from builders_local import job, runner_in
+from builders_on_cluster import at_home
 from costopt.cli import COMMANDS
 from costopt.render.text import to_yaml
 
@@ -96,6 +97,7 @@ def test_a_mistake_is_answered_in_one_sentence_with_exit_code_2(
     tmp_path: Path, arguments: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    at_home(monkeypatch, tmp_path, None)
     text = write_manifest(tmp_path).read_text()
     document, book = yaml.safe_load_all(text)
     (tmp_path / "empty.yaml").touch()

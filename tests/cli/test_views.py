@@ -29,6 +29,7 @@ from costopt.schema.status import (
     Failure,
     JobStatus,
     StageStatus,
+    Total,
 )
 from costopt.schema.usage import UsageRecord
 from costopt.schema.variant_report import Measurement, VariantStatus
@@ -105,6 +106,36 @@ def test_what_has_no_price_is_unknown_and_never_0() -> None:
     assert "there is no price book for cpu, memory" in unpriced
     assert total_cost(bill(None)) == cost_so_far(bill(None)) == total_cost(None) == "unknown"
     assert " 0 " not in unpriced
+
+
+def test_what_has_no_price_for_its_kind_of_capacity_is_named_so_and_sums_stay_aligned() -> None:
+    book = price_book()
+    records = [
+        UsageRecord(
+            uid=capacity,
+            stage="train",
+            attempt=0,
+            index=0,
+            resources={"cpu": "2", "nvidia.com/gpu": "1"},
+            product="A-100",
+            capacity_type=capacity,
+            held_from=NOON,
+            held_until=NOON + timedelta(hours=1),
+            outcome="Succeeded",
+        )
+        for capacity in ("OnDemand", "Spot")
+    ]
+    text = text_of(*bill_views(make_bill(records, book)))
+    assert "has no price for cpu Spot, nvidia.com/gpu, nvidia.com/gpu Spot" in " ".join(text.split())
+    assert "nvidia.com/gpu (A-100) Spot" in text
+    assert "cpu (A-100)" not in text
+
+
+def test_figures_stand_below_each_other_even_if_a_part_is_unknown() -> None:
+    totals = [Total(key="Startup", list_cost="0.005", unpriced_lines=1), Total(key="Other", list_cost="0.08")]
+    text = text_of(*bill_views(bill(price_book()).model_copy(update={"by_cause": totals})))
+    assert "0.005 + unknown" in text
+    assert "0.080" in text
 
 
 def test_variants_stand_beside_the_model_they_were_made_of() -> None:

@@ -49,6 +49,10 @@ FROM_ASSETS = ("etcd", "kube-apiserver", "kubectl")
 """What a folder named by KUBEBUILDER_ASSETS usually holds."""
 
 
+GIVEN_CLUSTER = "COSTOPT_TEST_KUBECONFIG"
+"""Environment variable: a kubeconfig file of a cluster to test on; kubectl and helm then come from the path."""
+
+
 class CannotBuildError(Exception):
     """A program is missing and cannot be built; the message says what would help."""
 
@@ -61,6 +65,13 @@ def binaries_folder() -> Path:
     digest.update(_link_flags().encode())
     cache = Path(os.environ.get("COSTOPT_CACHE") or ROOT / ".cache")
     return cache / "cluster" / digest.hexdigest()[:12]
+
+
+def find_clients() -> dict[str, Path] | None:
+    """kubectl and helm from the path, or those built; None if one is missing."""
+    paths = {name: _find(name) or shutil.which(name) for name in ("kubectl", "helm")}
+    found = {name: Path(path) for name, path in paths.items() if path is not None}
+    return found if len(found) == len(paths) else None
 
 
 def find_binaries() -> dict[str, Path] | None:
@@ -93,9 +104,9 @@ def _build(name: str, program: Program, folder: Path) -> None:
     go = shutil.which("go")
     if go is None:
         raise CannotBuildError(
-            f"{name} must be built once, which needs Go 1.24 or newer on the path (https://go.dev/dl); "
+            f"{name} must be built once, which needs Go 1.26 or newer on the path (https://go.dev/dl); "
             f"or name a folder with {', '.join(FROM_ASSETS)} in KUBEBUILDER_ASSETS, "
-            "or a cluster to test on in COSTOPT_TEST_KUBECONFIG"
+            f"or a cluster to test on in {GIVEN_CLUSTER}"
         )
     sys.stderr.write(f"building {name} {_version(program)}\n")
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -141,7 +152,10 @@ def _link_flags() -> str:
 
 
 def main() -> int:
-    """Build what is missing; print the folder."""
+    """Build what is missing; print the folder. Nothing with a cluster given."""
+    if GIVEN_CLUSTER in os.environ:
+        sys.stderr.write(f"{GIVEN_CLUSTER} names a cluster; nothing is built\n")
+        return 0
     try:
         binaries = build_binaries()
     except CannotBuildError as error:

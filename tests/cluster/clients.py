@@ -96,8 +96,16 @@ class Cluster:
     def install_crds(self) -> None:
         """Apply manifests/crds and wait until the API server serves them."""
         self.kubectl("apply", "--server-side", "--force-conflicts", "-f", ROOT / "manifests" / "crds")
-        names = ("crd/costoptjobs.costopt.dev", "crd/pricebooks.costopt.dev")
-        self.kubectl("wait", "--for=condition=Established", *names, "--timeout=30s")
+        self.wait_until_served("costoptjobs.costopt.dev", "pricebooks.costopt.dev")
+
+    def wait_until_served(self, *definitions: str) -> None:
+        """Wait for resource definitions. (`kubectl wait` fails on one that is so new that it has no conditions.)"""
+
+        def served(name: str) -> bool:
+            conditions = self.get("crd", name).get("status", {}).get("conditions") or []
+            return {"Established": "True"}.items() <= {item["type"]: item["status"] for item in conditions}.items()
+
+        self.wait_for(lambda: all(served(name) for name in definitions), what="Established")
 
     def wait_for(self, read: Callable[[], Any], seconds: float = 30, what: str = "") -> Any:
         """The first answer of `read` that is true; AssertionError with the last one after `seconds`."""

@@ -13,19 +13,22 @@ import pytest
 
 from builders_operator_process import OperatorProcess, install
 from builders_schema import plain_price_book
-from cluster.build import find_binaries
+from cluster.build import GIVEN_CLUSTER, find_binaries, find_clients
 from cluster.clients import Cluster
 from cluster.components import Settings
 from cluster.control_plane import ControlPlane
 from cluster.credentials import has_openssl
 from cluster.team import Team
 
-GIVEN = "COSTOPT_TEST_KUBECONFIG"
-
 
 @pytest.fixture(scope="session")
 def binaries() -> dict[str, Path]:
-    """Paths of etcd, the Kubernetes components, kubectl, helm and kwok."""
+    """Paths of etcd, the Kubernetes components, kubectl, helm and kwok; with a cluster given only of the clients."""
+    if GIVEN_CLUSTER in os.environ:
+        clients = find_clients()
+        if clients is None:
+            pytest.skip(f"kubectl and helm must be on the path to test on the cluster that {GIVEN_CLUSTER} names")
+        return clients
     found = find_binaries()
     if found is None:
         pytest.skip("the control plane's programs are not built; run `make test-cluster` once, it builds them")
@@ -37,8 +40,8 @@ def binaries() -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def control_plane(binaries: dict[str, Path]) -> Iterator[ControlPlane]:
     """This test process's control plane. Take a `namespace`; leave the components and nodes as they are."""
-    if GIVEN in os.environ:
-        pytest.skip(f"needs a control plane of its own, and {GIVEN} names another cluster")
+    if GIVEN_CLUSTER in os.environ:
+        pytest.skip(f"needs a control plane of its own, and {GIVEN_CLUSTER} names another cluster")
     with ControlPlane(binaries) as started:
         yield started
 
@@ -48,7 +51,7 @@ def cluster(
     binaries: dict[str, Path], request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Cluster:
     """The developer's cluster, if one is given, else the control plane: for tests that only talk to the API."""
-    if given := os.environ.get(GIVEN):
+    if given := os.environ.get(GIVEN_CLUSTER):
         return Cluster(binaries, Path(given), tmp_path_factory.mktemp("cluster"))
     started: ControlPlane = request.getfixturevalue("control_plane")
     return started
@@ -57,8 +60,8 @@ def cluster(
 @pytest.fixture
 def own_control_plane(binaries: dict[str, Path], request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
     """One for this test alone, to kill components, silence nodes, compact; Settings by an indirect parameter."""
-    if GIVEN in os.environ:
-        pytest.skip(f"needs a control plane of its own, and {GIVEN} names another cluster")
+    if GIVEN_CLUSTER in os.environ:
+        pytest.skip(f"needs a control plane of its own, and {GIVEN_CLUSTER} names another cluster")
     settings: Settings | None = getattr(request, "param", None)
     with ControlPlane(binaries, settings) as started:
         yield started

@@ -171,7 +171,13 @@ class ControlPlane(Cluster):
     def _launch_pod_logs(self) -> None:
         serving = [self.credentials.serving_certificate, self.credentials.serving_key]
         script = TESTS / "cluster" / "pod_logs.py"
-        command = [sys.executable, script, self.folder / "pod-logs", str(self.ports.kubelet), *serving]
+        command: list[str | Path] = [
+            sys.executable,
+            script,
+            self.folder / "pod-logs",
+            str(self.ports.kubelet),
+            *serving,
+        ]
         self.processes["pod-logs"] = Process("pod-logs", command, self.folder / "pod-logs.log")
         self.processes["pod-logs"].start()
 

@@ -11,6 +11,7 @@ a finalizer of someone else stays until it is released.
 """
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -238,8 +239,14 @@ def _pod_stage(name: str, directed: str, status: str, *, phase: str = "Pending",
 
 
 def _stage(kind: str, name: str, condition: str, status: str = "", *, delay: str = "") -> dict[str, Any]:
-    """A stage for objects for which the jq `condition` is true: patch the status, or with none given delete."""
-    step = {"patch": {"subresource": "status", "root": "status", "template": status}} if status else {"delete": True}
+    """A stage for objects for which the jq `condition` is true: patch the status, or with none given delete.
+
+    A patch holds only for the version that was matched. Whenever kwok's watch is cut, as an API server under load does,
+    kwok sees pods again as they were a moment ago, and would let them end twice, at another time.
+    """
+    version = "metadata: {resourceVersion: {{ .metadata.resourceVersion | Quote }}}\n"
+    template = f"{version}status:\n{textwrap.indent(status, '  ')}"
+    step = {"patch": {"subresource": "status", "template": template}} if status else {"delete": True}
     spec: dict[str, Any] = {
         "resourceRef": {"apiGroup": "v1", "kind": kind},
         "selector": {"matchExpressions": [{"jq": {"key": condition, "operator": "In", "values": ["true"]}}]},

@@ -26,6 +26,7 @@ from builders_charts import (
     rendered,
     the,
 )
+from builders_cluster import Play, play
 from cluster.clients import Cluster, CommandFailedError
 from cluster.control_plane import ControlPlane
 
@@ -40,7 +41,8 @@ def make_namespace(cluster: Cluster, name: str) -> None:
 
 
 def helm(cluster: Cluster, verb: str, **values: Any) -> str:
-    """`helm install` or `upgrade` of the chart; what it printed."""
+    """`helm install` or `upgrade` of the chart; what it printed. The operator's pods run until they are deleted."""
+    values = {"podAnnotations": play(Play(run_seconds="forever")), **values}
     words = [verb, "costopt", CHART, "--wait=false", "--timeout=60s", "--values", "-"]
     return cluster.helm(*words, input=values, namespace=NAMESPACE)
 

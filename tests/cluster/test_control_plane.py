@@ -286,6 +286,7 @@ def test_a_silent_node_is_not_ready_and_its_pod_stays_until_it_answers(own_contr
     own_control_plane.wait_for(lambda: has_condition(own_control_plane.get("node", node), "Ready"))
 
 
+@pytest.mark.usefixtures("control_plane")
 def test_stopping_ends_all_processes_and_removes_the_folder(binaries: dict[str, Path]) -> None:
     with ControlPlane(binaries, Settings(nodes=1)) as started:
         pids, folder = started.pids, started.folder
@@ -296,7 +297,8 @@ def test_stopping_ends_all_processes_and_removes_the_folder(binaries: dict[str, 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends orphans on Linux only")
-def test_nothing_survives_a_killed_owner(binaries: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.usefixtures("control_plane")
+def test_nothing_survives_a_killed_owner(tmp_path: Path) -> None:
     program = (
         "import json, pathlib, sys, time\n"
         "from cluster.build import find_binaries\n"

@@ -45,7 +45,28 @@ ENDINGS: list[tuple[str, list[dict[str, Any]], tuple[str, int, int]]] = [
     ("a preemption with a checkpoint is a disruption", [{"code": 143}, {"code": 143}], ("Starting", 0, 1)),
     ("SIGTERM before the launcher could trap it is a disruption", [{"code": -15}, {"code": 0}], ("Starting", 0, 1)),
     ("a lost node is a disruption", [{"code": 137, "disrupted": True}, {"code": 1}], ("Starting", 0, 1)),
-    ("a crash beside a preemption is its echo", [{"code": 1}, {"code": 143}], ("Starting", 0, 1)),
+    (
+        "a crash beside a preemption that the platform owns up to is its echo",
+        [{"code": 1, "said": {"time": "2026-03-01T12:00:01Z"}}, {"code": 143, "disrupted": True}],
+        ("Starting", 0, 1),
+    ),
+    (
+        "a crash after an end on SIGTERM is its echo",
+        [
+            {"code": 1, "said": {"time": "2026-03-01T12:00:02Z"}},
+            {"code": 143, "said": {"time": "2026-03-01T12:00:01Z"}},
+        ],
+        ("Starting", 0, 1),
+    ),
+    (
+        "an end on SIGTERM after a crash is that of a gang that was stopped, seen late",
+        [
+            {"code": 143, "said": {"time": "2026-03-01T12:00:02Z"}},
+            {"code": 1, "said": {"time": "2026-03-01T12:00:01Z"}},
+        ],
+        ("Starting", 1, 0),
+    ),
+    ("so is one in the same second", [{"code": 143}, {"code": 1}], ("Starting", 1, 0)),
     ("an end that nobody saw is a disruption", [{"code": None}, {"code": 0}], ("Starting", 0, 1)),
     ("code 78 is not retried", [{"code": 78}, {"code": 1}], ("Failed", 1, 0)),
     ("code 78 weighs more than a preemption", [{"code": 143}, {"code": 78}], ("Failed", 1, 0)),

@@ -1,0 +1,154 @@
+"""The operator under load, on a real control plane started here, with kwok playing the kubelets.
+
+    make bench-operator, or: PYTHONPATH=.:operator:tests:benchmarks python -m operator_load [--jobs 100 1000] [--rate 5]
+
+In this order, each on a fresh control plane: what rate of plain objects the control plane bears without the operator;
+100 jobs, and 1,000 jobs, submitted at that rate. The last is followed by a minute of doing nothing, with all those
+finished jobs present, and by three fresh starts. Prints tables; writes everything as JSON. Takes about 12 minutes.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.build import CannotBuildError, build_binaries
+from cluster.clients import ROOT
+from cluster.components import Settings
+from cluster.control_plane import ControlPlane
+from operator_load import baseline, documents, report
+from operator_load.figures import read_timed
+from operator_load.program import USER, Operator, install
+from operator_load.rounds import Round, run_round
+
+SETTINGS = Settings(nodes=16)
+IDLE_SECONDS = 60
+STARTS = 3
+
+
+@dataclass(frozen=True)
+class Idle:
+    """The operator with nothing to do."""
+
+    seconds: float
+    finished_jobs: int
+    writes: int
+    """Without those that renew its lease."""
+    requests: int
+    """Likewise."""
+    core_share: float
+
+
+async def idle(control_plane: ControlPlane, operator: Operator) -> Idle:
+    """Watch it do nothing."""
+    offset, used, began = control_plane.audit_offset(), operator.used(), time.monotonic()
+    await asyncio.sleep(IDLE_SECONDS)
+    spent, after = time.monotonic() - began, operator.used()
+    ours = [
+        each
+        for each in read_timed(control_plane.folder / "audit.jsonl", offset)
+        if each.user == USER and each.resource != "leases"
+    ]
+    return Idle(
+        seconds=spent,
+        finished_jobs=int(operator.metrics()["costopt_jobs"]),
+        writes=sum(each.is_write for each in ours),
+        requests=len(ours),
+        core_share=(after.cpu_seconds - used.cpu_seconds) / spent,
+    )
+
+
+def starts(operator: Operator) -> dict[str, Any]:
+    """Seconds from the process' start until it acts, with all that the round before has left present."""
+    seconds, peaks = [], []
+    for _ in range(STARTS):
+        operator.stop()
+        seconds.append(operator.start())
+        peaks.append(operator.used().peak_mib)
+    metrics = operator.metrics()
+    return {
+        "jobs": int(metrics["costopt_jobs"]),
+        "pods": int(metrics["costopt_pods"]),
+        "seconds": seconds,
+        "peak_mib": peaks,
+    }
+
+
+async def with_operator(folder: Path, num_jobs: int, rate: float, *, then: bool) -> tuple[Round, dict[str, Any]]:
+    """A round on a fresh control plane; `then` also the idle minute and the fresh starts."""
+    with ControlPlane(build_binaries(), SETTINGS) as control_plane:
+        install(control_plane)
+        control_plane.kubectl("create", "namespace", documents.NAMESPACE)
+        control_plane.apply(documents.price_book())
+        operator = Operator(control_plane, folder / f"operator-{num_jobs}.log")
+        operator.start()
+        try:
+            done = await run_round(control_plane, operator, num_jobs, rate, "job")
+            report.show_round(done)
+            rest: dict[str, Any] = {}
+            if then:
+                await asyncio.sleep(10)
+                rest["idle"] = asdict(await idle(control_plane, operator))
+                report.show_idle(rest["idle"])
+                rest["starts"] = starts(operator)
+                report.show_starts(rest["starts"])
+        finally:
+            operator.stop()
+        return done, rest
+
+
+async def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Everything that was asked for."""
+    results: dict[str, Any] = {
+        "machine": {"cores": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version()},
+        "load_before": os.getloadavg(),
+    }
+    rate = options.rate
+    if rate is None:
+        with ControlPlane(build_binaries(), SETTINGS) as control_plane:
+            control_plane.kubectl("create", "namespace", documents.NAMESPACE)
+            steps = await baseline.climb(control_plane)
+        results["baseline"] = baseline.as_plain(steps)
+        rate = baseline.highest(steps)
+        print(f"the control plane alone sustains {rate:g} jobs a second")
+        if not rate:
+            raise SystemExit("the control plane sustains not even the lowest rate here; is the machine busy?")
+    results["rounds"] = []
+    for num_jobs in options.jobs:
+        done, rest = await with_operator(folder, num_jobs, rate, then=num_jobs == max(options.jobs))
+        results["rounds"].append(asdict(done))
+        results |= rest
+    results["load_after"] = os.getloadavg()
+    return results
+
+
+def main() -> int:
+    """Measure, print, write."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--jobs", type=int, nargs="+", default=[100, 1000], help="sizes of the rounds")
+    options.add_argument("--rate", type=float, help="jobs a second [default: the highest that the control plane bears]")
+    cache = Path(os.environ.get("COSTOPT_CACHE") or ROOT / ".cache")
+    options.add_argument("--output", type=Path, default=cache / "bench-operator.json", help="[default: %(default)s]")
+    given = options.parse_args()
+    try:
+        build_binaries()
+    except CannotBuildError as error:
+        print(error, file=sys.stderr)
+        return 1
+    with tempfile.TemporaryDirectory(prefix="costopt-bench-") as folder:
+        results = asyncio.run(measure(given, Path(folder)))
+    given.output.parent.mkdir(parents=True, exist_ok=True)
+    given.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(f"all figures are in {given.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""How jobs end before their time, and that nothing of them stays: deletion in every state, with the namespace, by a
+deadline, by a time to live, for want of a start."""
+
+import time
+from decimal import Decimal
+
+import pytest
+
+from builders_cluster import Play
+from cluster.team import LiveJob, Team, condition_of, job_manifest
+
+pytestmark = pytest.mark.usefixtures("operator")
+
+FOREVER = Play(run_seconds="forever")
+STUBBORN = Play(run_seconds="forever", stop_seconds=3)
+
+
+def state_of(job: LiveJob) -> str:
+    return str(job.stage().get("state", ""))
+
+
+def test_a_job_deleted_in_any_state_leaves_nothing_behind(team: Team) -> None:
+    """A stranger's Job in the way keeps one of them from starting."""
+    container = {"name": "main", "image": "registry.invalid/any:1"}
+    template = {"spec": {"restartPolicy": "Never", "containers": [container]}}
+    stranger = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "starting-train-a0"}}
+    team.rest.must("POST", team.path("jobs"), {**stranger, "spec": {"suspend": True, "template": template}})
+    jobs = {
+        "Starting": team.submit(name="starting"),
+        "Pending": team.submit(name="pending", pods={"nodeSelector": {"no": "where"}}),
+        "Unpulled": team.submit(Play(waiting_reason="ImagePullBackOff"), name="unpulled"),
+        "Running": team.submit(FOREVER, name="running"),
+        "Compressing": team.submit(Play(stage="int8", run_seconds="forever"), name="compressing", variants=("int8",)),
+        "Stopping": team.submit(STUBBORN, name="stopping"),
+        "Suspended": team.submit(FOREVER, name="suspended"),
+        "Succeeded": team.submit(name="succeeded", storage={"create": {"size": "1Gi", "keepAfterDeletion": False}}),
+        "Failed": team.submit(Play(exit_code=78), name="failed"),
+    }
+    running = [jobs[name] for name in ("Running", "Stopping", "Suspended")]
+    for job in running:
+        job.wait_until_running()
+    jobs["Suspended"].change(suspend=True)
+    jobs["Suspended"].wait_until_suspended()
+    jobs["Succeeded"].wait_until_ended()
+    jobs["Failed"].wait_until_ended("TrainingFailed")
+    jobs["Compressing"].wait_until_running(1, stage="int8")
+    team.wait_for(lambda: len(jobs["Unpulled"].pods()) == len(jobs["Pending"].pods()) == 2, "pods that wait")
+    jobs["Stopping"].change(suspend=True)
+    jobs["Stopping"].wait_until(lambda _: state_of(jobs["Stopping"]) == "Stopping", "stopping")
+    assert state_of(jobs["Starting"]) == "Starting"
+
+    for job in jobs.values():
+        job.delete()
+    for job in jobs.values():
+        job.wait_until_gone()
+    team.wait_for(lambda: not team.leftovers(), "nothing left")
+    claims = team.path("persistentvolumeclaims")
+    team.wait_for(lambda: not team.rest.items(claims), "no claim left")
+    left = [each["metadata"]["name"] for each in team.rest.items(team.path("jobs"))]
+    assert left == ["starting-train-a0"]
+
+
+def test_a_namespace_with_running_jobs_can_be_deleted(team: Team) -> None:
+    jobs = [team.submit(FOREVER, name=f"job-{index}") for index in range(3)]
+    team.submit(name="done").wait_until_ended()
+    for job in jobs:
+        job.wait_until_running()
+    other = team.control_plane.make_namespace()
+    began = time.monotonic()
+    team.rest.must("DELETE", f"/api/v1/namespaces/{team.namespace}")
+    team.wait_for(lambda: team.rest.get(f"/api/v1/namespaces/{team.namespace}") is None, "the namespace gone")
+    assert time.monotonic() - began < 60
+    team.control_plane.kubectl("create", "namespace", team.namespace)
+    team.control_plane.kubectl("delete", "namespace", other, "--wait=false")
+
+
+def test_a_job_applied_again_under_its_name_at_once_is_another_job(team: Team) -> None:
+    first = team.submit(STUBBORN)
+    first_pods = {pod["metadata"]["uid"] for pod in first.wait_until_running()}
+    first.delete()
+    second = team.create(job_manifest("tiny", variants=("int8",)))
+    assert second.uid != first.uid
+    second.wait_until_ended()
+
+    records = team.check_usage(second)
+    assert len(records) == 3
+    assert not first_pods & {record["uid"] for record in records}
+    assert (second.stage()["failures"], second.stage()["disruptions"]) == (0, 0)
+    children = [*team.objects("configmaps"), *team.objects("services"), *team.objects("jobs"), *team.objects("pods")]
+    team.wait_for(lambda: not first.pods(), "the first one's pods gone")
+    assert {child["metadata"]["labels"]["costopt.dev/job-uid"] for child in children} <= {first.uid, second.uid}
+    owners = {owner["uid"] for child in team.objects("configmaps") for owner in child["metadata"]["ownerReferences"]}
+    assert owners == {second.uid}
+    settings = team.rest.must("GET", team.path("configmaps", "tiny-train-a0"))
+    assert sorted(settings["data"]) == ["int8.json", "train.json"]
+
+
+def test_time_to_live_deletes_a_finished_job_and_a_deadline_ends_a_running_one(team: Team) -> None:
+    saved = {"exitCode": 143, "reason": "Preempted"}
+    short = team.submit(name="short", ttlSecondsAfterFinished=1)
+    failed = team.submit(Play(exit_code=78), name="failed", ttlSecondsAfterFinished=0)
+    kept = team.submit(name="kept")
+    late = team.submit(Play(run_seconds="forever", stop_message=saved), name="late", activeDeadlineSeconds=3)
+
+    late.wait_until_ended("DeadlineExceeded")
+    assert {record["outcome"] for record in team.check_usage(late)} == {"Disrupted"}
+    short.wait_until_gone()
+    failed.wait_until_gone()
+    kept.wait_until_ended()
+    assert [event["reason"] for event in short.events()] == ["Completed"]
+    kept.change(ttlSecondsAfterFinished=0)
+    kept.wait_until_gone()
+
+
+def test_a_gang_that_never_starts_fails_and_says_what_it_waited_for(team: Team) -> None:
+    unpulled = team.submit(
+        Play(index=1, waiting_reason="ImagePullBackOff"), Play(index=0, run_seconds="forever"),
+        name="unpulled", restarts={"startTimeoutSeconds": 3},
+    )  # fmt: skip
+    nowhere = team.submit(
+        name="nowhere", pods={"nodeSelector": {"no": "where"}}, restarts={"startTimeoutSeconds": 3}
+    )
+    status = unpulled.wait_until_ended("NotStarted")
+    assert "ImagePullBackOff" in condition_of(status, "Succeeded")["message"]
+    assert status["failure"]["reason"] == "NotStarted"
+    assert unpulled.stage()["attempt"] == 0
+    status = nowhere.wait_until_ended("NotStarted")
+    message = condition_of(status, "Succeeded")["message"]
+    assert "not all replicas of train ran within startTimeoutSeconds (3 s); they waited for: a node" in message
+    assert team.check_usage(nowhere) == []
+    team.wait_for(lambda: not unpulled.pods(), "no pod left of a job that did not start")
+
+
+def test_a_job_over_its_budget_is_suspended_and_goes_on_with_a_larger_one(team: Team) -> None:
+    book = f"{team.namespace}-enormous"
+    row = {"effectiveFrom": "2026-01-01", "source": "a bad dream"}
+    cpu = {"resource": "cpu", "unit": "vCPU-Hours", "listUnitPrice": "1000000", **row}
+    team.apply_book(book, prices=[cpu, {"resource": "memory", "unit": "GiB-Hours", "listUnitPrice": "0", **row}])
+    held = team.submit(
+        Play(execution=1, run_seconds="forever"), name="held", priceBookName=book, budget={"amount": "100"}
+    )
+    failing = team.submit(
+        FOREVER, name="failing", priceBookName=book, budget={"amount": "100", "onExceeded": "Fail"}
+    )
+    status = held.wait_until_suspended("BudgetExceeded")
+    assert condition_of(status, "BudgetExceeded")["status"] == "True"
+    assert Decimal(status["bill"]["listCost"]) > 100
+    failing.wait_until_ended("BudgetExceeded")
+    team.check_usage(failing)
+
+    held.change(budget={"amount": "100000000"})
+    status = held.wait_until_ended()
+    assert (status["execution"], held.stage()["failures"], held.stage()["disruptions"]) == (2, 0, 0)
+    team.check_usage(held)
+    assert [event["reason"] for event in held.events()] == ["BudgetExceeded", "Suspended", "Resumed", "Completed"]
+
+
+def test_a_silent_gang_is_restarted_and_one_that_logs_is_not(team: Team) -> None:
+    """Logs are read twice a minute, so this takes a while."""
+    silent = team.submit(
+        Play(attempt=0, run_seconds="forever"), name="silent", restarts={"stallTimeoutSeconds": 10, "maxFailures": 1}
+    )
+    talking = team.submit(FOREVER, name="talking", restarts={"stallTimeoutSeconds": 25})
+    stepping = team.submit(FOREVER, name="stepping")
+    for job in (silent, talking, stepping):
+        job.wait_until_running()
+    deadline = time.monotonic() + 120
+    while not condition_of(silent.status, "Succeeded").get("status") == "True":
+        assert time.monotonic() < deadline, silent.status
+        team.control_plane.write_log(team.namespace, "talking-train-a0-1", "still here")
+        team.control_plane.write_log(team.namespace, "stepping-train-a0-0", '{"step": 7, "totalSteps": 40}')
+        time.sleep(1)
+
+    assert (silent.stage()["attempt"], silent.stage()["failures"]) == (1, 1)
+    failure = silent.status["failure"]
+    assert failure["reason"] == "Stalled"
+    assert "no replica of train finished a step or logged a line for 10 s" in failure["message"]
+    team.check_usage(silent)
+    assert talking.stage()["attempt"] == 0
+    stepping.wait_until(lambda status: status.get("progress", {}).get("step") == 7, "at step 7")
+    assert [event["reason"] for event in silent.events()] == ["Restarted", "Completed"]
