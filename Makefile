@@ -39,14 +39,15 @@ lint: $(STAMP) ## Check style, types, import contracts, and that generated files
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(MAKE) generate
-	git diff --exit-code -- manifests/crds docs/reference.md
+	git diff --exit-code -- manifests/crds manifests/install docs/reference.md charts/costopt
 
 format: $(STAMP) ## Format the code and mend what can be mended mechanically
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-generate: $(STAMP) ## Write the CRDs and docs/reference.md from the models
+generate: $(STAMP) ## Write the CRDs, docs/reference.md and what the chart derives from its values
 	$(BIN)/python -m costopt.cli.generate
+	$(BIN)/python -m charts.generator
 
 bench: $(STAMP) ## Measure against a peer in the same run; figures are in benchmarks/README.md
 	@for program in benchmarks/*.py; do echo "== $$program"; $(BIN)/python $$program || exit 1; done

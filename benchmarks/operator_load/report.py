@@ -13,7 +13,9 @@ MAX_STARTUP_SECONDS = 15
 
 def show_round(done: Round) -> None:
     """One round."""
-    print(f"\n{done.jobs} jobs of 4 pods and a variant, {done.rate:g} a second asked, {done.submitted_rate:.1f} reached")
+    print(
+        f"\n{done.jobs} jobs of 4 pods and a variant, {done.rate:g} a second asked, {done.submitted_rate:.1f} reached"
+    )
     _row("job applied -> child Job created, p50", f"{done.start_p50_seconds:.2f} s")
     _row("the same, p99", f"{done.start_p99_seconds:.2f} s", f"under {MAX_START_SECONDS} s")
     _row("jobs finished a second", f"{done.finished_rate:.2f}")

@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.control_plane import ControlPlane
 from operator_load import documents
 from operator_load.baseline import cpu_of
 from operator_load.figures import Timed, per_job, quantile, read_timed, start_times
 from operator_load.program import USER, Operator
 from operator_load.submitting import api_of, submit
+
+from cluster.control_plane import ControlPlane
 
 Json = dict[str, Any]
 

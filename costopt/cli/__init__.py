@@ -93,7 +93,7 @@ def _answer(app: Callable[..., Any], asked: str) -> None:
         app(prog_name=program_name())
     except Exception as error:
         # Imported late, like everything else that not every command needs.
-        from costopt.local.refused import Refused  # noqa: PLC0415
+        from costopt.refused import Refused  # noqa: PLC0415
 
         if not isinstance(error, Refused):
             raise

@@ -8,7 +8,7 @@ import typer
 
 from costopt.cli import EXIT_BAD_INPUT
 from costopt.cli.validate import read_file
-from costopt.local.refused import Refused
+from costopt.refused import Refused
 from costopt.schema.job import CostOptJob
 from costopt.schema.prices import PriceBook
 

@@ -12,8 +12,8 @@ from costopt.cluster.jobs import ClusterJob, Jobs
 from costopt.cluster.pod_logs import follow_log, read_log
 from costopt.cluster.pods import ReplicaPod, pods_of
 from costopt.cluster.refusals import NotThere
-from costopt.local.refused import Refused
 from costopt.plan.decide import is_final
+from costopt.refused import Refused
 
 LOOK_EVERY_SECONDS = 2.0
 """Between two looks for pods that have begun since."""

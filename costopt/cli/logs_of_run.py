@@ -10,9 +10,9 @@ from typing import BinaryIO
 
 from costopt.cli.replicas import Choice, Found, choose
 from costopt.local.lock import holder_of
-from costopt.local.refused import Refused
 from costopt.local.replica_folder import ReplicaFolder
 from costopt.local.run_folder import RunFolder
+from costopt.refused import Refused
 
 FOLLOW_EVERY_SECONDS = 0.2
 

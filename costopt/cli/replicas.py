@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from costopt.local.refused import Refused
+from costopt.refused import Refused
 
 
 @dataclass(frozen=True)

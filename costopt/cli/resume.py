@@ -6,7 +6,7 @@ from costopt.cli.on_cluster import Context, JobName, Kubeconfig, Namespace, comm
 from costopt.cli.suspend import refuse_if_final
 from costopt.cluster.access import Access
 from costopt.cluster.jobs import ClusterJob
-from costopt.local.refused import Refused
+from costopt.refused import Refused
 
 
 def resume(name: JobName, namespace: Namespace = None, context: Context = None, kubeconfig: Kubeconfig = None) -> None:

@@ -18,10 +18,10 @@ from costopt.cli.result import EXIT_FAILED, EXIT_SUCCEEDED, has_succeeded, print
 from costopt.cli.views import local_place, state_of
 from costopt.local.devices import devices_for
 from costopt.local.lock import only_runner
-from costopt.local.refused import Refused
 from costopt.local.run_folder import RunFolder
 from costopt.local.runner import Look, Runner
 from costopt.plan.decide import is_final
+from costopt.refused import Refused
 from costopt.schema.job import CostOptJob
 from costopt.schema.status import JobStatus
 

@@ -34,9 +34,9 @@ from costopt.cli.views import (
 from costopt.cluster.access import Access
 from costopt.cluster.jobs import ClusterJob, Jobs
 from costopt.local.lock import holder_of
-from costopt.local.refused import Refused
 from costopt.local.run_folder import RunFolder
 from costopt.plan.decide import is_final
+from costopt.refused import Refused
 from costopt.schema.status import JobStatus
 
 AllNamespaces = Annotated[

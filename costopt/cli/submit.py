@@ -18,7 +18,7 @@ from costopt.cluster.connect import connect
 from costopt.cluster.jobs import Change, ClusterJob, Jobs
 from costopt.cluster.price_books import apply_price_book, find_price_book
 from costopt.cluster.refusals import Conflict, Forbidden, Invalid
-from costopt.local.refused import Refused
+from costopt.refused import Refused
 from costopt.schema.document import Document
 from costopt.schema.job import CostOptJob
 from costopt.schema.lines import FieldPath, field_name

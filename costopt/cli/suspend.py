@@ -6,8 +6,8 @@ from costopt.cli.on_cluster import Context, JobName, Kubeconfig, Namespace, comm
 from costopt.cli.views import state_of
 from costopt.cluster.access import Access
 from costopt.cluster.jobs import ClusterJob
-from costopt.local.refused import Refused
 from costopt.plan.decide import is_final
+from costopt.refused import Refused
 
 
 def suspend(name: JobName, namespace: Namespace = None, context: Context = None, kubeconfig: Kubeconfig = None) -> None:

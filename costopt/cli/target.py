@@ -16,8 +16,8 @@ import typer
 
 from costopt.cli import is_plugin
 from costopt.cluster.access import Access, knows_a_cluster
-from costopt.local.refused import Refused
 from costopt.local.run_folder import JOB_FILE, RunFolder
+from costopt.refused import Refused
 
 RUNS = Path("runs")
 

@@ -26,8 +26,8 @@ from costopt.cli.views import progress_text, state_of
 from costopt.cluster.access import Access
 from costopt.cluster.jobs import ClusterJob, Jobs
 from costopt.cluster.refusals import Unreachable
-from costopt.local.refused import Refused
 from costopt.plan.decide import is_final
+from costopt.refused import Refused
 
 LOOK_EVERY_SECONDS = 1.0
 """One small request each time."""

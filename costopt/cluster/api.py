@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
 from costopt.cluster.refusals import LoginRefused, refusal, unreachable
-from costopt.local.refused import Refused
+from costopt.refused import Refused
 
 Plain = dict[str, Any]
 

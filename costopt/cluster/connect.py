@@ -13,7 +13,7 @@ from typing import Any, cast
 from costopt.cluster.access import SERVICE_ACCOUNT, Access, is_in_cluster, kubeconfig_files
 from costopt.cluster.api import Cluster, RawAnswer
 from costopt.cluster.refusals import one_line
-from costopt.local.refused import Refused
+from costopt.refused import Refused
 
 DEFAULT_NAMESPACE = "default"
 

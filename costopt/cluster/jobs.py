@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from costopt.cluster.api import APPLY_PATCH, FIELD_MANAGER, MERGE_PATCH, Cluster, Plain, segment
 from costopt.cluster.pods import pods_of
 from costopt.cluster.refusals import Conflict, Forbidden, NotThere
-from costopt.local.refused import Refused
 from costopt.names import storage_claim_name
+from costopt.refused import Refused
 from costopt.schema.base import API_VERSION
 from costopt.schema.status import JobStatus
 

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from costopt.local.refused import Refused
+from costopt.refused import Refused
 
 INSTALL = (
     "install the chart: helm install costopt charts/costopt --namespace costopt-system --create-namespace "

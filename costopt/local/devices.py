@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
-from costopt.local.refused import Refused
+from costopt.refused import Refused
 from costopt.render.settings import gpus_of
 from costopt.schema.job import CostOptJob
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from costopt.local.files import read_if_there
 from costopt.local.processes import is_alive, start_time
-from costopt.local.refused import Refused
+from costopt.refused import Refused
 
 LET_GO_SECONDS = 5.0
 """How long to wait for the lock of a process that is dead. A child that it had just forked shares its open files until

@@ -17,9 +17,9 @@ from pydantic import ValidationError
 from costopt.accounting.ledger import Ledger
 from costopt.files import write_atomically
 from costopt.local.files import read_if_there, write_json
-from costopt.local.refused import Refused
 from costopt.local.replica_folder import Model
 from costopt.names import ARTIFACTS_DIR, REPORT_FILE
+from costopt.refused import Refused
 from costopt.render.processes import LOGS_DIR, REPLICAS_DIR
 from costopt.schema.job import CostOptJob
 from costopt.schema.status import JobStatus

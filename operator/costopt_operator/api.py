@@ -10,7 +10,8 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from kubernetes.aio import config
@@ -85,8 +86,20 @@ async def load_configuration(kubeconfig: str | None, context: str | None) -> Con
         except ConfigException:
             pass
         else:
-            return configuration
+            return _looked_up_once(configuration)
     await config.load_kube_config(config_file=kubeconfig, context=context, client_configuration=configuration)
+    return _looked_up_once(configuration)
+
+
+def _looked_up_once(configuration: Configuration) -> Configuration:
+    """The same, with a proxy that the environment names looked up now.
+
+    Left to itself aiohttp asks two threads before each request, for a proxy and for a netrc file: as dear as the rest.
+    """
+    server = urlsplit(configuration.host)
+    if configuration.proxy is None and not proxy_bypass(server.netloc):
+        configuration.proxy = getproxies().get(server.scheme)
+    configuration.client_session_kwargs = {"trust_env": False}
     return configuration
 
 

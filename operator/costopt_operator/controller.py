@@ -83,8 +83,9 @@ class Controller:
 
     async def _turn(self, key: Key) -> None:
         began = time.perf_counter()
+        deciding = 0.0
         try:
-            await self.look_at(key)
+            deciding = await self.look_at(key)
         except NotLeading:
             pass  # the whole process is about to end
         except NotYet as reason:
@@ -104,21 +105,23 @@ class Controller:
             self._queue.succeeded(key)
         finally:
             self._metrics.reconcile_seconds.observe(time.perf_counter() - began)
-            self._queue.done(key, time.perf_counter() - began)
+            self._queue.done(key, deciding)
 
-    async def look_at(self, key: Key) -> None:
-        """One look at one job."""
+    async def look_at(self, key: Key) -> float:
+        """One look at one job; returns the seconds it took to decide, without the time the API server took."""
         job = self._cluster.jobs.get(key)
         pods = self._cluster.pods.of(key)
         if job is None:
             await self._after_its_job(key, pods)
-            return
+            return 0.0
         await self._release_strangers(job, pods)
         world = await self._gather(job)
         if world is None:
-            return
+            return 0.0
         memory = self._memories.get(job.uid, Memory())
+        began = time.perf_counter()
         todo = reconcile(world, memory, self._clock())
+        deciding = time.perf_counter() - began
         if todo.status is not None:
             job = await self._write_status(job, world, todo.status)
         self._memories[job.uid] = Memory(
@@ -126,6 +129,7 @@ class Controller:
         )
         await self._carry_out(todo, world, job)
         self._remember_to_look(key, todo, world)
+        return deciding
 
     async def _gather(self, job: JobObject) -> World | None:
         try:
@@ -226,7 +230,8 @@ class Controller:
 
     async def _start(self, gang: StartGang, todo: Todo, world: World, job: JobObject) -> None:
         """Create the children of an attempt; the batch Job last, and only once."""
-        current = await self._read_again(job)
+        # A status just written shows the job as it is; after a crash it was written long ago.
+        current = job if todo.status is not None else await self._read_again(job)
         if current is None or current.deleting:
             return
         drawn = manifests(
@@ -242,7 +247,8 @@ class Controller:
         if QUEUE_NAME_LABEL in world.job.metadata.labels and gang.stage == TRAIN_STAGE:
             # How many replicas there will be is the queue's to say; pods wait for their settings until then.
             others = [manifest for manifest in others if manifest["kind"] != "ConfigMap"]
-        await _all(self._ensure(manifest) for manifest in others)
+        first = gang.stage == TRAIN_STAGE and gang.attempt == 0
+        await _all(self._ensure(manifest, likely_there=not first) for manifest in others)
         log.info("starting attempt %d of %s", gang.attempt, gang.stage)
         try:
             created = await self._api.create(batch_job)
@@ -268,20 +274,34 @@ class Controller:
             raise NotYet(f"a Job {name} that is not this job's must go first")
         return found
 
-    async def _ensure(self, manifest: Json) -> None:
-        """Apply what is not there. Reading first is cheaper than writing, for most of it is."""
+    async def _ensure(self, manifest: Json, *, likely_there: bool = True) -> None:
+        """Make what is not there. Reading first is cheaper than writing, except when a job begins."""
         metadata = manifest["metadata"]
         if "scheduling.k8s.io" in manifest["apiVersion"]:
             await self._ensure_group(manifest)
+            return
+        if not likely_there and await self._made(manifest):
             return
         found = await self._api.get(manifest["kind"], metadata["namespace"], metadata["name"])
         if found is not None and not _belongs_to_another(found, manifest):
             return
         if found is not None and found["metadata"].get("deletionTimestamp"):
             raise NotYet(f"the {manifest['kind']} {metadata['name']} of an earlier job must go first")
-        applied = await self._api.apply(manifest)
+        self._learn_child(await self._api.apply(manifest), manifest)
+
+    async def _made(self, manifest: Json) -> bool:
+        """Create it; False if there is one of that name."""
+        try:
+            self._learn_child(await self._api.create(manifest), manifest)
+        except ApiError as error:
+            if error.reason != "AlreadyExists":
+                raise
+            return False
+        return True
+
+    def _learn_child(self, answer: Json, manifest: Json) -> None:
         if manifest["kind"] == "Service":
-            self._cluster.services.learn(parse_service(applied), metadata["namespace"])
+            self._cluster.services.learn(parse_service(answer), manifest["metadata"]["namespace"])
 
     async def _ensure_group(self, manifest: Json) -> None:
         plural = "workloads" if manifest["kind"] == "Workload" else "podgroups"

@@ -33,7 +33,7 @@ BACKOFF_SECONDS = (0.2, 15.0)
 
 
 class Versioned(Protocol):
-    """What a list-watch needs to know of an object."""
+    """What a list-watch needs to know of an object. Two are equal if they differ in nothing but their version."""
 
     @property
     def uid(self) -> str:
@@ -163,7 +163,8 @@ class ListWatch(Generic[T]):
         known = self.objects.get(parsed.uid)
         if known is None or known.resource_version < parsed.resource_version:
             self.objects[parsed.uid] = parsed
-            self._on_change(parsed, False)
+            if known != parsed:  # of what an object's version is raised for, most is nothing that is kept of it
+                self._on_change(parsed, False)
 
     def _forget(self, gone: T) -> None:
         if len(self._gone) == self._gone.maxlen:

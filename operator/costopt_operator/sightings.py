@@ -6,7 +6,7 @@ Timestamps stay text until they are needed. Everything here is pure.
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -32,7 +32,7 @@ class JobObject:
     namespace: str
     name: str
     uid: str
-    resource_version: int
+    resource_version: int = field(compare=False)
     deleting: bool
     generation: int
     document: bytes
@@ -53,7 +53,7 @@ class ChildJob:
     namespace: str
     name: str
     uid: str
-    resource_version: int
+    resource_version: int = field(compare=False)
     job_label: str
     """Label value that names its CostOptJob."""
     job_uid: str
@@ -85,7 +85,7 @@ class Pod:
     namespace: str
     name: str
     uid: str
-    resource_version: int
+    resource_version: int = field(compare=False)
     job_label: str
     job_uid: str
     stage: str
@@ -138,7 +138,7 @@ class ServiceObject:
     namespace: str
     name: str
     uid: str
-    resource_version: int
+    resource_version: int = field(compare=False)
     job_label: str
 
     @property

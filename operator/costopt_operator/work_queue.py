@@ -77,7 +77,7 @@ class WorkQueue:
                 continue
 
     def done(self, key: Key, spent_seconds: float = 0.0) -> None:
-        """The look at `key` is over, and took so long.
+        """The look at `key` is over, and took so long to decide, waits for others left out.
 
         If it was named again meanwhile it is looked at once more, but not before nine times as long has passed: a gang
         of a thousand pods makes a thousand changes, and each look at it takes a while.

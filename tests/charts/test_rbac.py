@@ -19,6 +19,8 @@ IN_A_NAMESPACE = {
     ("", "configmaps"): "get create patch",
     ("", "persistentvolumeclaims"): "get create patch",
     ("networking.k8s.io", "networkpolicies"): "get create patch",
+    ("scheduling.k8s.io", "workloads"): "create",
+    ("scheduling.k8s.io", "podgroups"): "create",
     ("", "events"): "create patch",
 }
 NODES = {("", "nodes"): "get"}

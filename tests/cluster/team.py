@@ -22,8 +22,9 @@ from cluster.rest import APPLY, MERGE, Json, Rest
 from costopt import names
 from costopt.render.labels import label_value
 
-PATIENCE = 20.0
-"""Seconds until a test gives up waiting. On an idle machine what it waits for takes about two."""
+PATIENCE = 60.0
+"""Seconds until a test gives up waiting. What it waits for takes about two, but half a minute where Kubernetes' own garbage
+collector must first learn of a kind that was defined a moment ago."""
 GROUP = "/apis/costopt.dev/v1alpha1"
 ON_DEMAND = {"karpenter.sh/capacity-type": "on-demand"}
 """Nodes for which the usual price book has prices."""

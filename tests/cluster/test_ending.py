@@ -19,6 +19,32 @@ def state_of(job: LiveJob) -> str:
     return str(job.stage().get("state", ""))
 
 
+def test_a_silent_gang_is_restarted_and_one_that_logs_is_not(team: Team) -> None:
+    """Logs are read twice a minute, so this takes a while."""
+    silent = team.submit(
+        Play(attempt=0, run_seconds="forever"), name="silent", restarts={"stallTimeoutSeconds": 10, "maxFailures": 1}
+    )
+    talking = team.submit(FOREVER, name="talking", restarts={"stallTimeoutSeconds": 25})
+    stepping = team.submit(FOREVER, name="stepping")
+    for job in (silent, talking, stepping):
+        job.wait_until_running()
+    deadline = time.monotonic() + 120
+    while not condition_of(silent.status, "Succeeded").get("status") == "True":
+        assert time.monotonic() < deadline, silent.status
+        team.control_plane.write_log(team.namespace, "talking-train-a0-1", "still here")
+        team.control_plane.write_log(team.namespace, "stepping-train-a0-0", '{"step": 7, "totalSteps": 40}')
+        time.sleep(1)
+
+    assert (silent.stage()["attempt"], silent.stage()["failures"]) == (1, 1)
+    failure = silent.status["failure"]
+    assert failure["reason"] == "Stalled"
+    assert "no replica of train finished a step or logged a line for 10 s" in failure["message"]
+    team.check_usage(silent)
+    assert talking.stage()["attempt"] == 0
+    stepping.wait_until(lambda status: status.get("progress", {}).get("step") == 7, "at step 7")
+    assert [event["reason"] for event in silent.events()] == ["Restarted", "Completed"]
+
+
 def test_a_job_deleted_in_any_state_leaves_nothing_behind(team: Team) -> None:
     """A stranger's Job in the way keeps one of them from starting."""
     container = {"name": "main", "image": "registry.invalid/any:1"}
@@ -65,13 +91,9 @@ def test_a_namespace_with_running_jobs_can_be_deleted(team: Team) -> None:
     team.submit(name="done").wait_until_ended()
     for job in jobs:
         job.wait_until_running()
-    other = team.control_plane.make_namespace()
-    began = time.monotonic()
     team.rest.must("DELETE", f"/api/v1/namespaces/{team.namespace}")
-    team.wait_for(lambda: team.rest.get(f"/api/v1/namespaces/{team.namespace}") is None, "the namespace gone")
-    assert time.monotonic() - began < 60
+    team.wait_for(lambda: team.rest.get(f"/api/v1/namespaces/{team.namespace}") is None, "the namespace gone", 120)
     team.control_plane.kubectl("create", "namespace", team.namespace)
-    team.control_plane.kubectl("delete", "namespace", other, "--wait=false")
 
 
 def test_a_job_applied_again_under_its_name_at_once_is_another_job(team: Team) -> None:
@@ -153,29 +175,3 @@ def test_a_job_over_its_budget_is_suspended_and_goes_on_with_a_larger_one(team: 
     assert (status["execution"], held.stage()["failures"], held.stage()["disruptions"]) == (2, 0, 0)
     team.check_usage(held)
     assert [event["reason"] for event in held.events()] == ["BudgetExceeded", "Suspended", "Resumed", "Completed"]
-
-
-def test_a_silent_gang_is_restarted_and_one_that_logs_is_not(team: Team) -> None:
-    """Logs are read twice a minute, so this takes a while."""
-    silent = team.submit(
-        Play(attempt=0, run_seconds="forever"), name="silent", restarts={"stallTimeoutSeconds": 10, "maxFailures": 1}
-    )
-    talking = team.submit(FOREVER, name="talking", restarts={"stallTimeoutSeconds": 25})
-    stepping = team.submit(FOREVER, name="stepping")
-    for job in (silent, talking, stepping):
-        job.wait_until_running()
-    deadline = time.monotonic() + 120
-    while not condition_of(silent.status, "Succeeded").get("status") == "True":
-        assert time.monotonic() < deadline, silent.status
-        team.control_plane.write_log(team.namespace, "talking-train-a0-1", "still here")
-        team.control_plane.write_log(team.namespace, "stepping-train-a0-0", '{"step": 7, "totalSteps": 40}')
-        time.sleep(1)
-
-    assert (silent.stage()["attempt"], silent.stage()["failures"]) == (1, 1)
-    failure = silent.status["failure"]
-    assert failure["reason"] == "Stalled"
-    assert "no replica of train finished a step or logged a line for 10 s" in failure["message"]
-    team.check_usage(silent)
-    assert talking.stage()["attempt"] == 0
-    stepping.wait_until(lambda status: status.get("progress", {}).get("step") == 7, "at step 7")
-    assert [event["reason"] for event in silent.events()] == ["Restarted", "Completed"]

@@ -14,8 +14,8 @@ from costopt_operator.sightings import Pod, parse_pod
 
 
 def seen(index: int, version: int) -> Json:
-    """Pod `index` as of `version`."""
-    data = pod_json(index)
+    """Pod `index` as of `version`, each of which differs from the others."""
+    data = pod_json(index, node=f"node-{version}")
     data["metadata"]["resourceVersion"] = str(version)
     return data
 
@@ -128,6 +128,17 @@ def test_news_that_come_late_do_not_bring_a_deleted_object_back() -> None:
     watch.learn(parse_pod(seen(0, 6)))
     assert reported == [False, True]
     assert watch.objects == {}
+
+
+def test_a_new_version_that_changes_nothing_of_what_is_kept_is_not_reported() -> None:
+    reported: list[Pod] = []
+    watch = ListWatch[Pod](None, "/pods", {}, parse_pod, lambda pod, _gone: reported.append(pod))  # type: ignore[arg-type]
+    first = seen(0, 5)
+    second = {**first, "metadata": {**first["metadata"], "resourceVersion": "6", "annotations": {"of": "another"}}}
+    watch.learn(parse_pod(first))
+    watch.learn(parse_pod(second))
+    assert [pod.resource_version for pod in reported] == [5]
+    assert [pod.resource_version for pod in watch.objects.values()] == [6]
 
 
 def test_older_news_are_passed_over() -> None:

@@ -11,7 +11,7 @@ import pytest
 from builders_local import start_runner, wait_until
 from costopt.local.lock import Holder, holder_of, only_runner
 from costopt.local.processes import is_alive, start_time
-from costopt.local.refused import Refused
+from costopt.refused import Refused
 
 
 def test_a_second_runner_is_told_the_process_id_of_the_first(tmp_path: Path) -> None:

@@ -27,6 +27,9 @@
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
   verbs: [get, create, patch]
+- apiGroups: [scheduling.k8s.io]
+  resources: [workloads, podgroups]
+  verbs: [create] # gangs placed whole, where the server offers that
 - apiGroups: [""]
   resources: [events]
   verbs: [create, patch]

@@ -1,0 +1,155 @@
+"""What people and other programs do to a job's objects while it runs: whatever it is, the job's end is right."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from builders_charts import objects_of, rendered
+from builders_cluster import Play
+from builders_operator_process import ACCOUNT, NAMESPACE, OperatorProcess
+from cluster.rest import MERGE, Rest
+from cluster.team import Team, condition_of
+
+pytestmark = pytest.mark.usefixtures("operator")
+
+FIRST_STAYS = Play(attempt=0, run_seconds="forever")
+OPERATOR_USER = f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"
+
+
+def test_a_batch_job_deleted_by_hand_is_a_disruption_and_the_next_attempt_has_another(team: Team) -> None:
+    background = team.submit(FIRST_STAYS, name="background")
+    orphaned = team.submit(FIRST_STAYS, name="orphaned")
+    for job, policy in ((background, "Background"), (orphaned, "Orphan")):
+        job.wait_until_running()
+        team.rest.must("DELETE", team.path("jobs", f"{job.name}-train-a0"), {"propagationPolicy": policy})
+    for job in (background, orphaned):
+        job.wait_until_ended()
+        assert (job.stage()["attempt"], job.stage()["failures"], job.stage()["disruptions"]) == (1, 0, 1)
+        assert len(team.check_usage(job)) == 4
+        assert [each["metadata"]["name"] for each in job.batch_jobs()] == [f"{job.name}-train-a1"]
+
+
+def test_a_service_deleted_by_hand_is_made_again_while_its_gang_runs(team: Team) -> None:
+    job = team.submit(Play(run_seconds="forever"))
+    job.wait_until_running()
+    path = team.path("services", "tiny-train-a0")
+    before = team.rest.must("GET", path)["metadata"]["uid"]
+    team.rest.must("DELETE", path)
+    team.wait_for(lambda: (found := team.rest.get(path)) and found["metadata"]["uid"] != before, "another Service")
+    assert job.stage()["attempt"] == 0
+
+
+def test_settings_and_network_policy_deleted_by_hand_do_not_harm_the_next_attempt(team: Team) -> None:
+    job = team.submit(FIRST_STAYS, variants=("int8",))
+    pods = job.wait_until_running()
+    team.rest.must("DELETE", team.path("configmaps", "tiny-train-a0"))
+    team.rest.must("DELETE", team.path("networkpolicies", "tiny"))
+    team.rest.must("DELETE", team.path("pods", pods[0]["metadata"]["name"]))
+    job.wait_until_ended()
+    assert job.stage()["disruptions"] == 1
+    assert [each["metadata"]["name"] for each in team.objects("configmaps")] == ["tiny-train-a1"]
+    assert [each["metadata"]["name"] for each in team.objects("networkpolicies")] == ["tiny"]
+    team.check_usage(job)
+
+
+def test_pods_deleted_at_every_moment_are_each_counted_once(team: Team) -> None:
+    """Before they run, while they run, while others end, and by force."""
+    jobs = [
+        team.submit(Play(attempt=0, start_seconds=60), name="early"),
+        team.submit(FIRST_STAYS, Play(attempt=0, index=1, run_seconds=0.5), name="half-done"),
+        team.submit(FIRST_STAYS, name="by-force"),
+    ]
+    early, half_done, by_force = jobs
+    team.wait_for(lambda: len([pod for pod in early.pods() if "nodeName" in pod["spec"]]) == 2, "placed pods")
+    for pod in early.pods():
+        team.rest.must("DELETE", team.path("pods", pod["metadata"]["name"]))
+    by_force.wait_until_running()
+    name = by_force.pods()[0]["metadata"]["name"]
+    team.control_plane.kubectl("delete", "pod", name, "--force", "--grace-period=0", namespace=team.namespace)
+    team.wait_for(lambda: any(pod["status"].get("phase") == "Succeeded" for pod in half_done.pods()), "one that is done")
+    for pod in half_done.pods():
+        team.rest.must("DELETE", team.path("pods", pod["metadata"]["name"]))
+
+    for job, estimated in zip(jobs, (0, 0, 1), strict=True):
+        job.wait_until_ended()
+        assert (job.stage()["failures"], job.stage()["disruptions"]) == (0, 1), job.name
+        assert len(team.check_usage(job, estimated=estimated)) == 4
+
+
+def test_a_finished_job_stays_as_it_is_whatever_is_deleted_of_it(team: Team) -> None:
+    job = team.submit(variants=("int8",))
+    status = job.wait_until_ended()
+    team.check_usage(job)
+    for child in ("jobs", "pods", "configmaps", "services", "networkpolicies"):
+        for found in team.objects(child):
+            team.rest.send("DELETE", team.path(child, found["metadata"]["name"]), {"propagationPolicy": "Background"})
+    team.wait_for(lambda: not team.leftovers(), "nothing left but the job")
+    later = team.submit(name="later")
+    later.wait_until_ended()
+    assert team.leftovers() and all("later" in left for left in team.leftovers())
+    assert job.status == status | {"bill": job.status["bill"]}
+    team.check_usage(job)
+
+
+@contextmanager
+def somebody_who_edits(team: Team, name: str) -> Iterator[None]:
+    """Labels the job all the time."""
+    over = threading.Event()
+    rest = Rest(team.control_plane.kubeconfig)
+
+    def edit() -> None:
+        count = 0
+        while not over.wait(0.01):
+            count += 1
+            rest.send("PATCH", team.path("costoptjobs", name), {"metadata": {"labels": {"n": str(count)}}}, MERGE)
+
+    thread = threading.Thread(target=edit, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_a_job_that_somebody_else_edits_all_the_time_goes_on(team: Team) -> None:
+    said = {"exitCode": 1, "reason": "ProcessFailed", "message": "a crash", "rank": 0}
+    job = team.submit(Play(attempt=0, exit_code=1, message=said), variants=("int8",))
+    since = team.control_plane.audit_offset()
+    with somebody_who_edits(team, job.name):
+        job.wait_until_ended()
+        team.check_usage(job)
+    answers = team.control_plane.count_writes("namespace", "resource", "code", since=since, user=OPERATOR_USER)
+    assert answers[team.namespace, "costoptjobs", "200"] <= 12
+    assert job.stage()["attempt"] == 1
+    assert [event["reason"] for event in job.events()] == ["Restarted", "Completed"]
+
+
+def test_a_definition_applied_anew_with_another_field_leaves_running_jobs_alone(
+    team: Team, operator: OperatorProcess
+) -> None:
+    job = team.submit(Play(execution=1, run_seconds="forever"))
+    job.wait_until_running()
+    before = job.status
+    (definition,) = [
+        one for one in objects_of("CustomResourceDefinition", rendered()) if "costoptjobs" in one["metadata"]["name"]
+    ]
+    newer = json.loads(json.dumps(definition))
+    schema = newer["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
+    schema["spec"]["properties"]["motto"] = {"type": "string", "default": "onward"}
+    try:
+        team.control_plane.apply(newer)
+        team.wait_for(lambda: "motto" in ((job.document or {})["spec"]), "defaulted")
+        team.submit(name="new", variants=("int8",)).wait_until_ended()
+        job.change(suspend=True)
+        job.wait_until_suspended()
+        assert [stage["attempt"] for stage in job.status["stages"]] == [stage["attempt"] for stage in before["stages"]]
+    finally:
+        team.control_plane.apply(definition)
+    job.change(suspend=False)
+    status = job.wait_until_ended()
+    assert condition_of(status, "Succeeded")["status"] == "True"
+    assert operator.is_acting()
