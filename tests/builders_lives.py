@@ -109,7 +109,7 @@ class Sight:
 
     def status(self, namespace: str) -> JobStatus:
         """The job's status as last seen."""
-        status = next((job.get("status", {}) for job in self.of("costoptjobs", namespace)), {})
+        status: Json = next((job.get("status", {}) for job in self.of("costoptjobs", namespace)), {})
         return JobStatus.model_validate_json(json.dumps(status))
 
     async def wait_for(self, holds: Callable[[], bool], what: str) -> None:
@@ -147,7 +147,8 @@ class Sight:
     def finalizers(self, item: Json) -> list[str]:
         """What keeps an object from going; nothing keeps one that is gone."""
         metadata = item["metadata"]
-        return [] if metadata["uid"] in self._gone else metadata.get("finalizers", [])
+        kept: list[str] = metadata.get("finalizers", [])
+        return [] if metadata["uid"] in self._gone else kept
 
 
 @dataclass(frozen=True)
@@ -224,14 +225,16 @@ async def end_of(sight: Sight, namespace: str) -> Json:
         items[kind] = [item for item in page["items"] if item["metadata"]["name"] != "kube-root-ca.crt"]
     page = await sight.request("GET", f"/api/v1/namespaces/{namespace}/events")
     items["events"] = [item for item in page["items"] if item["involvedObject"]["kind"] == "CostOptJob"]
-    uids = {item["metadata"]["uid"]: f"<uid of {item['metadata']['name']}>" for item in items["jobs"]}
+    uids = {item["metadata"]["uid"]: f"<uid of {item['metadata']['name']}>" for item in sight.of("jobs", namespace)}
     uids |= {job["metadata"]["uid"]: "<uid of the job>" for job in sight.of("costoptjobs", namespace)}
     uids |= {uid: f"<uid of {_name(pod)}>" for uid, pod in pods.items()}
     uids[namespace] = "<namespace>"
-    left = {kind: sorted((_child(item) for item in items[kind]), key=lambda item: str(item["name"])) for kind in CHILDREN}
+    left = {
+        kind: sorted((_child(item) for item in items[kind]), key=lambda item: str(item["name"])) for kind in CHILDREN
+    }
     end = {
         **left,
-        "pods": sorted(_pod(pod) for pod in pods.values()),
+        "pods": {_name(pod): _pod(pod) for pod in pods.values()},
         "status": _status(status),
         "events": dict(Counter(item["reason"] for item in items["events"])),
     }
@@ -266,8 +269,8 @@ def _name(pod: Json) -> str:
     return str(pod["metadata"]["name"]).rpartition("-")[0]
 
 
-def _pod(pod: Json) -> str:
-    return f"{_name(pod)} {pod['status']['phase']} {json.dumps(pod['metadata']['labels'])}"
+def _pod(pod: Json) -> Json:
+    return {"phase": pod["status"]["phase"], "labels": pod["metadata"]["labels"]}
 
 
 def _child(item: Json) -> Json:
@@ -282,7 +285,9 @@ def _status(status: JobStatus) -> Json:
     plain.pop("bill")
     plain.pop("activeMillisecondsBefore", None)
     records = plain["usage"]["records"]
-    plain["usage"]["records"] = sorted(records, key=lambda record: (record["stage"], record["attempt"], record["index"]))
+    plain["usage"]["records"] = sorted(
+        records, key=lambda record: (record["stage"], record["attempt"], record["index"])
+    )
     return plain
 
 

@@ -99,7 +99,7 @@ class OperatorProcess:
     ) -> None:
         if error is not None:
             sys.stderr.write(f"--- the end of the log of {self.identity}:\n{self.process.log_tail(80)}\n")
-        self.process.stop(signal.SIGKILL)
+        self.stop()  # so that the next one need not wait for its lease to run out
         if error is None:
             assert MISTAKE not in self.log, self.log
 

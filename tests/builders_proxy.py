@@ -70,6 +70,8 @@ class Operator:
         self._folder = folder
         self._crash = crash
         self.killed = asyncio.Event()
+        """Set once it is dead."""
+        self._cut_off = False
         self.writes: list[str] = []
         """What it asked to be written, such as "PUT costoptjobs/life/status"; leases and reads do not count."""
         self.last_write = 0.0
@@ -107,15 +109,16 @@ class Operator:
 
     async def kill(self) -> None:
         """SIGKILL; returns once it is dead. Nothing of it is handed on from the call on."""
-        self.killed.set()
+        self._cut_off = True
         self._process.kill()
         await asyncio.to_thread(self._process.join)
+        self.killed.set()
 
     async def _hand_on(self, request: web.Request) -> web.StreamResponse:
         if request.method in ("GET", "HEAD") or "/leases" in request.path:
             return await self._answer(request, b"")
         body = await request.read()
-        if self.killed.is_set():
+        if self._cut_off:
             return self._no_answer(request)
         self.writes.append(f"{request.method} {_short(request.path)}")
         self.last_write = asyncio.get_running_loop().time()
@@ -125,7 +128,7 @@ class Operator:
             return self._no_answer(request)
         if due:
             # Whatever it asks for from now on, it asked for after this write, and is not to be done.
-            self.killed.set()
+            self._cut_off = True
             async with self._forwarded(request, body) as answer:
                 await answer.read()
             await self.kill()

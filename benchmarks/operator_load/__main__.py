@@ -19,15 +19,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from operator_load import baseline, documents, report
-from operator_load.figures import read_timed
-from operator_load.program import USER, Operator, install
-from operator_load.rounds import Round, run_round
-
 from cluster.build import CannotBuildError, build_binaries
 from cluster.clients import ROOT
 from cluster.components import Settings
 from cluster.control_plane import ControlPlane
+from operator_load import baseline, documents, report
+from operator_load.figures import read_timed
+from operator_load.program import USER, Operator, install
+from operator_load.rounds import Round, run_round
 
 SETTINGS = Settings(nodes=16)
 IDLE_SECONDS = 60

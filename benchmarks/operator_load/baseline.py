@@ -6,20 +6,19 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from cluster.control_plane import ControlPlane
+from costopt_operator.api import Api
 from operator_load import documents
 from operator_load.figures import quantile
 from operator_load.program import used_by
 from operator_load.submitting import api_of, submit
-
-from cluster.control_plane import ControlPlane
-from costopt_operator.api import Api
 
 RATES = (2, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30)
 """Jobs a second, tried in this order until one is not sustained."""
 STEP_SECONDS = 20
 """How long each rate is kept up."""
 SUSTAINED_SECONDS = 10.0
-"""A rate is sustained if 99 of 100 Jobs complete within this time of their creation. Undisturbed they take about 2 s."""
+"""A rate is sustained if 99 of 100 Jobs complete within this time of their creation. Alone, one takes about 2 s."""
 
 
 @dataclass(frozen=True)

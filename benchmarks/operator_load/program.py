@@ -42,11 +42,13 @@ def used_by(pid: int) -> Used:
 
 
 def install(control_plane: ControlPlane) -> None:
-    """The chart, by helm. The operator's pods in it are played; the program that acts is started here."""
+    """The chart, by helm, with no pods: the program is started here, with their rights."""
     control_plane.kubectl("create", "namespace", SYSTEM_NAMESPACE)
     control_plane.helm(
         "install", "costopt", ROOT / "charts/costopt", "--wait=false", "--timeout=60s", namespace=SYSTEM_NAMESPACE
     )
+    # A played operator ends after a second, and would be made again for ever.
+    control_plane.kubectl("scale", "deployment/costopt-operator", "--replicas=0", namespace=SYSTEM_NAMESPACE)
     names = ("crd/costoptjobs.costopt.dev", "crd/pricebooks.costopt.dev")
     control_plane.kubectl("wait", "--for=condition=Established", *names, "--timeout=30s")
 

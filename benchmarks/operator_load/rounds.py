@@ -6,13 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.control_plane import ControlPlane
 from operator_load import documents
 from operator_load.baseline import cpu_of
 from operator_load.figures import Timed, per_job, quantile, read_timed, start_times
 from operator_load.program import USER, Operator
 from operator_load.submitting import api_of, submit
-
-from cluster.control_plane import ControlPlane
 
 Json = dict[str, Any]
 
@@ -64,7 +63,7 @@ async def run_round(control_plane: ControlPlane, operator: Operator, num_jobs: i
     while operator.metrics().get("costopt_jobs_ended_total", 0) - finished < num_jobs:
         if time.monotonic() - submitted > 300:
             raise AssertionError(f"not all of {num_jobs} jobs have ended 300 s after the last submission")
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(1)
     ended = time.monotonic()
     components_after, used_at_end = cpu_of(control_plane), operator.used()
     await asyncio.sleep(10)  # the last finalizers and events

@@ -11,7 +11,6 @@
     processes       which processes belong to a replica, and how they are killed
     devices         this machine's GPUs
     files           files that are whole or not there
-    refused         the exception for what a user must mend
 
 runner (holds the lock) --lifeline--> supervisor (one per replica) --lifeline--> launcher --> ranks
 

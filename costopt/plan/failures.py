@@ -2,10 +2,10 @@
 
 When one rank dies the others lose their connections and die too, often sooner noticed than the one that began it. What
 is reported is the cause: an end that the platform owns up to goes before all others, an echo (a launcher says so of
-itself) comes last, and among equals the earliest counts. An end on SIGTERM alone may be the platform's doing, or that of
-whoever stopped a gang that had broken before, which the shell may have been too late to see: the time tells. The
-failure kept in the stage also tells, once the whole gang has ended, what kind of end it was; replicas that ended because
-we stopped a broken gang have no say.
+itself) comes last, and among equals the earliest counts. An end on SIGTERM alone may be the platform's doing, or that
+of whoever stopped a gang that had broken before, which the shell may have been too late to see: the time tells. The
+failure kept in the stage also tells, once the whole gang has ended, what kind of end it was; replicas that ended
+because we stopped a broken gang have no say.
 """
 
 from collections.abc import Iterable

@@ -6,6 +6,7 @@ knowing: a status write finds no object, and before a gang is started the job is
 """
 
 import asyncio
+import json
 import logging
 import time
 from collections import defaultdict
@@ -20,6 +21,7 @@ from costopt.names import MANAGED_BY_SELECTOR
 from costopt.schema.document import read_documents
 from costopt.schema.prices import PriceBook
 from costopt_operator.api import GROUP_PATH, JOBS, Api, ApiError, Json, Unreachable, list_path
+from costopt_operator.known_fields import read_known
 from costopt_operator.list_watch import ListWatch, Versioned
 from costopt_operator.sightings import (
     ChildJob,
@@ -219,14 +221,8 @@ class Cluster:
         """Take note of a price book as it is now, and look again at the jobs that it may price."""
         name = data["metadata"]["name"]
         try:
-            book = PriceBook.model_validate(
-                {
-                    "apiVersion": data["apiVersion"],
-                    "kind": data["kind"],
-                    "metadata": {"name": name},
-                    "spec": data["spec"],
-                }
-            )
+            parts = {"apiVersion": data["apiVersion"], "kind": data["kind"], "metadata": {"name": name}}
+            book = read_known(PriceBook, json.dumps({**parts, "spec": data["spec"]}).encode())
         except ValidationError as error:
             log.warning("price book %s is not understood and passed over: %s", name, error.errors()[0]["msg"])
             self.forget_book(name)

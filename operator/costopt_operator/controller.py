@@ -1,6 +1,7 @@
 """The loop of the cluster's shell, for one key at a time: gather → reconcile → write the status → do the rest."""
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Callable, Coroutine
@@ -19,6 +20,7 @@ from costopt.schema.status import JobStatus
 from costopt_operator.api import Api, ApiError, Json, NotLeading, Unreachable, object_path
 from costopt_operator.cluster import Cluster
 from costopt_operator.events import Event, event_manifest
+from costopt_operator.known_fields import read_known
 from costopt_operator.logs import about
 from costopt_operator.look import LOG_EVERY, Logs, Nodes
 from costopt_operator.metrics import Metrics
@@ -31,6 +33,8 @@ log = logging.getLogger(__name__)
 
 WORKERS = 16
 """Jobs looked at at the same time: they wait for the API server, not for each other."""
+PARSED_KEPT = 128
+"""Jobs and statuses kept as models: a job is looked at some ten times between two of its writes, most of them soon."""
 HASHED_LABEL_LENGTH = 55
 """A label this long may be a hash of a longer name."""
 
@@ -133,8 +137,7 @@ class Controller:
 
     async def _gather(self, job: JobObject) -> World | None:
         try:
-            model = CostOptJob.model_validate_json(job.document)
-            status = JobStatus.model_validate_json(job.status)
+            model, status = _job_of(job.document), _status_of(job.status)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"])
@@ -352,7 +355,8 @@ class Controller:
     async def _after_its_job(self, key: Key, pods: tuple[Pod, ...]) -> None:
         """Let go of the pods of a job that is gone, after making sure that it is."""
         left = [pod for pod in pods if pod.ended and pod.has_finalizer]
-        if not left:
+        orphans = [pod for pod in pods if pod.orphan and pod.deleted is None]
+        if not left and not orphans:
             return
         namespace, label = key
         data = await self._api.get("CostOptJob", namespace, label)
@@ -366,6 +370,7 @@ class Controller:
                 self._queue.add(key)
                 return
         await _all(self._let_go(pod) for pod in left)
+        await _all(self._delete_pod(pod, None) for pod in orphans)
 
     async def _let_go(self, pod: Pod) -> None:
         log.info("pod %s ended after its job was deleted: its usage stands in no status any more", pod.name)
@@ -384,6 +389,16 @@ class Controller:
         self._memories.pop(uid, None)
         self._refused.pop(uid, None)
         self._settled.pop(uid, None)
+
+
+@functools.lru_cache(maxsize=PARSED_KEPT)
+def _job_of(document: bytes) -> CostOptJob:
+    return read_known(CostOptJob, document)
+
+
+@functools.lru_cache(maxsize=PARSED_KEPT)
+def _status_of(document: bytes) -> JobStatus:
+    return read_known(JobStatus, document)
 
 
 def _belongs_to_another(found: Json, manifest: Json) -> bool:

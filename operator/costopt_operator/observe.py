@@ -10,7 +10,7 @@ A gang is what its batch Job's pods show, with three corrections:
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from pydantic import ValidationError
 
@@ -94,10 +94,12 @@ def replicas(world: World) -> Iterator[Replica]:
             yield _refused(world, attempt)
             continue
         child = world.child_job(attempt)
-        seen = set()
-        for pod in _pods_that_count(world, attempt, child):
-            seen.add(pod.index)
-            yield _replica(pod, child, world.logs.get(pod.uid))
+        pods = tuple(_pods_that_count(world, attempt, child))
+        one_fell = any(_fell_by_itself(pod) for pod in pods)
+        for pod in pods:
+            taken_along = one_fell and pod.ended and pod.deleted is not None and not _fell_by_itself(pod)
+            yield _replica(pod, child, world.logs.get(pod.uid), taken_along=taken_along)
+        seen = {pod.index for pod in pods}
         if child is not None:
             yield from _without_a_pod(child, seen)
 
@@ -120,7 +122,18 @@ def _is_of_an_earlier_admission(pod: Pod, child: ChildJob | None) -> bool:
     return child.suspended or (child.started is not None and pod.created < child.started)
 
 
-def _replica(pod: Pod, child: ChildJob | None, log: LogSight | None) -> Replica:
+def _fell_by_itself(pod: Pod) -> bool:
+    """It ended otherwise than well, and not because somebody deleted it."""
+    if not pod.ended or _state(pod) != "Failed":
+        return False
+    if pod.deleted is None or pod.disrupted:
+        return True
+    asked_to_end = parse_time(pod.deleted) - timedelta(seconds=pod.grace_seconds or 0)
+    return pod.finished is not None and parse_time(pod.finished) < asked_to_end
+
+
+def _replica(pod: Pod, child: ChildJob | None, log: LogSight | None, *, taken_along: bool) -> Replica:
+    """`taken_along`: another of its gang fell, and the Job controller ended this one for that."""
     started = parse_time(pod.started) if pod.started else None
     activity = None
     if pod.running and started is not None:
@@ -132,6 +145,8 @@ def _replica(pod: Pod, child: ChildJob | None, log: LogSight | None) -> Replica:
             activity = started
     waits = not pod.ended and not pod.running
     said = termination(pod)
+    if taken_along:
+        said = (said or TerminationMessage(exit_code=EXIT_PREEMPTED)).model_copy(update={"echo": True})
     return Replica(
         uid=pod.uid,
         stage=pod.stage,

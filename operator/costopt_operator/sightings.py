@@ -21,6 +21,8 @@ Json = dict[str, Any]
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 _COUNT = re.compile(r"\b\d+ ")
 
+UNSEEN_REASON = "ContainerStatusUnknown"
+"""Reason of a container of which the kubelet knows nothing any more; the exit code beside it is made up."""
 EVICTED_REASONS = frozenset({"Evicted", "NodeLost", "NodeShutdown", "Preempting", "Shutdown", "Terminated"})
 """`status.reason` of a pod that its node ended."""
 
@@ -93,6 +95,8 @@ class Pod:
     index: int
     created: str
     has_finalizer: bool
+    orphan: bool
+    """Its batch Job was deleted without it, so nothing else will ever delete it."""
     node: str | None
     requests: Mapping[str, str]
     """Effective request, in base units; empty if it cannot be told."""
@@ -251,6 +255,7 @@ def parse_pod(data: Json) -> Pod:
         index=int(labels.get(INDEX_LABEL, "0")),
         created=metadata["creationTimestamp"],
         has_finalizer=names.USAGE_FINALIZER in metadata.get("finalizers", []),
+        orphan=not metadata.get("ownerReferences"),
         node=data["spec"].get("nodeName"),
         requests=effective_requests_of(data["spec"]),
         phase=status.get("phase", "Pending"),
@@ -261,7 +266,7 @@ def parse_pod(data: Json) -> Pod:
         running="running" in main,
         finished=max(finished) if states and len(finished) == len(states) else None,
         last_sign=max([metadata["creationTimestamp"], *signs]),
-        exit_code=terminated.get("exitCode") if terminated else None,
+        exit_code=terminated.get("exitCode") if terminated and terminated.get("reason") != UNSEEN_REASON else None,
         disrupted=conditions.get("DisruptionTarget", {}).get("status") == "True"
         or status.get("reason") in EVICTED_REASONS,
         message=(terminated or {}).get("message", "")[:8192],

@@ -8,6 +8,8 @@ from collections import deque
 
 FIRST_BACKOFF_SECONDS = 0.1
 LONGEST_BACKOFF_SECONDS = 60.0
+REST_SECONDS = 0.2
+"""Between two looks at one key: what happens to a gang happens to all its pods, one after the other."""
 LONGEST_REST_SECONDS = 2.0
 
 Key = tuple[str, str]
@@ -15,12 +17,15 @@ Key = tuple[str, str]
 
 
 class WorkQueue:
-    """A queue of keys with delays and backoff."""
+    """A queue of keys with delays and backoff. A key rests for `rest_seconds` after a look, and is not given out."""
 
-    def __init__(self) -> None:
+    def __init__(self, rest_seconds: float = REST_SECONDS) -> None:
+        self._rest_seconds = rest_seconds
         self._due: deque[Key] = deque()
         self._queued: set[Key] = set()
         self._in_work: set[Key] = set()
+        """Keys given out, and those that rest."""
+        self._resting: list[tuple[float, int, Key]] = []
         self._again: set[Key] = set()
         self._later: list[tuple[float, int, Key]] = []
         self._later_at: dict[Key, float] = {}
@@ -70,7 +75,8 @@ class WorkQueue:
                 self._in_work.add(key)
                 return key
             self._wake.clear()
-            pause = self._later[0][0] - time.monotonic() if self._later else None
+            next_times = [heap[0][0] for heap in (self._later, self._resting) if heap]
+            pause = min(next_times) - time.monotonic() if next_times else None
             try:
                 await asyncio.wait_for(self._wake.wait(), pause)
             except TimeoutError:
@@ -79,16 +85,21 @@ class WorkQueue:
     def done(self, key: Key, spent_seconds: float = 0.0) -> None:
         """The look at `key` is over, and took so long to decide, waits for others left out.
 
-        If it was named again meanwhile it is looked at once more, but not before nine times as long has passed: a gang
-        of a thousand pods makes a thousand changes, and each look at it takes a while.
+        It rests for nine times as long if that is more: a gang of a thousand pods makes a thousand changes, and each
+        look at it takes a while. If it was named meanwhile it is then looked at once more.
         """
-        self._in_work.discard(key)
-        if key in self._again:
-            self._again.discard(key)
-            self.add_after(key, min(LONGEST_REST_SECONDS, 9 * spent_seconds))
+        rest = max(self._rest_seconds, min(LONGEST_REST_SECONDS, 9 * spent_seconds))
+        heapq.heappush(self._resting, (time.monotonic() + rest, next(self._order), key))
+        self._wake.set()
 
     def _move_what_is_due(self) -> None:
         now = time.monotonic()
+        while self._resting and self._resting[0][0] <= now:
+            rested = heapq.heappop(self._resting)[2]
+            self._in_work.discard(rested)
+            if rested in self._again:
+                self._again.discard(rested)
+                self.add(rested)
         while self._later and self._later[0][0] <= now:
             at, _, key = heapq.heappop(self._later)
             if self._later_at.get(key) == at:

@@ -23,8 +23,8 @@ from costopt import names
 from costopt.render.labels import label_value
 
 PATIENCE = 60.0
-"""Seconds until a test gives up waiting. What it waits for takes about two, but half a minute where Kubernetes' own garbage
-collector must first learn of a kind that was defined a moment ago."""
+"""Seconds until a test gives up waiting. What it waits for takes about two, but half a minute where Kubernetes' own
+garbage collector must first learn of a kind that was defined a moment ago."""
 GROUP = "/apis/costopt.dev/v1alpha1"
 ON_DEMAND = {"karpenter.sh/capacity-type": "on-demand"}
 """Nodes for which the usual price book has prices."""
@@ -130,12 +130,13 @@ class Team:
 
     def pods_ever(self, job: "LiveJob") -> list[Json]:
         """Every pod that the job has ever had, as it was when last seen."""
-        found = [pod for pod in list(self._seen.values()) if pod["metadata"]["labels"].get(names.LABEL_JOB_UID) == job.uid]
+        found = [pod for pod in list(self._seen.values()) if _uid_of(pod) == job.uid]
         return sorted(found, key=lambda pod: str(pod["metadata"]["name"]))
 
     def holds_back(self, pod: Json) -> bool:
         """Whether the pod is there, and cannot go before its usage is recorded."""
-        return pod["metadata"]["uid"] not in self._gone and names.USAGE_FINALIZER in pod["metadata"].get("finalizers", [])
+        finalizers = pod["metadata"].get("finalizers", [])
+        return pod["metadata"]["uid"] not in self._gone and names.USAGE_FINALIZER in finalizers
 
     def _watch_pods(self) -> None:
         while not self._over:
@@ -153,7 +154,7 @@ class Team:
 
         Returns the records. `estimated`: how many ends nobody saw.
         """
-        self.wait_for(lambda: job.all_recorded(), f"the usage of every pod recorded in {job.name}")
+        self.wait_for(job.all_recorded, f"the usage of every pod recorded in {job.name}")
         records = job.status.get("usage", {}).get("records", [])
         held = [pod for pod in self.pods_ever(job) if scheduled_at(pod)]
         assert sorted(record["uid"] for record in records) == sorted(pod["metadata"]["uid"] for pod in held)

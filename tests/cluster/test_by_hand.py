@@ -15,21 +15,34 @@ from cluster.team import Team, condition_of
 
 pytestmark = pytest.mark.usefixtures("operator")
 
-FIRST_STAYS = Play(attempt=0, run_seconds="forever")
+FIRST_STAYS = Play(stage="train", attempt=0, run_seconds="forever")
 OPERATOR_USER = f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"
 
 
 def test_a_batch_job_deleted_by_hand_is_a_disruption_and_the_next_attempt_has_another(team: Team) -> None:
-    background = team.submit(FIRST_STAYS, name="background")
-    orphaned = team.submit(FIRST_STAYS, name="orphaned")
-    for job, policy in ((background, "Background"), (orphaned, "Orphan")):
+    job = team.submit(FIRST_STAYS)
+    job.wait_until_running()
+    team.rest.must("DELETE", team.path("jobs", "tiny-train-a0"), {"propagationPolicy": "Background"})
+    job.wait_until_ended()
+    assert (job.stage()["attempt"], job.stage()["failures"], job.stage()["disruptions"]) == (1, 0, 1)
+    assert len(team.check_usage(job)) == 4
+    assert [each["metadata"]["name"] for each in job.batch_jobs()] == ["tiny-train-a1"]
+
+
+def test_pods_whose_batch_job_is_gone_work_on_and_are_deleted_with_their_job(team: Team) -> None:
+    suspended, deleted = (team.submit(Play(execution=1, run_seconds="forever"), name=name) for name in ("on", "off"))
+    for job in (suspended, deleted):
         job.wait_until_running()
-        team.rest.must("DELETE", team.path("jobs", f"{job.name}-train-a0"), {"propagationPolicy": policy})
-    for job in (background, orphaned):
-        job.wait_until_ended()
-        assert (job.stage()["attempt"], job.stage()["failures"], job.stage()["disruptions"]) == (1, 0, 1)
-        assert len(team.check_usage(job)) == 4
-        assert [each["metadata"]["name"] for each in job.batch_jobs()] == [f"{job.name}-train-a1"]
+        team.rest.must("DELETE", team.path("jobs", f"{job.name}-train-a0"), {"propagationPolicy": "Orphan"})
+    team.wait_for(lambda: not suspended.batch_jobs() and not deleted.batch_jobs(), "no batch Jobs")
+    suspended.change(suspend=True)
+    deleted.delete()
+    suspended.wait_until_suspended()
+    deleted.wait_until_gone()
+    assert (suspended.stage()["failures"], suspended.stage()["disruptions"]) == (0, 0)
+    suspended.change(suspend=False)
+    suspended.wait_until_ended()
+    assert len(team.check_usage(suspended)) == 4
 
 
 def test_a_service_deleted_by_hand_is_made_again_while_its_gang_runs(team: Team) -> None:
@@ -69,11 +82,13 @@ def test_pods_deleted_at_every_moment_are_each_counted_once(team: Team) -> None:
     by_force.wait_until_running()
     name = by_force.pods()[0]["metadata"]["name"]
     team.control_plane.kubectl("delete", "pod", name, "--force", "--grace-period=0", namespace=team.namespace)
-    team.wait_for(lambda: any(pod["status"].get("phase") == "Succeeded" for pod in half_done.pods()), "one that is done")
+    team.wait_for(
+        lambda: "Succeeded" in {pod["status"].get("phase") for pod in half_done.pods()}, "one pod that is done"
+    )
     for pod in half_done.pods():
         team.rest.must("DELETE", team.path("pods", pod["metadata"]["name"]))
 
-    for job, estimated in zip(jobs, (0, 0, 1), strict=True):
+    for job, estimated in zip(jobs, (2, 0, 1), strict=True):
         job.wait_until_ended()
         assert (job.stage()["failures"], job.stage()["disruptions"]) == (0, 1), job.name
         assert len(team.check_usage(job, estimated=estimated)) == 4
@@ -89,7 +104,7 @@ def test_a_finished_job_stays_as_it_is_whatever_is_deleted_of_it(team: Team) -> 
     team.wait_for(lambda: not team.leftovers(), "nothing left but the job")
     later = team.submit(name="later")
     later.wait_until_ended()
-    assert team.leftovers() and all("later" in left for left in team.leftovers())
+    assert {left.partition("later")[1] for left in team.leftovers()} == {"later"}
     assert job.status == status | {"bill": job.status["bill"]}
     team.check_usage(job)
 
@@ -117,7 +132,7 @@ def somebody_who_edits(team: Team, name: str) -> Iterator[None]:
 
 def test_a_job_that_somebody_else_edits_all_the_time_goes_on(team: Team) -> None:
     said = {"exitCode": 1, "reason": "ProcessFailed", "message": "a crash", "rank": 0}
-    job = team.submit(Play(attempt=0, exit_code=1, message=said), variants=("int8",))
+    job = team.submit(Play(stage="train", attempt=0, exit_code=1, message=said), variants=("int8",))
     since = team.control_plane.audit_offset()
     with somebody_who_edits(team, job.name):
         job.wait_until_ended()

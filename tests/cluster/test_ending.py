@@ -29,7 +29,7 @@ def test_a_silent_gang_is_restarted_and_one_that_logs_is_not(team: Team) -> None
     for job in (silent, talking, stepping):
         job.wait_until_running()
     deadline = time.monotonic() + 120
-    while not condition_of(silent.status, "Succeeded").get("status") == "True":
+    while condition_of(silent.status, "Succeeded").get("status") != "True":
         assert time.monotonic() < deadline, silent.status
         team.control_plane.write_log(team.namespace, "talking-train-a0-1", "still here")
         team.control_plane.write_log(team.namespace, "stepping-train-a0-0", '{"step": 7, "totalSteps": 40}')
@@ -139,9 +139,7 @@ def test_a_gang_that_never_starts_fails_and_says_what_it_waited_for(team: Team) 
         Play(index=1, waiting_reason="ImagePullBackOff"), Play(index=0, run_seconds="forever"),
         name="unpulled", restarts={"startTimeoutSeconds": 3},
     )  # fmt: skip
-    nowhere = team.submit(
-        name="nowhere", pods={"nodeSelector": {"no": "where"}}, restarts={"startTimeoutSeconds": 3}
-    )
+    nowhere = team.submit(name="nowhere", pods={"nodeSelector": {"no": "where"}}, restarts={"startTimeoutSeconds": 3})
     status = unpulled.wait_until_ended("NotStarted")
     assert "ImagePullBackOff" in condition_of(status, "Succeeded")["message"]
     assert status["failure"]["reason"] == "NotStarted"
@@ -161,9 +159,7 @@ def test_a_job_over_its_budget_is_suspended_and_goes_on_with_a_larger_one(team: 
     held = team.submit(
         Play(execution=1, run_seconds="forever"), name="held", priceBookName=book, budget={"amount": "100"}
     )
-    failing = team.submit(
-        FOREVER, name="failing", priceBookName=book, budget={"amount": "100", "onExceeded": "Fail"}
-    )
+    failing = team.submit(FOREVER, name="failing", priceBookName=book, budget={"amount": "100", "onExceeded": "Fail"})
     status = held.wait_until_suspended("BudgetExceeded")
     assert condition_of(status, "BudgetExceeded")["status"] == "True"
     assert Decimal(status["bill"]["listCost"]) > 100

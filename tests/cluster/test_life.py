@@ -171,8 +171,9 @@ def test_while_a_job_runs_its_training_cannot_be_changed_but_its_limits_can(team
     job.change(restarts={"maxFailures": 7}, budget={"amount": "1000000"})
     changed = (job.document or {})["metadata"]["generation"]
     job.wait_until(
-        lambda status: (status["observedGeneration"], condition_of(status, "BudgetExceeded").get("status"))
-        == (changed, "False"),
+        lambda status: (
+            (status["observedGeneration"], condition_of(status, "BudgetExceeded").get("status")) == (changed, "False")
+        ),
         "aware of its budget",
     )
     assert job.stage()["attempt"] == 0

@@ -111,6 +111,23 @@ def test_one_failed_pod_stops_the_gang_and_then_starts_the_next_attempt() -> Non
     assert [event.reason for event in todo.events] == ["Restarted"]
 
 
+def test_a_job_one_of_whose_pods_has_failed_is_left_to_fail_by_itself_and_keeps_its_logs() -> None:
+    story = begun()
+    todo = story.look(61, child(), failed(0), pod(1))  # the Job controller has not said FailureTarget yet
+    assert todo.delete_jobs == ()
+    assert [item.index for item, _ in todo.delete_pods] == [1]
+
+
+def test_a_gang_that_broke_and_was_stopped_while_nobody_looked_has_failed() -> None:
+    story = begun()
+    todo = story.look(65, child(conditions=("Failed",)), failed(0, 1), failed(1, 143, deleted=62, grace=10))
+    assert todo.start == (StartGang("train", 1),)
+    stage = story.status.stages[0]
+    assert (stage.failures, stage.disruptions) == (1, 0)
+    assert story.status.failure is not None
+    assert story.status.failure.exit_code == 1
+
+
 def test_a_pod_that_is_ending_already_is_not_deleted_again() -> None:
     story = begun()
     ending = pod(1, deleted=80, grace=10)

@@ -1,6 +1,7 @@
 """Keys are looked at once however often they are named, and never by two workers at a time."""
 
 import asyncio
+import time
 
 from costopt_operator.work_queue import WorkQueue
 
@@ -34,9 +35,29 @@ def test_a_key_named_during_its_look_is_looked_at_once_more_and_not_at_the_same_
         queue.add(A)
         assert await next_of(queue) is None
         queue.done(A)
-        assert await next_of(queue) == A
+        assert await next_of(queue, 1) == A
         queue.done(A)
-        assert await next_of(queue) is None
+        assert await next_of(queue, 1) is None
+
+    asyncio.run(go())
+
+
+def test_a_key_rests_after_a_look_and_the_longer_the_longer_that_took_while_others_are_looked_at() -> None:
+    async def go() -> None:
+        queue = WorkQueue(rest_seconds=0.1)
+        for spent, rest in ((0.0, 0.1), (0.04, 0.36)):
+            queue.add(A)
+            assert await next_of(queue) == A
+            queue.done(A, spent)
+            began = time.monotonic()
+            queue.add(A)
+            queue.add(B)
+            assert await next_of(queue) == B
+            queue.done(B)
+            assert await next_of(queue, 1) == A
+            assert time.monotonic() - began >= 0.99 * rest
+            queue.done(A)
+            assert await next_of(queue, 0.2) is None
 
     asyncio.run(go())
 

@@ -1,0 +1,33 @@
+"""Reading a document of a newer version of our language: what is not known here is passed over.
+
+While an installation is upgraded its definitions are newer than its operator for a while, and the API server fills in
+the new fields' defaults. Whether a field is a mistake was for the API server to say, which has accepted it.
+"""
+
+import json
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def read_known(model: type[M], document: bytes) -> M:
+    """The document without the fields that the model does not know. Raises ValidationError for any other mistake."""
+    try:
+        return model.model_validate_json(document)
+    except ValidationError as error:
+        unknown = [item["loc"] for item in error.errors(include_url=False) if item["type"] == "extra_forbidden"]
+        if not unknown:
+            raise
+        plain = json.loads(document)
+        for place in unknown:
+            _remove(plain, place)
+        return model.model_validate_json(json.dumps(plain))
+
+
+def _remove(plain: Any, place: tuple[int | str, ...]) -> None:
+    *parents, last = place
+    for key in parents:
+        plain = plain[key]
+    del plain[last]

@@ -1,0 +1,382 @@
+"""What the controller does when the API server says no; the objects are kept in a dict, the answers are scripted."""
+
+import asyncio
+import copy
+import logging
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import pytest
+
+from builders_operator import START, UID, a_job, child_json, pod_json
+from costopt import names
+from costopt.schema.status import JobStatus
+from costopt_operator.api import ApiError, NotLeading
+from costopt_operator.cluster import Cluster
+from costopt_operator.controller import Controller
+from costopt_operator.metrics import Metrics
+from costopt_operator.sightings import parse_child_job, parse_job, parse_pod
+from costopt_operator.work_queue import WorkQueue
+
+Json = dict[str, Any]
+
+KEY = ("team", "tiny")
+JOB = "CostOptJob tiny"
+ATTEMPT = "Job tiny-train-a0"
+
+
+class PlayedApi:
+    """The API server, as far as the controller knows it."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, Json] = {}
+        """By kind and name, such as "Job tiny-train-a0"."""
+        self.version = 100
+        self.written: list[str] = []
+        """What was done, such as "create Job tiny-train-a0", refused or not."""
+        self.next: defaultdict[str, list[Exception]] = defaultdict(list)
+        """What is answered instead, once each."""
+
+    def put(self, kind: str, manifest: Json) -> Json:
+        self.version += 1
+        metadata = {"uid": f"uid-{self.version}", "creationTimestamp": "2026-03-01T12:00:00Z", **manifest["metadata"]}
+        metadata["resourceVersion"] = str(self.version)
+        self.objects[f"{kind} {metadata['name']}"] = {**manifest, "metadata": metadata}
+        return copy.deepcopy(self.objects[f"{kind} {metadata['name']}"])
+
+    def _write(self, what: str) -> None:
+        self.written.append(what)
+        if self.next[what]:
+            raise self.next[what].pop(0)
+
+    async def get(self, kind: str, namespace: str, name: str) -> Json | None:
+        return copy.deepcopy(self.objects.get(f"{kind} {name}"))
+
+    async def create(self, manifest: Json) -> Json:
+        what = f"{manifest['kind']} {manifest['metadata']['name']}"
+        self._write(f"create {what}")
+        if what in self.objects:
+            raise ApiError(409, "AlreadyExists", f"{what} already exists")
+        return self.put(manifest["kind"], manifest)
+
+    async def apply(self, manifest: Json) -> Json:
+        self._write(f"apply {manifest['kind']} {manifest['metadata']['name']}")
+        return self.put(manifest["kind"], manifest)
+
+    async def replace_status(self, manifest: Json) -> Json:
+        self._write("status")
+        known = self.objects.get(JOB)
+        if known is None or known["metadata"]["uid"] != manifest["metadata"]["uid"]:
+            raise ApiError(404, "NotFound", "not found")
+        if known["metadata"]["resourceVersion"] != manifest["metadata"]["resourceVersion"]:
+            raise ApiError(409, "Conflict", "the object has been modified")
+        return self.put("CostOptJob", {**known, "status": manifest["status"]})
+
+    async def remove_finalizer(self, namespace: str, pod: str, uid: str, finalizer: str) -> Json | None:
+        self._write(f"release {pod}")
+        known = self.objects[f"Pod {pod}"]
+        known["metadata"]["finalizers"].remove(finalizer)
+        return self.put("Pod", known)
+
+    async def delete(
+        self, kind: str, namespace: str, name: str, *, uid: str, grace_seconds: int | None = None
+    ) -> Json | None:
+        self._write(f"delete {kind} {name}")
+        return self.objects.pop(f"{kind} {name}", None)
+
+    async def request(self, method: str, path: str, *, body: Any = None, **_: Any) -> Json:
+        if method == "POST" and path.endswith("/events"):
+            self._write(f"event {body['reason']}")
+            return {}
+        raise ApiError(404, "NotFound", path)
+
+    async def text(self, path: str, query: Mapping[str, str]) -> str:
+        return ""
+
+    async def pages(self, path: str, query: Mapping[str, str], limit: int = 500) -> AsyncIterator[Json]:
+        items = [self.objects[JOB]] if JOB in self.objects and path.endswith("costoptjobs") else []
+        metadata = {"resourceVersion": str(self.version)}
+        yield {"apiVersion": "costopt.dev/v1alpha1", "metadata": metadata, "items": items}
+
+
+class Scene:
+    """A controller, what it knows, and the job `tiny`."""
+
+    def __init__(self) -> None:
+        self.api = PlayedApi()
+        api: Any = self.api
+        self.queue = WorkQueue()
+        self.metrics = Metrics()
+        self.cluster = Cluster(api, ("team",), None, self.queue.add)
+        self.controller = Controller(
+            api, self.cluster, self.queue, self.metrics, default_image="trainer:1", clock=lambda: START
+        )
+        self.cluster.on_job_gone = self.controller.forget
+
+    def add_job(self, *, uid: str = UID, **spec: Any) -> None:
+        job = {**a_job(**spec).to_plain(), "status": {}}
+        job["metadata"] |= {"uid": uid, "generation": 1}
+        self.cluster.learn_job(parse_job(self.api.put("CostOptJob", job)))
+
+    def add_child(self, **changes: Any) -> None:
+        data = {"apiVersion": "batch/v1", "kind": "Job", **child_json(**changes)}
+        self.cluster.child_jobs.learn(parse_child_job(self.api.put("Job", data)), "team")
+
+    def add_pod(self, index: int, **changes: Any) -> None:
+        data = pod_json(index, **changes)
+        data["metadata"]["ownerReferences"] = [{"apiVersion": "batch/v1", "kind": "Job", "name": "tiny-train-a0"}]
+        self.cluster.pods.learn(parse_pod(self.api.put("Pod", data)), "team")
+
+    async def look(self, times: int = 1) -> None:
+        """So many turns, as a worker would take them, without their pauses."""
+        for _ in range(times):
+            await self.controller._turn(KEY)
+
+    @property
+    def status(self) -> JobStatus:
+        return JobStatus.model_validate_json(parse_job(self.api.objects[JOB]).status)
+
+    def count(self, what: str) -> int:
+        return self.api.written.count(what)
+
+    def errors(self, reason: str) -> float:
+        value = self.metrics.registry.get_sample_value("costopt_reconcile_errors_total", {"reason": reason})
+        return value or 0.0
+
+
+def invalid() -> ApiError:
+    return ApiError(422, "Invalid", 'Job.batch "tiny-train-a0" is invalid: spec.template.spec.volumes[0]: Not found')
+
+
+def test_the_status_is_written_before_anything_is_made_and_the_job_last() -> None:
+    play = Scene()
+    play.add_job()
+    asyncio.run(play.look())
+    assert play.api.written[0] == "status"
+    assert play.api.written[-1] == f"create {ATTEMPT}"
+    assert len(play.api.written) == len(set(play.api.written))
+
+
+def test_a_job_that_the_api_server_finds_invalid_fails_with_the_servers_sentence() -> None:
+    play = Scene()
+    play.add_job()
+    play.api.next[f"create {ATTEMPT}"] = [invalid()]
+    asyncio.run(play.look(3))
+    condition = play.status.condition("Succeeded")
+    assert condition is not None
+    assert (condition.status, condition.reason) == ("False", "TrainingFailed")
+    assert "spec.template.spec.volumes[0]: Not found" in condition.message
+    assert play.count(f"create {ATTEMPT}") == 1
+    assert play.status.stages[0].failures == 1
+
+
+def test_a_job_of_ours_that_is_there_already_is_taken_over() -> None:
+    play = Scene()
+    play.add_job()
+    play.api.put("Job", {"apiVersion": "batch/v1", "kind": "Job", **child_json()})
+    asyncio.run(play.look())
+    assert [child.name for child in play.cluster.child_jobs.of(KEY)] == ["tiny-train-a0"]
+    assert play.errors("AlreadyExists") == 0
+
+
+def test_a_job_of_somebody_else_is_waited_for_until_it_has_gone(caplog: pytest.LogCaptureFixture) -> None:
+    play = Scene()
+    play.add_job()
+    play.api.put("Job", {"apiVersion": "batch/v1", "kind": "Job", **child_json(uid="another-job")})
+    with caplog.at_level(logging.INFO):
+        asyncio.run(play.look(2))
+    assert play.cluster.child_jobs.of(KEY) == ()
+    assert "a Job tiny-train-a0 that is not this job's must go first" in caplog.text
+    del play.api.objects[ATTEMPT]
+    asyncio.run(play.look())
+    assert [child.job_uid for child in play.cluster.child_jobs.of(KEY)] == [UID]
+    assert play.count("status") == 1
+
+
+def test_a_settings_object_of_an_earlier_job_of_that_name_is_taken_over_and_not_used() -> None:
+    play = Scene()
+    play.add_job()
+    earlier = {"labels": {names.LABEL_JOB_UID: "earlier"}, "name": "tiny-train-a0", "namespace": "team"}
+    play.api.put("ConfigMap", {"kind": "ConfigMap", "metadata": earlier, "data": {"train.json": "old"}})
+    asyncio.run(play.look())
+    found = play.api.objects["ConfigMap tiny-train-a0"]
+    assert found["metadata"]["labels"][names.LABEL_JOB_UID] == UID
+    assert found["data"]["train.json"] != "old"
+
+
+def test_one_that_is_just_being_deleted_is_waited_for() -> None:
+    play = Scene()
+    play.add_job()
+    labels = {names.LABEL_JOB_UID: "earlier"}
+    going = {
+        "labels": labels,
+        "name": "tiny-train-a0",
+        "namespace": "team",
+        "deletionTimestamp": "2026-03-01T12:00:00Z",
+    }
+    play.api.put("ConfigMap", {"kind": "ConfigMap", "metadata": going, "data": {}})
+    asyncio.run(play.look())
+    assert play.count(f"create {ATTEMPT}") == 0
+    del play.api.objects["ConfigMap tiny-train-a0"]
+    asyncio.run(play.look())
+    assert play.count(f"create {ATTEMPT}") == 1
+
+
+def test_after_a_conflict_the_job_is_read_again_before_anything_is_done() -> None:
+    play = Scene()
+    play.add_job()
+    known = play.api.objects[JOB]
+    play.api.put("CostOptJob", {**known, "metadata": {**known["metadata"], "labels": {"a": "b"}}})
+    asyncio.run(play.look())
+    assert play.api.written == ["status"]
+    asyncio.run(play.look())
+    assert play.api.written[:2] == ["status", "status"]
+    assert play.count(f"create {ATTEMPT}") == 1
+    assert play.errors("Conflict") == 1
+
+
+def test_no_finalizer_is_released_while_the_record_is_not_written() -> None:
+    play = Scene()
+    play.add_job()
+    asyncio.run(play.look())
+    play.add_child(conditions=("Complete",))
+    for index in (0, 1):
+        play.add_pod(index, phase="Succeeded", exit_code=0)
+    play.api.next["status"] = [ApiError(500, "InternalError", "etcd"), TimeoutError(), ApiError(409, "Conflict", "")]
+    asyncio.run(play.look(3))
+    assert not any(what.startswith("release") for what in play.api.written)
+    asyncio.run(play.look())
+    assert play.count("release train-a0-0") == play.count("release train-a0-1") == 1
+    assert play.status.usage is not None
+    assert [record.index for record in play.status.usage.records] == [0, 1]
+
+
+def test_a_job_that_is_gone_when_its_status_is_written_is_forgotten() -> None:
+    play = Scene()
+    play.add_job()
+    del play.api.objects[JOB]
+    asyncio.run(play.look(2))
+    assert play.api.written == ["status"]
+    assert KEY not in play.cluster.jobs
+
+
+def test_a_job_that_was_made_anew_under_the_same_name_is_another() -> None:
+    play = Scene()
+    play.add_job()
+    again = {**play.api.objects[JOB]}
+    again["metadata"] = {**again["metadata"], "uid": "second"}
+    play.api.put("CostOptJob", again)
+    asyncio.run(play.look())
+    assert play.api.written == ["status"]
+    assert play.cluster.jobs[KEY].uid == "second"
+
+
+def test_a_job_that_is_deleted_as_its_status_is_written_starts_nothing() -> None:
+    play = Scene()
+    play.add_job()
+    play.api.objects[JOB]["metadata"]["deletionTimestamp"] = "2026-03-01T12:00:00Z"
+    asyncio.run(play.look())
+    assert play.api.written == ["status"]
+
+
+def test_the_pods_of_a_job_that_is_gone_are_let_go_once_they_have_ended() -> None:
+    play = Scene()
+    play.add_pod(0, phase="Failed", exit_code=143)
+    play.add_pod(1)
+    asyncio.run(play.look())
+    assert play.api.written == ["release train-a0-0"]
+    play.add_pod(1, phase="Failed", exit_code=143)
+    asyncio.run(play.look(2))
+    assert play.api.written == ["release train-a0-0", "release train-a0-1"]
+    assert play.metrics.registry.get_sample_value("costopt_pods_ended_after_deletion_total") == 2
+
+
+def test_a_job_that_is_there_but_was_not_known_keeps_its_pods() -> None:
+    play = Scene()
+    play.add_job()
+    play.cluster.jobs.clear()
+    play.add_pod(0, phase="Failed", exit_code=143)
+    asyncio.run(play.look())
+    assert play.api.written == []
+    assert KEY in play.cluster.jobs
+
+
+def test_pods_of_an_earlier_job_of_that_name_are_let_go_without_a_record() -> None:
+    play = Scene()
+    play.add_job(uid="second")
+    play.add_pod(0, phase="Succeeded", exit_code=0)
+    asyncio.run(play.look())
+    assert play.api.written[0] == "release train-a0-0"
+    assert play.status.usage is None
+
+
+def test_a_quota_that_is_used_up_is_tried_again_later_and_later_and_told_once_a_try(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    play = Scene()
+    play.add_job()
+    sentence = 'jobs.batch "tiny-train-a0" is forbidden: exceeded quota: few, requested: count/jobs.batch=1'
+    play.api.next[f"create {ATTEMPT}"] = [ApiError(403, "Forbidden", sentence)] * 4
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(play.look(4))
+    told = [record.getMessage() for record in caplog.records if "exceeded quota" in record.getMessage()]
+    assert [line.rsplit(" ", 2)[1] for line in told] == ["0.1", "0.2", "0.4", "0.8"]
+    assert play.errors("Forbidden") == 4
+    assert play.count("status") == 1
+    asyncio.run(play.look())
+    assert ATTEMPT in play.api.objects
+    assert play.status.stages[0].failures == 0
+
+
+def test_an_event_that_cannot_be_told_holds_nothing_up() -> None:
+    play = Scene()
+    play.add_job(suspend=True)
+    play.api.next["event Suspended"] = [ApiError(403, "Forbidden", "no events")]
+    asyncio.run(play.look(2))
+    assert play.count("event Suspended") == 1
+    assert play.errors("Forbidden") == 0
+
+
+def test_one_that_does_not_lead_any_more_goes_no_further() -> None:
+    play = Scene()
+    play.add_job()
+    play.api.next["status"] = [NotLeading("not sent")]
+    asyncio.run(play.look())
+    assert play.api.written == ["status"]
+
+
+def test_an_api_server_that_cannot_be_reached_is_tried_again() -> None:
+    play = Scene()
+    play.add_job()
+    play.api.next["status"] = [ConnectionResetError("reset"), TimeoutError()]
+    asyncio.run(play.look(3))
+    assert play.errors("Unreachable") == 2
+    assert play.count(f"create {ATTEMPT}") == 1
+
+
+def test_a_mistake_of_our_own_at_one_job_is_logged_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    async def go() -> None:
+        play = Scene()
+        play.add_job()
+        play.queue.add(("team", "other"))
+        play.api.next["status"] = [KeyError("a mistake")]
+        running = asyncio.ensure_future(play.controller.run())
+        while play.count(f"create {ATTEMPT}") == 0:
+            await asyncio.sleep(0.01)
+        assert not running.done()
+        running.cancel()
+        assert play.errors("Bug") == 1
+
+    asyncio.run(asyncio.wait_for(go(), 10))
+    assert "this is a mistake in the operator" in caplog.text
+
+
+def test_a_job_that_is_not_understood_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    play = Scene()
+    play.add_job()
+    broken = {**play.api.objects[JOB], "spec": {"train": {}}}
+    play.cluster.learn_job(parse_job(play.api.put("CostOptJob", broken)))
+    asyncio.run(play.look(2))
+    assert play.api.written == []
+    assert "the job is not understood" in caplog.text
