@@ -177,7 +177,7 @@ async def _suspend_and_resume(sight: Sight, namespace: str) -> None:
 
 def _job(*directions: Play, variants: int) -> Json:
     # One node, so that every record has the same price.
-    job = plain_job(pods={"annotations": play(*directions), "nodeSelector": {"kubernetes.io/hostname": "node-0"}})
+    job: Json = plain_job(pods={"annotations": play(*directions), "nodeSelector": {"kubernetes.io/hostname": "node-0"}})
     job["metadata"]["name"] = JOB
     job["spec"]["compress"] = job["spec"]["compress"][:variants]
     return job

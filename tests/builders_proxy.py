@@ -103,9 +103,9 @@ class Operator:
         return self._folder / f"{self._namespace}.log"
 
     @property
-    def alive(self) -> bool:
-        """Whether the process runs: it must, until it is killed."""
-        return self._process.is_alive()
+    def ended_by_itself(self) -> bool:
+        """Whether the process has ended without being killed, which it never may."""
+        return not self._cut_off and not self._process.is_alive()
 
     async def kill(self) -> None:
         """SIGKILL; returns once it is dead. Nothing of it is handed on from the call on."""

@@ -15,7 +15,7 @@ class Spending:
     verdict: Literal["Exceeded", "Within", "Unknown"]
     """Unknown: something has no price, and what is priced does not exceed the budget by itself."""
     message: str
-    """In one sentence; while nothing is exceeded the same one whatever the cost, so that it can be kept as it is."""
+    """In one sentence, the same one whatever the cost: a status that tells it need not be written again."""
 
 
 def compare(budget: Budget, bill: Bill | None) -> Spending:
@@ -23,8 +23,8 @@ def compare(budget: Budget, bill: Bill | None) -> Spending:
     if bill is None or bill.priced_cost is None:
         return Spending("Unknown", f"the cost is not known, so it cannot be held against {budget.amount}")
     if decimal(bill.priced_cost) > decimal(budget.amount):
-        cost = f"{bill.priced_cost} {bill.currency or ''}".rstrip()
-        return Spending("Exceeded", f"{cost} spent, more than the budget of {budget.amount}")
+        currency = f" {bill.currency}" if bill.currency else ""
+        return Spending("Exceeded", f"more than the budget of {budget.amount}{currency} was spent")
     if bill.unpriced_resources:
         unpriced = ", ".join(bill.unpriced_resources)
         return Spending(

@@ -73,7 +73,8 @@ def config_map(job: CostOptJob, train_attempt: int, *, execution: int = 1, num_n
             names.child_name(job.metadata.name, names.TRAIN_STAGE, train_attempt),
             child_labels(job, names.TRAIN_STAGE, train_attempt, execution),
         ),
-        "immutable": True,
+        # A queue may admit the same gang again with another number of nodes.
+        **({} if job.metadata.labels.get(names.QUEUE_NAME_LABEL) else {"immutable": True}),
         "data": {settings_key(stage): settings_text(replica_settings(job, stage, num_nodes)) for stage in stages},
     }
 
@@ -109,7 +110,8 @@ def indexed_job(
     num_replicas = job.spec.num_replicas(stage)
     child = names.child_name(job.metadata.name, stage, attempt)
     own = metadata(job, child, child_labels(job, stage, attempt, execution))
-    annotations = _queue_annotations(job)
+    annotations = _queue_annotations(job, num_replicas)
+    queued = bool(job.metadata.labels.get(names.QUEUE_NAME_LABEL))
     template = pod_template(
         job,
         stage,
@@ -129,19 +131,15 @@ def indexed_job(
             **({"annotations": annotations} if annotations else {}),
         },
         "spec": {
-            **({"suspend": True} if job.metadata.labels.get(names.QUEUE_NAME_LABEL) else {}),
+            **({"suspend": True} if queued else {}),
             "completionMode": "Indexed",
             "completions": num_replicas,
             "parallelism": num_replicas,
             "backoffLimit": 0,
             "podReplacementPolicy": "Failed",
-            "podFailurePolicy": {
-                "rules": [
-                    _fail_on_exit_code("In", EXIT_NOT_RETRYABLE),
-                    {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-                    _fail_on_exit_code("NotIn", 0),
-                ]
-            },
+            # The policy also sees pods that a queue has ended by suspending the Job, as long as a finalizer keeps them,
+            # and would fail the Job for them. Without it backoffLimit fails the Job for any pod that ends by itself.
+            **({} if queued else {"podFailurePolicy": {"rules": _FAIL_AT_ONCE}}),
             "template": template,
         },
     }
@@ -151,9 +149,11 @@ def _of_queue(labels_or_annotations: dict[str, str]) -> dict[str, str]:
     return {key: value for key, value in labels_or_annotations.items() if key.startswith(names.QUEUE_PREFIX)}
 
 
-def _queue_annotations(job: CostOptJob) -> dict[str, str]:
+def _queue_annotations(job: CostOptJob, num_replicas: int) -> dict[str, str]:
     """The queue's annotations. A gang of fewer replicas has fewer ranks: none is made up for later by another pod."""
     annotations = _of_queue(job.metadata.annotations)
+    if num_replicas < 2:  # a Job of one replica cannot be admitted with fewer, and a queue refuses to be asked
+        annotations.pop(MIN_PARALLELISM_ANNOTATION, None)
     follow = {COMPLETIONS_FOLLOW_ANNOTATION: "true"} if MIN_PARALLELISM_ANNOTATION in annotations else {}
     return {**annotations, **follow}
 
@@ -163,6 +163,14 @@ def _fail_on_exit_code(operator: str, exit_code: int) -> Manifest:
         "action": "FailJob",
         "onExitCodes": {"containerName": CONTAINER, "operator": operator, "values": [exit_code]},
     }
+
+
+_FAIL_AT_ONCE = [
+    _fail_on_exit_code("In", EXIT_NOT_RETRYABLE),
+    {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+    _fail_on_exit_code("NotIn", 0),
+]
+"""Any end of a pod other than exit code 0 fails the Job, naming the kind of end."""
 
 
 def pod_group(job: CostOptJob, stage: str, attempt: int, *, gang_api: str, execution: int = 1) -> Manifest:

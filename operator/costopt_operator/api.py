@@ -25,6 +25,9 @@ Json = dict[str, Any]
 REQUEST_SECONDS = 30.0
 """Longest time for an ordinary request: less than the leader's lease could be lost and won again in."""
 
+LOG_SECONDS = 5.0
+"""Longest time for a look into a log, which the node must hand out."""
+
 JOBS = "costoptjobs"
 GROUP_PATH = "/apis/costopt.dev/v1alpha1"
 
@@ -139,7 +142,7 @@ class Api:
 
     async def text(self, path: str, query: Mapping[str, str]) -> str:
         """The answer to a GET as text (a log)."""
-        timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
+        timeout = aiohttp.ClientTimeout(total=LOG_SECONDS)
         response = await self._send("GET", path, query, timeout)
         data: bytes = await response.read()
         if response.status >= 400:
@@ -185,7 +188,7 @@ class Api:
             parts = parts[parts.index("namespaces") + 2 :]
             resource = "/".join([parts[0], *parts[2:3]])
         else:
-            resource = parts[-1]
+            resource = "nodes" if parts[-2] == "nodes" else parts[-1]
         key = ("WATCH" if query.get("watch") else method, resource)
         self.requests[key] = self.requests.get(key, 0) + 1
 

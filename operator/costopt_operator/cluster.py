@@ -149,7 +149,8 @@ class Cluster:
                 await asyncio.sleep(pause)
                 pause = min(10.0, 2 * pause)
         for watch in self.watches:
-            await watch.synced.wait()
+            while not watch.synced.is_set() and not watch.refused:
+                await asyncio.sleep(0.02)
 
     async def _sweep(self) -> None:
         while True:
@@ -169,7 +170,13 @@ class Cluster:
         else:
             await self._list_books()
         for namespace in self._namespaces:
-            await self._list_jobs(namespace)
+            try:
+                await self._list_jobs(namespace)
+            except ApiError as error:
+                # No such kind, or no such namespace any more: then there are none, and their pods are let go.
+                if error.status != 404 and (error.status != 403 or namespace is None):
+                    raise
+                log.warning("no jobs can be listed in %s: %s", namespace or "any namespace", error)
 
     async def _list_jobs(self, namespace: str | None) -> None:
         path = f"{GROUP_PATH}/namespaces/{namespace}/{JOBS}" if namespace else f"{GROUP_PATH}/{JOBS}"
@@ -189,10 +196,10 @@ class Cluster:
         try:
             page = await self._api.request("GET", f"{GROUP_PATH}/pricebooks")
         except ApiError as error:
-            if error.status != 403:
+            if error.status not in (403, 404):
                 raise
             if self.reads_books:
-                log.warning("price books may not be read; without --price-books hours have no price")
+                log.warning("price books cannot be read (%s); without --price-books hours have no price", error)
             self.reads_books = False
             return
         listed = {item["metadata"]["name"]: item for item in page["items"]}

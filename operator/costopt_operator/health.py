@@ -35,7 +35,7 @@ class Health:
             found += [
                 f"the watch of {watch.path} has heard nothing for {now - watch.last_heard:.0f} s"
                 for watch in self.cluster.watches
-                if now - watch.last_heard > UNHEALTHY_SECONDS
+                if now - watch.last_heard > UNHEALTHY_SECONDS and not watch.refused
             ]
             if self.cluster.deaf:
                 found.append("kopf has not reported what a list of the jobs shows")
@@ -45,7 +45,7 @@ class Health:
 
     def ready(self) -> bool:
         """Standing by, or acting on a complete picture."""
-        return self.cluster is None or all(watch.synced.is_set() for watch in self.cluster.watches)
+        return self.cluster is None or all(watch.synced.is_set() or watch.refused for watch in self.cluster.watches)
 
     def application(self) -> web.Application:
         """The HTTP application."""

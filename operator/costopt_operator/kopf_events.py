@@ -69,7 +69,7 @@ def settings() -> kopf.OperatorSettings:
     chosen.posting.enabled = False
     chosen.peering.standalone = True
     chosen.watching.chunk_size = PAGE
-    chosen.networking.error_backoffs = (1, 1, 2, 3, 5)
+    chosen.networking.error_backoffs = (1, 1, 2, 3, 5, *[10] * 30)  # after these kopf gives up, and with it we
     return chosen
 
 

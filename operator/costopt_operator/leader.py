@@ -28,6 +28,8 @@ RENEW_SECONDS = 8
 """A leader that could not renew its lease for this long stops."""
 RETRY_SECONDS = 2
 """Between two tries to take or renew the lease."""
+ENDING_SECONDS = 10.0
+"""Longest time for what acts to end once it is cancelled."""
 TRY_SECONDS = 3.0
 """Longest time for one request of a try."""
 
@@ -38,15 +40,18 @@ class Leadership:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._renewed: float | None = None
+        self._over = False
         self.tried_at = clock()
         """When the API server last answered anything about the lease."""
 
     def renewed(self) -> None:
         """The lease has just been taken or renewed."""
-        self._renewed = self._clock()
+        if not self._over:
+            self._renewed = self._clock()
 
     def lost(self) -> None:
-        """The lease is not held any more."""
+        """The lease is not held any more, and will not be again by this process."""
+        self._over = True
         self._renewed = None
 
     def holds(self) -> bool:
@@ -66,7 +71,8 @@ class _GuardedLock(LeaseLock):
     ) -> tuple[bool, LeaderElectionRecord] | tuple[bool, Exception] | tuple[bool, None]:
         """The election record; (False, why) if it cannot be had."""
         try:
-            answer = await asyncio.wait_for(super().get(name, namespace), TRY_SECONDS)
+            async with asyncio.timeout(TRY_SECONDS):
+                answer = await super().get(name, namespace)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return False, ApiException(status=0, reason=f"the API server cannot be reached: {error}")
         self._leadership.tried_at = time.monotonic()
@@ -92,7 +98,8 @@ class _GuardedLock(LeaseLock):
     async def _renew(self, request: Coroutine[Any, Any, bool]) -> bool:
         asked = time.monotonic()
         try:
-            done = await asyncio.wait_for(request, TRY_SECONDS)
+            async with asyncio.timeout(TRY_SECONDS):
+                done = await request
         except (aiohttp.ClientError, TimeoutError, OSError):
             return False
         if done and time.monotonic() - asked < RENEW_SECONDS:
@@ -144,12 +151,13 @@ async def lead(
                 break
     finally:
         ended = [task for task in (electing, *acting) if task.done() and not task.cancelled()]
+        held = leadership.holds()
+        leadership.lost()  # before anything else: from here on nothing is written
         for task in (electing, *acting):
             task.cancel()
-        await asyncio.gather(electing, *acting, return_exceptions=True)
-        if leadership.holds():
+        await asyncio.wait([electing, *acting], timeout=ENDING_SECONDS)
+        if held:
             await _give_back(lock, name, namespace)
-        leadership.lost()
         await client.close()
     for task in ended:
         task.result()

@@ -77,6 +77,8 @@ class ListWatch(Generic[T]):
         """Set once the first list is complete."""
         self.last_heard = time.monotonic()
         """When the API server last said anything about these objects."""
+        self.refused = False
+        """The API server does not let us list these objects, or there is no such namespace any more."""
         self.relists = 0
         """Lists after the first."""
         self._gone: deque[str] = deque(maxlen=REMEMBERED_GONE)
@@ -90,6 +92,7 @@ class ListWatch(Generic[T]):
             try:
                 if not version:
                     version = await self._list()
+                    self.refused = False
                     failures = 0
                 async for seen in self._watch(version):
                     version = seen
@@ -99,6 +102,7 @@ class ListWatch(Generic[T]):
                 version = ""
             except (ApiError, *Unreachable, ValueError) as error:
                 failures += 1
+                self.refused = isinstance(error, ApiError) and error.status in (403, 404)
                 first, longest = BACKOFF_SECONDS
                 pause = min(longest, first * 2 ** min(failures, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
                 log.warning("watch of %s is interrupted (%s), going on in %.1f s", self.path, error, pause)
@@ -113,8 +117,9 @@ class ListWatch(Generic[T]):
                 self.last_heard = time.monotonic()
                 version = page["metadata"]["resourceVersion"]
                 for item in page["items"]:
-                    parsed = self._parse(item)
-                    listed[parsed.uid] = parsed
+                    parsed = self._parsed(item)
+                    if parsed is not None:
+                        listed[parsed.uid] = parsed
         except ApiError as error:
             if error.status == 410:
                 raise Expired from error
@@ -145,16 +150,25 @@ class ListWatch(Generic[T]):
                 if kind == "ERROR":
                     raise _error_of(data)
                 if kind != "BOOKMARK":
-                    parsed = self._parse(data)
-                    if kind == "DELETED":
+                    parsed = self._parsed(data)
+                    if parsed is not None and kind == "DELETED":
                         self._forget(parsed)
-                    else:
+                    elif parsed is not None:
                         self.learn(parsed)
                 yield data["metadata"]["resourceVersion"]
         except ApiError as error:
             if error.status == 410:
                 raise Expired from error
             raise
+
+    def _parsed(self, data: Json) -> T | None:
+        """The object; None if it is none of ours although it bears our label: anyone may put that on anything."""
+        try:
+            return self._parse(data)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            metadata = data.get("metadata", {})
+            log.warning("%s/%s is not understood: %r", metadata.get("namespace"), metadata.get("name"), error)
+            return None
 
     def learn(self, parsed: T) -> None:
         """Take note of an object as it is now; older news of it is passed over."""

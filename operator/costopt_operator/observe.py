@@ -102,13 +102,15 @@ def replicas(world: World) -> Iterator[Replica]:
         seen = {pod.index for pod in pods}
         if child is not None:
             yield from _without_a_pod(child, seen)
+            if child.failing and not seen:
+                yield _unseen(child)
 
 
 def _pods_that_count(world: World, attempt: Attempt, child: ChildJob | None) -> Iterator[Pod]:
     for pod in world.pods:
         if (pod.stage, pod.attempt) != attempt:
             continue
-        never_was = pod.ended and pod.scheduled is None and pod.exit_code is None
+        never_was = pod.ended and pod.node is None and pod.exit_code is None
         if not never_was and not _is_of_an_earlier_admission(pod, child):
             yield pod
 
@@ -119,7 +121,11 @@ def _is_of_an_earlier_admission(pod: Pod, child: ChildJob | None) -> bool:
         return False
     if pod.phase == "Succeeded" and pod.exit_code == EXIT_DONE:
         return False
-    return child.suspended or (child.started is not None and pod.created < child.started)
+    if child.suspended:
+        return True
+    # A current pod may be older by a moment than the start time, but then its Job fails for it.
+    by_itself = pod.phase in ("Succeeded", "Failed")
+    return by_itself and child.started is not None and pod.created < child.started
 
 
 def _fell_by_itself(pod: Pod) -> bool:
@@ -195,6 +201,11 @@ def _without_a_pod(child: ChildJob, seen: set[int]) -> Iterator[Replica]:
             waiting_since=None if done else _waiting_since(child),
             waiting_for="" if done else "admission by its queue" if child.suspended else "its pod to be made",
         )
+
+
+def _unseen(child: ChildJob) -> Replica:
+    """A Job has failed, and none of its pods is there to say why."""
+    return Replica(uid=f"{child.uid}-unseen", stage=child.stage, attempt=child.attempt, index=0, state="Failed")
 
 
 def _refused(world: World, attempt: Attempt) -> Replica:

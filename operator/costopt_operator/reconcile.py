@@ -15,7 +15,7 @@ from costopt.accounting.fold import fold
 from costopt.names import QUEUE_NAME_LABEL, TRAIN_STAGE
 from costopt.plan.actions import StartGang, StopGang
 from costopt.plan.decide import is_final, plan
-from costopt.schema.status import JobStatus
+from costopt.schema.status import JobStatus, StageStatus
 from costopt.schema.usage import Usage
 from costopt_operator.events import Event, events_between
 from costopt_operator.observe import World, foldable, new_usage, observe
@@ -122,10 +122,15 @@ def _decisive(status: JobStatus) -> object:
 
 
 def _plain(status: JobStatus) -> JobStatus:
-    """The status without the figures that grow by themselves."""
+    """The status without the figures that grow by themselves, and without a variant's first sign of life."""
     conditions = [item.model_copy(update={"observed_generation": None}) for item in status.conditions]
     quiet: dict[str, Any] = {"bill": None, "progress": None, "conditions": conditions, "observed_generation": None}
+    quiet["stages"] = [_begun(stage) if stage.name != TRAIN_STAGE else stage for stage in status.stages]
     return status.model_copy(update=quiet)
+
+
+def _begun(stage: StageStatus) -> StageStatus:
+    return stage.model_copy(update={"state": "Running"}) if stage.state == "Starting" else stage
 
 
 def _when(urgency: Urgency, memory: Memory, now: datetime) -> tuple[bool, timedelta | None]:

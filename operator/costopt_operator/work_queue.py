@@ -1,6 +1,7 @@
 """Keys that are to be looked at: each once however often it is named, never by two workers at a time."""
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 import time
@@ -77,10 +78,10 @@ class WorkQueue:
             self._wake.clear()
             next_times = [heap[0][0] for heap in (self._later, self._resting) if heap]
             pause = min(next_times) - time.monotonic() if next_times else None
-            try:
-                await asyncio.wait_for(self._wake.wait(), pause)
-            except TimeoutError:
-                continue
+            # Not wait_for: that may pass over a cancellation that comes together with the event.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
 
     def done(self, key: Key, spent_seconds: float = 0.0) -> None:
         """The look at `key` is over, and took so long to decide, waits for others left out.

@@ -71,7 +71,7 @@ class Stage:
         def over() -> bool:
             if operator.killed.is_set():
                 return True
-            assert operator.alive, "the operator has ended by itself"
+            assert not operator.ended_by_itself, "the operator has ended by itself"
             if conduct.done():
                 conduct.result()
             quiet = clock() - operator.last_write > QUIET_SECONDS

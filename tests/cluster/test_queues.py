@@ -79,6 +79,18 @@ def test_a_gang_admitted_in_part_is_told_how_many_it_is_and_succeeds(team: Team)
     assert condition_of(status, "Succeeded")["status"] == "True"
 
 
+def test_a_gang_admitted_again_in_another_size_is_told_so(team: Team) -> None:
+    job, _ = submitted_to_queue(team, Play(run_seconds="forever"), nodes=4)
+    for admitted in (4, 2, 3):
+        change(team, suspend=False, parallelism=admitted, completions=admitted)
+        job.wait_until_running(admitted)
+        team.wait_for(lambda size=admitted: settings(team).get("numNodes") == size, f"told that it is {admitted}")
+        change(team, suspend=True)
+        team.wait_for(lambda: not job.pods(), "all pods ended and recorded")
+    assert (job.stage()["attempt"], job.stage()["failures"], job.stage()["disruptions"]) == (0, 0, 0)
+    assert len(team.check_usage(job)) == 9
+
+
 def test_after_a_failure_the_next_attempt_waits_in_the_queue_again(team: Team) -> None:
     job, _ = submitted_to_queue(team, Play(attempt=0, index=1, exit_code=1), nodes=2)
     change(team, suspend=False)

@@ -147,3 +147,11 @@ def test_older_news_are_passed_over() -> None:
     watch.learn(parse_pod(seen(0, 9)))
     watch.learn(parse_pod(seen(0, 8)))
     assert [pod.resource_version for pod in reported] == [9]
+
+
+def test_an_object_that_only_bears_our_label_stops_nothing() -> None:
+    strange = seen(7, 6)
+    strange["metadata"]["labels"]["costopt.dev/attempt"] = "x"
+    script = Script([listed(5, strange, seen(0, 1))], [[event("ADDED", strange), event("ADDED", seen(1, 8))]])
+    changes, _ = play(script)
+    assert changes == [(0, False), (1, False)]

@@ -46,6 +46,28 @@ def test_growing_figures_are_written_twice_a_minute() -> None:
     assert len(story.written) - before == 300 / FIGURES_EVERY.total_seconds()
 
 
+def test_the_life_of_a_job_of_four_pods_and_a_variant_takes_four_writes_of_its_status() -> None:
+    int8 = {"name": "int8", "steps": [{"type": "Quantize", "quantize": {"scheme": "Int8WeightOnly"}}]}
+    story = Story(a_job(compress=[int8]))
+    report = {"exitCode": 0, "variant": variant_report("int8")}
+    for second in range(30):
+        if second < 12:
+            seen = (child(), pod(0), pod(1))
+        elif second < 24:
+            seen = (child(), done(0, finished=12), done(1, finished=12), child("int8"), pod(0, stage="int8"))
+        else:
+            variant = done(0, stage="int8", finished=24, message=report)
+            seen = (child(), done(0, finished=12), done(1, finished=12), child("int8"), variant)
+        story.look(second, *(seen if second else ()))
+    states = [[(stage.name, stage.state) for stage in status.stages] for status in story.written]
+    assert states == [
+        [("train", "Starting")],
+        [("train", "Running")],
+        [("train", "Succeeded"), ("int8", "Starting")],
+        [("train", "Succeeded"), ("int8", "Succeeded")],
+    ]
+
+
 def test_a_gang_whose_pods_are_still_to_come_is_not_lost() -> None:
     story = begun()
     for second in (1, 2, 4, 6):
@@ -312,3 +334,27 @@ def _recipe(number: int) -> dict[str, object]:
 def test_pods_of_an_earlier_job_of_the_same_name_are_told_apart() -> None:
     assert pod(0, uid="another").job_uid == "another"
     assert pod(0).job_uid == UID
+
+
+def test_a_gang_whose_pods_the_kubelet_turned_away_is_lost_and_not_awaited_for_ever() -> None:
+    story = begun()
+    away = [pod(index, phase="Failed", scheduled=None) for index in (0, 1)]
+    away = [dataclasses.replace(item, node="node-1") for item in away]
+    story.look(3, child(conditions=("Failed",)), *away)
+    assert (story.status.stages[0].attempt, story.status.stages[0].disruptions) == (1, 1)
+
+
+def test_a_batch_job_that_failed_without_a_trace_of_its_pods_is_lost_and_not_awaited_for_ever() -> None:
+    story = begun()
+    story.look(3, child(conditions=("Failed",)))
+    assert (story.status.stages[0].attempt, story.status.stages[0].disruptions) == (1, 1)
+
+
+def test_a_stop_for_the_budget_is_told_once_however_long_it_takes() -> None:
+    story = Story(a_job(budget={"amount": "0.000001"}))
+    story.look(0)
+    ending = [pod(index, deleted=300) for index in (0, 1)]
+    seen = (child(metadata={"deletionTimestamp": "2026-03-01T12:05:00Z"}), *ending)
+    for second in range(60, 180):
+        story.look(second, *seen)
+    assert len(story.written) < 8

@@ -204,6 +204,19 @@ def test_what_is_the_queues_is_copied_to_the_job_and_nothing_else_and_the_queue_
     assert not any("kueue" in key for key in drawn["spec"]["template"]["metadata"]["labels"])
 
 
+def test_a_queued_job_is_not_failed_for_pods_that_its_queue_has_ended_and_a_variant_is_admitted_whole() -> None:
+    queued = with_metadata(
+        job(),
+        labels={"kueue.x-k8s.io/queue-name": "team-a"},
+        annotations={"kueue.x-k8s.io/job-min-parallelism": "1"},
+    )
+    training, variant = (manifests(queued, stage, 0)[-1] for stage in ("train", "int8"))
+    assert "podFailurePolicy" not in training["spec"]
+    assert training["spec"]["backoffLimit"] == 0
+    assert training["metadata"]["annotations"]["kueue.x-k8s.io/job-min-parallelism"] == "1"
+    assert "annotations" not in variant["metadata"]
+
+
 def test_a_gang_that_was_admitted_in_part_is_told_its_real_size_and_is_otherwise_the_same() -> None:
     whole, part = (manifests(recipe_job(), "train", 0, num_nodes=size) for size in (None, 1))
     sizes = [json.loads(drawn[1]["data"]["train.json"])["numNodes"] for drawn in (whole, part)]
