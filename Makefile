@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-cluster cluster-binaries control-plane lint format generate bench clean
+.PHONY: help install quickstart test test-cluster cluster-binaries control-plane lint format generate bench bench-operator clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ generate: $(STAMP) ## Write the CRDs, docs/reference.md and what the chart deriv
 
 bench: $(STAMP) ## Measure against a peer in the same run; figures are in benchmarks/README.md
 	@for program in benchmarks/*.py; do echo "== $$program"; $(BIN)/python $$program || exit 1; done
+
+bench-operator: cluster-binaries ## Measure the operator on a control plane started here (about 15 minutes)
+	PYTHONPATH=.:operator:tests:benchmarks $(BIN)/python -m operator_load
 
 clean: ## Remove what quickstart and the caches left; .venv and the control plane's programs stay
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

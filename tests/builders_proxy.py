@@ -72,6 +72,7 @@ class Operator:
         self.killed = asyncio.Event()
         """Set once it is dead."""
         self._cut_off = False
+        self._death: asyncio.Future[None] | None = None
         self.writes: list[str] = []
         """What it asked to be written, such as "PUT costoptjobs/life/status"; leases and reads do not count."""
         self.last_write = 0.0
@@ -110,6 +111,12 @@ class Operator:
     async def kill(self) -> None:
         """SIGKILL; returns once it is dead. Nothing of it is handed on from the call on."""
         self._cut_off = True
+        if self._death is None:
+            self._death = asyncio.ensure_future(self._die())
+        # Who calls may be answering a request of its, and ends with the connection.
+        await asyncio.shield(self._death)
+
+    async def _die(self) -> None:
         self._process.kill()
         await asyncio.to_thread(self._process.join)
         self.killed.set()

@@ -2,9 +2,8 @@
 
 import asyncio
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from cluster.control_plane import ControlPlane
 from costopt_operator.api import Api
@@ -13,12 +12,12 @@ from operator_load.figures import quantile
 from operator_load.program import used_by
 from operator_load.submitting import api_of, submit
 
-RATES = (2, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30)
+RATES = (2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30)
 """Jobs a second, tried in this order until one is not sustained."""
-STEP_SECONDS = 20
+STEP_SECONDS = 30
 """How long each rate is kept up."""
-SUSTAINED_SECONDS = 10.0
-"""A rate is sustained if 99 of 100 Jobs complete within this time of their creation. Alone, one takes about 2 s."""
+SUSTAINED_SECONDS = documents.RUN_SECONDS + 5.0
+"""A rate is sustained if 99 of 100 Jobs complete within this time of their creation. A single one takes about 7 s."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,6 @@ async def climb(control_plane: ControlPlane, rates: tuple[float, ...] = RATES) -
     try:
         for rate in rates:
             steps.append(await _step(control_plane, api, rate))
-            print(f"  without the operator: {asdict(steps[-1])}", flush=True)
             if not steps[-1].sustained:
                 break
     finally:
@@ -87,13 +85,3 @@ def _between(begin: str, end: str) -> float:
 def cpu_of(control_plane: ControlPlane) -> dict[str, float]:
     """CPU seconds that each component has used so far."""
     return {name: used_by(pid).cpu_seconds for name, pid in control_plane.pids.items()}
-
-
-def highest(steps: list[Step]) -> float:
-    """The highest rate that was sustained; 0 if none was."""
-    return max((step.rate for step in steps if step.sustained), default=0)
-
-
-def as_plain(steps: list[Step]) -> list[dict[str, Any]]:
-    """For the results file."""
-    return [{**asdict(step), "sustained": step.sustained} for step in steps]

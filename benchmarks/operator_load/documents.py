@@ -1,13 +1,13 @@
 """What is submitted: our job, or, to see what the control plane can bear without us, the plain objects it comes to.
 
-Both mean four pods that meet through a Service, then one more pod. kwok runs each pod for a second.
+Both mean four pods that meet through a Service, and one more pod; with the operator it comes after the others.
 """
 
-import json
 from typing import Any
 
 from builders_cluster import Play, play
 from builders_documents import plain_job, plain_price_book
+from builders_lives import PROGRESS, REPORT
 from costopt.render.manifests import manifests
 from costopt.schema.job import CostOptJob
 
@@ -19,32 +19,16 @@ PODS = GANG + 1
 """Pods of a job, its variant's included."""
 NAMESPACE = "load"
 
-_MEASURED = {
-    "sizeBytes": 100,
-    "parameters": 10,
-    "nonzeroPermille": 1000,
-    "latencyMicroseconds": 10,
-    "validationLoss": "1.5",
-    "compiled": False,
-}
-_VARIANT = {
-    "name": "int8",
-    "measured": _MEASURED,
-    "baseline": _MEASURED,
-    "sizeRatio": "4",
-    "speedup": "1.2",
-    "validationLossIncrease": "0.01",
-    "artifact": "artifacts/int8",
-    "reloaded": True,
-}
-_PROGRESS = {"step": 40, "totalSteps": 40, "metered": {"startup": 200, "productive": 500}}
+RUN_SECONDS = 5
+"""How long each pod runs: longer than the operator waits for signs of life to be written together, as any real one."""
 
 
 def job(name: str) -> Json:
     """A job of four training pods and one variant, whose pods report as the trainer's do."""
     directions = play(
-        Play(stage="train", message=json.dumps({"exitCode": 0, "progress": _PROGRESS})),
-        Play(stage="int8", message=json.dumps({"exitCode": 0, "variant": _VARIANT})),
+        Play(run_seconds=RUN_SECONDS),
+        Play(stage="train", message={"exitCode": 0, "progress": PROGRESS}),
+        Play(stage="int8", message={"exitCode": 0, "variant": REPORT}),
     )
     document = plain_job(pods={"annotations": directions})
     document["metadata"] = {"name": name, "namespace": NAMESPACE}

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from operator_load.baseline import Step
 from operator_load.rounds import Round
 
 MAX_START_SECONDS = 5
@@ -9,6 +10,24 @@ MAX_WRITES_PER_JOB = 15
 MAX_PEAK_MIB = 200
 MAX_IDLE_CORE_SHARE = 0.02
 MAX_STARTUP_SECONDS = 15
+
+
+def show_baseline(steps: list[Step]) -> None:
+    """Rising rates without the operator."""
+    print("\nplain objects, without the operator")
+    for step in steps:
+        verdict = "sustained" if step.sustained else "not sustained"
+        times = f"{step.p50_seconds:.0f} s, {step.p99_seconds:.0f} s"
+        _row(f"{step.rate:g} a second: Job created -> complete, p50, p99", times, verdict)
+
+
+def show_climb(rounds: list[Round]) -> None:
+    """Rising rates with it."""
+    print("\njobs, with the operator")
+    for done in rounds:
+        verdict = "sustained" if done.sustained else "not sustained"
+        times = f"{done.start_p50_seconds:.2f} s, {done.start_p99_seconds:.2f} s"
+        _row(f"{done.rate:g} a second: applied -> child Job created, p50, p99", times, verdict)
 
 
 def show_round(done: Round) -> None:
@@ -22,6 +41,7 @@ def show_round(done: Round) -> None:
     _row("last submission -> last end", f"{done.drain_seconds:.1f} s")
     _row("operator's writes per job", f"{done.operator_writes_per_job:.2f}", f"at most {MAX_WRITES_PER_JOB}")
     _row("most writes of any job", f"{done.most_writes_of_one_job}")
+    _row("looks per job, failed looks", f"{done.looks_per_job:.1f}, {done.failed_looks}")
     _row("operator's CPU seconds per job", f"{done.operator_cpu_seconds_per_job:.3f}")
     _row("operator's peak memory", f"{done.operator_peak_mib:.0f} MiB", f"under {MAX_PEAK_MIB} MiB")
     for name, cores in sorted(done.cores.items(), key=lambda item: -item[1]):

@@ -8,13 +8,16 @@ from typing import Any
 
 from cluster.control_plane import ControlPlane
 from operator_load import documents
-from operator_load.baseline import cpu_of
+from operator_load.baseline import STEP_SECONDS, cpu_of
 from operator_load.figures import Timed, per_job, quantile, read_timed, start_times
 from operator_load.program import USER, Operator
 from operator_load.submitting import api_of, submit
 
 Json = dict[str, Any]
 
+START_SECONDS = 5.0
+DRAIN_SECONDS = 25.0
+"""A rate is sustained if the last job ends within this time of its submission, and 99 of 100 start within the other."""
 FIRST_CHILD = "-train-a0"
 """What the name of a job's first batch Job ends in."""
 
@@ -33,17 +36,27 @@ class Round:
     finished_rate: float
     """Jobs finished a second, from the first submission to the last end."""
     drain_seconds: float
-    """From the last submission to the last end. A job alone takes about 5 s."""
+    """From the last submission to the last end. A job alone takes about 13 s."""
     operator_requests_per_job: dict[str, float]
     operator_writes_per_job: float
     most_writes_of_one_job: int
     server_requests_per_job: dict[str, float]
     """By everybody, from the API server's own metrics, by verb; watches left out."""
+    looks_per_job: float
+    """Reconciliations."""
+    failed_looks: int
+    """Of all jobs, conflicts included; each was tried again."""
     operator_cpu_seconds_per_job: float
     operator_peak_mib: float
     """Since the operator's start."""
     cores: dict[str, float]
     """Used by each process on the average, to the last end."""
+
+    @property
+    def sustained(self) -> bool:
+        """Whether the operator and the control plane kept up with the rate together."""
+        kept_up = self.submitted_rate >= 0.95 * self.rate and self.drain_seconds <= DRAIN_SECONDS
+        return kept_up and self.start_p99_seconds <= START_SECONDS
 
 
 async def run_round(control_plane: ControlPlane, operator: Operator, num_jobs: int, rate: float, prefix: str) -> Round:
@@ -52,7 +65,7 @@ async def run_round(control_plane: ControlPlane, operator: Operator, num_jobs: i
     offset = control_plane.audit_offset()
     counted = _by_verb(control_plane)
     used, components = operator.used(), cpu_of(control_plane)
-    finished = operator.metrics().get("costopt_jobs_ended_total", 0)
+    before = operator.metrics()
     began = time.monotonic()
     api = await api_of(control_plane)
     try:
@@ -60,7 +73,7 @@ async def run_round(control_plane: ControlPlane, operator: Operator, num_jobs: i
     finally:
         await api.close()
     submitted = time.monotonic()
-    while operator.metrics().get("costopt_jobs_ended_total", 0) - finished < num_jobs:
+    while _grown(operator, before, "costopt_jobs_ended_total") < num_jobs:
         if time.monotonic() - submitted > 300:
             raise AssertionError(f"not all of {num_jobs} jobs have ended 300 s after the last submission")
         await asyncio.sleep(1)
@@ -87,10 +100,26 @@ async def run_round(control_plane: ControlPlane, operator: Operator, num_jobs: i
         operator_writes_per_job=len(writes) / num_jobs,
         most_writes_of_one_job=max(writes_of(writes, names).values()),
         server_requests_per_job=_per_job(counted, _by_verb(control_plane), num_jobs),
+        looks_per_job=_grown(operator, before, "costopt_reconcile_seconds_count") / num_jobs,
+        failed_looks=int(_grown(operator, before, "costopt_reconcile_errors_total")),
         operator_cpu_seconds_per_job=(used_after.cpu_seconds - used.cpu_seconds) / num_jobs,
         operator_peak_mib=used_after.peak_mib,
         cores=cores,
     )
+
+
+async def climb(control_plane: ControlPlane, operator: Operator, rates: Iterable[float]) -> list[Round]:
+    """A round of half a minute at each rate, up to the first that is not sustained."""
+    rounds = []
+    for rate in rates:
+        rounds.append(await run_round(control_plane, operator, int(rate * STEP_SECONDS), rate, f"climb-{rate:g}"))
+        if not rounds[-1].sustained:
+            break
+    return rounds
+
+
+def _grown(operator: Operator, before: dict[str, float], name: str) -> float:
+    return operator.metrics().get(name, 0.0) - before.get(name, 0.0)
 
 
 def check_results(control_plane: ControlPlane, names: Iterable[str]) -> None:

@@ -4,7 +4,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from costopt.schema.base import Count, Figure, LongText, Name, ShortText, Strict, Timestamp, list_map_keys
+from costopt.schema.base import (
+    WRITTEN_WHOLE,
+    Count,
+    Figure,
+    LongText,
+    Name,
+    ShortText,
+    Strict,
+    Timestamp,
+    list_map_keys,
+)
 from costopt.schema.prices import Currency, PricingUnit
 from costopt.schema.replica import FailureReason, Progress
 from costopt.schema.usage import CapacityType, Cause, Usage
@@ -171,18 +181,18 @@ class JobStatus(Strict):
         json_schema_extra=list_map_keys("name"),
     )
     """Training first, then the variants in order."""
-    progress: Progress | None = None
+    progress: Progress | None = Field(default=None, json_schema_extra=WRITTEN_WHOLE)
     """How far training is."""
-    bill: Bill | None = None
+    bill: Bill | None = Field(default=None, json_schema_extra=WRITTEN_WHOLE)
     """Resource-hours and money so far."""
-    usage: Usage | None = None
+    usage: Usage | None = Field(default=None, json_schema_extra=WRITTEN_WHOLE)
     """What ended replicas held: what the bill is made of. None on one machine, where it is in the ledger's file."""
     variants: Annotated[list[VariantStatus], Field(max_length=16)] = Field(
         default_factory=list,
         json_schema_extra=list_map_keys("name"),
     )
     """Finished variants."""
-    failure: Failure | None = None
+    failure: Failure | None = Field(default=None, json_schema_extra=WRITTEN_WHOLE)
     """The latest failure of any stage. Kept after a successful restart, so that it can be looked into."""
 
     def to_plain(self) -> dict[str, Any]:

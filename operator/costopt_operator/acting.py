@@ -55,9 +55,14 @@ async def act(
             await cluster.known()
             log.info("acting: %d jobs, %d pods", len(cluster.jobs), len(cluster.pods))
             working = tasks.create_task(controller.run())
-            await kopf_events.watch(cluster, configuration, choices.namespaces, watch_books=cluster.reads_books)
-            for task in (watching, working):
-                task.cancel()
+
+            def ending() -> None:
+                for task in (watching, working):
+                    task.cancel()
+
+            books = cluster.reads_books
+            await kopf_events.watch(cluster, configuration, choices.namespaces, watch_books=books, ending=ending)
+            ending()
     finally:
         health.cluster = health.queue = health.api = None
         await api.close()

@@ -3,8 +3,8 @@
 It scans no resources, posts no events, keeps no finalizers or annotations, and takes no part in leader election.
 """
 
-import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 import kopf
@@ -74,15 +74,27 @@ def settings() -> kopf.OperatorSettings:
 
 
 async def watch(
-    cluster: Cluster, configuration: Configuration, namespaces: tuple[str, ...], *, watch_books: bool
+    cluster: Cluster,
+    configuration: Configuration,
+    namespaces: tuple[str, ...],
+    *,
+    watch_books: bool,
+    ending: Callable[[], None] = lambda: None,
 ) -> None:
-    """Run kopf until cancelled."""
-    stop = asyncio.Event()
+    """Run kopf until cancelled, or until it has got a signal to end; then it first calls `ending`.
+
+    kopf waits seconds for all tasks that have begun after it, whosesoever they are.
+    """
+    registry = registry_for(cluster, configuration, watch_books=watch_books)
+
+    @kopf.on.cleanup(registry=registry)
+    async def clean_up(**_: Any) -> None:
+        ending()
+
     await kopf.operator(
-        registry=registry_for(cluster, configuration, watch_books=watch_books),
+        registry=registry,
         settings=settings(),
         standalone=True,
         clusterwide=not namespaces,
         namespaces=namespaces,
-        stop_flag=stop,
     )

@@ -31,6 +31,8 @@ from costopt_operator.sightings import ChildJob, Pod, indexes, parse_time
 Attempt = tuple[str, int]
 """Stage, and attempt of it."""
 
+ENDS_WHEN_TOLD = (None, EXIT_PREEMPTED, 137)
+"""Exit codes of a pod that was told to end; any other is of its own making, also if it comes after that."""
 RECORDS_KEPT = 64
 """Records kept singly in the status although they might be folded: enough to look into, and a small object."""
 
@@ -97,7 +99,7 @@ def replicas(world: World) -> Iterator[Replica]:
         pods = tuple(_pods_that_count(world, attempt, child))
         one_fell = any(_fell_by_itself(pod) for pod in pods)
         for pod in pods:
-            taken_along = one_fell and pod.ended and pod.deleted is not None and not _fell_by_itself(pod)
+            taken_along = one_fell and pod.exit_code in ENDS_WHEN_TOLD and _was_deleted_first(pod)
             yield _replica(pod, child, world.logs.get(pod.uid), taken_along=taken_along)
         seen = {pod.index for pod in pods}
         if child is not None:
@@ -130,12 +132,15 @@ def _is_of_an_earlier_admission(pod: Pod, child: ChildJob | None) -> bool:
 
 def _fell_by_itself(pod: Pod) -> bool:
     """It ended otherwise than well, and not because somebody deleted it."""
-    if not pod.ended or _state(pod) != "Failed":
+    return pod.ended and _state(pod) == "Failed" and (pod.disrupted or not _was_deleted_first(pod))
+
+
+def _was_deleted_first(pod: Pod) -> bool:
+    """It has ended after somebody had deleted it."""
+    if pod.deleted is None or not pod.ended:
         return False
-    if pod.deleted is None or pod.disrupted:
-        return True
     asked_to_end = parse_time(pod.deleted) - timedelta(seconds=pod.grace_seconds or 0)
-    return pod.finished is not None and parse_time(pod.finished) < asked_to_end
+    return pod.finished is None or parse_time(pod.finished) >= asked_to_end
 
 
 def _replica(pod: Pod, child: ChildJob | None, log: LogSight | None, *, taken_along: bool) -> Replica:
@@ -252,7 +257,8 @@ def usage_record(pod: Pod, world: World, now: datetime) -> UsageRecord:
     }
     node = world.nodes.get(pod.node or "", UNKNOWN_NODE)
     held_from = parse_time(pod.scheduled or pod.started or pod.created)
-    end, estimated = held_until(pod) if pod.ended else (max(now, held_from), False)
+    # A pod's times are in whole seconds: one that runs is counted likewise, so that a bill never shrinks at its end.
+    end, estimated = held_until(pod) if pod.ended else (max(now.replace(microsecond=0), held_from), False)
     said = termination(pod)
     progress = (said and said.progress) or _progress_of_its_gang(pod, world)
     return UsageRecord(

@@ -139,8 +139,8 @@ def test_killed_at_any_write_the_operator_comes_to_the_same_end(
             for number, write in enumerate(writes, start=1)
         }
         written = await compare(stage, end, cases)
-        # Two statuses may be written as one; but all other writes were reached, and the operator died at them.
-        assert sum(len(processes) == 2 for processes in written.values()) >= len(writes) - 2
+        # Two statuses may be written as one, or pods end before they are told to; the operator died at all others.
+        assert sum(len(processes) == 2 for processes in written.values()) >= len(writes) - 4
 
     play(*place, LIVES[name], act)
 

@@ -68,24 +68,28 @@ def test_one_failed_pod_means_a_new_attempt_and_the_first_failure_is_told(team: 
         "rankExitCode": 3, "time": "2026-01-01T00:00:00Z", "logTail": ["step 7", "ValueError: no such token"],
     }  # fmt: skip
     echo = {"exitCode": 1, "reason": "RendezvousFailed", "message": "connection reset", "echo": True}
-    job = team.submit(
-        Play(attempt=0, index=1, exit_code=1, message=said), Play(attempt=0, index=0, exit_code=1, message=echo)
+    first, stopped = (
+        Play(attempt=0, run_seconds="forever"),
+        Play(attempt=0, index=1, stop_exit_code=1, stop_message=said),
     )
-    status = job.wait_until_ended()
-
-    failure = status["failure"]
-    assert (failure["stage"], failure["attempt"], failure["reason"]) == ("train", 0, "ProcessFailed")
-    assert (failure["rank"], failure["node"], failure["exitCode"]) == (1, 1, 3)
-    assert failure["logTail"] == ["step 7", "ValueError: no such token"]
-    stage = job.stage()
-    assert (stage["attempt"], stage["failures"], stage["disruptions"]) == (1, 1, 0)
-    assert outcomes(team.check_usage(job)) == [
-        ("train", 0, 0, "Failed"),
-        ("train", 0, 1, "Failed"),
-        ("train", 1, 0, "Succeeded"),
-        ("train", 1, 1, "Succeeded"),
+    jobs = [
+        team.submit(first, Play(attempt=0, index=1, run_seconds=1, exit_code=1, message=said), name="alone"),
+        team.submit(first, stopped, Play(attempt=0, index=0, run_seconds=1, exit_code=1, message=echo), name="echoed"),
     ]
-    assert [event["reason"] for event in job.events()] == ["Restarted", "Completed"]
+    for job in jobs:
+        failure = job.wait_until_ended()["failure"]
+        assert (failure["stage"], failure["attempt"], failure["reason"]) == ("train", 0, "ProcessFailed"), job.name
+        assert (failure["rank"], failure["node"], failure["exitCode"]) == (1, 1, 3)
+        assert failure["logTail"] == ["step 7", "ValueError: no such token"]
+        stage = job.stage()
+        assert (stage["attempt"], stage["failures"], stage["disruptions"]) == (1, 1, 0)
+        assert [event["reason"] for event in job.events()] == ["Restarted", "Completed"]
+        records = outcomes(team.check_usage(job))
+        assert [record[:3] for record in records] == [
+            ("train", attempt, index) for attempt in (0, 1) for index in (0, 1)
+        ]
+        assert records[1][3] == "Failed"
+        assert [record[3] for record in records[2:]] == ["Succeeded", "Succeeded"]
 
 
 def test_attempts_end_after_max_failures_and_at_once_with_exit_code_78(team: Team) -> None:

@@ -6,6 +6,7 @@ from decimal import Decimal
 
 import pytest
 
+from builders_lives import REPORT
 from builders_operator import UID, Story, a_job, child, done, failed, moment, pod
 from costopt.plan.actions import StartGang
 from costopt_operator.reconcile import FIGURES_EVERY, SOON
@@ -46,25 +47,24 @@ def test_growing_figures_are_written_twice_a_minute() -> None:
     assert len(story.written) - before == 300 / FIGURES_EVERY.total_seconds()
 
 
-def test_the_life_of_a_job_of_four_pods_and_a_variant_takes_four_writes_of_its_status() -> None:
+def test_the_life_of_a_gang_and_a_variant_takes_four_writes_of_the_status() -> None:
     int8 = {"name": "int8", "steps": [{"type": "Quantize", "quantize": {"scheme": "Int8WeightOnly"}}]}
     story = Story(a_job(compress=[int8]))
-    report = {"exitCode": 0, "variant": variant_report("int8")}
-    for second in range(30):
-        if second < 12:
-            seen = (child(), pod(0), pod(1))
-        elif second < 24:
-            seen = (child(), done(0, finished=12), done(1, finished=12), child("int8"), pod(0, stage="int8"))
-        else:
-            variant = done(0, stage="int8", finished=24, message=report)
-            seen = (child(), done(0, finished=12), done(1, finished=12), child("int8"), variant)
-        story.look(second, *(seen if second else ()))
-    states = [[(stage.name, stage.state) for stage in status.stages] for status in story.written]
-    assert states == [
-        [("train", "Starting")],
-        [("train", "Running")],
-        [("train", "Succeeded"), ("int8", "Starting")],
-        [("train", "Succeeded"), ("int8", "Succeeded")],
+    trained = (child(), done(0, finished=12), done(1, finished=12))
+    compressed = done(0, stage="int8", finished=24, message={"exitCode": 0, "variant": REPORT})
+    story.look(0)
+    for second in range(1, 12):
+        story.look(second, child(), pod(0), pod(1))
+    story.look(12, *trained)
+    for second in range(13, 24):
+        story.look(second, *trained, child("int8"), pod(0, stage="int8"))
+    for second in range(24, 30):
+        story.look(second, *trained, child("int8"), compressed)
+    assert [tuple(stage.state for stage in status.stages) for status in story.written] == [
+        ("Starting", "Waiting"),
+        ("Running", "Waiting"),
+        ("Succeeded", "Starting"),
+        ("Succeeded", "Succeeded"),
     ]
 
 

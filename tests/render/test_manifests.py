@@ -206,11 +206,11 @@ def test_what_is_the_queues_is_copied_to_the_job_and_nothing_else_and_the_queue_
 
 def test_a_queued_job_is_not_failed_for_pods_that_its_queue_has_ended_and_a_variant_is_admitted_whole() -> None:
     queued = with_metadata(
-        job(),
+        recipe_job(),
         labels={"kueue.x-k8s.io/queue-name": "team-a"},
         annotations={"kueue.x-k8s.io/job-min-parallelism": "1"},
     )
-    training, variant = (manifests(queued, stage, 0)[-1] for stage in ("train", "int8"))
+    training, variant = (manifests(queued, stage, 0)[-1] for stage in ("train", recipe_job().spec.compress[0].name))
     assert "podFailurePolicy" not in training["spec"]
     assert training["spec"]["backoffLimit"] == 0
     assert training["metadata"]["annotations"]["kueue.x-k8s.io/job-min-parallelism"] == "1"
