@@ -3,8 +3,8 @@
     observe ──▶ plan ──▶ status (with every new usage record) ──▶ finalizers to release, gangs to stop and start, events
 
 The status is written before anything else is done, so a crash anywhere repeats harmlessly. Not every change is worth a
-write at once: what decides something is, a record or a first sign of life can wait a moment for its neighbours, and
-figures that merely go on growing are written twice a minute.
+write at once: what decides something is, a first sign of life can wait a moment for its neighbours, a record somewhat
+longer for those of the gang's other pods, and figures that merely go on growing are written twice a minute.
 """
 
 from dataclasses import dataclass
@@ -18,13 +18,16 @@ from costopt.plan.decide import is_final, plan
 from costopt.schema.status import JobStatus, StageStatus
 from costopt.schema.usage import Usage
 from costopt_operator.events import Event, events_between
-from costopt_operator.observe import World, foldable, new_usage, observe
+from costopt_operator.observe import RECORDS_KEPT, World, foldable, new_usage, observe
 from costopt_operator.sightings import ChildJob, Pod, parse_time
 
-Urgency = Literal["None", "Figures", "Soon", "Now"]
+Urgency = Literal["None", "Figures", "Records", "Soon", "Now"]
 
 SOON = timedelta(seconds=2)
-"""How long a record or a first sign of life may wait for others to be written with it."""
+"""How long a first sign of life may wait for others to be written with it."""
+RECORDS_WITHIN = timedelta(seconds=10)
+"""How long the record of an ended pod may wait for those of its gang, which mostly end the stage. So long its finalizer
+keeps it at most."""
 FIGURES_EVERY = timedelta(seconds=30)
 """Between two writes of a status in which only progress and bill have grown."""
 BROKEN_GANG_GRACE_SECONDS = 10
@@ -107,9 +110,17 @@ def _urgency(before: JobStatus, after: JobStatus) -> Urgency:
         return "None"
     if _decisive(before) != _decisive(after):
         return "Now"
-    if _plain(before) != _plain(after):
+    plain, quiet = _plain(before), _plain(after)
+    if plain == quiet:
+        return "Figures"
+    if plain.model_copy(update={"usage": quiet.usage}) != quiet or is_final(after):
         return "Soon"
-    return "Figures"
+    return "Records" if _new_records(before, after) < RECORDS_KEPT else "Soon"
+
+
+def _new_records(before: JobStatus, after: JobStatus) -> int:
+    known, there = ({record.uid for record in (status.usage or Usage()).records} for status in (before, after))
+    return len(there - known)
 
 
 def _decisive(status: JobStatus) -> object:
@@ -139,10 +150,10 @@ def _when(urgency: Urgency, memory: Memory, now: datetime) -> tuple[bool, timede
         return False, None
     if urgency == "Now":
         return True, None
-    if urgency == "Soon":
-        due = (memory.noticed or now) + SOON
-    else:
+    if urgency == "Figures":
         due = (memory.last_written or now - FIGURES_EVERY) + FIGURES_EVERY
+    else:
+        due = (memory.noticed or now) + (SOON if urgency == "Soon" else RECORDS_WITHIN)
     return (True, None) if now >= due else (False, due - now)
 
 

@@ -9,7 +9,7 @@ import pytest
 from builders_lives import REPORT
 from builders_operator import UID, Story, a_job, child, done, failed, moment, pod
 from costopt.plan.actions import StartGang
-from costopt_operator.reconcile import FIGURES_EVERY, SOON
+from costopt_operator.reconcile import FIGURES_EVERY, RECORDS_WITHIN, SOON
 
 
 def begun() -> Story:
@@ -45,6 +45,19 @@ def test_growing_figures_are_written_twice_a_minute() -> None:
     for second in range(10, 310):
         story.look(second, *seen)
     assert len(story.written) - before == 300 / FIGURES_EVERY.total_seconds()
+
+
+def test_the_record_of_a_pod_waits_some_seconds_for_those_of_its_gang() -> None:
+    story = begun()
+    seen = (child(), pod(0), pod(1))
+    story.look(10, *seen)
+    story.look(12, *seen)
+    before = len(story.written)
+    seen = (child(), done(0, finished=13), pod(1))
+    for second in range(14, 24):
+        assert not story.look(second, *seen).releases
+    assert [item.index for item in story.look(14 + RECORDS_WITHIN.total_seconds(), *seen).releases] == [0]
+    assert len(story.written) - before == 1
 
 
 def test_the_life_of_a_gang_and_a_variant_takes_four_writes_of_the_status() -> None:
