@@ -41,6 +41,12 @@ SWEEP_SECONDS = 300.0
 """Between two lists of all jobs and price books."""
 
 
+class Changed(Protocol):
+    """Told that a job or anything of it has changed; `new`: nothing has been done about the job yet."""
+
+    def __call__(self, key: Key, *, new: bool = False) -> None: ...
+
+
 class Keyed(Versioned, Protocol):
     """An object that belongs to a job."""
 
@@ -103,7 +109,7 @@ class Cluster:
     """Everything that is known."""
 
     def __init__(
-        self, api: Api, namespaces: tuple[str, ...], books: Path | None, changed: Callable[[Key], None]
+        self, api: Api, namespaces: tuple[str, ...], books: Path | None, changed: Changed
     ) -> None:
         self._api = api
         self._namespaces: tuple[str | None, ...] = namespaces or (None,)
@@ -214,7 +220,7 @@ class Cluster:
         if known is None or known.resource_version < job.resource_version:
             self._news = True
             self.jobs[job.key] = job
-            self._changed(job.key)
+            self._changed(job.key, new=job.is_new)
 
     def forget_job(self, job: JobObject) -> None:
         """The job is gone."""

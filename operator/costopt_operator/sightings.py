@@ -47,6 +47,11 @@ class JobObject:
         """What it is queued under."""
         return (self.namespace, label_value(self.name))
 
+    @property
+    def is_new(self) -> bool:
+        """Nothing has been done about it yet."""
+        return self.status == b"{}"
+
 
 @dataclass(frozen=True, slots=True)
 class ChildJob:

@@ -22,6 +22,7 @@ class WorkQueue:
 
     def __init__(self, rest_seconds: float = REST_SECONDS) -> None:
         self._rest_seconds = rest_seconds
+        self._new: deque[Key] = deque()
         self._due: deque[Key] = deque()
         self._queued: set[Key] = set()
         self._in_work: set[Key] = set()
@@ -35,15 +36,18 @@ class WorkQueue:
         self._wake = asyncio.Event()
 
     def __len__(self) -> int:
-        return len(self._due)
+        return len(self._new) + len(self._due)
 
-    def add(self, key: Key) -> None:
-        """Look at `key` as soon as a worker is free; once more after the look that is under way, if one is."""
+    def add(self, key: Key, *, new: bool = False) -> None:
+        """Look at `key` as soon as a worker is free; once more after the look that is under way, if one is.
+
+        New keys come before all others: when there is much to do, a job still starts at once.
+        """
         if key in self._in_work:
             self._again.add(key)
         elif key not in self._queued:
             self._queued.add(key)
-            self._due.append(key)
+            (self._new if new else self._due).append(key)
             self._wake.set()
 
     def add_after(self, key: Key, seconds: float) -> None:
@@ -70,8 +74,8 @@ class WorkQueue:
         """The next key; to be given back with `done`."""
         while True:
             self._move_what_is_due()
-            if self._due:
-                key = self._due.popleft()
+            if self._new or self._due:
+                key = (self._new or self._due).popleft()
                 self._queued.discard(key)
                 self._in_work.add(key)
                 return key

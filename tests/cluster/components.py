@@ -122,6 +122,9 @@ def kube_controller_manager(kubeconfig: Path, credentials: Credentials, settings
         f"--kube-api-burst={2 * settings.client_qps}",
         f"--concurrent-job-syncs={settings.job_syncs}",
         "--concurrent-gc-syncs=20",
+        # As large clusters have it: else each change of each pod of a Service is written down twice.
+        "--endpoint-updates-batch-period=1s",
+        "--endpointslice-updates-batch-period=1s",
         "--profiling=false",
         *_optional("--feature-gates", settings.kubernetes_feature_gates),
     ]

@@ -42,7 +42,7 @@ def standing_by() -> tuple[Health, Leadership]:
 def acting(*, synced: bool = True) -> tuple[Health, Cluster]:
     health, _ = standing_by()
     api: Any = SomeApi()
-    cluster = Cluster(api, (), None, lambda _key: None)
+    cluster = Cluster(api, (), None, lambda _key, **_: None)
     health.cluster, health.queue, health.api = cluster, WorkQueue(), api
     if synced:
         for watch in cluster.watches:

@@ -88,7 +88,11 @@ async def a_place(*namespaces: str) -> AsyncIterator[Place]:
         configuration.api_key = {"BearerToken": "Bearer secret"}
         client = Api(configuration)
         changed: list[Key] = []
-        place = Place(api, server, configuration, Cluster(client, namespaces, None, changed.append), changed)
+
+        def note(key: Key, *, new: bool = False) -> None:
+            changed.append(key)
+
+        place = Place(api, server, configuration, Cluster(client, namespaces, None, note), changed)
         place.cluster.on_job_gone = place.gone.append
         try:
             yield place

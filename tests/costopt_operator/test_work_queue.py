@@ -26,6 +26,16 @@ def test_a_key_named_often_is_looked_at_once() -> None:
     asyncio.run(go())
 
 
+def test_new_keys_come_before_those_that_are_under_way() -> None:
+    async def go() -> None:
+        queue = WorkQueue()
+        queue.add(A)
+        queue.add(B, new=True)
+        assert [await next_of(queue), await next_of(queue)] == [B, A]
+
+    asyncio.run(go())
+
+
 def test_a_key_named_during_its_look_is_looked_at_once_more_and_not_at_the_same_time() -> None:
     async def go() -> None:
         queue = WorkQueue()
