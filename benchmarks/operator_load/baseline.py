@@ -12,7 +12,7 @@ from operator_load.figures import quantile
 from operator_load.program import used_by
 from operator_load.submitting import api_of, submit
 
-RATES = (2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30)
+RATES = (2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30)
 """Jobs a second, tried in this order until one is not sustained."""
 STEP_SECONDS = 30
 """How long each rate is kept up."""

@@ -252,7 +252,7 @@ class Api:
                 return None
             raise
 
-    async def pages(self, path: str, query: Mapping[str, str], limit: int = 500) -> AsyncIterator[Json]:
+    async def pages(self, path: str, query: Mapping[str, str], limit: int = 200) -> AsyncIterator[Json]:
         """The pages of a list."""
         token = ""
         while True:

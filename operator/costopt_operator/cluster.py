@@ -37,6 +37,8 @@ from costopt_operator.work_queue import Key
 
 log = logging.getLogger(__name__)
 
+JOBS_A_PAGE = 100
+"""A job with its records is some tens of kilobytes, and several times that while it is read."""
 SWEEP_SECONDS = 300.0
 """Between two lists of all jobs and price books."""
 
@@ -108,9 +110,7 @@ class Children(Generic[T]):
 class Cluster:
     """Everything that is known."""
 
-    def __init__(
-        self, api: Api, namespaces: tuple[str, ...], books: Path | None, changed: Changed
-    ) -> None:
+    def __init__(self, api: Api, namespaces: tuple[str, ...], books: Path | None, changed: Changed) -> None:
         self._api = api
         self._namespaces: tuple[str | None, ...] = namespaces or (None,)
         self._books_folder = books
@@ -188,7 +188,7 @@ class Cluster:
         path = f"{GROUP_PATH}/namespaces/{namespace}/{JOBS}" if namespace else f"{GROUP_PATH}/{JOBS}"
         listed: set[Key] = set()
         version = 0
-        async for page in self._api.pages(path, {}):
+        async for page in self._api.pages(path, {}, limit=JOBS_A_PAGE):
             version = int(page["metadata"]["resourceVersion"])
             for item in page["items"]:
                 job = parse_job({"apiVersion": page["apiVersion"], "kind": "CostOptJob", **item})

@@ -1,6 +1,7 @@
 """The loop of the cluster's shell, for one key at a time: gather → reconcile → write the status → do the rest."""
 
 import asyncio
+import dataclasses
 import functools
 import logging
 import time
@@ -14,6 +15,7 @@ from costopt.plan.actions import StartGang
 from costopt.schema.base import API_VERSION
 from costopt.schema.job import CostOptJob
 from costopt.schema.status import JobStatus
+from costopt_operator.allowance import Allowance
 from costopt_operator.api import Api, ApiError, NotLeading, Unreachable, object_path
 from costopt_operator.cluster import Cluster
 from costopt_operator.events import Event, event_manifest
@@ -32,6 +34,9 @@ log = logging.getLogger(__name__)
 
 WORKERS = 64
 """Jobs looked at at the same time: they wait for the API server, not for each other."""
+FIGURES_PER_SECOND = 5.0
+"""Statuses of all jobs together in which only figures have grown: thousands of running jobs are no load for that."""
+FIGURES_PUT_OFF = timedelta(seconds=10)
 PARSED_KEPT = 128
 """Jobs and statuses kept as models: a job is looked at some ten times between two of its writes, most of them soon."""
 HASHED_LABEL_LENGTH = 55
@@ -60,6 +65,7 @@ class Controller:
         self._clock = clock
         self._nodes = Nodes(api)
         self._logs = Logs(api, queue.add)
+        self._figures = Allowance(FIGURES_PER_SECOND)
         self._memories: dict[str, Memory] = {}
         """By job uid."""
 
@@ -119,6 +125,8 @@ class Controller:
         began = time.perf_counter()
         todo = reconcile(world, memory, self._clock())
         deciding = time.perf_counter() - began
+        if todo.only_figures and not self._figures.take():
+            todo = dataclasses.replace(todo, status=None, look_again_after=FIGURES_PUT_OFF)
         if todo.status is not None:
             job = await self._write_status(job, world, todo.status)
         self._memories[job.uid] = Memory(

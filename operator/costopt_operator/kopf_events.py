@@ -13,7 +13,7 @@ from kubernetes.aio.client import Configuration
 from costopt_operator.cluster import Cluster
 from costopt_operator.sightings import parse_job
 
-PAGE = 200
+PAGE = 100
 """Objects of one page of the first list."""
 
 
@@ -69,6 +69,7 @@ def settings() -> kopf.OperatorSettings:
     chosen.posting.enabled = False
     chosen.peering.standalone = True
     chosen.watching.chunk_size = PAGE
+    chosen.queueing.idle_timeout = 0.5  # for so long it keeps the last event of each job in memory
     chosen.networking.error_backoffs = (1, 1, 2, 3, 5, *[10] * 30)  # after these kopf gives up, and with it we
     return chosen
 

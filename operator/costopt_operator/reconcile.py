@@ -49,6 +49,8 @@ class Todo:
 
     status: JobStatus | None = None
     """To be written; None: nothing is to be written now."""
+    only_figures: bool = False
+    """Nothing but growing figures is to be written, which can wait if much else is."""
     noticed: datetime | None = None
     """To be remembered (see Memory)."""
     releases: tuple[Pod, ...] = ()
@@ -89,6 +91,7 @@ def reconcile(world: World, memory: Memory, now: datetime) -> Todo:
     delete_jobs, delete_pods = _stops(world, decided.stop)
     return Todo(
         status=status if write else None,
+        only_figures=write and urgency == "Figures",
         noticed=None if write or urgency in ("None", "Figures") else memory.noticed or now,
         releases=tuple(pod for pod in world.pods if _may_be_released(pod, recorded)),
         start=decided.start,

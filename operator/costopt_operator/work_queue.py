@@ -1,7 +1,6 @@
 """Keys that are to be looked at: each once however often it is named, never by two workers at a time."""
 
 import asyncio
-import contextlib
 import heapq
 import itertools
 import time
@@ -9,7 +8,7 @@ from collections import deque
 
 FIRST_BACKOFF_SECONDS = 0.1
 LONGEST_BACKOFF_SECONDS = 60.0
-REST_SECONDS = 0.2
+REST_SECONDS = 0.5
 """Between two looks at one key: what happens to a gang happens to all its pods, one after the other."""
 LONGEST_REST_SECONDS = 2.0
 
@@ -33,7 +32,10 @@ class WorkQueue:
         self._later_at: dict[Key, float] = {}
         self._failures: dict[Key, int] = {}
         self._order = itertools.count()
-        self._wake = asyncio.Event()
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        """Workers without a key; each key wakes one of them."""
+        self._alarm: asyncio.TimerHandle | None = None
+        """Rings when the next key is due, if anybody waits for it."""
 
     def __len__(self) -> int:
         return len(self._new) + len(self._due)
@@ -48,7 +50,7 @@ class WorkQueue:
         elif key not in self._queued:
             self._queued.add(key)
             (self._new if new else self._due).append(key)
-            self._wake.set()
+            self._wake_one()
 
     def add_after(self, key: Key, seconds: float) -> None:
         """Look at `key` in so many seconds; an earlier time already set stays."""
@@ -56,7 +58,7 @@ class WorkQueue:
         if at < self._later_at.get(key, float("inf")):
             self._later_at[key] = at
             heapq.heappush(self._later, (at, next(self._order), key))
-            self._wake.set()
+            self._set_alarm()
 
     def failed(self, key: Key) -> float:
         """Look at `key` again after a pause that grows with each failure in a row; returns it, in seconds."""
@@ -79,13 +81,7 @@ class WorkQueue:
                 self._queued.discard(key)
                 self._in_work.add(key)
                 return key
-            self._wake.clear()
-            next_times = [heap[0][0] for heap in (self._later, self._resting) if heap]
-            pause = min(next_times) - time.monotonic() if next_times else None
-            # Not wait_for: that may pass over a cancellation that comes together with the event.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._wake.wait()
+            await self._wait()
 
     def done(self, key: Key, spent_seconds: float = 0.0) -> None:
         """The look at `key` is over, and took so long to decide, waits for others left out.
@@ -95,7 +91,41 @@ class WorkQueue:
         """
         rest = max(self._rest_seconds, min(LONGEST_REST_SECONDS, 9 * spent_seconds))
         heapq.heappush(self._resting, (time.monotonic() + rest, next(self._order), key))
-        self._wake.set()
+        self._set_alarm()
+
+    async def _wait(self) -> None:
+        """Until there is, or may be, a key."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        self._set_alarm()
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if not waiter.cancelled():  # woken, and then cancelled: another must take the key
+                self._wake_one()
+            raise
+
+    def _wake_one(self) -> None:
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    def _set_alarm(self) -> None:
+        heads = [heap[0][0] for heap in (self._later, self._resting) if heap]
+        if not self._waiting or not heads:
+            return
+        if self._alarm is not None:
+            if self._alarm.when() <= min(heads):
+                return
+            self._alarm.cancel()
+        self._alarm = asyncio.get_running_loop().call_at(min(heads), self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._move_what_is_due()
+        self._set_alarm()
 
     def _move_what_is_due(self) -> None:
         now = time.monotonic()

@@ -88,7 +88,8 @@ def test_pods_deleted_at_every_moment_are_each_counted_once(team: Team) -> None:
     for pod in half_done.pods():
         team.rest.must("DELETE", team.path("pods", pod["metadata"]["name"]))
 
-    for job, estimated in zip(jobs, (2, 0, 1), strict=True):
+    # A pod deleted by force may or may not have its end told before it is gone.
+    for job, estimated in zip(jobs, (2, 0, None), strict=True):
         job.wait_until_ended()
         assert (job.stage()["failures"], job.stage()["disruptions"]) == (0, 1), job.name
         assert len(team.check_usage(job, estimated=estimated)) == 4

@@ -36,6 +36,24 @@ def test_new_keys_come_before_those_that_are_under_way() -> None:
     asyncio.run(go())
 
 
+def test_each_key_wakes_one_worker_and_none_is_lost_when_that_one_is_cancelled() -> None:
+    async def go() -> None:
+        queue = WorkQueue()
+        first, second = (asyncio.ensure_future(queue.get()) for _ in range(2))
+        await asyncio.sleep(0)
+        queue.add(A)
+        first.cancel()
+        assert await asyncio.wait_for(second, 1) == A
+        third = asyncio.ensure_future(queue.get())
+        await asyncio.sleep(0)
+        third.cancel()
+        await asyncio.wait({third})
+        queue.add_after(B, 0.02)
+        assert await next_of(queue, 1) == B
+
+    asyncio.run(go())
+
+
 def test_a_key_named_during_its_look_is_looked_at_once_more_and_not_at_the_same_time() -> None:
     async def go() -> None:
         queue = WorkQueue()
