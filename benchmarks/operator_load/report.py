@@ -27,7 +27,8 @@ def show_climb(rounds: list[Round]) -> None:
     for done in rounds:
         verdict = "sustained" if done.sustained else "not sustained"
         times = f"{done.start_p50_seconds:.2f} s, {done.start_p99_seconds:.2f} s"
-        _row(f"{done.rate:g} a second: applied -> child Job created, p50, p99", times, verdict)
+        _row(f"{done.rate:g} a second: applied -> child Job created, p50, p99", times, "")
+        _row("the same, last submission -> last end", f"{done.drain_seconds:.0f} s", verdict)
 
 
 def show_round(done: Round) -> None:
