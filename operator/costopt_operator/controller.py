@@ -126,7 +126,8 @@ class Controller:
         todo = reconcile(world, memory, self._clock())
         deciding = time.perf_counter() - began
         if todo.only_figures and not self._figures.take():
-            todo = dataclasses.replace(todo, status=None, look_again_after=FIGURES_PUT_OFF)
+            again = min(FIGURES_PUT_OFF, todo.look_again_after or FIGURES_PUT_OFF)
+            todo = dataclasses.replace(todo, status=None, look_again_after=again)
         if todo.status is not None:
             job = await self._write_status(job, world, todo.status)
         self._memories[job.uid] = Memory(

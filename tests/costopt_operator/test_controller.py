@@ -5,6 +5,7 @@ import copy
 import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from builders_operator import START, UID, a_job, child_json, pod_json
 from costopt import names
 from costopt.schema.status import JobStatus
+from costopt_operator.allowance import Allowance
 from costopt_operator.api import ApiError, NotLeading
 from costopt_operator.cluster import Cluster
 from costopt_operator.controller import Controller
@@ -327,6 +329,33 @@ def test_a_quota_that_is_used_up_is_tried_again_later_and_later_and_told_once_a_
     asyncio.run(play.look())
     assert ATTEMPT in play.api.objects
     assert play.status.stages[0].failures == 0
+
+
+def test_growing_figures_wait_while_those_of_other_jobs_take_all_there_is() -> None:
+    play = Scene()
+    play.add_job()
+    now = [START]
+    play.controller._clock = lambda: now[0]
+
+    async def go() -> None:
+        await play.look()
+        play.add_child()
+        for index in (0, 1):
+            play.add_pod(index)
+        for _ in range(2):
+            now[0] += timedelta(seconds=10)
+            await play.look()
+        written = play.count("status")
+        now[0] += timedelta(minutes=5)
+        while play.controller._figures.take():
+            pass
+        await play.look()
+        assert play.count("status") == written
+        play.controller._figures = Allowance(1)
+        await play.look()
+        assert play.count("status") == written + 1
+
+    asyncio.run(go())
 
 
 def test_an_event_that_cannot_be_told_holds_nothing_up() -> None:
