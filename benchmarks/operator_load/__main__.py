@@ -90,7 +90,7 @@ def operated(log: Path) -> Iterator[tuple[ControlPlane, Operator]]:
     """A fresh control plane with the operator acting on it."""
     with ControlPlane(build_binaries(), SETTINGS) as control_plane:
         install(control_plane)
-        control_plane.kubectl("create", "namespace", documents.NAMESPACE)
+        control_plane.apply(*documents.namespaces())
         control_plane.apply(documents.price_book())
         operator = Operator(control_plane, log)
         operator.start()
@@ -109,7 +109,7 @@ async def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     rate = options.rate
     if rate is None:
         with ControlPlane(build_binaries(), SETTINGS) as control_plane:
-            control_plane.kubectl("create", "namespace", documents.NAMESPACE)
+            control_plane.apply(*documents.namespaces())
             steps = await baseline.climb(control_plane)
         results["without_operator"] = [{**asdict(step), "sustained": step.sustained} for step in steps]
         report.show_baseline(steps)

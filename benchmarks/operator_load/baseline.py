@@ -12,7 +12,7 @@ from operator_load.figures import quantile
 from operator_load.program import used_by
 from operator_load.submitting import api_of, submit
 
-RATES = (2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30)
+RATES = (3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30)
 """Jobs a second, tried in this order until one is not sustained."""
 STEP_SECONDS = 30
 """How long each rate is kept up."""
@@ -69,7 +69,7 @@ async def _step(control_plane: ControlPlane, api: Api, rate: float) -> Step:
 async def _completions(api: Api, rate: float) -> list[float] | None:
     """Seconds from creation to completion of all Jobs of this rate; None while one is not complete."""
     times = []
-    async for page in api.pages(f"/apis/batch/v1/namespaces/{documents.NAMESPACE}/jobs", {}):
+    async for page in api.pages("/apis/batch/v1/jobs", {}):
         for item in page["items"]:
             if item["metadata"]["name"].startswith(f"plain-{rate:g}-"):
                 if "completionTime" not in item["status"]:

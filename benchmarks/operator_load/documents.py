@@ -17,26 +17,33 @@ GANG = 4
 """Pods that train."""
 PODS = GANG + 1
 """Pods of a job, its variant's included."""
-NAMESPACE = "load"
+NAMESPACES = tuple(f"team-{number}" for number in range(20))
+"""Where the jobs are. In one namespace the controllers' own work would grow with the square of the pods."""
 
 RUN_SECONDS = 5
 """How long each pod runs: longer than the operator waits for signs of life to be written together, as any real one."""
 
 
 def job(name: str) -> Json:
-    """A job of four training pods and one variant, whose pods report as the trainer's do."""
+    """A job of four training pods and one variant, whose pods report as the trainer's do; its name ends in a number."""
     directions = play(
         Play(run_seconds=RUN_SECONDS),
         Play(stage="train", message={"exitCode": 0, "progress": PROGRESS}),
         Play(stage="int8", message={"exitCode": 0, "variant": REPORT}),
     )
     document = plain_job(pods={"annotations": directions})
-    document["metadata"] = {"name": name, "namespace": NAMESPACE}
+    number = int(name.rpartition("-")[2])
+    document["metadata"] = {"name": name, "namespace": NAMESPACES[number % len(NAMESPACES)]}
     spec = document["spec"]
     spec["compress"] = spec["compress"][:1]
     spec["train"]["numNodes"] = GANG
     spec["train"]["recipe"]["batch"]["globalBatchSize"] = 2 * GANG
     return document
+
+
+def namespaces() -> list[Json]:
+    """The teams' namespaces."""
+    return [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in NAMESPACES]
 
 
 def price_book() -> Json:

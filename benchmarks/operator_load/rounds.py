@@ -127,7 +127,7 @@ def _grown(operator: Operator, before: dict[str, float], name: str) -> float:
 
 def check_results(control_plane: ControlPlane, names: Iterable[str]) -> None:
     """Every job has succeeded with its variant, has a usage record of each pod, and a bill; no pod is held back."""
-    items = control_plane.get("costoptjobs", namespace=documents.NAMESPACE)["items"]
+    items = control_plane.get("costoptjobs", "--all-namespaces")["items"]
     jobs = {item["metadata"]["name"]: item.get("status", {}) for item in items}
     for name in names:
         status = jobs[name]
@@ -136,9 +136,7 @@ def check_results(control_plane: ControlPlane, names: Iterable[str]) -> None:
         assert len(status["usage"]["records"]) == documents.PODS, f"{name} has not {documents.PODS} usage records"
         assert status["bill"].get("listCost"), f"{name} has no price: {status['bill']}"
         assert [each["name"] for each in status["variants"]] == ["int8"], f"{name} has no variant"
-    pods = control_plane.kubectl(
-        "get", "pods", "-o", "jsonpath={.items[*].metadata.finalizers}", namespace=documents.NAMESPACE
-    )
+    pods = control_plane.kubectl("get", "pods", "--all-namespaces", "-o", "jsonpath={.items[*].metadata.finalizers}")
     assert "costopt.dev" not in pods, "finalizers are left"
 
 
