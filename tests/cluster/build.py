@@ -1,8 +1,9 @@
 """The programs of a Kubernetes control plane, built once from pinned sources into a cache folder.
 
 `python -m cluster.build` (with `tests` on the path) builds what is missing and prints the folder. The sources are two
-small Go modules: `binaries` (etcd, the Kubernetes components, helm) and `binaries/kwok`, which needs newer Kubernetes
-libraries than the components are made of.
+small Go modules: `binaries` (etcd, the Kubernetes components, helm), `binaries/kwok`, which needs newer Kubernetes
+libraries than the components are made of, and `binaries/coredns`. `python -m cluster.build --node` also builds what a
+real node runs (tests/e2e).
 """
 
 import contextlib
@@ -20,7 +21,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-MODULES = (HERE / "binaries", HERE / "binaries" / "kwok")
+MODULES = (HERE / "binaries", HERE / "binaries" / "kwok", HERE / "binaries" / "coredns")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,13 @@ PROGRAMS: Mapping[str, Program] = {
     "kwok": Program("sigs.k8s.io/kwok/cmd/kwok", MODULES[1], "sigs.k8s.io/kwok"),
 }
 
+NODE_PROGRAMS: Mapping[str, Program] = {
+    "kubelet": Program("k8s.io/kubernetes/cmd/kubelet", MODULES[0], "k8s.io/kubernetes"),
+    "kube-proxy": Program("k8s.io/kubernetes/cmd/kube-proxy", MODULES[0], "k8s.io/kubernetes"),
+    "coredns": Program(".", MODULES[2], "github.com/coredns/coredns"),
+}
+"""What a real node needs besides: for `tests/e2e` only."""
+
 FROM_ASSETS = ("etcd", "kube-apiserver", "kubectl")
 """What a folder named by KUBEBUILDER_ASSETS usually holds."""
 
@@ -61,7 +69,8 @@ def binaries_folder() -> Path:
     """Where built programs are: named after the pinned versions, so that a change of version builds anew."""
     digest = hashlib.sha256()
     for module in MODULES:
-        digest.update((module / "go.mod").read_bytes() + (module / "go.sum").read_bytes())
+        for path in (*sorted(module.glob("go.*")), *sorted(module.glob("*.go"))):
+            digest.update(path.read_bytes())
     digest.update(_link_flags().encode())
     cache = Path(os.environ.get("COSTOPT_CACHE") or ROOT / ".cache")
     return cache / "cluster" / digest.hexdigest()[:12]
@@ -74,22 +83,22 @@ def find_clients() -> dict[str, Path] | None:
     return found if len(found) == len(paths) else None
 
 
-def find_binaries() -> dict[str, Path] | None:
+def find_binaries(programs: Mapping[str, Program] = PROGRAMS) -> dict[str, Path] | None:
     """Every program's path, or None if one is missing. Builds nothing."""
-    found = {name: path for name in PROGRAMS if (path := _find(name)) is not None}
-    return found if len(found) == len(PROGRAMS) else None
+    found = {name: path for name in programs if (path := _find(name)) is not None}
+    return found if len(found) == len(programs) else None
 
 
-def build_binaries() -> dict[str, Path]:
+def build_binaries(programs: Mapping[str, Program] = PROGRAMS) -> dict[str, Path]:
     """Every program's path, after building what is missing: about 10 minutes the first time, on two cores."""
     folder = binaries_folder()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for name, program in PROGRAMS.items():
+        for name, program in programs.items():
             if _find(name) is None:
                 _build(name, program, folder)
-    return {name: path for name in PROGRAMS if (path := _find(name)) is not None}
+    return {name: path for name in programs if (path := _find(name)) is not None}
 
 
 def _find(name: str) -> Path | None:
@@ -156,8 +165,9 @@ def main() -> int:
     if GIVEN_CLUSTER in os.environ:
         sys.stderr.write(f"{GIVEN_CLUSTER} names a cluster; nothing is built\n")
         return 0
+    programs = {**PROGRAMS, **NODE_PROGRAMS} if "--node" in sys.argv[1:] else PROGRAMS
     try:
-        binaries = build_binaries()
+        binaries = build_binaries(programs)
     except CannotBuildError as error:
         sys.stderr.write(f"{error}\n")
         return 1
