@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-cluster cluster-binaries control-plane lint format generate bench bench-operator clean
+.PHONY: help install quickstart test test-cluster cluster-binaries control-plane e2e e2e-cluster e2e-pieces images \
+	lint format generate bench bench-operator clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +34,22 @@ cluster-binaries: $(STAMP) ## Build that control plane's programs once (Go; abou
 control-plane: cluster-binaries ## Start a control plane, say how to use it, and keep it until Ctrl-C
 	PYTHONPATH=tests $(BIN)/python -m cluster.control_plane
 
+e2e: $(STAMP) ## Run the end-to-end tests on a real node that is made here (Linux, root; pieces are built once)
+	@if [ -n "$$COSTOPT_TEST_KUBECONFIG" ]; then exec $(BIN)/python -m pytest tests/e2e; \
+	else $(MAKE) e2e-pieces && exec env PYTHONPATH=tests $(BIN)/python -m e2e.enter $(BIN)/python -m pytest tests/e2e; fi
+
+e2e-cluster: e2e-pieces ## Start that node, say how to use it, and keep it until Ctrl-C
+	PYTHONPATH=tests $(BIN)/python -m e2e.enter $(BIN)/python -m e2e.real_cluster
+
+e2e-pieces: $(STAMP)
+	tests/e2e/packages.sh
+	PYTHONPATH=tests $(BIN)/python -m e2e.images
+
+images: $(STAMP) ## Build the operator's and the trainer's images with buildah, as their Dockerfiles stand (root; slow)
+	tests/e2e/packages.sh
+	PYTHONPATH=tests $(BIN)/python -m e2e.images
+	PYTHONPATH=tests $(BIN)/python -m e2e.images full-trainer
+
 lint: $(STAMP) ## Check style, types, import contracts, and that generated files are up to date
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -55,6 +72,6 @@ bench: $(STAMP) ## Measure against a peer in the same run; figures are in benchm
 bench-operator: cluster-binaries ## Measure the operator on a control plane started here (about 20 minutes)
 	PYTHONPATH=.:operator:tests:benchmarks $(BIN)/python -m operator_load
 
-clean: ## Remove what quickstart and the caches left; .venv and the control plane's programs stay
+clean: ## Remove what quickstart and the caches left; .venv and what the tests have built stays
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	test ! -d .cache || find .cache -mindepth 1 -maxdepth 1 ! -name cluster -exec rm -rf {} +
+	test ! -d .cache || find .cache -mindepth 1 -maxdepth 1 ! -name cluster ! -name e2e -exec rm -rf {} +

@@ -2,7 +2,7 @@
 
 `python -m cluster.build` (with `tests` on the path) builds what is missing and prints the folder. The sources are two
 small Go modules: `binaries` (etcd, the Kubernetes components, helm), `binaries/kwok`, which needs newer Kubernetes
-libraries than the components are made of, and `binaries/coredns`. `python -m cluster.build --node` also builds what a
+libraries than the components are made of, and `binaries/node`. `python -m cluster.build --node` also builds what a
 real node runs (tests/e2e).
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-MODULES = (HERE / "binaries", HERE / "binaries" / "kwok", HERE / "binaries" / "coredns")
+MODULES = (HERE / "binaries", HERE / "binaries" / "kwok", HERE / "binaries" / "node")
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,11 @@ class Program:
     module: Path
     pinned_by: str
     """Module whose version in go.mod is the program's version."""
+    static: bool = False
+    """Linked to no C library, so that it runs in an image that holds nothing else."""
 
 
-PROGRAMS: Mapping[str, Program] = {
+PROGRAMS: dict[str, Program] = {
     "etcd": Program("go.etcd.io/etcd/server/v3", MODULES[0], "go.etcd.io/etcd/server/v3"),
     "kube-apiserver": Program("k8s.io/kubernetes/cmd/kube-apiserver", MODULES[0], "k8s.io/kubernetes"),
     "kube-controller-manager": Program(
@@ -46,12 +48,13 @@ PROGRAMS: Mapping[str, Program] = {
     "kwok": Program("sigs.k8s.io/kwok/cmd/kwok", MODULES[1], "sigs.k8s.io/kwok"),
 }
 
-NODE_PROGRAMS: Mapping[str, Program] = {
+NODE_PROGRAMS: dict[str, Program] = {
     "kubelet": Program("k8s.io/kubernetes/cmd/kubelet", MODULES[0], "k8s.io/kubernetes"),
     "kube-proxy": Program("k8s.io/kubernetes/cmd/kube-proxy", MODULES[0], "k8s.io/kubernetes"),
-    "coredns": Program(".", MODULES[2], "github.com/coredns/coredns"),
+    "coredns": Program("./coredns", MODULES[2], "github.com/coredns/coredns"),
+    "pause": Program("./pause", MODULES[2], "github.com/coredns/coredns", static=True),
 }
-"""What a real node needs besides: for `tests/e2e` only."""
+"""What a real node runs besides: for `tests/e2e` only."""
 
 FROM_ASSETS = ("etcd", "kube-apiserver", "kubectl")
 """What a folder named by KUBEBUILDER_ASSETS usually holds."""
@@ -69,11 +72,16 @@ def binaries_folder() -> Path:
     """Where built programs are: named after the pinned versions, so that a change of version builds anew."""
     digest = hashlib.sha256()
     for module in MODULES:
-        for path in (*sorted(module.glob("go.*")), *sorted(module.glob("*.go"))):
+        for path in (*sorted(module.glob("go.*")), *sorted(module.glob("*/*.go"))):
             digest.update(path.read_bytes())
     digest.update(_link_flags().encode())
     cache = Path(os.environ.get("COSTOPT_CACHE") or ROOT / ".cache")
     return cache / "cluster" / digest.hexdigest()[:12]
+
+
+def node_programs() -> dict[str, Program]:
+    """All that a real cluster of one node is made of: no kwok, for its kubelet is real."""
+    return {name: program for name, program in (PROGRAMS | NODE_PROGRAMS).items() if name != "kwok"}
 
 
 def find_clients() -> dict[str, Path] | None:
@@ -122,7 +130,8 @@ def _build(name: str, program: Program, folder: Path) -> None:
         target = Path(scratch) / name
         command = [go, "build", "-p", "2", "-buildvcs=false", "-mod=readonly"]
         command += ["-ldflags", _link_flags(), "-o", str(target), program.package]
-        done = subprocess.run(command, cwd=program.module, capture_output=True, text=True, check=False)
+        environment = {**os.environ, **({"CGO_ENABLED": "0"} if program.static else {})}
+        done = subprocess.run(command, cwd=program.module, env=environment, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise CannotBuildError(f"go build {program.package} failed:\n{done.stderr.strip()[-4000:]}")
         target.replace(folder / name)

@@ -39,6 +39,9 @@ class Settings:
     runtime_config: str = ""
     """As in --runtime-config of the API server, e.g. scheduling.k8s.io/v1alpha1=true."""
 
+    address: str = "127.0.0.1"
+    """Address of the API server: another than loopback where real pods are to reach it."""
+
 
 @dataclass(frozen=True)
 class Ports:
@@ -81,10 +84,11 @@ def kube_apiserver(ports: Ports, credentials: Credentials, folder: Path, setting
     """As a cluster has it: RBAC, PodSecurity, service account tokens, priority and fairness; with an audit log."""
     policy = folder / "audit-policy.json"
     policy.write_text(json.dumps(audit_policy()), encoding="utf-8")
+    loopback = settings.address == "127.0.0.1"
     return [
         f"--etcd-servers={ports.etcd_url}",
-        "--bind-address=127.0.0.1",
-        "--advertise-address=127.0.0.1",
+        f"--bind-address={settings.address if loopback else '0.0.0.0'}",
+        f"--advertise-address={settings.address}",
         f"--secure-port={ports.api_server}",
         f"--tls-cert-file={credentials.serving_certificate}",
         f"--tls-private-key-file={credentials.serving_key}",
@@ -94,7 +98,8 @@ def kube_apiserver(ports: Ports, credentials: Credentials, folder: Path, setting
         f"--service-account-key-file={credentials.service_account_public_key}",
         f"--service-account-signing-key-file={credentials.service_account_key}",
         "--service-cluster-ip-range=10.0.0.0/16",
-        "--endpoint-reconciler-type=none",  # would refuse a loopback address, and delays the end
+        # It would refuse a loopback address, and it delays the end.
+        *(["--endpoint-reconciler-type=none"] if loopback else []),
         "--kubelet-preferred-address-types=InternalIP",
         f"--watch-cache={str(settings.watch_cache).lower()}",
         f"--default-not-ready-toleration-seconds={settings.eviction_seconds}",

@@ -24,7 +24,7 @@ from cluster.audit import Request, count_requests, read_requests
 from cluster.build import build_binaries
 from cluster.clients import Cluster
 from cluster.components import Ports, Settings
-from cluster.credentials import IDENTITIES, Credentials
+from cluster.credentials import Credentials
 from cluster.processes import NotReadyError, Process, free_ports
 from cluster.stages import write_stages
 
@@ -50,6 +50,9 @@ class ControlPlane(Cluster):
         """The API server's address."""
         return self.ports.api_url
 
+    addresses: tuple[str, ...] = ()
+    """Where its API server is reached, besides loopback."""
+
     @property
     def pids(self) -> dict[str, int]:
         """Process ids of what runs now, by component."""
@@ -66,7 +69,7 @@ class ControlPlane(Cluster):
 
     def start(self) -> None:
         """Start everything; return when pods can be created and will run."""
-        self.credentials.create()
+        self.credentials.create(*self.addresses)
         for attempt in range(1, START_ATTEMPTS + 1):
             try:
                 self._start_once()
@@ -146,10 +149,11 @@ class ControlPlane(Cluster):
 
     def _start_once(self) -> None:
         self.ports = Ports(*free_ports(4))
-        kubeconfigs = {
-            name: self.credentials.write_kubeconfig(name, self.url, self.credentials.token(name)) for name in IDENTITIES
-        }
         settings, credentials = self.settings, self.credentials
+        kubeconfigs = {
+            name: credentials.write_kubeconfig(name, self.url, credentials.token(name))
+            for name in credentials.identities
+        }
         shutil.rmtree(self.folder / "etcd-data", ignore_errors=True)
         self._launch("etcd", components.etcd(self.ports, self.folder))
         self._launch("kube-apiserver", components.kube_apiserver(self.ports, credentials, self.folder, settings))
@@ -157,12 +161,15 @@ class ControlPlane(Cluster):
         controllers = components.kube_controller_manager(kubeconfigs["controller-manager"], credentials, settings)
         self._launch("kube-controller-manager", controllers)
         self._launch("kube-scheduler", components.kube_scheduler(kubeconfigs["scheduler"], settings))
+        self._start_nodes(kubeconfigs)
+        self.processes["kube-controller-manager"].wait_until(self._has_default_service_account)
+
+    def _start_nodes(self, kubeconfigs: Mapping[str, Path]) -> None:
         stages = write_stages(self.folder / "kwok.yaml")
-        self._launch("kwok", components.kwok(kubeconfigs["kwok"], stages, settings))
+        self._launch("kwok", components.kwok(kubeconfigs["kwok"], stages, self.settings))
         self._launch_pod_logs()
         self._furnish()
         self.processes["kwok"].wait_until(self._nodes_ready)
-        self.processes["kube-controller-manager"].wait_until(self._has_default_service_account)
 
     def _launch(self, name: str, arguments: list[str]) -> None:
         self.processes[name] = Process(name, [self.binaries[name], *arguments], self.folder / f"{name}.log")
@@ -188,10 +195,8 @@ class ControlPlane(Cluster):
         self.kubectl("create", "-f", "-", input=document)
 
     def _end_processes(self) -> None:
-        for name in ("kwok", "kube-scheduler", "kube-controller-manager", "pod-logs", "kube-apiserver", "etcd"):
-            if name in self.processes:
-                # Nothing is kept, so nothing need be finished.
-                self.processes[name].stop(signal.SIGKILL)
+        for process in reversed(self.processes.values()):
+            process.stop(signal.SIGKILL)  # nothing is kept, so nothing need be finished
 
     def _api_ready(self) -> bool:
         """Whether /readyz says so to anyone, which includes the RBAC roles every cluster has."""

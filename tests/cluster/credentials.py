@@ -19,36 +19,49 @@ IDENTITIES: Mapping[str, tuple[str, str]] = {
 class Credentials:
     """What the components need to trust each other. Written by `create`, read by path."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, identities: Mapping[str, tuple[str, str]] = IDENTITIES) -> None:
         self.folder = folder
+        self.identities = identities
         self.ca = folder / "ca.crt"
         self.serving_certificate = folder / "serving.crt"
         self.serving_key = folder / "serving.key"
         self.service_account_key = folder / "service-account.key"
         self.service_account_public_key = folder / "service-account.pub"
+        self.kubelet_client_certificate = folder / "kubelet-client.crt"
+        self.kubelet_client_key = folder / "kubelet-client.key"
         self.tokens = folder / "tokens.csv"
 
-    def create(self) -> None:
-        """An authority of ten years, one serving certificate for loopback, the service account key pair, tokens."""
+    def create(self, *addresses: str) -> None:
+        """An authority of ten years, one serving certificate for loopback and `addresses`, keys of the service
+        accounts, tokens, and the certificate with which the API server comes to a kubelet."""
         self.folder.mkdir(parents=True, exist_ok=True)
         authority_key = self.folder / "ca.key"
-        for key in (authority_key, self.serving_key):
+        for key in (authority_key, self.serving_key, self.kubelet_client_key):
             _openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", key)
         subject = ("-subj", "/CN=costopt-test-authority")
         _openssl("req", "-x509", "-new", "-key", authority_key, *subject, "-days", "3650", "-out", self.ca)
-        request, extensions = self.folder / "serving.csr", self.folder / "serving.ext"
-        _openssl("req", "-new", "-key", self.serving_key, "-subj", "/CN=kube-apiserver", "-out", request)
-        names = "DNS:localhost,DNS:kubernetes.default.svc,IP:127.0.0.1"
-        extensions.write_text(f"subjectAltName={names}\nextendedKeyUsage=serverAuth\n", encoding="utf-8")
-        signing = ("-CA", self.ca, "-CAkey", authority_key, "-CAcreateserial", "-days", "3650")
-        _openssl("x509", "-req", "-in", request, *signing, "-extfile", extensions, "-out", self.serving_certificate)
+        names = ",".join(
+            ["DNS:localhost,DNS:kubernetes.default.svc,IP:127.0.0.1", *(f"IP:{each}" for each in addresses)]
+        )
+        serving = f"subjectAltName={names}\nextendedKeyUsage=serverAuth\n"
+        self._sign("/CN=kube-apiserver", serving, self.serving_key, self.serving_certificate)
+        kubelets_client = "/O=system:masters/CN=kube-apiserver-kubelet-client"
+        client = (self.kubelet_client_key, self.kubelet_client_certificate)
+        self._sign(kubelets_client, "extendedKeyUsage=clientAuth\n", *client)
         _openssl("genrsa", "-out", self.service_account_key, "2048")
         _openssl("rsa", "-in", self.service_account_key, "-pubout", "-out", self.service_account_public_key)
         self._write_tokens()
 
+    def _sign(self, subject: str, extensions: str, key: Path, certificate: Path) -> None:
+        request, extra = key.with_suffix(".csr"), key.with_suffix(".ext")
+        extra.write_text(extensions, encoding="utf-8")
+        _openssl("req", "-new", "-key", key, "-subj", subject, "-out", request)
+        signing = ("-CA", self.ca, "-CAkey", self.folder / "ca.key", "-CAcreateserial", "-days", "3650")
+        _openssl("x509", "-req", "-in", request, *signing, "-extfile", extra, "-out", certificate)
+
     def _write_tokens(self) -> None:
         lines = []
-        for name, (user, group) in IDENTITIES.items():
+        for name, (user, group) in self.identities.items():
             token = secrets.token_hex(24)
             (self.folder / f"{name}.token").write_text(token, encoding="utf-8")
             lines.append(f'{token},{user},{user},"{group}"\n')

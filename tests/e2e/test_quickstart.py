@@ -1,0 +1,49 @@
+"""The operator's own pods, and the quickstart as its user sees it."""
+
+from typing import Any
+
+from cluster.team import Team
+from e2e.installation import Installation
+from e2e.jobs import STEPS, submit, training
+from e2e.real_cluster import RealCluster
+
+
+def test_both_replicas_run_without_a_user_name_on_a_read_only_root(installation: Installation) -> None:
+    pods = installation.pods()
+    assert len(pods) == 2
+    for pod in pods:
+        assert pod["status"]["phase"] == "Running"
+        assert sum(status["restartCount"] for status in pod["status"]["containerStatuses"]) == 0
+        name = pod["metadata"]["name"]
+        who = installation.kubectl(
+            "exec", name, "--", "python", "-c", "import os; print(os.getuid(), os.environ.get('USER'))"
+        )
+        assert who.split() == ["65532", "None"]
+        read_only = installation.kubectl("exec", name, "--", "python", "-c", _TRIES_TO_WRITE)
+        assert read_only.strip() == "Read-only file system"
+    assert installation.leader() in [pod["metadata"]["name"] for pod in pods]
+
+
+_TRIES_TO_WRITE = """
+try:
+    open("/opt/written", "w")
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+def test_two_pods_train_over_gloo_and_the_bill_is_what_the_kubelet_says(node: RealCluster, team: Team) -> None:
+    job, storage = submit(node, team, training())
+    status = job.wait_until_ended(seconds=240)
+    records = team.check_usage(job)
+    assert len(records) == 2
+    assert {record["outcome"] for record in records} == {"Succeeded"}
+    assert status["progress"]["step"] == STEPS
+    assert float(status["progress"]["loss"]) < 4.0
+    assert storage.newest_step() == STEPS
+    assert _figures(status)["listCost"] is not None
+
+
+def _figures(status: dict[str, Any]) -> dict[str, Any]:
+    bill: dict[str, Any] = status["bill"]
+    return bill
