@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cluster.build import find_binaries, node_programs
-from cluster.components import Ports, Settings
+from cluster.components import Settings
 from cluster.control_plane import ControlPlane
 from cluster.credentials import IDENTITIES, Credentials
-from cluster.processes import Process, free_ports
+from cluster.processes import Process
 from e2e import node_files
 from e2e.enter import INSIDE, NODE_ADDRESS
 from e2e.images import cache_folder, find_images
