@@ -11,6 +11,7 @@ RUN python -m venv /opt/costopt && /opt/costopt/bin/pip install --no-cache-dir '
 
 FROM python:3.11-slim-bookworm
 COPY --from=build /opt/costopt /opt/costopt
+# The user has no entry in passwd and no home; the program needs neither.
 # The root file system is read-only in the cluster: no bytecode is written, and every line of the log is seen at once.
 ENV PATH=/opt/costopt/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 USER 65532:65532
