@@ -1,5 +1,5 @@
-"""A process as it is in a pod: user 65532 without an entry in passwd, no environment but what is given, nothing to write
-to, and a service account below /var/run/secrets. Needs root and `unshare`, for a mount namespace of its own.
+"""A process as it is in a pod: user 65532 without an entry in passwd, no environment but what is given, nothing to
+write to, and a service account below /var/run/secrets. Needs root and `unshare`, for a mount namespace of its own.
 
     account = PodFiles(folder, token="one", authority=ca)
     subprocess.Popen(in_a_pod(account, [sys.executable, "-m", "costopt_operator", "run"], KUBERNETES_SERVICE_HOST=...))

@@ -127,6 +127,19 @@ class _GuardedLock(LeaseLock):
         return done
 
 
+class _Election(leaderelection.LeaderElection):
+    """The client's election, but how long renewing has failed is measured by a steady clock."""
+
+    async def renew_loop(self) -> None:
+        """Renew the lease until that has failed for RENEW_SECONDS."""
+        renewed = time.monotonic()
+        while time.monotonic() - renewed < RENEW_SECONDS:
+            asked = time.monotonic()
+            if await self.try_acquire_or_renew():
+                renewed = asked
+            await asyncio.sleep(self.election_config.retry_period)
+
+
 async def lead(
     configuration: Configuration,
     leadership: Leadership,
@@ -150,7 +163,7 @@ async def lead(
 
     quiet = logging.getLogger("kubernetes.aio.leaderelection")
     quiet.setLevel(logging.CRITICAL)  # its traceback for each failed try says no more than our line
-    election = leaderelection.LeaderElection(
+    election = _Election(
         electionconfig.Config(
             lock,
             lease_duration=LEASE_SECONDS,

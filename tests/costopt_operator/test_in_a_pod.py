@@ -82,7 +82,7 @@ class Door:
             response = web.StreamResponse(status=answer.status, headers={"Content-Type": "application/json"})
             await response.prepare(request)
             async for chunk in answer.content.iter_any():
-                await response.write(chunk)
+                await response.write(chunk.replace(b'"..."', b'"1"'))  # a list's version, which kmock has not
             await response.write_eof()
             return response
 
@@ -213,9 +213,7 @@ def test_the_operator_acts_and_goes_on_when_its_token_is_replaced(
         place.door.replace_token("two")
         await place.add_job("second", 6)
         await place.until(lambda: place.knows(2))
-        await place.until(
-            lambda: asyncio.sleep(0, {"kopf", "costopt"} <= place.door.let_in or "kopf" in place.door.let_in)
-        )
+        await place.until(lambda: asyncio.sleep(0, "kopf" in place.door.let_in))
         assert await place.acts()
         assert await place.end() == 0
         assert "Traceback" not in place.log.read_text()
