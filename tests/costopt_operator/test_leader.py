@@ -301,14 +301,15 @@ def test_a_time_of_day_that_jumps_ahead_takes_no_lease_from_who_holds_it(
 ) -> None:
     async def act(server: LeaseServer) -> None:
         one, other = Candidate(server, "one"), Candidate(server, "other")
+        monkeypatch.setattr(leader, "RETRY_SECONDS", 1.6)
         async with running(one) as [first]:
             await until(lambda: one.began is not None)
-            monkeypatch.setattr(leader, "RETRY_SECONDS", 0.2)  # the other looks often: it sees one that has not changed
-            async with running(other):
-                for _ in range(30):
+            monkeypatch.setattr(leader, "RETRY_SECONDS", 1)  # the other looks more often: some looks find nothing new
+            async with running(other) as [second]:
+                for _ in range(50):
                     time_of_day.shift += 3600
                     await asyncio.sleep(0.1)
-                assert (server.holder, other.began, first.done()) == ("one", None, False)
+                assert (server.holder, other.began, first.done(), second.done()) == ("one", None, False, False)
 
     play(act)
 
@@ -321,6 +322,7 @@ def test_a_time_of_day_that_jumps_back_keeps_no_lease_from_the_next(time_of_day:
             async with running(other):
                 await asyncio.sleep(1.2)
                 server.doors["one"] = "hangs"
+                await asyncio.sleep(1.2)  # the other has seen the last renewal
                 time_of_day.shift = -3600
                 await until(lambda: other.began is not None)
                 assert one.last_held is not None
