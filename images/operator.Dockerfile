@@ -15,6 +15,7 @@ RUN /opt/costopt/bin/pip install --no-cache-dir --no-deps --force-reinstall .
 
 FROM python:3.11-slim-bookworm
 COPY --from=build /opt/costopt /opt/costopt
+# The user has no entry in passwd and no home; the program needs neither.
 # The root file system is read-only in the cluster: no bytecode is written, and every line of the log is seen at once.
 # The user has no entry in passwd: libraries ask for a home and a name.
 ENV PATH=/opt/costopt/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -16,8 +17,9 @@ from aiohttp import web
 from kubernetes.aio.config.config_exception import ConfigException
 
 from costopt.render.manifests import DEFAULT_IMAGE
+from costopt.service_account import NoServiceAccount, find_service_account
 from costopt_operator.acting import Choices, act
-from costopt_operator.api import load_configuration
+from costopt_operator.connection import load_configuration
 from costopt_operator.health import Health
 from costopt_operator.leader import Leadership, lead
 from costopt_operator.logs import set_up
@@ -48,10 +50,11 @@ def run(
     namespace: Namespaces = None,
     lease_name: Annotated[str, typer.Option(help="Name of the Lease of which the holder acts.")] = "costopt-operator",
     lease_namespace: Annotated[
-        str | None, typer.Option(help="Its namespace. [default: POD_NAMESPACE, else default]")
+        str | None, typer.Option(help="Its namespace. [default: POD_NAMESPACE, else the pod's own, else default]")
     ] = None,
     identity: Annotated[
-        str | None, typer.Option(help="Name of this process in the Lease. [default: the host's]")
+        str | None,
+        typer.Option(help="Name of this process in the Lease. [default: the host's, and random letters]"),
     ] = None,
     leader_election: Annotated[bool, typer.Option(help="Act only while holding the Lease.")] = True,
     default_image: Annotated[str, typer.Option(help="Trainer image of jobs that name none.")] = DEFAULT_IMAGE,
@@ -59,8 +62,9 @@ def run(
         Path | None, typer.Option(metavar="DIR", help="Folder of YAML files with PriceBooks, instead of the cluster's.")
     ] = None,
     listen: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Where to serve metrics and probes.")
-    ] = "0.0.0.0:8080",
+        str,
+        typer.Option(metavar="[HOST]:PORT", help="Where to serve metrics and probes. [HOST: all]"),
+    ] = ":8080",
     log_level: LogLevel = "INFO",
     log_format: LogFormat = "json",
     kubeconfig: Kubeconfig = None,
@@ -72,8 +76,8 @@ def run(
         raise typer.BadParameter(f"{price_books} must be a folder of YAML files with PriceBooks")
     choices = Choices(tuple(namespace or ()), default_image, price_books)
     leadership = Leadership() if leader_election else None
-    where = lease_namespace or os.environ.get("POD_NAMESPACE") or "default"
-    who = identity or f"{socket.gethostname()}-{os.getpid()}"
+    where = lease_namespace or os.environ.get("POD_NAMESPACE") or _own_namespace() or "default"
+    who = identity or unique_identity(socket.gethostname())
     served = _serve(
         choices,
         leadership,
@@ -117,7 +121,7 @@ async def _serve(
     health = Health(metrics, leadership)
     runner = web.AppRunner(health.application(), access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, *address).start()
+    await _listen(runner, *address)
 
     async def acting() -> None:
         await act(configuration, choices, metrics, health, leadership)
@@ -151,16 +155,43 @@ def _run(program: Coroutine[Any, Any, int]) -> int:
     """Run to the end; a user's mistake is one sentence and exit code 2."""
     try:
         return asyncio.run(program)
-    except ConfigException as error:
+    except (ConfigException, NoServiceAccount) as error:
         print(f"costopt-operator: no way to the API server is known: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
 
 
+def unique_identity(host: str) -> str:
+    """A name that no other process has: a host's name may be cut (at 63 characters) or shared by all pods of a node."""
+    return f"{host[:200]}_{secrets.token_hex(4)}"
+
+
+def _own_namespace() -> str | None:
+    try:
+        account = find_service_account()
+    except NoServiceAccount:  # which is said when the API server is to be reached
+        return None
+    return account.namespace if account else None
+
+
+async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
+    """Serve there; without a host on all addresses of either family, of which a machine may lack one."""
+    failures: list[OSError] = []
+    families = [host] if host else ["0.0.0.0", "::"]  # noqa: S104 -- probes and metrics are for others
+    for family in families:
+        try:
+            await web.TCPSite(runner, family, port).start()
+        except OSError as error:
+            failures.append(error)
+    if len(failures) == len(families):
+        raise failures[0]
+
+
 def _address(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise typer.BadParameter(f"--listen must be HOST:PORT, such as 0.0.0.0:8080, and not {text!r}")
-    return host, int(port)
+    plain = host.removeprefix("[").removesuffix("]")
+    if not port.isdigit() or int(port) > 65535 or (":" in plain and plain == host):
+        raise typer.BadParameter(f"--listen must be [HOST]:PORT, such as :8080 or [::1]:8080, and not {text!r}")
+    return plain, int(port)
 
 
 def _level(text: str) -> str:

@@ -1,7 +1,7 @@
 """The Kubernetes API as this operator uses it: plain JSON in and out, over the official client's connection.
 
-The official client knows kubeconfigs, service accounts and their rotating tokens. Its generated models are left aside:
-building them costs about a millisecond per pod, and they drop fields newer than themselves.
+How it connects is in connection.py. Its generated models are left aside: building them costs about a millisecond per
+pod, and they drop fields newer than themselves.
 
 Every write goes through `Api.request`, which refuses it unless this process may write now (see leader.py).
 """
@@ -10,15 +10,13 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
-from urllib.parse import urlencode, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import urlencode
 
 import aiohttp
-from kubernetes.aio import config
-from kubernetes.aio.client import ApiClient, Configuration
-from kubernetes.aio.config.config_exception import ConfigException
+from kubernetes.aio.client import Configuration
 
 from costopt.names import FIELD_MANAGER
+from costopt_operator.connection import client_of
 
 Json = dict[str, Any]
 
@@ -77,41 +75,12 @@ def list_path(kind: str, namespace: str | None) -> str:
     return f"{prefix}/namespaces/{namespace}/{plural}" if namespace else f"{prefix}/{plural}"
 
 
-async def load_configuration(kubeconfig: str | None, context: str | None) -> Configuration:
-    """How to reach the API server: from a kubeconfig if one is named or found, else as a pod of the cluster.
-
-    Raises ConfigException if neither is there.
-    """
-    configuration = Configuration()
-    if kubeconfig is None and context is None:
-        try:
-            config.load_incluster_config(client_configuration=configuration)
-        except ConfigException:
-            pass
-        else:
-            return _looked_up_once(configuration)
-    await config.load_kube_config(config_file=kubeconfig, context=context, client_configuration=configuration)
-    return _looked_up_once(configuration)
-
-
-def _looked_up_once(configuration: Configuration) -> Configuration:
-    """The same, with a proxy that the environment names looked up now.
-
-    Left to itself aiohttp asks two threads before each request, for a proxy and for a netrc file: as dear as the rest.
-    """
-    server = urlsplit(configuration.host)
-    if configuration.proxy is None and not proxy_bypass(server.netloc):
-        configuration.proxy = getproxies().get(server.scheme)
-    configuration.client_session_kwargs = {"trust_env": False}
-    return configuration
-
-
 class Api:
     """Requests to one API server."""
 
     def __init__(self, configuration: Configuration, may_write: Callable[[], bool] = lambda: True) -> None:
         configuration.connection_pool_maxsize = 64
-        self._client = ApiClient(configuration)
+        self._client = client_of(configuration)
         self._host = configuration.host
         self._may_write = may_write
         self.requests: dict[tuple[str, str], int] = {}

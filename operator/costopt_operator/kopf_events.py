@@ -11,7 +11,12 @@ import kopf
 from kubernetes.aio.client import Configuration
 
 from costopt_operator.cluster import Cluster
+from costopt_operator.connection import Pauses, session_of
 from costopt_operator.sightings import parse_job
+
+IDENTITY: Any = "costopt-operator"
+"""For kopf's peering, which is off. Left to itself kopf asks passwd for a user and the name server for this host, and a
+pod's user has no entry in the one, while the other may keep everything waiting."""
 
 PAGE = 100
 """Objects of one page of the first list."""
@@ -21,9 +26,14 @@ def registry_for(cluster: Cluster, configuration: Configuration, *, watch_books:
     """What kopf is to watch, and whom to tell."""
     registry = kopf.OperatorRegistry()
 
+    pauses = Pauses()
+
     @kopf.on.login(registry=registry)
-    async def login(**_: Any) -> kopf.ConnectionInfo | None:
-        return await connection_of(configuration)
+    async def login(**_: Any) -> kopf.AiohttpSession:
+        # A session of ours, never equal to one before: kopf gives up on credentials that were refused once, and an API
+        # server that has just started may refuse good ones for a moment.
+        await pauses.before_login()
+        return kopf.AiohttpSession(server=configuration.host, aiohttp_session=session_of(configuration))
 
     @kopf.on.event("costopt.dev", "v1alpha1", "costoptjobs", registry=registry)
     async def job_changed(event: Any, **_: Any) -> None:
@@ -45,21 +55,6 @@ def registry_for(cluster: Cluster, configuration: Configuration, *, watch_books:
                 cluster.learn_book(data)
 
     return registry
-
-
-async def connection_of(configuration: Configuration) -> kopf.ConnectionInfo | None:
-    """How kopf reaches the API server: just as we do."""
-    token = await configuration.get_api_key_with_prefix("BearerToken")
-    return kopf.ConnectionInfo(
-        server=configuration.host,
-        ca_path=configuration.ssl_ca_cert,
-        ca_data=configuration.ca_cert_data,
-        insecure=not configuration.verify_ssl,
-        certificate_path=configuration.cert_file,
-        private_key_path=configuration.key_file,
-        token=token.removeprefix("Bearer ") if token else None,
-        proxy_url=configuration.proxy,
-    )
 
 
 def settings() -> kopf.OperatorSettings:
@@ -95,6 +90,7 @@ async def watch(
     await kopf.operator(
         registry=registry,
         settings=settings(),
+        identity=IDENTITY,
         standalone=True,
         clusterwide=not namespaces,
         namespaces=namespaces,

@@ -1,9 +1,11 @@
 """Leadership: of all operator processes one acts, the holder of a Lease.
 
-The election is the official client's. Around it stand three guards. A request that hangs or fails counts as one try
+The election is the official client's. Around it stand four guards. A request that hangs or fails counts as one try
 that failed, and not as the end of the election. A leader that could not renew its lease for RENEW_SECONDS by its own
 clock writes nothing more, even if it has not noticed yet: its lease lasts longer than that, so no other leads so soon.
-And a leader that ends gives the lease back, so that its successor need not wait it out.
+A leader that ends gives the lease back, so that its successor need not wait it out. And whether another's lease has run
+out is decided by how long this process has not seen it change, by its own steady clock: the client asks the time of
+day, which jumps when it is set, and no clock of another machine is ever asked.
 """
 
 import asyncio
@@ -19,6 +21,8 @@ from kubernetes.aio.client.exceptions import ApiException
 from kubernetes.aio.leaderelection import electionconfig, leaderelection
 from kubernetes.aio.leaderelection.leaderelectionrecord import LeaderElectionRecord
 from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
+
+from costopt_operator.connection import client_of
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +69,8 @@ class _GuardedLock(LeaseLock):
     def __init__(self, name: str, namespace: str, identity: str, client: ApiClient, leadership: Leadership) -> None:
         super().__init__(name, namespace, identity, client)
         self._leadership = leadership
+        self._seen: tuple[object, ...] | None = None
+        self._seen_at = 0.0
 
     async def get(
         self, name: str, namespace: str
@@ -76,7 +82,21 @@ class _GuardedLock(LeaseLock):
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return False, ApiException(status=0, reason=f"the API server cannot be reached: {error}")
         self._leadership.tried_at = time.monotonic()
-        return answer
+        found = answer[1]
+        return self._by_own_clock(found) if isinstance(found, LeaderElectionRecord) else answer
+
+    def _by_own_clock(
+        self, found: LeaderElectionRecord
+    ) -> tuple[bool, LeaderElectionRecord] | tuple[bool, Exception] | tuple[bool, None]:
+        """The record; without its holder once another's has run out, and nothing as long as it has not."""
+        if found.holder_identity in (None, self.identity):
+            return True, found
+        seen = (found.holder_identity, found.acquire_time, found.renew_time)
+        if seen != self._seen:
+            self._seen, self._seen_at = seen, time.monotonic()
+        if time.monotonic() - self._seen_at < LEASE_SECONDS:
+            return False, ApiException(status=0, reason=f"the lease is held by {found.holder_identity}")
+        return True, LeaderElectionRecord(None, None, None, None)
 
     async def create(self, name: str, namespace: str, election_record: LeaderElectionRecord) -> bool:
         """Whether the lease could be made. (The client's own `create` fails on an argument of its own, as of 37.0.)"""
@@ -107,6 +127,19 @@ class _GuardedLock(LeaseLock):
         return done
 
 
+class _Election(leaderelection.LeaderElection):
+    """The client's election, but how long renewing has failed is measured by a steady clock."""
+
+    async def renew_loop(self) -> None:
+        """Renew the lease until that has failed for RENEW_SECONDS."""
+        renewed = time.monotonic()
+        while time.monotonic() - renewed < RENEW_SECONDS:
+            asked = time.monotonic()
+            if await self.try_acquire_or_renew():
+                renewed = asked
+            await asyncio.sleep(self.election_config.retry_period)
+
+
 async def lead(
     configuration: Configuration,
     leadership: Leadership,
@@ -117,7 +150,7 @@ async def lead(
     act: Callable[[], Coroutine[Any, Any, None]],
 ) -> bool:
     """Wait for the lease, then `act` while it is held; returns whether `act` has ended by itself (else: lease lost)."""
-    client = ApiClient(configuration)
+    client = client_of(configuration)
     lock = _GuardedLock(name, namespace, identity, client, leadership)
     acting: list[asyncio.Task[None]] = []
 
@@ -130,7 +163,7 @@ async def lead(
 
     quiet = logging.getLogger("kubernetes.aio.leaderelection")
     quiet.setLevel(logging.CRITICAL)  # its traceback for each failed try says no more than our line
-    election = leaderelection.LeaderElection(
+    election = _Election(
         electionconfig.Config(
             lock,
             lease_duration=LEASE_SECONDS,

@@ -83,7 +83,7 @@ def test_two_replicas_elect_one_and_rather_run_on_different_nodes() -> None:
 def test_probes_ask_the_port_that_the_operator_listens_on() -> None:
     container = operator_container()
     assert container["ports"] == [{"name": "http", "containerPort": 8080, "protocol": "TCP"}]
-    assert "--listen=0.0.0.0:8080" in container["args"]
+    assert "--listen=:8080" in container["args"]
     assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}
     assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "http"}
 

@@ -277,3 +277,57 @@ def test_an_error_of_the_work_is_not_swallowed() -> None:
         assert not server.holder
 
     play(act)
+
+
+class TimeOfDay:
+    """Python's `time` as the client sees it, with a time of day that is set anew."""
+
+    def __init__(self) -> None:
+        self.shift = 0.0
+
+    def time(self) -> float:
+        return time.time() + self.shift
+
+
+@pytest.fixture
+def time_of_day(monkeypatch: pytest.MonkeyPatch) -> TimeOfDay:
+    set_anew = TimeOfDay()
+    monkeypatch.setattr("kubernetes.aio.leaderelection.leaderelection.time", set_anew)
+    return set_anew
+
+
+def test_a_time_of_day_that_jumps_ahead_takes_no_lease_from_who_holds_it(
+    time_of_day: TimeOfDay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def act(server: LeaseServer) -> None:
+        one, other = Candidate(server, "one"), Candidate(server, "other")
+        monkeypatch.setattr(leader, "RETRY_SECONDS", 1.6)
+        async with running(one) as [first]:
+            await until(lambda: one.began is not None)
+            monkeypatch.setattr(leader, "RETRY_SECONDS", 1)  # the other looks more often: some looks find nothing new
+            async with running(other) as [second]:
+                for _ in range(50):
+                    time_of_day.shift += 3600
+                    await asyncio.sleep(0.1)
+                assert (server.holder, other.began, first.done(), second.done()) == ("one", None, False, False)
+
+    play(act)
+
+
+def test_a_time_of_day_that_jumps_back_keeps_no_lease_from_the_next(time_of_day: TimeOfDay) -> None:
+    async def act(server: LeaseServer) -> None:
+        one, other = Candidate(server, "one"), Candidate(server, "other")
+        async with running(one) as [first]:
+            await until(lambda: one.began is not None)
+            async with running(other):
+                await asyncio.sleep(1.2)
+                server.doors["one"] = "hangs"
+                await asyncio.sleep(1.2)  # the other has seen the last renewal
+                time_of_day.shift = -3600
+                await until(lambda: other.began is not None)
+                assert one.last_held is not None
+                assert other.began is not None
+                assert one.last_held < other.began
+                await asyncio.wait_for(first, 10)
+
+    play(act)
