@@ -48,9 +48,13 @@ class Credentials:
         kubelets_client = "/O=system:masters/CN=kube-apiserver-kubelet-client"
         client = (self.kubelet_client_key, self.kubelet_client_certificate)
         self._sign(kubelets_client, "extendedKeyUsage=clientAuth\n", *client)
+        self.create_service_account_key()
+        self._write_tokens()
+
+    def create_service_account_key(self) -> None:
+        """The key pair of service accounts' tokens; a new one in place of one that is there."""
         _openssl("genrsa", "-out", self.service_account_key, "2048")
         _openssl("rsa", "-in", self.service_account_key, "-pubout", "-out", self.service_account_public_key)
-        self._write_tokens()
 
     def _sign(self, subject: str, extensions: str, key: Path, certificate: Path) -> None:
         request, extra = key.with_suffix(".csr"), key.with_suffix(".ext")

@@ -1,14 +1,18 @@
 """The API server without a client program in between: a few milliseconds a request, so that a test can look often."""
 
+import base64
 import http.client
 import json
 import ssl
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+import yaml
 
 Json = dict[str, Any]
 
@@ -35,19 +39,29 @@ class Answer:
 
 
 class Rest:
-    """Requests with the rights of a kubeconfig that has a token; a connection for each thread."""
+    """Requests with the rights of a kubeconfig that has a token or a certificate; a connection for each thread."""
 
     def __init__(self, kubeconfig: Path) -> None:
-        document = json.loads(kubeconfig.read_text(encoding="utf-8"))
-        cluster = document["clusters"][0]["cluster"]
+        document = yaml.safe_load(kubeconfig.read_text(encoding="utf-8"))
+        current = _named(document["contexts"], document["current-context"])["context"]
+        cluster = _named(document["clusters"], current["cluster"])["cluster"]
+        user = _named(document["users"], current["user"])["user"]
         self._address = urlsplit(cluster["server"]).netloc
-        self._context = ssl.create_default_context(cafile=cluster["certificate-authority"])
-        self._token = document["users"][0]["user"]["token"]
+        authority = base64.b64decode(cluster.get("certificate-authority-data", "")).decode() or None
+        self._context = ssl.create_default_context(cafile=cluster.get("certificate-authority"), cadata=authority)
+        if "client-certificate-data" in user:
+            with tempfile.NamedTemporaryFile() as pem:
+                pem.write(base64.b64decode(user["client-certificate-data"]) + base64.b64decode(user["client-key-data"]))
+                pem.flush()
+                self._context.load_cert_chain(pem.name)
+        elif "client-certificate" in user:
+            self._context.load_cert_chain(user["client-certificate"], user["client-key"])
+        self._token: str | None = user.get("token")
         self._local = threading.local()
 
     def send(self, method: str, path: str, body: object = None, content_type: str = "application/json") -> Answer:
         """The answer, whatever it is. A connection that was idle for long may be closed: then a new one is opened."""
-        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": content_type}
+        headers = {"Content-Type": content_type, **self._authorization}
         text = None if body is None else json.dumps(body)
         for attempt in (1, 2):
             try:
@@ -91,7 +105,7 @@ class Rest:
         joint = "&" if "?" in path else "?"
         target = f"{path}{joint}watch=true&timeoutSeconds={seconds}"
         try:
-            connection.request("GET", target, headers={"Authorization": f"Bearer {self._token}"})
+            connection.request("GET", target, headers=self._authorization)
             answer = connection.getresponse()
             while line := answer.readline():
                 yield json.loads(line)
@@ -100,9 +114,17 @@ class Rest:
         finally:
             connection.close()
 
+    @property
+    def _authorization(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
+
     def _connection(self) -> http.client.HTTPSConnection:
         known: http.client.HTTPSConnection | None = getattr(self._local, "connection", None)
         if known is None:
             known = http.client.HTTPSConnection(self._address, context=self._context, timeout=30)
             self._local.connection = known
         return known
+
+
+def _named(entries: list[Json], name: str) -> Json:
+    return next(entry for entry in entries if entry["name"] == name)

@@ -1,8 +1,8 @@
 """One real cluster for all tests of this folder, with the chart installed in it by helm.
 
 The tests run inside namespaces that `make e2e` makes; elsewhere they are skipped with the reason. With
-COSTOPT_TEST_KUBECONFIG they run on that cluster: its nodes must be able to pull the images that COSTOPT_TEST_OPERATOR_IMAGE
-and COSTOPT_TEST_TRAINER_IMAGE name, and what needs a hand on the node is skipped.
+COSTOPT_TEST_KUBECONFIG they run on that cluster: its nodes must be able to pull what COSTOPT_TEST_OPERATOR_IMAGE and
+COSTOPT_TEST_TRAINER_IMAGE name, and what needs a hand on the node is skipped.
 """
 
 import os
@@ -17,6 +17,7 @@ from cluster.team import Team
 from e2e.enter import INSIDE, why_not
 from e2e.images import find_images
 from e2e.installation import Installation
+from e2e.jobs import SECONDS, submit, training
 from e2e.real_cluster import RealCluster
 
 
@@ -62,3 +63,13 @@ def team(installation: Installation) -> Iterator[Team]:
     yield team
     cluster.kubectl("delete", "namespace", team.namespace, "--wait=false")
     team.close()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(node: RealCluster, installation: Installation) -> str:
+    """SHA-256 of the weights of a training that nobody disturbed."""
+    team = Team(installation.cluster, installation.cluster.make_namespace())
+    job, storage = submit(node, team, training())
+    job.wait_until_ended(seconds=SECONDS)
+    team.close()
+    return storage.weights()

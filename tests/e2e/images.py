@@ -156,7 +156,7 @@ def _export(name: str, archive: Path) -> None:
 
 
 def _ensure_base() -> None:
-    """Debian with Python, the certificates and pip's settings of this machine, under the name of our Dockerfiles' FROM."""
+    """Debian with Python, the certificates and pip's settings of this machine, under the name in our Dockerfiles."""
     archive = _archive("base", _base_inputs())
     mark = cache_folder() / "buildah" / f".base-{archive.stem}"
     if mark.exists() and _has_image(BASE_NAME):

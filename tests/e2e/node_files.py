@@ -12,7 +12,7 @@ POD_NETWORK = "10.88.0.0/16"
 STORAGE_CLASS = "standard"
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
 PACKAGES_IN_POD = "/usr/local/lib/python3.11/dist-packages"
-"""Where the images' own Python looks for packages. The node puts torch and the like there, as it brings a GPU's driver."""
+"""Where the images' own Python looks for packages: the node brings torch and the like, as it brings a driver."""
 FAKE_TIME_IN_POD = "/opt/faketime"
 """Where the node puts the library with which a pod's clock can be set wrong."""
 

@@ -154,6 +154,18 @@ class RealCluster(ControlPlane):
         self.processes["kubelet"].start()
         self.processes["kubelet"].wait_until(self._nodes_ready)
 
+    def rotate_service_account_key(self) -> None:
+        """Sign service accounts' tokens with another key from now on, and refuse those signed with the old one.
+
+        The kubelet keeps tokens until they are old; started anew, it asks for others.
+        """
+        self.credentials.create_service_account_key()
+        for name in ("kube-apiserver", "kube-controller-manager", "kubelet"):
+            self.processes[name].stop(signal.SIGKILL)
+        self.start_api_server()
+        self.processes["kube-controller-manager"].start()
+        self.start_kubelet()
+
 
 def main() -> None:
     """Start a cluster from what is built, say how to use it, and wait to be interrupted."""

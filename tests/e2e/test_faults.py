@@ -3,25 +3,12 @@
 import signal
 from typing import Any
 
-import pytest
-
 from cluster.team import LiveJob, Team
-from e2e.installation import Installation
 from e2e.jobs import SECONDS, STEPS, Storage, describe, event_reasons, processes_of, send, submit, training, wait_for
 from e2e.real_cluster import RealCluster
 
 RANK = "costopt_trainer.worker"
 """Words in the command line of a rank."""
-
-
-@pytest.fixture(scope="session")
-def undisturbed(node: RealCluster, installation: Installation) -> str:
-    """SHA-256 of the weights of a training that nobody disturbed."""
-    team = Team(installation.cluster, installation.cluster.make_namespace())
-    job, storage = submit(node, team, training())
-    job.wait_until_ended(seconds=SECONDS)
-    team.close()
-    return storage.weights()
 
 
 def under_way(node: RealCluster, team: Team, **spec: Any) -> tuple[LiveJob, Storage, list[dict[str, Any]]]:

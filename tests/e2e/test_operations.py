@@ -1,0 +1,179 @@
+"""What people do with jobs and with the operator while jobs run."""
+
+import json
+import time
+from typing import Any
+
+from cluster.team import LiveJob, Team, condition_of
+from e2e.installation import Installation
+from e2e.jobs import SECONDS, STEPS, Storage, describe, script, submit, training, wait_for
+from e2e.real_cluster import RealCluster
+
+SAVES_WHEN_TOLD = """
+import json, os, signal, sys, time
+from pathlib import Path
+
+state = Path(os.environ["COSTOPT_STORAGE_DIR"]) / "state.json"
+step = json.loads(state.read_text())["step"] if state.exists() else 0
+print(f"going on after step {step}", flush=True)
+
+def save(*_):
+    state.write_text(json.dumps({"step": step}))
+    print(f"saved step {step}", flush=True)
+    sys.exit(143)
+
+signal.signal(signal.SIGTERM, save)
+while step < 60:
+    time.sleep(0.5)
+    step += 1
+    print(json.dumps({"step": step, "totalSteps": 60, "loss": str(1 / step)}), flush=True)
+"""
+
+
+def test_an_own_script_hears_that_it_is_to_stop_and_goes_on_from_what_it_saved(node: RealCluster, team: Team) -> None:
+    storage = {"storage": {"create": {"size": "1Gi", "accessMode": "ReadWriteOnce", "keepAfterDeletion": True}}}
+    job, kept = submit(node, team, script("own", SAVES_WHEN_TOLD, **storage))
+    (pod,) = job.wait_until_running(pods=1, seconds=90)
+    name = pod["metadata"]["name"]
+    wait_for(lambda: '"step": 8' in node.kubectl("logs", name, namespace=team.namespace), "at step 8")
+    job.change(suspend=True)
+    job.wait_until_suspended()
+    (state,) = kept.folder.rglob("state.json")
+    saved = json.loads(state.read_text())["step"]
+    assert saved >= 8
+    assert job.status["progress"]["step"] == saved  # the log is read once more at the end
+    job.change(suspend=False)
+    status = job.wait_until_ended(seconds=120)
+    assert status["progress"]["step"] == 60
+    assert status["progress"]["loss"] == str(1 / 60)
+    assert status["execution"] == 2
+    train = job.stage()
+    assert (train.get("failures", 0), train.get("disruptions", 0)) == (0, 0)
+    outcomes = sorted(record["outcome"] for record in team.check_usage(job))
+    assert outcomes == ["Succeeded", "Suspended"]
+
+
+def test_a_suspended_training_goes_on_in_the_same_bits(node: RealCluster, team: Team, undisturbed: str) -> None:
+    job, storage = submit(node, team, training())
+    wait_for(storage.newest_step, "at its first checkpoint")
+    job.change(suspend=True)
+    job.wait_until_suspended()
+    assert not [pod for pod in job.pods() if pod["status"]["phase"] == "Running"]
+    job.change(suspend=False)
+    status = job.wait_until_ended(seconds=SECONDS)
+    assert status["progress"]["step"] == STEPS
+    assert storage.weights() == undisturbed
+    outcomes = sorted(record["outcome"] for record in team.check_usage(job))
+    assert outcomes == ["Succeeded", "Succeeded", "Suspended", "Suspended"], describe(status)
+
+
+def test_an_upgrade_of_the_operator_disturbs_no_training(
+    node: RealCluster, team: Team, installation: Installation, undisturbed: str
+) -> None:
+    job, storage = submit(node, team, training())
+    wait_for(storage.newest_step, "at its first checkpoint")
+    before = {pod["metadata"]["name"] for pod in installation.pods()}
+    installation.install(podAnnotations={"test.costopt.dev/upgrade": str(time.time())})
+    assert not before & {pod["metadata"]["name"] for pod in installation.pods()}
+    _undisturbed(team, job, storage, undisturbed)
+
+
+def test_a_token_that_changes_on_disk_is_taken_up_when_the_old_one_is_refused(
+    node: RealCluster, team: Team, installation: Installation, undisturbed: str
+) -> None:
+    job, storage = submit(node, team, training())
+    wait_for(storage.newest_step, "at its first checkpoint")
+    leader = installation.leader()
+    restarts = _restarts(installation)
+    before = _token(installation, leader)
+    node.rotate_service_account_key()
+    wait_for(lambda: _token(installation, leader) != before, "a new token on disk")
+    installation.wait_until_ready()
+    _undisturbed(team, job, storage, undisturbed)
+    assert _restarts(installation) == restarts
+    other, _ = submit(node, team, script("after", "print('done')"))
+    other.wait_until_ended(seconds=90)
+
+
+def _undisturbed(team: Team, job: LiveJob, storage: Storage, undisturbed: str) -> None:
+    status = job.wait_until_ended(seconds=SECONDS)
+    assert {record["attempt"] for record in team.check_usage(job)} == {0}, describe(status)
+    assert storage.weights() == undisturbed
+
+
+def _token(installation: Installation, pod: str) -> str:
+    path = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+    return installation.kubectl("exec", pod, "--", "cat", path)
+
+
+def _restarts(installation: Installation) -> dict[str, int]:
+    return {
+        pod["metadata"]["name"]: sum(each["restartCount"] for each in pod["status"]["containerStatuses"])
+        for pod in installation.pods()
+    }
+
+
+def test_a_killed_leader_is_followed_by_another_while_training_goes_on(
+    node: RealCluster, team: Team, installation: Installation, undisturbed: str
+) -> None:
+    job, storage = submit(node, team, training())
+    wait_for(storage.newest_step, "at its first checkpoint")
+    leader = installation.leader()
+    installation.kubectl("delete", "pod", leader, "--grace-period=0", "--force")
+    began = time.monotonic()
+    wait_for(lambda: installation.leader() not in ("", leader), "another leader", 60)
+    assert time.monotonic() - began < 40
+    _undisturbed(team, job, storage, undisturbed)
+    installation.wait_until_ready()
+
+
+def test_an_api_server_that_restarts_disturbs_no_training(node: RealCluster, team: Team, undisturbed: str) -> None:
+    job, storage = submit(node, team, training())
+    wait_for(storage.newest_step, "at its first checkpoint")
+    node.kill_api_server()
+    time.sleep(10)
+    node.start_api_server()
+    _undisturbed(team, job, storage, undisturbed)
+
+
+def test_a_namespace_goes_with_its_jobs_whatever_they_are_doing(node: RealCluster, installation: Installation) -> None:
+    team = Team(node, node.make_namespace())
+    forever = "import time\nwhile True: time.sleep(1)"
+    image = {"train": {**script("x", "0")["spec"]["train"], "image": "costopt-nowhere:1"}}
+    waiting = team.create({**script("waiting", "0"), "spec": {**script("waiting", "0")["spec"], **image}})
+    running = team.create(script("running", forever))
+    suspended = team.create(script("suspended", forever, suspend=True))
+    succeeded = team.create(script("succeeded", "print('done')"))
+    failed = team.create(script("failed", "raise SystemExit(78)"))
+    running.wait_until_running(pods=1, seconds=90)
+    succeeded.wait_until_ended(seconds=90)
+    failed.wait_until_ended(reason=_failed_reason(failed), seconds=90)
+    suspended.wait_until_suspended()
+    wait_for(lambda: _waits_for_its_image(waiting), "waiting for its image")
+    began = time.monotonic()
+    node.kubectl("delete", "namespace", team.namespace, "--timeout=120s")
+    assert time.monotonic() - began < 90
+    team.close()
+
+
+def _failed_reason(job: LiveJob) -> str:
+    status: dict[str, Any] = wait_for(
+        lambda: condition_of(job.status, "Succeeded").get("status") == "False" and job.status, "failed", 90
+    )
+    return str(condition_of(status, "Succeeded")["reason"])
+
+
+def _waits_for_its_image(job: LiveJob) -> bool:
+    return "ErrImage" in json.dumps(job.status) or "ImagePull" in json.dumps(job.status)
+
+
+def test_jobs_outlive_the_operator_and_are_taken_up_by_the_next_installation(
+    node: RealCluster, team: Team, installation: Installation, undisturbed: str
+) -> None:
+    job, storage = submit(node, team, training())
+    wait_for(storage.newest_step, "at its first checkpoint")
+    installation.uninstall()
+    installation.install()
+    status = job.wait_until_ended(seconds=SECONDS)
+    assert storage.weights() == undisturbed
+    assert status["progress"]["step"] == STEPS
