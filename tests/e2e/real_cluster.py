@@ -13,7 +13,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cluster.build import find_binaries, node_programs
@@ -23,7 +23,7 @@ from cluster.credentials import IDENTITIES, Credentials
 from cluster.processes import Process
 from e2e import node_files
 from e2e.enter import INSIDE, NODE_ADDRESS
-from e2e.images import cache_folder, find_images
+from e2e.images import TRAINER_IMAGE, cache_folder, find_images
 from e2e.node_files import NODE
 
 CLUSTER_ADDRESS = "10.0.0.1"
@@ -145,6 +145,29 @@ class RealCluster(ControlPlane):
         self.apply(node_files.volume(name, folder, **{**SIZE, **size}))  # type: ignore[arg-type]
         return folder
 
+    @contextlib.contextmanager
+    def small_volume(self) -> Iterator["SmallVolume"]:
+        """A volume of its own file system, for the next claim."""
+        volume = SmallVolume(self.data / f"small-{self.volumes}")
+        self.add_volume(volume.folder)
+        try:
+            yield volume
+        finally:
+            volume.allow_writes()
+
+    def name_image(self, name: str, another: str) -> None:
+        """Give an image that the node has one more name."""
+        prefix = self._image_prefix()
+        assert self._ctr("images", "tag", f"{prefix}{name}", f"{prefix}{another}")
+
+    def _image_prefix(self) -> str:
+        """What the runtime puts before the name of an image that names no registry."""
+        listed = subprocess.run(
+            ["ctr", "--namespace", "k8s.io", "images", "list", "--quiet"], capture_output=True, text=True, check=True
+        )
+        found = next(line for line in listed.stdout.splitlines() if line.endswith(f"/{TRAINER_IMAGE}"))
+        return found.removesuffix(TRAINER_IMAGE)
+
     def stop_kubelet(self, node: str = NODE) -> None:
         """Kill the kubelet. Its containers go on."""
         self.processes["kubelet"].stop(signal.SIGKILL)
@@ -165,6 +188,35 @@ class RealCluster(ControlPlane):
         self.start_api_server()
         self.processes["kube-controller-manager"].start()
         self.start_kubelet()
+
+
+class SmallVolume:
+    """A file system in memory that can be full or read-only."""
+
+    MEBIBYTES = 64
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True)
+        self._mount("tmpfs", "-t", "tmpfs", "-o", f"size={self.MEBIBYTES}m")
+
+    def fill(self) -> None:
+        """Not a byte is left."""
+        with contextlib.suppress(OSError), (self.folder / "filler").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1 << 16))
+
+    def refuse_writes(self) -> None:
+        """Every mount of it becomes read-only, as after an error of the disk."""
+        self._mount("none", "-o", "remount,ro")
+
+    def allow_writes(self) -> None:
+        """Room again, and writable again."""
+        self._mount("none", "-o", f"remount,rw,size={self.MEBIBYTES}m")
+        (self.folder / "filler").unlink(missing_ok=True)
+
+    def _mount(self, source: str, *options: str) -> None:
+        subprocess.run(["mount", *options, source, self.folder], check=True)
 
 
 def main() -> None:

@@ -3,8 +3,25 @@
 import signal
 from typing import Any
 
+import pytest
+
 from cluster.team import LiveJob, Team
-from e2e.jobs import SECONDS, STEPS, Storage, describe, event_reasons, processes_of, send, submit, training, wait_for
+from e2e.images import TRAINER_IMAGE
+from e2e.installation import Installation
+from e2e.jobs import (
+    SECONDS,
+    STEPS,
+    Storage,
+    describe,
+    event_reasons,
+    processes_of,
+    script,
+    send,
+    submit,
+    training,
+    wait_for,
+)
+from e2e.node_files import NODE
 from e2e.real_cluster import RealCluster
 
 RANK = "costopt_trainer.worker"
@@ -75,3 +92,73 @@ def test_a_frozen_rank_is_found_and_its_nodes_are_free_within_the_short_grace(
     assert counted(status) == (1, 0)
     assert "Stalled" in str(job.events()) or "stall" in str(job.events())
     assert processes_of(pods[0], RANK) == []
+
+
+def test_a_pod_that_runs_out_of_memory_is_told_so_and_is_not_tried_for_ever(
+    installation: Installation, team: Team
+) -> None:
+    manifest = script("greedy", "held = [bytearray(1 << 20) for _ in range(4096)]")
+    limits = {"cpu": "500m", "memory": "96Mi"}
+    manifest["spec"]["train"]["resourcesPerNode"] = {"requests": {"cpu": "100m", "memory": "96Mi"}, "limits": limits}
+    job = team.create(manifest)
+    status = wait_for(lambda: _ended(job) and job.status, "failed", 180)
+    assert counted(status) == (2, 0), describe(status)  # one more attempt, unchanged, and no third
+    assert "memory" in status["failure"]["message"]
+    assert "96Mi" in status["failure"]["message"]
+    assert status["failure"]["reason"] == "OutOfMemory"
+    assert [sorted(each) for each in outcomes(job).values()] == [["Failed"], ["Failed"]]
+    assert "96Mi" in str(job.events())
+    team.check_usage(job)
+
+
+def test_an_image_that_cannot_be_pulled_is_told_and_the_attempt_goes_on_when_it_can(
+    node: RealCluster, team: Team
+) -> None:
+    manifest = script("later", "print('done')")
+    manifest["spec"]["train"]["image"] = "costopt-later:1"
+    job = team.create(manifest)
+    wait_for(lambda: "costopt-later:1" in str(job.status.get("conditions")), "waiting for its image by name", 60)
+    node.name_image(TRAINER_IMAGE, "costopt-later:1")
+    status = job.wait_until_ended(seconds=120)
+    assert counted(status) == (0, 0), describe(status)
+    assert [record["attempt"] for record in team.check_usage(job)] == [0]
+
+
+def test_a_drained_node_is_a_disruption_and_training_goes_on_when_it_is_back(
+    node: RealCluster, team: Team, undisturbed: str
+) -> None:
+    job, storage, _ = under_way(node, team)
+    selector = f"--pod-selector=costopt.dev/job={job.name}"
+    try:
+        node.kubectl("drain", NODE, selector, "--delete-emptydir-data", "--disable-eviction=false", "--timeout=60s")
+        wait_for(lambda: job.stage().get("attempt") == 1, "restarted", 60)
+        wait_for(lambda: "a node" in str(job.status.get("conditions")), "waiting for a node", 60)
+    finally:
+        node.kubectl("uncordon", NODE)
+    status = ended_as_if_undisturbed(team, job, storage, undisturbed)
+    assert counted(status) == (0, 1), describe(status)
+    assert outcomes(job)[0] == ["Disrupted", "Disrupted"]
+
+
+@pytest.mark.parametrize("trouble", ["full", "read-only"])
+def test_a_volume_that_cannot_be_written_is_told_and_the_next_attempt_goes_on(
+    node: RealCluster, team: Team, undisturbed: str, trouble: str
+) -> None:
+    with node.small_volume() as volume:
+        storage = Storage(volume.folder)
+        job = team.create(training())
+        wait_for(storage.newest_step, "at its first checkpoint")
+        volume.fill() if trouble == "full" else volume.refuse_writes()
+        wait_for(lambda: counted_now(job) >= (1, 0), "failed once", 120)
+        volume.allow_writes()
+        status = ended_as_if_undisturbed(team, job, storage, undisturbed)
+        failures, disruptions = counted(status)
+        assert 1 <= failures <= 3, describe(status)
+        assert disruptions == 0
+        words = "No space left" if trouble == "full" else "Read-only"
+        assert words in str(job.events()), [event["message"] for event in job.events()]
+
+
+def counted_now(job: LiveJob) -> tuple[int, int]:
+    """Failures and disruptions so far; none before it has begun."""
+    return counted(job.status) if job.status.get("stages") else (0, 0)
