@@ -164,7 +164,7 @@ def test_every_command_says_one_sentence_in_every_trouble(
 
 
 @pytest.mark.parametrize(
-    ("server", "said"),
+    "trouble",
     [
         ("http://127.0.0.1:1", "(Connection refused)"),
         ("https://{there}", "no secure connection could be made"),
@@ -173,8 +173,9 @@ def test_every_command_says_one_sentence_in_every_trouble(
     ids=["refused", "not TLS", "no such name"],
 )
 def test_every_command_says_one_sentence_when_nothing_answers(
-    tmp_path: Path, costopt: Command, manifest: Path, monkeypatch: pytest.MonkeyPatch, server: str, said: str
+    tmp_path: Path, costopt: Command, manifest: Path, monkeypatch: pytest.MonkeyPatch, trouble: tuple[str, str]
 ) -> None:
+    server, said = trouble
     with answering(b"HTTP/1.1 400 Bad Request\r\n\r\n") as url:
         where = server.format(there=url.removeprefix("http://"))
         at_home(monkeypatch, tmp_path, write_kubeconfig(tmp_path / "kubeconfig", where))
