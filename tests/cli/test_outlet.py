@@ -41,12 +41,17 @@ def test_colours_are_left_out_and_all_else_is_written_out() -> None:
     assert safe("\x1b[1;31mred\x1b[0m\tb\n\x1b[2J") == "red\tb\n\\x1b[2J"
 
 
+class Terminal(io.TextIOWrapper):
+    def isatty(self) -> bool:
+        return True
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "ascii"])
-def test_a_console_keeps_its_own_escape_sequences_and_no_others(encoding: str) -> None:
+def test_a_console_keeps_its_own_escape_sequences_and_no_others(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
     raw = io.BytesIO()
-    stream = io.TextIOWrapper(raw, encoding=encoding)
+    stream = Terminal(raw, encoding=encoding)
     out = console(Outlet(stream))  # type: ignore[arg-type] -- a text stream, if not by name
-    out._force_terminal = True  # as on a terminal
     out.print(Text(ATTACK, style="bold"))
     stream.flush()
     said = raw.getvalue()

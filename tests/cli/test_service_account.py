@@ -84,8 +84,8 @@ def test_an_account_without_one_of_its_files_is_none(files: PodFiles, name: str)
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
-        ({}, "no kubeconfig"),
-        ({"HOME": "/nonexistent"}, "no kubeconfig"),
+        ({}, "or a kubeconfig with --kubeconfig"),
+        ({"HOME": "/nonexistent"}, "or a kubeconfig with --kubeconfig"),
         (
             {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": "1"},
             "this pod's cluster cannot be reached",
