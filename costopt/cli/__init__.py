@@ -10,6 +10,7 @@ A command's file is imported only when that command runs, so that `costopt --hel
     live        what a user sees while a job runs
     result      what a user sees when it has ended
     replicas    which replicas' logs are meant; logs_of_run and logs_of_job print them
+    outlet      everything that is printed, made safe for any terminal; safe_console is rich's part of it
 
 `kubectl-costopt` is the same program under the name by which kubectl finds its plugins.
 """
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from costopt.cli.outlet import safe_output
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("costopt.cli.run", "Run a job on this machine, or resume it."),
@@ -62,7 +65,8 @@ def program_name() -> str:
 def main() -> None:
     """The `costopt` program, also under its name as a plugin of kubectl."""
     try:
-        _main()
+        with safe_output():
+            _main()
     except KeyboardInterrupt:  # before there is a job to suspend
         raise SystemExit(EXIT_INTERRUPTED) from None
 

@@ -7,6 +7,7 @@ import typer
 from costopt.cli.on_cluster import Context, JobName, Kubeconfig, Namespace, jobs_of
 from costopt.cli.views import cost_so_far
 from costopt.cluster.access import Access
+from costopt.cluster.patience import Patience, Told
 from costopt.cluster.refusals import Forbidden
 
 
@@ -26,7 +27,7 @@ def delete(
         typer.echo(f"Its checkpoints and artifacts stay in the claim {job.kept_claim}.")
     if wait:
         try:
-            jobs.wait_until_gone(job)
+            jobs.wait_until_gone(job, Patience(Told(lambda sentence: typer.echo(sentence, err=True))))
         except Forbidden as error:
             typer.echo(f"Its pods cannot be waited for: {error}.", err=True)
         except KeyboardInterrupt:

@@ -9,9 +9,10 @@ from costopt.cli.logs_of_run import form
 from costopt.cli.replicas import Choice, Found, choose
 from costopt.cluster.api import Cluster
 from costopt.cluster.jobs import ClusterJob, Jobs
+from costopt.cluster.patience import Patience, Told
 from costopt.cluster.pod_logs import follow_log, read_log
 from costopt.cluster.pods import ReplicaPod, pods_of
-from costopt.cluster.refusals import NotThere
+from costopt.cluster.refusals import NoLog, NotThere
 from costopt.plan.decide import is_final
 from costopt.refused import Refused
 
@@ -57,6 +58,10 @@ def _print_now(cluster: Cluster, pods: list[ReplicaPod], tail: int | None, outpu
                 print(shape(line))
         except NotThere:
             print(f"{pod.replica}: its pod is gone", file=sys.stderr)
+        except NoLog as error:  # one of many; the others' are printed
+            if len(pods) == 1:
+                raise
+            print(f"{pod.replica}: {error}", file=sys.stderr)
 
 
 def _chosen(pods: list[ReplicaPod], choice: Choice) -> list[ReplicaPod]:
@@ -74,6 +79,8 @@ class _Following:
         self._choice = choice
         self._tail = tail
         self._output = output
+        self._told = Told(lambda sentence: print(sentence, file=sys.stderr, flush=True))
+        self._patience = Patience(self._told)
         self._said: queue.SimpleQueue[str | Refused] = queue.SimpleQueue()
         self._threads: dict[str, threading.Thread] = {}
 
@@ -94,7 +101,7 @@ class _Following:
                 return
 
     def _wanted(self) -> list[ReplicaPod]:
-        pods = pods_of(self._jobs.cluster, self._job.namespace, self._job.uid)
+        pods = self._patience.ask(lambda: pods_of(self._jobs.cluster, self._job.namespace, self._job.uid))
         return _chosen(pods, self._choice) if pods else []
 
     def _begin(self, pod: ReplicaPod) -> None:
@@ -109,7 +116,7 @@ class _Following:
 
     def _follow(self, pod: ReplicaPod, shape: Callable[[str], str]) -> None:
         try:
-            for line in follow_log(self._jobs.cluster, pod, tail=self._tail):
+            for line in follow_log(self._jobs.cluster, pod, Patience(self._told), tail=self._tail):
                 self._said.put(shape(line))
         except Refused as error:
             self._said.put(error)
@@ -120,7 +127,7 @@ class _Following:
             return False
         if not self._choice.is_open and wanted:
             return all(pod.has_ended for pod in wanted)
-        job = self._jobs.find(self._job.name)
+        job = self._patience.ask(lambda: self._jobs.find(self._job.name))
         return job is None or job.uid != self._job.uid or is_final(job.status)
 
     def _lines(self) -> Iterator[str]:

@@ -33,7 +33,9 @@ def form(name: str, output: str, *, alone: bool) -> Callable[[str], str]:
     """How a line of a replica's log is printed; as JSON, one object for each line."""
     if output == "json":
         return lambda line: json.dumps({"replica": name, "line": line})
-    return (lambda line: line) if alone else (lambda line: f"{name} | {line}")
+    prefix = "" if alone else f"{name} | "
+    # What a progress bar has written over itself are lines here, each with its prefix.
+    return lambda line: "\n".join(f"{prefix}{part}" for part in line.split("\r") if part or "\r" not in line)
 
 
 def _choose(run_folder: RunFolder, choice: Choice) -> list[str]:

@@ -7,10 +7,11 @@ from decimal import Decimal
 from typing import TextIO
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from costopt.cli.safe_console import SafeConsole
 from costopt.schema.replica import FailureReason, Progress
 from costopt.schema.resources import GPU_RESOURCE
 from costopt.schema.status import Bill, BillLine, Failure, JobStatus, Total
@@ -48,10 +49,10 @@ def local_place(folder: str) -> Place:
     )
 
 
-def console(stream: TextIO | None = None) -> Console:
+def console(stream: TextIO | None = None) -> SafeConsole:
     """A console for `stream` (standard output by default)."""
     stream = stream or sys.stdout
-    return Console(file=stream, highlight=False, soft_wrap=False, width=None if stream.isatty() else PLAIN_WIDTH)
+    return SafeConsole(file=stream, highlight=False, soft_wrap=False, width=None if stream.isatty() else PLAIN_WIDTH)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> Group:

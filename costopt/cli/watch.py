@@ -1,6 +1,7 @@
 """`costopt watch JOB`: a job on a cluster, live, until it ends."""
 
 import contextlib
+import functools
 import json
 import sys
 import time
@@ -25,7 +26,7 @@ from costopt.cli.result import EXIT_FAILED, EXIT_SUCCEEDED, has_succeeded, print
 from costopt.cli.views import progress_text, state_of
 from costopt.cluster.access import Access
 from costopt.cluster.jobs import ClusterJob, Jobs
-from costopt.cluster.refusals import Unreachable
+from costopt.cluster.patience import Patience, Told
 from costopt.plan.decide import is_final
 from costopt.refused import Refused
 
@@ -74,28 +75,19 @@ def watch(
 def _watch(jobs: Jobs, job: ClusterJob, view: View) -> ClusterJob:
     """Show the job until it has ended. Raises Refused if it is deleted before."""
     view.tell(_standing(job))
-    is_lost = False
+    patience = Patience(Told(view.tell))
     reasons: list[str] = []
     ask_pods_at = time.monotonic()
     while not is_final(job.status):
         view.show(job.status, datetime.now(UTC))
         if time.monotonic() >= ask_pods_at and _is_starting(job):
             ask_pods_at = time.monotonic() + ASK_PODS_EVERY_SECONDS
-            known, reasons = reasons, waits(jobs, job)
+            known, reasons = reasons, patience.ask(functools.partial(waits, jobs, job))
             for reason in reasons:
                 if reason not in known:
                     view.tell(reason)
         time.sleep(LOOK_EVERY_SECONDS)
-        try:
-            found = jobs.find(job.name)
-        except Unreachable as error:
-            if not is_lost:
-                view.tell(f"{error}; trying again")
-            is_lost = True
-            continue
-        if is_lost:
-            view.tell(f"{jobs.cluster} answers again")
-            is_lost = False
+        found = patience.ask(functools.partial(jobs.find, job.name))
         if found is None or found.uid != job.uid:
             raise Refused(f"job {job.name} was deleted before it ended")
         job = found

@@ -4,6 +4,8 @@
     connect     a kubeconfig or a pod's service account -> a Cluster (the only importer of the kubernetes client)
     api         Cluster: one request, one answer or one sentence
     refusals    what the API server or the network said -> the sentence for the user
+    troubles    the table of answers that are failures of the cluster, and what each means
+    patience    outages are waited out, for a while
     jobs        CostOptJobs: read, apply, suspend, delete
     price_books PriceBooks: read, apply
     pods        pods of a job: which replica each is, and what it waits for

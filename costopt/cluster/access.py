@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-"""What a pod is given to reach its own cluster with."""
+from costopt.service_account import FOLDER, HOST, exists
 
 
 @dataclass(frozen=True)
@@ -36,13 +35,14 @@ def kubeconfig_files(access: Access, environment: Mapping[str, str] = os.environ
     if access.kubeconfig is not None:
         return [access.kubeconfig]
     listed = environment.get("KUBECONFIG", "")
-    paths = [Path(path).expanduser() for path in listed.split(os.pathsep) if path]
-    return [path for path in paths or [Path("~/.kube/config").expanduser()] if path.exists()]
+    paths = [Path(os.path.expanduser(path)) for path in listed.split(os.pathsep) if path]  # noqa: PTH111 -- see below
+    # Path.expanduser raises where no home is known, as in a container without a user.
+    return [path for path in paths or [Path(os.path.expanduser("~/.kube/config"))] if exists(path)]  # noqa: PTH111
 
 
 def is_in_cluster(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether this is a pod that was given a service account."""
-    return "KUBERNETES_SERVICE_HOST" in environment and (SERVICE_ACCOUNT / "token").exists()
+    return bool(environment.get(HOST)) and exists(FOLDER / "token")
 
 
 def knows_a_cluster(access: Access) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
-from costopt.cluster.refusals import LoginRefused, refusal, unreachable
+from costopt.cluster.refusals import LoginRefused, Unreachable, refusal, unreachable
 from costopt.refused import Refused
 
 Plain = dict[str, Any]
@@ -90,8 +90,11 @@ class Cluster:
             document = json.loads(text)
         except ValueError:
             document = None
-        if not isinstance(document, dict):
-            raise Refused(f"{self} at {self.server} does not answer as an API server does; check the kubeconfig")
+        if not isinstance(document, dict) or not isinstance(document.get("metadata"), dict):
+            raise Unreachable(
+                f"{self} at {self.server} does not answer as an API server does, but as a login page or a proxy may; "
+                "log in, or check the kubeconfig"
+            )
         return document
 
     def lines(self, path: str, query: Mapping[str, str], *, patiently: bool) -> Iterator[bytes]:

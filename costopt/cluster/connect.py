@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from costopt.cluster.access import SERVICE_ACCOUNT, Access, is_in_cluster, kubeconfig_files
+from costopt.cluster.access import Access, kubeconfig_files
 from costopt.cluster.api import Cluster, RawAnswer
 from costopt.cluster.refusals import one_line
 from costopt.refused import Refused
+from costopt.service_account import NoServiceAccount, find_service_account
 
 DEFAULT_NAMESPACE = "default"
 
@@ -87,15 +88,24 @@ def _from_files(files: list[Path], access: Access, configuration: Any) -> tuple[
 
 
 def _from_pod(access: Access, configuration: Any) -> tuple[str, str]:
-    from kubernetes.config import load_incluster_config  # noqa: PLC0415
-
-    if not is_in_cluster():
+    try:
+        account = find_service_account()
+    except NoServiceAccount as error:
+        raise Refused(f"this pod's service account cannot be used: {error}") from None
+    if account is None:
         raise Refused("there is no kubeconfig here; name one with --kubeconfig, or in the variable KUBECONFIG")
     if access.context is not None:
         raise Refused("there is no kubeconfig here, hence no context; leave --context out to use the pod's own cluster")
-    cast("Any", load_incluster_config)(client_configuration=configuration)
-    namespace = SERVICE_ACCOUNT / "namespace"
-    return "", namespace.read_text().strip() if namespace.exists() else DEFAULT_NAMESPACE
+    configuration.host = account.server
+    configuration.ssl_ca_cert = str(account.authority)
+    configuration.proxy = None  # the address is one of the cluster's own, which no proxy serves
+
+    def renew(asked: Any) -> None:
+        asked.api_key["BearerToken"] = account.authorization
+
+    renew(configuration)
+    configuration.refresh_api_key_hook = renew
+    return "", account.namespace or DEFAULT_NAMESPACE
 
 
 class _Wire:
@@ -112,7 +122,13 @@ class _Wire:
         self._client.update_params_for_auth(all_headers, [], ["BearerToken"], url, method, body)
         url = self._client.configuration.host + url
         answer = self._client.rest_client.pool_manager.request(
-            method, url, headers=all_headers, body=body, timeout=_timeout(*timeout), preload_content=False
+            method,
+            url,
+            headers=all_headers,
+            body=body,
+            timeout=_timeout(*timeout),
+            preload_content=False,
+            redirect=False,  # an API server never sends elsewhere, and nobody else is to see the token
         )
         return cast("RawAnswer", answer)
 

@@ -3,7 +3,7 @@
 import difflib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import Any, Literal
@@ -11,8 +11,9 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from costopt.cluster.api import APPLY_PATCH, FIELD_MANAGER, MERGE_PATCH, Cluster, Plain, segment
+from costopt.cluster.patience import Patience
 from costopt.cluster.pods import pods_of
-from costopt.cluster.refusals import Conflict, Forbidden, NotThere
+from costopt.cluster.refusals import Conflict, Expired, Forbidden, NotThere, Unreachable
 from costopt.names import storage_claim_name
 from costopt.refused import Refused
 from costopt.schema.base import API_VERSION
@@ -27,6 +28,8 @@ PAGE = 500
 NAMES_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 """A list without specs and statuses, when only names are wanted."""
 
+LIST_TRIES = 3
+
 LOOK_EVERY_SECONDS = 0.5
 
 Change = Literal["created", "changed", "unchanged"]
@@ -36,6 +39,8 @@ class ClusterJob:
     """A CostOptJob as the API server has it."""
 
     def __init__(self, plain: Plain) -> None:
+        if not {"name", "namespace", "uid", "creationTimestamp"} <= plain["metadata"].keys():
+            raise Unreachable("what answers is no API server: it sent a job without a name; check the kubeconfig")
         self.plain = plain
         self.metadata: Plain = plain["metadata"]
         self.spec: Plain = plain.get("spec") or {}
@@ -163,18 +168,27 @@ class Jobs:
         except (NotThere, Conflict):  # deleted in between, perhaps with another of its name in its place
             return
 
-    def wait_until_gone(self, job: ClusterJob) -> None:
+    def wait_until_gone(self, job: ClusterJob, patience: Patience) -> None:
         """Wait until neither the job nor a pod of it is there."""
-        while (found := self.find(job.name)) is not None and found.uid == job.uid:
+        while (found := patience.ask(lambda: self.find(job.name))) is not None and found.uid == job.uid:
             time.sleep(LOOK_EVERY_SECONDS)
-        while pods_of(self.cluster, job.namespace, job.uid):
+        while patience.ask(lambda: pods_of(self.cluster, job.namespace, job.uid)):
             time.sleep(LOOK_EVERY_SECONDS)
 
     def _path(self, name: str | None = None) -> str:
         path = f"{API_ROOT}/namespaces/{segment(self.namespace)}/{PLURAL}"
         return path if name is None else f"{path}/{segment(name)}"
 
-    def _pages(self, path: str, accept: str = "application/json") -> Iterator[Plain]:
+    def _pages(self, path: str, accept: str = "application/json") -> Sequence[Plain]:
+        """All entries of a list, which is begun anew if it has become too old between two pages."""
+        for _ in range(LIST_TRIES - 1):
+            try:
+                return list(self._walk(path, accept))
+            except Expired:
+                continue
+        return list(self._walk(path, accept))
+
+    def _walk(self, path: str, accept: str) -> Iterator[Plain]:
         query = {"limit": str(PAGE)}
         while True:
             page = self.cluster.ask("GET", path, query, accept=accept)

@@ -4,8 +4,9 @@ import time
 from collections.abc import Iterator
 
 from costopt.cluster.api import Cluster, segment
+from costopt.cluster.patience import Patience
 from costopt.cluster.pods import ReplicaPod, replica_pod
-from costopt.cluster.refusals import Invalid, NotThere, Unreachable
+from costopt.cluster.refusals import Forbidden, Invalid, LoginRefused, NotThere, Unreachable
 from costopt.render.pods import CONTAINER
 
 AGAIN_AFTER_SECONDS = 1.0
@@ -19,31 +20,37 @@ def read_log(cluster: Cluster, pod: ReplicaPod, *, tail: int | None = None) -> I
         yield line.decode(errors="replace").rstrip()
 
 
-def follow_log(cluster: Cluster, pod: ReplicaPod, *, tail: int | None = None) -> Iterator[str]:
+def follow_log(cluster: Cluster, pod: ReplicaPod, patience: Patience, *, tail: int | None = None) -> Iterator[str]:
     """The same and what is added, until the container ends or its pod is gone; a lost connection is made again.
 
     Each line comes with its time, so that after a loss the reading goes on behind the last line seen.
     """
     place = _Place()
     while True:
+        heard = False
         query = {"container": CONTAINER, "follow": "true", "timestamps": "true", **place.query(tail)}
         try:
             for raw in cluster.lines(_path(pod), query, patiently=True):
+                if not heard:
+                    heard = True
+                    patience.back()
                 stamp, _, line = raw.decode(errors="replace").partition(" ")
                 if place.is_new(_moment(stamp)):
                     yield line.rstrip()
             place.rewind()
-            if _is_over(cluster, pod):
+            is_over = _is_over(cluster, pod)
+            patience.back()
+            if is_over:
                 return
         except NotThere:
             return
         except Invalid as error:
             if "waiting" not in str(error):  # "... is waiting to start: ContainerCreating"
                 raise
-        except Unreachable:
-            if not place.begun:
-                raise
+        except (Unreachable, LoginRefused, Forbidden) as error:
             place.rewind()
+            if not (heard and isinstance(error, Unreachable)):  # a connection that has served is made again unsaid
+                patience.lost(error)
         time.sleep(AGAIN_AFTER_SECONDS)
 
 

@@ -2,9 +2,12 @@
 
 import json
 import re
+import socket
+import ssl
 from dataclasses import dataclass
 from typing import Any
 
+from costopt.cluster.troubles import is_page, sentence_of, without_addresses
 from costopt.refused import Refused
 
 INSTALL = (
@@ -25,6 +28,10 @@ _LONG_WORD = re.compile(r"[A-Za-z0-9+/_=.~-]{80,}")
 
 class Unreachable(Refused):
     """No answer came, or none that was the API server's; asking again may help."""
+
+
+class Expired(Unreachable):
+    """A list has become too old to be gone on with (410)."""
 
 
 class LoginRefused(Refused):
@@ -70,11 +77,23 @@ class Invalid(Refused):
         self.causes = causes
 
 
+class NoLog(Invalid):
+    """There is no log to be read: the container has not begun, or its log was removed."""
+
+
 def refusal(code: int, body: bytes, cluster: str) -> Refused:
     """The exception for an answer that is not a success."""
     status = _status_of(body)
-    said = one_line(status.get("message") or body.decode(errors="replace")) or "nothing"
-    details = status.get("details") or {}
+    heard = _words(status, body)
+    said = without_addresses(heard)
+    details = status.get("details")
+    details = details if isinstance(details, dict) else {}
+    causes = [_cause(entry) for entry in details.get("causes") or [] if isinstance(entry, dict)]
+    known = None if code in (401, 403) or (code == 404 and details.get("name")) else sentence_of(code, heard)
+    if known is not None and code in (400, 404):
+        return NoLog(f"{cluster} {known}", [])
+    if known is not None:
+        return (Expired if code == 410 else Unreachable)(f"{cluster} {known}")
     match code:
         case 401:
             return LoginRefused(
@@ -84,15 +103,15 @@ def refusal(code: int, body: bytes, cluster: str) -> Refused:
         case 403:
             return Forbidden(f"{cluster} does not allow this: {said}")
         case 404 if details.get("name"):
-            return NotThere(f"{cluster} answered: {said}", details.get("kind", ""), details["name"])
+            return NotThere(f"{cluster} answered: {said}", str(details.get("kind", "")), str(details["name"]))
         case 404:
             return NotThere(f"{cluster} does not know CostOptJob; {INSTALL}")
         case 409:
-            return Conflict(f"{cluster} answered: {said}", [_cause(entry) for entry in details.get("causes") or []])
+            return Conflict(f"{cluster} answered: {said}; it has just changed, so repeat the command", causes)
         case 400 | 422:
-            return Invalid(f"{cluster} refused it: {said}", [_cause(entry) for entry in details.get("causes") or []])
+            return Invalid(f"{cluster} refused it: {said}", causes)
         case _:
-            return Unreachable(f"{cluster} answered {code}: {said}")
+            return Unreachable(f"{cluster} has failed at it (code {code}: {said}); try again")
 
 
 def unreachable(error: BaseException, cluster: str, server: str) -> Refused:
@@ -107,6 +126,29 @@ def one_line(text: str) -> str:
     return _LONG_WORD.sub("...", " ".join(text.split()))[:MAX_TEXT]
 
 
+def _words(status: dict[str, Any], body: bytes) -> str:
+    """What was said; without addresses it is fit to be repeated."""
+    if is_page(body):
+        return "a page for a browser"
+    return one_line(str(status.get("message") or body.decode(errors="replace"))) or "nothing"
+
+
+CUT_OFF = "the connection was cut in the middle of the answer"
+EXCEPTIONS = {
+    "IncompleteRead": CUT_OFF,
+    "InvalidChunkLength": CUT_OFF,
+    "ProtocolError": CUT_OFF,
+    "RemoteDisconnected": "the connection was closed without an answer",
+    "BadStatusLine": "what answers does not speak HTTP",
+    "LineTooLong": "what answers does not speak HTTP",
+    "DecodeError": "its answer cannot be decoded",
+    "ProxyError": "the proxy does not let the request through",
+    "LocationParseError": "its address is none",
+    "NameResolutionError": "its name is not known",
+}
+"""What the network's exceptions mean."""
+
+
 def _why(error: BaseException) -> str:
     """The most telling of the exceptions that led to this one."""
     chain: list[BaseException] = []
@@ -119,10 +161,16 @@ def _why(error: BaseException) -> str:
             return f"its certificate is not accepted: {getattr(one, 'verify_message', 'it cannot be verified')}"
         if isinstance(one, TimeoutError) or "Timeout" in type(one).__name__:
             return "no answer in time"
+        if isinstance(one, ssl.SSLError):
+            return f"no secure connection could be made: {one.reason or 'it was refused'}"
+        if isinstance(one, socket.gaierror):
+            return EXCEPTIONS["NameResolutionError"]
         if isinstance(one, OSError) and one.strerror:
             return one.strerror
     # The exception's own text may quote the request, and with it its headers.
-    return type(error).__name__
+    return next(
+        (EXCEPTIONS[type(one).__name__] for one in reversed(chain) if type(one).__name__ in EXCEPTIONS), CUT_OFF
+    )
 
 
 def _status_of(body: bytes) -> dict[str, Any]:

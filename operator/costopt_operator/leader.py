@@ -71,6 +71,7 @@ class _GuardedLock(LeaseLock):
         self._leadership = leadership
         self._seen: tuple[object, ...] | None = None
         self._seen_at = 0.0
+        self._told: int | None = None
 
     async def get(
         self, name: str, namespace: str
@@ -83,7 +84,15 @@ class _GuardedLock(LeaseLock):
             return False, ApiException(status=0, reason=f"the API server cannot be reached: {error}")
         self._leadership.tried_at = time.monotonic()
         found = answer[1]
+        if isinstance(found, ApiException):
+            self._tell(found)
         return self._by_own_clock(found) if isinstance(found, LeaderElectionRecord) else answer
+
+    def _tell(self, refused: ApiException) -> None:
+        """Say why the lease cannot be had, once for each reason: a missing right is waited for in silence otherwise."""
+        if refused.status not in (404, self._told):
+            self._told = refused.status
+            log.warning("the lease cannot be read: %s %s", refused.status, refused.reason)
 
     def _by_own_clock(
         self, found: LeaderElectionRecord

@@ -47,7 +47,7 @@ def one_sentence(ended: Ended) -> str:
             'does not allow this: User "ada" cannot get resource "costoptjobs"',
         ),
         (404, (404, "404 page not found\n"), "does not know CostOptJob; install the chart: helm install costopt"),
-        (500, refused(500, "InternalError", f"a {TOKEN * 2} in it"), "answered 500: a ... in it"),
+        (500, refused(500, "InternalError", f"a {TOKEN * 2} in it"), "has failed at it (code 500: a ... in it)"),
         (200, (200, "<html>a login page</html>"), "does not answer as an API server does"),
     ],
 )

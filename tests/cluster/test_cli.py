@@ -300,7 +300,7 @@ def test_a_cluster_without_the_chart_says_how_to_install_it_and_watch_outlives_a
     assert "cannot be reached at https://127.0.0.1:" in refused(costopt("status"))
     said = watching.stdout.readline()
     assert "cannot be reached" in said
-    assert said.endswith("; trying again\n")
+    assert said.endswith("; trying again for up to 10 minutes\n")
     own_control_plane.start_api_server()
     failed = runner_in(tmp_path / "failed", command_job(restarts={"maxFailures": 0}), "fail").run().to_plain()
     set_status(costopt, "tiny", failed)

@@ -301,12 +301,12 @@ def test_a_time_of_day_that_jumps_ahead_takes_no_lease_from_who_holds_it(
 ) -> None:
     async def act(server: LeaseServer) -> None:
         one, other = Candidate(server, "one"), Candidate(server, "other")
-        monkeypatch.setattr(leader, "RETRY_SECONDS", 1.6)
+        monkeypatch.setattr(leader, "RETRY_SECONDS", 1.3)
         async with running(one) as [first]:
             await until(lambda: one.began is not None)
             monkeypatch.setattr(leader, "RETRY_SECONDS", 1)  # the other looks more often: some looks find nothing new
             async with running(other) as [second]:
-                for _ in range(50):
+                for _ in range(60):
                     time_of_day.shift += 3600
                     await asyncio.sleep(0.1)
                 assert (server.holder, other.began, first.done(), second.done()) == ("one", None, False, False)

@@ -30,6 +30,7 @@ from costopt.schema.replica import (
     TerminationMessage,
 )
 from costopt.schema.variant_report import VariantStatus
+from costopt_trainer import user
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.lifeline import watch_for_stop
 from costopt_trainer.local_ranks import LocalRanks
@@ -158,6 +159,7 @@ def _set_defaults(environment: ReplicaEnvironment, settings: ReplicaSettings) ->
     """Settings of the libraries below, for all ranks, where the user made none."""
     # Lines come when they are written, and are not lost with a rank that is killed.
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    user.set_defaults()
     os.environ[names.ENV_LAUNCHER_STARTED] = str(_STARTED_NS)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_processors() // settings.processes_per_node)))
     loopback = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]

@@ -1,0 +1,84 @@
+"""Everything the program prints leaves through here: foreign text is made safe, whatever it is and wherever it goes.
+
+A server's message, a log line, a name: each may hold characters that move the cursor, retitle the terminal or hide what
+stands before them, and characters that the terminal's encoding lacks. While a command runs, standard output and error
+are `Outlet`s, so that no command can forget it; rich, whose own escape sequences are wanted, prints through
+`safe_console.SafeConsole`.
+"""
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Iterator
+from typing import TextIO, cast
+
+_COLOR = re.compile(r"\x1b\[[0-9;:]*m")
+"""Colours alone harm nobody, and would be in the way as text: they are left out."""
+
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Control characters but for tab and line break, and those that change the direction of what is written."""
+
+
+def safe(text: str, encoding: str = "utf-8") -> str:
+    """The text with what a terminal would obey, or cannot show, written out: `\\x1b`, `\\u2713`."""
+    if "\x1b" in text:
+        text = _COLOR.sub("", text)
+    text = _UNSAFE.sub(_written_out, text)
+    try:
+        return text.encode(encoding, "backslashreplace").decode(encoding)
+    except (LookupError, ValueError):
+        return text.encode("ascii", "backslashreplace").decode("ascii")
+
+
+def _written_out(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+class Outlet(io.TextIOBase):
+    """A stream that lets through only what is safe."""
+
+    def __init__(self, inner: TextIO) -> None:
+        self.inner = inner
+        """Where it goes; for what brings escape sequences of its own, and has made all else safe."""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """The inner stream's."""
+        return self.inner.encoding or "utf-8"
+
+    def write(self, text: str) -> int:
+        """Write what is safe of the text."""
+        self.inner.write(safe(text, self.encoding))
+        return len(text)
+
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+    def isatty(self) -> bool:
+        """Whether a terminal is at its end."""
+        return self.inner.isatty()
+
+    def fileno(self) -> int:
+        """The inner stream's."""
+        return self.inner.fileno()
+
+    def flush(self) -> None:
+        """Hand on what is kept back."""
+        self.inner.flush()
+
+    def close(self) -> None:
+        """Not its own to close."""
+
+
+@contextlib.contextmanager
+def safe_output() -> Iterator[None]:
+    """Standard output and error are safe until the end of the block."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (cast("TextIO", Outlet(stream)) for stream in before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before

@@ -1,0 +1,93 @@
+"""What an API server, or what stands before it, answers when it cannot do what was asked -> a sentence. One table.
+
+The server's own words often quote addresses of nodes and of other programs, and bodies may be pages made for a browser:
+those words are repeated only where they tell a user something.
+"""
+
+import re
+from dataclasses import dataclass
+
+ADDRESS = re.compile(
+    r"""\b(?:https?|wss?|tcp|unix)://[^\s"'<>]+|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b|\[[0-9a-f:]+\]:\d+"""
+)
+"""Addresses inside the cluster: of no use to a user, and not everybody's to see."""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """An answer by its code and words, and the sentence that says what it means."""
+
+    codes: tuple[int, ...]
+    words: str
+    """A pattern that the server's words hold; empty: any."""
+    sentence: str
+    """Goes on after the cluster's name; may use the pattern's groups."""
+
+
+OF_LOGS = (400, 404, 500)
+"""With these the API server, or the kubelet through it, answers about a log."""
+
+KUBELET = r"/containerLogs/|:10250|proxy error from|error dialing backend|No agent available|tunnel"
+
+TROUBLES = (
+    Trouble(
+        OF_LOGS,
+        r"container \S+ in pod \"?(?P<pod>[\w.-]+)\"? is waiting to start: (?P<why>\w+)",
+        "has no log of pod {pod} yet: its container is waiting to start ({why})",
+    ),
+    Trouble(
+        OF_LOGS, r"previous terminated container", "has no log of a container before this one; read the present one's"
+    ),
+    Trouble(
+        OF_LOGS,
+        r"container \"?[\w-]*\"? ?(is )?not found|container not found|is not valid for pod",
+        "has no such container in that pod",
+    ),
+    Trouble(
+        OF_LOGS,
+        r"unable to retrieve container logs|failed to try resolving symlinks|no such file or directory",
+        "has no log of that container any more: its node has removed it",
+    ),
+    Trouble(
+        (500, 502, 503, 504),
+        KUBELET,
+        "cannot read the log: the node that runs the pod does not answer; the job goes on or is restarted by itself, "
+        "so try again when the node is back (`kubectl get nodes` shows it)",
+    ),
+    Trouble((500, 503, 504), r"etcdserver|etcd", "cannot reach its own database at the moment; try again"),
+    Trouble(
+        (500,),
+        r"failed calling webhook \"?(?P<hook>[\w.-]+)",
+        "could not ask the admission webhook {hook}, which does not answer; whoever runs it must mend it",
+    ),
+    Trouble((410,), "", "cannot go on with a list that has become too old; repeat the command"),
+    Trouble((408, 504), "", "did not answer in time (code {code}); try again"),
+    Trouble((429,), "", "is busy (code 429) and stays so; try again in a minute"),
+    Trouble((502, 503), "", "is not ready, or what stands before it does not reach it (code {code}); try again"),
+    Trouble(
+        tuple(range(300, 400)),
+        "",
+        "sends to another address, as a login page does; log in, or mend the kubeconfig's server",
+    ),
+    Trouble((405, 406, 415), "", "does not answer as an API server does (code {code}); check the kubeconfig"),
+)
+"""The first that fits counts."""
+
+
+def sentence_of(code: int, said: str) -> str | None:
+    """What the answer means, for after the cluster's name; None: nothing that the table knows."""
+    for trouble in TROUBLES:
+        found = re.search(trouble.words, said)
+        if code in trouble.codes and found is not None:
+            return trouble.sentence.format(code=code, **found.groupdict())
+    return None
+
+
+def is_page(body: bytes) -> bool:
+    """Whether the body is made for a browser."""
+    return body.lstrip()[:1] == b"<"
+
+
+def without_addresses(said: str) -> str:
+    """The server's words without addresses inside the cluster."""
+    return ADDRESS.sub("...", said)
