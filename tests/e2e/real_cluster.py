@@ -23,7 +23,7 @@ from cluster.credentials import IDENTITIES, Credentials
 from cluster.processes import Process
 from e2e import node_files
 from e2e.enter import INSIDE, NODE_ADDRESS
-from e2e.images import TRAINER_IMAGE, cache_folder, find_images
+from e2e.images import TRAINER_IMAGE, find_images
 from e2e.node_files import NODE
 
 CLUSTER_ADDRESS = "10.0.0.1"
@@ -47,28 +47,14 @@ class RealCluster(ControlPlane):
         super().__init__(binaries, settings or Settings(nodes=1, address=NODE_ADDRESS, job_syncs=5))
         self.images = images
         self.credentials = Credentials(self.folder, OWN_IDENTITIES)
-        # Not below /tmp: overlay mounts need a disk. It goes with the cluster.
-        self.data = cache_folder() / "nodes" / self.folder.name
+        # In memory, in the namespace's own /run: images are there in seconds, and all of it goes with the namespace.
+        self.data = Path("/run") / self.folder.name
         self.volumes = 0
 
     @property
     def packages(self) -> Path:
         """The folder of the packages that pods get from the node: those of the Python that runs this."""
         return Path(sysconfig.get_paths()["purelib"])
-
-    def stop(self) -> None:
-        """End everything that has not ended yet, containers included, and remove the data."""
-        super().stop()
-        for _ in range(20):
-            subprocess.run(["pkill", "-KILL", "-f", "containerd-shim|costopt_trainer"], check=False)
-            mounts = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
-            own = [line.split()[1] for line in mounts if str(self.data) in line.split()[1]]
-            if not own:
-                break
-            for path in reversed(own):
-                subprocess.run(["umount", "--lazy", path], check=False)
-            time.sleep(0.1)
-        shutil.rmtree(self.data, ignore_errors=True)
 
     def _start_once(self) -> None:
         self.data.mkdir(parents=True, exist_ok=True)
