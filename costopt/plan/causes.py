@@ -22,7 +22,7 @@ class Cause:
     retries: int | None = None
     """Further attempts that it is worth in one stage, where that is fewer than maxFailures allows. None: no fewer."""
     helps: str = ""
-    """What would help, without a full stop; "{limit}" is the container's memory limit. Empty: the message says it."""
+    """What would help, without a full stop; "{more_memory}" is how to get some. Empty: the message says it."""
 
 
 _SMALLER_STEPS = "lower batch.microBatchSize (gradient accumulation keeps the global batch)"
@@ -37,11 +37,7 @@ CAUSES: Mapping[FailureReason, Cause] = {
         "NotRetryable", helps="train.image must be made of costopt's trainer image, for the processors of its nodes"
     ),
     # What may happen once by chance, and would soon happen again with the same settings.
-    "OutOfMemory": Cause(
-        "Failure",
-        retries=1,
-        helps=f"raise the memory limit{{limit}} (resourcesPerNode.limits.memory), or {_SMALLER_STEPS}",
-    ),
+    "OutOfMemory": Cause("Failure", retries=1, helps=f"{{more_memory}}, or {_SMALLER_STEPS}"),
     "DeviceOutOfMemory": Cause(
         "Failure", retries=1, helps=f"{_SMALLER_STEPS}, train in BF16, or use devices with more memory"
     ),
@@ -76,7 +72,8 @@ CAUSES: Mapping[FailureReason, Cause] = {
 
 def help_for(reason: FailureReason, memory_limit: str) -> str:
     """What would help against it; empty if its message says that itself."""
-    return CAUSES[reason].helps.format(limit=f" of {memory_limit}" if memory_limit else "")
+    more = f"raise the memory limit of {memory_limit} (resourcesPerNode.limits.memory)"
+    return CAUSES[reason].helps.format(more_memory=more if memory_limit else "give it more memory")
 
 
 def is_spent(reason: FailureReason, times: int) -> bool:

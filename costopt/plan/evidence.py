@@ -40,6 +40,8 @@ class Evidence:
 
 
 NOTHING = Evidence()
+OUT_OF_MEMORY = Evidence(container_reason="OOMKilled")
+"""What is known on one machine of a launcher that the kernel killed because memory ran out."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,6 @@ DISRUPTIONS: Mapping[str, Sign] = {
 }
 """Reasons of the condition DisruptionTarget."""
 
-_OOM_KILLED = "OOMKilled"
 _UNSEEN = "ContainerStatusUnknown"
 _NOT_STARTED = frozenset({"StartError", "ContainerCannotRun", "CreateContainerError", "RunContainerError"})
 _START_ERRORS: tuple[tuple[re.Pattern[str], Sign], ...] = (
@@ -128,7 +129,7 @@ _START_ERRORS: tuple[tuple[re.Pattern[str], Sign], ...] = (
     ),
     (
         re.compile(
-            r"executable file not found|exec format error|permission denied|no such file or directory|not a directory"
+            r"\bexec:? .*(executable file not found|format error|permission denied|no such file|is a directory)"
         ),
         Sign("CannotStart", "the container of {who} could not be started{words}"),
     ),
@@ -168,7 +169,7 @@ def is_disruption(evidence: Evidence) -> bool:
 
 def says_out_of_memory(evidence: Evidence) -> bool:
     """The kernel killed a process of the container because memory ran out."""
-    return evidence.container_reason == _OOM_KILLED
+    return evidence.container_reason == OUT_OF_MEMORY.container_reason
 
 
 def is_rejection(evidence: Evidence) -> bool:

@@ -23,9 +23,10 @@ def lines(text: str, limit: int) -> str:
 
 
 def _safe(character: str) -> str:
-    if character in _BREAKS:
+    category = unicodedata.category(character)
+    if character in _BREAKS or category == "Zs":
         return " "
-    return "" if unicodedata.category(character) in _UNSAFE_CATEGORIES else character
+    return "" if category in _UNSAFE_CATEGORIES else character
 
 
 def _cut(text: str, limit: int) -> str:

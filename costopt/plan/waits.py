@@ -45,9 +45,12 @@ _PULL_ERRORS: tuple[tuple[re.Pattern[str], str], ...] = (
         "the registry refuses access (pods.imagePullSecrets)",
     ),
     (re.compile(r"\b429\b|too ?many ?requests|rate limit"), "the registry's rate limit is reached"),
-    (re.compile(r"not found|unknown|no such manifest|does not exist"), "the registry has no such image"),
+    (
+        re.compile(r"not found|(manifest|name) unknown|no such manifest|does not exist"),
+        "the registry has no such image",
+    ),
     (re.compile(r"no match for platform|no matching manifest"), "it is not made for the node's processors"),
-    (re.compile(r"pull policy of never|errimageneverpull"), "it is not on the node, and may not be pulled"),
+    (re.compile(r"pull policy of never"), "it is not on the node, and may not be pulled"),
     (re.compile(r"no such host|server misbehaving|name resolution"), "the registry's name cannot be resolved"),
     (re.compile(r"x509|certificate|http response to https"), "the registry's certificate is not trusted"),
     (re.compile(r"signature"), "its signature is not valid"),
@@ -100,7 +103,7 @@ def container(reason: str, message: str, image: str) -> Wait:
     if reason == "InvalidImageName":
         return Wait(f'a valid image name; "{one_line(image, 256)}" is none', in_vain=True)
     if reason in _IMAGE_REASONS:
-        return image_pull(image, f"{message} {reason}")
+        return image_pull(image, message)
     said = steady(message, LIMIT - 100)
     reason = one_line(reason, 64)
     return Wait(f"its container to start: {said} ({reason})" if said else f"its container to start: {reason}")

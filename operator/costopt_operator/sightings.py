@@ -159,7 +159,7 @@ class ServiceObject:
         return (self.namespace, self.job_label)
 
 
-def parsecontainer_time(text: str) -> datetime:
+def parse_time(text: str) -> datetime:
     """RFC 3339 text as an aware datetime."""
     return datetime.fromisoformat(text).astimezone(UTC)
 
