@@ -135,3 +135,13 @@ def test_the_words_of_others_are_made_safe_and_are_bounded(text: str, limit: int
 
 def test_an_escape_sequence_goes_as_a_whole() -> None:
     assert one_line("\x1b[1;31mred\x1b[0m \x1b]0;title\x07text", 80) == "red text"
+
+
+def test_a_variant_that_was_not_made_is_told_with_its_cause() -> None:
+    world = trained(spec(INT8, restarts={"maxFailures": 0}))
+    world.end(world.live("int8")[0], 137, evidence=OUT_OF_MEMORY)
+    world.look()
+    condition = world.status.condition("Succeeded")
+    assert condition is not None
+    assert condition.message.startswith("the model was trained, but not its variants int8. int8: replica 0 of int8 was")
+    assert "memory ran out" in condition.message
