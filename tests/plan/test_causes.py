@@ -145,3 +145,15 @@ def test_a_variant_that_was_not_made_is_told_with_its_cause() -> None:
     assert condition is not None
     assert condition.message.startswith("the model was trained, but not its variants int8. int8: replica 0 of int8 was")
     assert "memory ran out" in condition.message
+
+
+def test_an_echo_told_first_gives_way_to_a_replica_that_the_kernel_killed_for_its_memory() -> None:
+    world = running(spec())
+    first, second = world.live()
+    world.end(first, 1, said={"echo": True, "message": "connection closed by peer"})
+    world.look()
+    world.end(second, 137, evidence=OUT_OF_MEMORY)
+    world.look()
+    assert world.status.failure is not None
+    assert (world.status.failure.reason, world.status.failure.node) == ("OutOfMemory", 1)
+    assert world.stage().failures_by_reason == {"OutOfMemory": 1}
