@@ -36,8 +36,17 @@ class Play:
     message: str | Mapping[str, Any] | None = None
     """The termination message; an object is written as JSON."""
 
+    pod_reason: str | None = None
+    """Of the pod's end, e.g. Evicted; default none."""
+
+    pod_message: str | None = None
+    """What is said beside `pod_reason`."""
+
     waiting_reason: str | None = None
     """It never starts, and its container waits for this reason, e.g. ImagePullBackOff."""
+
+    waiting_message: str | None = None
+    """What is said beside `waiting_reason`; default that its kubelet backs off."""
 
     stop_seconds: float | None = None
     """From its deletion to its end; default 0.2."""

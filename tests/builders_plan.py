@@ -7,11 +7,12 @@ end, vanish or fall silent, the spec is edited, the shell dies between writing a
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
+from costopt.plan.causes import CAUSES
 from costopt.plan.decide import Observed, Plan, Replica, StopGang, is_final, is_suspended, plan
 from costopt.schema.job import JobSpec
-from costopt.schema.replica import Progress, TerminationMessage
+from costopt.schema.replica import FailureReason, Progress, TerminationMessage
 from costopt.schema.status import Bill, JobStatus, StageStatus
 from costopt.schema.variant_report import Measurement, VariantStatus
 
@@ -146,10 +147,12 @@ class World:
         progress = who.progress if step is None else Progress(step=step, total_steps=100)
         self.replicas[who.uid] = replace(who, last_activity=self.now, progress=progress)
 
-    def waits(self, who: Replica, reason: str = "a node", *, admitted: bool = True) -> None:
+    def waits(self, who: Replica, reason: str = "a node", *, admitted: bool = True, in_vain: bool = False) -> None:
         """A replica turns out not to run yet; one that a queue has `admitted` should."""
         since = who.waiting_since or self.now if admitted else None
-        self.replicas[who.uid] = replace(who, waiting_since=since, waiting_for=reason, last_activity=None)
+        self.replicas[who.uid] = replace(
+            who, waiting_since=since, waiting_for=reason, waits_in_vain=in_vain, last_activity=None
+        )
 
     def runs(self, who: Replica) -> None:
         """A replica that waited runs now."""
@@ -273,6 +276,10 @@ def checked_plan(observed: Observed, now: datetime) -> Plan:
         assert earlier_stage.attempt <= stage.attempt <= max([earlier_stage.attempt, *seen]) + 1
         assert stage.failures <= max(limits.max_failures + 1, earlier_stage.failures)
         assert stage.disruptions <= max(limits.max_disruptions + 1, earlier_stage.disruptions)
+        assert sum(stage.failures_by_reason.values()) == stage.failures
+        for reason, times in stage.failures_by_reason.items():
+            retries = CAUSES[cast("FailureReason", reason)].retries
+            assert retries is None or times <= retries + 1, f"{reason} is tried unchanged too often"
         assert stage.failure is None or stage.state in ("Stopping", "Failed"), "an attempt that is whole has a failure"
         if earlier_stage.failure and earlier_stage.failure.reason == "NotStarted":
             assert stage.state != "Starting", "a gang that there is no room for is tried again"

@@ -26,7 +26,11 @@ WHAT_TO_DO: dict[FailureReason, str] = {
     "LossNotFinite": "Lower optimizer.learningRate",
     "CheckpointNotWritable": "Make room, or make the folder writable",
     "CheckpointUnreadable": "Do as the message says",
-    "OutOfMemory": "Lower batch.microBatchSize",
+    "OutOfMemory": "Do as the message says",
+    "DeviceOutOfMemory": "Do as the message says",
+    "StorageLimitExceeded": "Do as the message says",
+    "CommandNotFound": "Do as the message says",
+    "CannotStart": "Do as the message says",
 }
 READ_THE_LOG = "Read the whole log with `{logs} --stage {stage} --attempt {attempt}`."
 

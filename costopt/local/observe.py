@@ -8,6 +8,7 @@ from costopt.local.bury import bury_if_dead
 from costopt.local.files import last_lines
 from costopt.local.replica_folder import Birth, End, ReplicaFolder
 from costopt.local.run_folder import RunFolder
+from costopt.plan.evidence import NOTHING, OUT_OF_MEMORY
 from costopt.plan.observed import Replica
 from costopt.schema.job import JobSpec
 from costopt.schema.replica import EXIT_DONE, EXIT_PREEMPTED, progress_in_log
@@ -73,6 +74,7 @@ def sight(run_folder: RunFolder, folder: ReplicaFolder, birth: Birth, now: datet
         state="Running" if end is None else "Succeeded" if end.exit_code == EXIT_DONE else "Failed",
         exit_code=end.exit_code if end else None,
         disrupted=end is not None and end.exit_code is None,
+        evidence=OUT_OF_MEMORY if end is not None and end.out_of_memory else NOTHING,
         ended_at=end.ended_at if end else None,
         termination=folder.termination() if end else None,
         last_activity=started_at and max(started_at, activity or started_at),

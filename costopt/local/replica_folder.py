@@ -89,6 +89,8 @@ class End(Strict):
 
     exit_code: int | None = None
     """The launcher's exit code; negative: the signal that killed it. None when nobody saw its end."""
+    out_of_memory: bool = False
+    """True: the kernel killed it because memory ran out."""
     started_at: Timestamp
     """When its time began."""
     ended_at: Timestamp

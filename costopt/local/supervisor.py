@@ -28,6 +28,7 @@ from types import FrameType
 from costopt.local.files import write_json
 from costopt.local.processes import kill_replica, start_time
 from costopt.names import ENV_LIFELINE_FD, ENV_REPLICA_UID
+from costopt.oom_kills import count_oom_kills
 
 BIRTH_FILE = "replica.json"
 LOCK_FILE = "lock"
@@ -75,6 +76,7 @@ def supervise(folder: Path, lock_fd: int | None) -> None:
     _beat(folder)
     write_json(folder / SUPERVISOR_FILE, about)
 
+    oom_kills_before = count_oom_kills()
     lifeline, holding = os.pipe()
     environment = {**os.environ, ENV_REPLICA_UID: uid, ENV_LIFELINE_FD: "0"}
     try:
@@ -90,7 +92,10 @@ def supervise(folder: Path, lock_fd: int | None) -> None:
     if launcher.poll() is None:
         launcher.kill()
     kill_replica(uid, launcher.pid)
-    _write_end(folder, launcher.wait(), started_at)
+    code = launcher.wait()
+    # Of a launcher that was told to end, it may be the supervisor who killed it.
+    memory_ran_out = stop.deadline is None and (count_oom_kills() or 0) > (oom_kills_before or 0)
+    _write_end(folder, code, started_at, out_of_memory=code == -signal.SIGKILL and memory_ran_out)
     os.close(holding)
 
 
@@ -153,12 +158,13 @@ def _beat(folder: Path) -> None:
         os.utime(path, ns=(now, now))
 
 
-def _write_end(folder: Path, exit_code: int, started_at: datetime) -> None:
+def _write_end(folder: Path, exit_code: int, started_at: datetime, *, out_of_memory: bool = False) -> None:
     ended_at = max(started_at, _now())
     write_json(
         folder / END_FILE,
         {
             "exitCode": exit_code,
+            "outOfMemory": out_of_memory,
             "startedAt": started_at.isoformat(),
             "endedAt": ended_at.isoformat(),
             "estimated": False,

@@ -5,6 +5,10 @@
     actions     what a shell is to do
     gang        what the replicas of one attempt amount to
     failures    which replica's end is the failure to report
+    evidence    what others wrote down about a replica's end, and the cause that it shows
+    causes      every cause: what it counts as, how often it is worth a retry, what would help
+    waits       what a replica that does not run waits for
+    foreign_text  words of others, made safe
     restarts    what an ended attempt means for its stage
     stages      which stages there are, and which are due
     halts       what asks for the job to be stopped: suspend, budget, deadline

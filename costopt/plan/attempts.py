@@ -10,8 +10,9 @@ from datetime import datetime, timedelta
 
 from costopt.names import TRAIN_STAGE
 from costopt.plan.actions import StopGang, StopReason
+from costopt.plan.causes import CAUSES, FailureKind
 from costopt.plan.conditions import MESSAGE_LIMIT
-from costopt.plan.failures import LOST_TO_PLATFORM, FailureKind, first_failure, kind_of
+from costopt.plan.failures import first_failure, kind_of
 from costopt.plan.gang import Gang, gang_of
 from costopt.plan.observed import Observed
 from costopt.plan.restarts import after_lost_attempt, finish
@@ -90,15 +91,14 @@ def _after_its_end(stage: StageStatus, gang: Gang, situation: Situation) -> Step
             return Step(_waiting(stage))
         cause = first_failure(gang.failed, stage.failure) or _cause_without_a_failed_replica(stage, gang)
         kind = _kind(cause, gang)
-    news = cause if cause != stage.failure else None
-    return Step(after_lost_attempt(stage, kind, cause, limits, now), news=news)
+    after = after_lost_attempt(stage, kind, cause, limits, now)
+    told = after.failure or cause
+    return Step(after, news=told if told != stage.failure else None)
 
 
 def _kind(cause: Failure, gang: Gang) -> FailureKind:
-    if cause.reason == "NotStarted":
-        return "NotRetryable"  # the next attempt would wait for the same
-    lost_to_platform = cause.reason in LOST_TO_PLATFORM or any(replica.disrupted for replica in gang.failed)
-    return "Disruption" if lost_to_platform else "Failure"
+    kind = CAUSES[cause.reason].kind
+    return "Disruption" if kind == "Failure" and any(replica.disrupted for replica in gang.failed) else kind
 
 
 def _waiting(stage: StageStatus) -> StageStatus:
@@ -121,6 +121,9 @@ def _cause_without_a_failed_replica(stage: StageStatus, gang: Gang) -> Failure:
 def _too_late(stage: StageStatus, gang: Gang, situation: Situation) -> Failure | None:
     """The failure of a gang that did not begin to run in time, or gave no sign of life for too long."""
     limits = situation.observed.spec.restarts
+    in_vain = next((replica.waiting_for for replica in gang.replicas if replica.live and replica.waits_in_vain), None)
+    if in_vain is not None:
+        return _failure(stage, "NotStarted", f"not all replicas of {stage.name} can run: they wait for {in_vain}")
     if limits.start_timeout_seconds is not None and _is_over(
         gang.gives_up_waiting_in(timedelta(seconds=limits.start_timeout_seconds), situation.now)
     ):

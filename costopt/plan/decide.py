@@ -173,9 +173,11 @@ def _find_ending(stages: list[StageStatus], halt: Halt | None) -> Finding | None
     if any(stage.state in IN_FLIGHT for stage in stages):
         return None
     if all(stage.state in FINAL for stage in stages):
-        failed = [stage.name for stage in variants if stage.state == "Failed"]
+        failed = [stage for stage in variants if stage.state == "Failed"]
         if failed:
-            return Finding("False", "VariantFailed", f"the model was trained, but not its variants {', '.join(failed)}")
+            unmade = f"the model was trained, but not its variants {', '.join(stage.name for stage in failed)}"
+            causes = [f"{stage.name}: {stage.failure.message}" for stage in failed if stage.failure]
+            return Finding("False", "VariantFailed", ". ".join([unmade, *causes]))
         return Finding("True", "Completed", "the model was trained and all its variants were made")
     if halt and halt.final:
         return Finding("False", halt.reason, halt.message)

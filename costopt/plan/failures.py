@@ -10,19 +10,26 @@ because we stopped a broken gang have no say.
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Literal
 
+from costopt.plan import foreign_text
+from costopt.plan.causes import CAUSES, FailureKind, help_for
+from costopt.plan.evidence import (
+    SIGNAL_HELP,
+    Finding,
+    is_own_doing,
+    out_of_memory_words,
+    says_out_of_memory,
+    signal_of,
+    why_it_ended,
+    why_the_platform_ended_it,
+)
 from costopt.plan.observed import Replica
-from costopt.schema.replica import EXIT_NOT_RETRYABLE, EXIT_PREEMPTED, FailureReason
+from costopt.schema.replica import EXIT_NOT_RETRYABLE, EXIT_PREEMPTED, TerminationMessage
 from costopt.schema.status import Failure
 
-FailureKind = Literal["NotRetryable", "Disruption", "Failure"]
-
-NOT_RETRYABLE_REASONS: frozenset[FailureReason] = frozenset({"InvalidSettings", "InvalidData", "LossNotFinite"})
-"""Reasons that no restart can mend, whatever the exit code."""
-
-LOST_TO_PLATFORM: frozenset[FailureReason] = frozenset({"Preempted", "Lost"})
-"""Reasons that are the platform's doing; Lost: nobody saw the end."""
+MESSAGE_LIMIT = 3000
+"""Characters kept of a message; what would help comes after it."""
+LOG_LINE_LIMIT = 2000
 
 _SIGTERM_EXITS = frozenset({EXIT_PREEMPTED, -15})  # -15: before the launcher could trap the signal
 _SIGKILL_EXITS = frozenset({137, -9})
@@ -39,25 +46,27 @@ def exit_code(replica: Replica) -> int | None:
 
 def kind_of(replica: Replica) -> FailureKind:
     """What a replica's end, otherwise than well, means. An end that nobody saw was the platform's doing."""
-    reason = failure_of(replica).reason
-    if exit_code(replica) == EXIT_NOT_RETRYABLE or reason in NOT_RETRYABLE_REASONS:
-        return "NotRetryable"
-    return "Disruption" if reason in LOST_TO_PLATFORM else "Failure"
+    return "NotRetryable" if exit_code(replica) == EXIT_NOT_RETRYABLE else CAUSES[_finding(replica).reason].kind
 
 
 def failure_of(replica: Replica) -> Failure:
     """The replica's end as the status tells it."""
     said = replica.termination
     code = exit_code(replica)
+    found = _finding(replica)
+    rank_code = said.rank_exit_code if said and said.rank_exit_code is not None else code
+    message = foreign_text.lines(found.sentence, MESSAGE_LIMIT)
+    if helps := _what_helps(replica, found, rank_code):
+        message = f"{message.rstrip(' .')}; {helps}"
     return Failure(
         stage=replica.stage,
         attempt=replica.attempt,
-        reason=_reason(replica),
-        message=(said.message if said else "") or _sentence(replica, code),
+        reason=found.reason,
+        message=message,
         rank=said.rank if said else None,
         node=said.node if said and said.node is not None else replica.index,
-        exit_code=said.rank_exit_code if said and said.rank_exit_code is not None else code,
-        log_tail=said.log_tail if said else [],
+        exit_code=rank_code,
+        log_tail=[foreign_text.one_line(line, LOG_LINE_LIMIT) for line in said.log_tail] if said else [],
     )
 
 
@@ -99,29 +108,43 @@ def _is_echo(replica: Replica) -> bool:
 
 
 def _may_be_our_doing(replica: Replica) -> bool:
-    if replica.disrupted:
+    if replica.disrupted or is_own_doing(replica.evidence):
         return False
     if exit_code(replica) in _SIGTERM_EXITS:
         return True
-    return exit_code(replica) in _SIGKILL_EXITS and (replica.termination is None or replica.termination.reason is None)
+    if exit_code(replica) not in _SIGKILL_EXITS or says_out_of_memory(replica.evidence):
+        return False
+    return replica.termination is None or replica.termination.reason is None
 
 
-def _reason(replica: Replica) -> FailureReason:
-    code = exit_code(replica)
-    said = replica.termination.reason if replica.termination else None
-    if code == EXIT_NOT_RETRYABLE:
-        return said or "InvalidSettings"
-    if replica.disrupted or code in _SIGTERM_EXITS:
-        return "Preempted"
-    if code is None:
-        return "Lost"
-    return said or ("ProcessKilled" if code in _SIGKILL_EXITS else "ProcessFailed")
-
-
-def _sentence(replica: Replica, code: int | None) -> str:
+def _finding(replica: Replica) -> Finding:
+    """Why the replica ended. Its own word goes before an exit code, and what its platform owns up to before that."""
+    said, code, evidence = replica.termination, exit_code(replica), replica.evidence
     who = f"replica {replica.index} of {replica.stage}"
-    if code is None:
-        return f"{who} ended unseen: its machine or its supervisor was lost"
+    written = why_it_ended(evidence, who, code)
+    if code == EXIT_NOT_RETRYABLE:
+        return _said(said, Finding((said and said.reason) or "InvalidSettings", written.sentence))
+    if is_own_doing(evidence):
+        return written
     if replica.disrupted:
-        return f"{who} was ended by the platform with exit code {code}"
-    return f"{who} ended with exit code {code}"
+        found = why_the_platform_ended_it(evidence, who, code)
+        return found if found.named else _said(said, found)
+    if code in _SIGTERM_EXITS:
+        return _said(said, Finding("Preempted", f"{who} ended on SIGTERM (exit code {code})"))
+    if code is None or said is None or said.reason is None:
+        return _said(said, written)
+    if said.reason == "ProcessKilled" and says_out_of_memory(evidence):
+        rank = who if said.rank is None else f"rank {said.rank}, on {who},"
+        return Finding("OutOfMemory", f"{rank} was killed because {out_of_memory_words(evidence)}")
+    return _said(said, Finding(said.reason, written.sentence))
+
+
+def _said(said: TerminationMessage | None, found: Finding) -> Finding:
+    """The cause found, in the words of the replica itself where it left any."""
+    return Finding(found.reason, said.message) if said and said.message else found
+
+
+def _what_helps(replica: Replica, found: Finding, rank_code: int | None) -> str:
+    if found.reason in ("ProcessFailed", "ProcessKilled"):
+        return SIGNAL_HELP.get(signal_of(rank_code, replica.evidence.signal), "")
+    return help_for(found.reason, replica.evidence.memory_limit)

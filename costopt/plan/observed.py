@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from costopt.plan.evidence import NOTHING, Evidence
 from costopt.schema.job import JobSpec
 from costopt.schema.replica import Progress, TerminationMessage
 from costopt.schema.status import Bill, JobStatus
@@ -37,6 +38,8 @@ class Replica:
     """Exit code once ended; negative: the signal that killed it. None while running, or if nobody saw its end."""
     disrupted: bool = False
     """True when the platform, not the job and not we, ended it: preemption, eviction, a lost node."""
+    evidence: Evidence = NOTHING
+    """What others than itself wrote down about its end."""
     ended_at: datetime | None = None
     """When it ended (aware)."""
     termination: TerminationMessage | None = None
@@ -49,6 +52,8 @@ class Replica:
     waiting_for: str = ""
     """What it waits for before it can run, in the same words at each look: it becomes part of a condition. Empty: it
     runs."""
+    waits_in_vain: bool = False
+    """What it waits for will not come."""
     progress: Progress | None = None
     """Its latest progress report."""
 

@@ -2,12 +2,17 @@
 
 Failures and disruptions are counted apart, for they are answered apart: a program that crashes will crash again soon,
 while a preempted one did nothing wrong. A limit of 3 allows 3 and ends the stage at the 4th.
+
+Some causes are worth fewer attempts than the limits allow (`causes`): a stage that runs out of memory twice with the
+same resources does so a third time. They are counted by reason over the whole stage, whatever else happened between:
+the settings of a stage cannot change within one status.
 """
 
 from datetime import datetime
 from typing import Literal
 
-from costopt.plan.failures import FailureKind
+from costopt.plan.causes import FailureKind, is_spent
+from costopt.plan.conditions import MESSAGE_LIMIT
 from costopt.schema.job import Restarts
 from costopt.schema.status import Failure, StageStatus
 
@@ -39,7 +44,24 @@ def after_lost_attempt(
     if kind == "Disruption":
         counted = stage.model_copy(update={"failure": cause, "disruptions": stage.disruptions + 1})
         worth_another = counted.disruptions <= limits.max_disruptions
-    else:
-        counted = stage.model_copy(update={"failure": cause, "failures": stage.failures + 1})
-        worth_another = kind == "Failure" and counted.failures <= limits.max_failures
+        return begin(counted, counted.attempt + 1, now) if worth_another else finish(counted, "Failed", now)
+    times = stage.failures_by_reason.get(cause.reason, 0) + 1
+    spent = is_spent(cause.reason, times)
+    counted = stage.model_copy(
+        update={
+            "failure": _tried(cause, times) if spent and times > 1 else cause,
+            "failures": stage.failures + 1,
+            "failures_by_reason": {**stage.failures_by_reason, cause.reason: times},
+        }
+    )
+    worth_another = kind == "Failure" and counted.failures <= limits.max_failures and not spent
     return begin(counted, counted.attempt + 1, now) if worth_another else finish(counted, "Failed", now)
+
+
+def _tried(cause: Failure, times: int) -> Failure:
+    """The cause, with what was tried against it."""
+    tried = (
+        f". {times} attempts of {cause.stage} have ended so ({cause.reason}) with the same settings, "
+        "so it is not tried again unchanged"
+    )
+    return cause.model_copy(update={"message": cause.message[: MESSAGE_LIMIT - len(tried)].rstrip(" .") + tried})

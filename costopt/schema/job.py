@@ -158,7 +158,10 @@ class Restarts(Strict):
     """What is worth another attempt."""
 
     max_failures: Annotated[int, Field(ge=0, le=1000)] = 3
-    """Attempts of one stage that may fail for reasons of its own (a crash, a bug) before the job fails."""
+    """Attempts of one stage that may fail for reasons of its own (a crash, a bug) before the job fails. Whatever this
+    says, a stage is not tried a third time once two of its attempts ran out of memory, exceeded the limit of their own
+    disk, or named a command that is not there: with the same settings the next would end alike. Attempts with another
+    end in between do not start that count anew."""
     max_disruptions: Annotated[int, Field(ge=0, le=10000)] = 20
     """Attempts of one stage that may be lost to the platform (preemption, node loss) before the job fails."""
     stall_timeout_seconds: Annotated[int, Field(ge=10, le=604800)] = 600

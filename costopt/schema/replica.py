@@ -120,13 +120,24 @@ FailureReason = Literal[
     "RendezvousFailed",
     "ProcessFailed",
     "ProcessKilled",
-    "Preempted",
-    "Lost",
     "OutOfMemory",
-    "Stalled",
+    "DeviceOutOfMemory",
+    "StorageLimitExceeded",
+    "CommandNotFound",
+    "CannotStart",
+    "StartFailed",
     "NotStarted",
+    "Stalled",
     "ArtifactMismatch",
+    "Preempted",
+    "Evicted",
+    "NodeShutdown",
+    "NodeLost",
+    "Rejected",
+    "PodDeadlineExceeded",
+    "Lost",
 ]
+"""Why an attempt ended. What each counts as and what would help stands in one table, costopt/plan/causes.py."""
 
 
 class TerminationMessage(Strict):

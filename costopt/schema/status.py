@@ -77,6 +77,9 @@ class StageStatus(Strict):
     """Current attempt; the first is 0."""
     failures: Count = 0
     """Attempts that failed for reasons of their own."""
+    failures_by_reason: dict[ShortText, Count] = Field(default_factory=dict, max_length=32)
+    """The same attempts by the reason of their failure; some reasons are worth one more attempt only (see
+    maxFailures)."""
     disruptions: Count = 0
     """Attempts lost to the platform."""
     start_time: Timestamp | None = None

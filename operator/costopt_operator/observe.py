@@ -166,12 +166,14 @@ def _replica(pod: Pod, child: ChildJob | None, log: LogSight | None, *, taken_al
         state=_state(pod),
         exit_code=pod.exit_code,
         disrupted=pod.disrupted and pod.ended,
+        evidence=pod.evidence,
         ended_at=held_until(pod)[0] if pod.ended else None,
         termination=said,
         last_activity=activity,
         progress=(said and said.progress) or (log and log.progress) or None,
         waiting_since=_waiting_since(child) if waits else None,
         waiting_for=pod.waiting_for if waits else "",
+        waits_in_vain=pod.waits_in_vain and waits,
     )
 
 

@@ -4,27 +4,26 @@ Timestamps stay text until they are needed. Everything here is pure.
 """
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from costopt import names
+from costopt.plan.evidence import Evidence, is_disruption
 from costopt.render.labels import label_value
 from costopt.render.pods import CONTAINER as TRAINER_CONTAINER
 from costopt_operator.pod_requests import effective_requests_of
+from costopt_operator.pod_words import container_time, evidence_of, wait_of
 from costopt_operator.work_queue import Key
 
 Json = dict[str, Any]
 
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
-_COUNT = re.compile(r"\b\d+ ")
-
 UNSEEN_REASON = "ContainerStatusUnknown"
 """Reason of a container of which the kubelet knows nothing any more; the exit code beside it is made up."""
-EVICTED_REASONS = frozenset({"Evicted", "NodeLost", "NodeShutdown", "Preempting", "Shutdown", "Terminated"})
-"""`status.reason` of a pod that its node ended."""
+MESSAGE_LIMIT = 8192
+"""Characters read of a termination message; a kubelet writes at most 4,096 bytes of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +121,14 @@ class Pod:
     """Latest time on any of its conditions: it still lived then."""
     exit_code: int | None
     disrupted: bool
+    evidence: Evidence
+    """What was written down about its end."""
     message: str
     """Termination message."""
     waiting_for: str
     """Why it does not run yet."""
+    waits_in_vain: bool
+    """What it waits for will not come."""
 
     @property
     def key(self) -> Key:
@@ -246,8 +249,10 @@ def parse_pod(data: Json) -> Pod:
     main = _trainer_state(status.get("containerStatuses", []))
     terminated = main.get("terminated")
     scheduled = conditions.get("PodScheduled", {})
-    finished = [end["finishedAt"] for end in ends if end.get("finishedAt")]
+    finished = [time for end in ends if (time := container_time(end.get("finishedAt")))]
     signs = [item["lastTransitionTime"] for item in conditions.values() if item.get("lastTransitionTime")]
+    evidence = evidence_of(data["spec"], status, conditions, terminated or {})
+    waiting = wait_of(data["spec"], status, conditions, main)
     return Pod(
         namespace=metadata["namespace"],
         name=metadata["name"],
@@ -267,15 +272,16 @@ def parse_pod(data: Json) -> Pod:
         deleted=metadata.get("deletionTimestamp"),
         grace_seconds=metadata.get("deletionGracePeriodSeconds"),
         scheduled=scheduled.get("lastTransitionTime") if scheduled.get("status") == "True" else None,
-        started=(main.get("running") or terminated or {}).get("startedAt"),
+        started=container_time((main.get("running") or terminated or {}).get("startedAt")),
         running="running" in main,
         finished=max(finished) if states and len(finished) == len(states) else None,
         last_sign=max([metadata["creationTimestamp"], *signs]),
         exit_code=terminated.get("exitCode") if terminated and terminated.get("reason") != UNSEEN_REASON else None,
-        disrupted=conditions.get("DisruptionTarget", {}).get("status") == "True"
-        or status.get("reason") in EVICTED_REASONS,
-        message=(terminated or {}).get("message", "")[:8192],
-        waiting_for=_waiting_for(main, scheduled, status),
+        disrupted=is_disruption(evidence),
+        evidence=evidence,
+        message=(terminated or {}).get("message", "")[:MESSAGE_LIMIT],
+        waiting_for=waiting.words,
+        waits_in_vain=waiting.in_vain,
     )
 
 
@@ -283,19 +289,6 @@ def _trainer_state(containers: list[Json]) -> Json:
     """State of the trainer's container, which others (injected sidecars) may stand beside."""
     state: Json = next((item.get("state", {}) for item in containers if item["name"] == TRAINER_CONTAINER), {})
     return state
-
-
-def _waiting_for(main: Json, scheduled: Json, status: Json) -> str:
-    """What a pod that does not run waits for, in words that stay the same while it waits."""
-    if scheduled.get("status") == "False":
-        # The scheduler counts nodes, and the counts change; what it says of them does not.
-        said = scheduled.get("message", "").partition(": ")[2].partition(". ")[0]
-        return f"a node: {_COUNT.sub('', said)}"[:500] if said else "a node"
-    waiting = main.get("waiting", {})
-    reason = waiting.get("reason", "")
-    if reason in ("", "ContainerCreating", "PodInitializing"):
-        return "its container to start" if status.get("phase", "Pending") == "Pending" else ""
-    return f"its container to start: {reason}"[:500]
 
 
 def indexes(text: str) -> frozenset[int]:

@@ -117,6 +117,10 @@ containerStatuses:
 # Needs $code (a number), $reason and $message.
 _ENDED = """
 {{ $phase := ternary "Succeeded" "Failed" (eq $code 0) }}
+{{ with $play.podReason }}
+reason: {{ . }}
+message: {{ or $play.podMessage "" | Quote }}
+{{ end }}
 {{ $running := dict }}
 {{ range .status.containerStatuses }}{{ $_ := set $running .name . }}{{ end }}
 phase: {{ $phase }}

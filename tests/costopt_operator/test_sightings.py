@@ -3,7 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders_operator import done, failed, pod, pod_json
+from builders_kubelet import IMAGE, unplaced_pod, waiting_pod
+from builders_operator import Story, a_job, child, done, failed, pod, pod_json
+from costopt.plan.evidence import NOTHING
 from costopt_operator.node_class import classify
 from costopt_operator.pod_requests import effective_requests_of
 from costopt_operator.sightings import indexes, parse_pod
@@ -76,3 +78,91 @@ def test_completed_indexes_are_read_as_the_job_controller_writes_them(numbers: s
             parts.append([number])
     text = ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
     assert indexes(text) == numbers
+
+
+NOT_FOUND = f'failed to resolve reference "{IMAGE}": {IMAGE}: not found'
+
+
+def test_an_image_that_cannot_be_pulled_is_told_in_words_that_stay() -> None:
+    tried = parse_pod(waiting_pod("ErrImagePull", NOT_FOUND))
+    backing_off = f'Back-off pulling image "{IMAGE}": ErrImagePull: {NOT_FOUND}'
+    again = parse_pod(waiting_pod("ImagePullBackOff", backing_off))
+    assert tried.waiting_for == f'image "{IMAGE}", which cannot be pulled: the registry has no such image'
+    assert again.waiting_for == tried.waiting_for
+    assert not again.waits_in_vain
+
+
+def test_the_image_is_told_as_it_was_asked_for_and_not_as_what_it_stands_for() -> None:
+    data = waiting_pod("ImagePullBackOff", "")
+    data["status"]["containerStatuses"][0]["image"] = "sha256:1234"
+    assert IMAGE in parse_pod(data).waiting_for
+
+
+def test_a_sidecar_without_an_image_is_what_the_trainer_waits_for() -> None:
+    data = waiting_pod("PodInitializing")
+    state = {"waiting": {"reason": "ImagePullBackOff", "message": "x"}}
+    data["spec"]["initContainers"] = [{"name": "mesh", "image": "registry.invalid/mesh:1"}]
+    data["status"]["initContainerStatuses"] = [{"name": "mesh", "image": "", "state": state}]
+    assert 'image "registry.invalid/mesh:1"' in parse_pod(data).waiting_for
+
+
+def test_a_missing_secret_is_told() -> None:
+    seen = parse_pod(waiting_pod("CreateContainerConfigError", 'secret "hub" not found'))
+    assert seen.waiting_for == 'its container to start: secret "hub" not found (CreateContainerConfigError)'
+
+
+def test_an_image_name_that_is_none_is_waited_for_in_vain() -> None:
+    seen = parse_pod(waiting_pod("InvalidImageName", "x", image="Not A Name"))
+    assert seen.waits_in_vain
+    assert '"Not A Name"' in seen.waiting_for
+
+
+def test_a_pod_without_its_volumes_says_that_it_waits_for_them() -> None:
+    data = waiting_pod("ContainerCreating")
+    assert parse_pod(data).waiting_for == "its container to start"
+    data["status"]["conditions"].append({"type": "PodReadyToStartContainers", "status": "False"})
+    assert parse_pod(data).waiting_for == "its volumes to be mounted and its network to be set up"
+
+
+def test_a_pod_without_a_node_repeats_what_the_scheduler_says() -> None:
+    said = (
+        "0/4 nodes are available: 1 Insufficient nvidia.com/gpu, 3 node(s) didn't match Pod's node affinity/selector."
+    )
+    seen = parse_pod(unplaced_pod(said))
+    assert seen.waiting_for == "a node: Insufficient nvidia.com/gpu, node(s) didn't match Pod's node affinity/selector"
+
+
+def test_a_pod_that_runs_waits_for_nothing_and_carries_no_evidence() -> None:
+    seen = pod()
+    assert (seen.waiting_for, seen.evidence) == ("", NOTHING)
+
+
+def test_an_image_that_cannot_be_pulled_and_then_can_costs_no_attempt() -> None:
+    story = Story(a_job(restarts={"maxFailures": 0, "maxDisruptions": 0}))
+    gang = child(completions=1)
+    story.look(0)
+    story.look(5, gang, parse_pod(waiting_pod("ErrImagePull", NOT_FOUND)))
+    said = []
+    for seconds, reason in ((30, "ImagePullBackOff"), (33, "ErrImagePull"), (63, "ImagePullBackOff")):
+        story.look(seconds, gang, parse_pod(waiting_pod(reason, NOT_FOUND)))
+        said += [story.status.condition("Succeeded")]
+    assert said[-1] is not None
+    assert said[-1].reason == "Pending"
+    assert "the registry has no such image" in said[-1].message
+    assert said[-1] == said[-2], "the same is told in other words"
+    story.look(120, gang, pod())
+    story.look(130, gang, pod())
+    stage = story.status.stages[0]
+    assert (story.reason(), stage.attempt, stage.failures, stage.disruptions) == ("Training", 0, 0, 0)
+    assert story.status.failure is None
+
+
+def test_an_image_that_cannot_be_pulled_in_time_is_in_the_failure() -> None:
+    story = Story(a_job(restarts={"startTimeoutSeconds": 60}))
+    gang = child(completions=1)
+    story.look(0)
+    story.look(5, gang, parse_pod(waiting_pod("ErrImagePull", NOT_FOUND)))
+    story.look(70, gang, parse_pod(waiting_pod("ImagePullBackOff", NOT_FOUND)))
+    assert story.status.failure is not None
+    assert story.status.failure.reason == "NotStarted"
+    assert story.status.failure.message.endswith("which cannot be pulled: the registry has no such image")

@@ -14,8 +14,11 @@ from pathlib import Path
 import pytest
 
 from builders_local import argv_of, wait_until
+from costopt.local.observe import sight
 from costopt.local.processes import family, processes_of
 from costopt.local.replica_folder import Birth, End, ReplicaFolder
+from costopt.local.run_folder import RunFolder
+from costopt.plan.failures import failure_of
 
 
 def uid_of(folder: Path) -> str:
@@ -23,7 +26,9 @@ def uid_of(folder: Path) -> str:
     return hashlib.sha256(str(folder).encode()).hexdigest()[:16]
 
 
-def supervisor(folder: Path, argv: Sequence[str]) -> subprocess.Popen[bytes]:
+def supervisor(
+    folder: Path, argv: Sequence[str], program: Sequence[str] = ("-m", "costopt.local.supervisor")
+) -> subprocess.Popen[bytes]:
     birth = Birth(
         uid=uid_of(folder),
         stage="train",
@@ -34,7 +39,7 @@ def supervisor(folder: Path, argv: Sequence[str]) -> subprocess.Popen[bytes]:
         created_at=datetime.now(UTC),
     )
     ReplicaFolder(folder).write("replica.json", birth)
-    command = [sys.executable, "-m", "costopt.local.supervisor", str(folder)]
+    command = [sys.executable, *program, str(folder)]
     with (folder / "log").open("wb") as log:
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
 
@@ -162,3 +167,36 @@ def test_it_imports_neither_torch_nor_pydantic() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
+
+
+KERNEL_KILLS = """
+import sys
+from pathlib import Path
+from costopt.local import supervisor
+counts = iter({counts})
+supervisor.count_oom_kills = lambda: next(counts)
+supervisor.supervise(Path(sys.argv[1]), None)
+"""
+
+
+@pytest.mark.parametrize(
+    ("counts", "launcher", "out_of_memory"),
+    [
+        ([4, 5], "import os; os.kill(os.getpid(), 9)", True),
+        ([None, 1], "import os; os.kill(os.getpid(), 9)", True),
+        ([4, 4], "import os; os.kill(os.getpid(), 9)", False),
+        ([None, None], "import os; os.kill(os.getpid(), 9)", False),
+        ([4, 5], "import os; os.kill(os.getpid(), 11)", False),
+        ([4, 5], "raise SystemExit(1)", False),
+    ],
+)
+def test_a_launcher_that_the_kernel_killed_for_its_memory_is_told_as_such(
+    tmp_path: Path, counts: list[int | None], launcher: str, out_of_memory: bool
+) -> None:
+    supervisor(tmp_path, [sys.executable, "-c", launcher], program=("-c", KERNEL_KILLS.format(counts=counts))).wait(30)
+    assert end_of(tmp_path).out_of_memory is out_of_memory
+    folder = ReplicaFolder(tmp_path)
+    birth = folder.birth()
+    assert birth is not None
+    seen = sight(RunFolder(tmp_path), folder, birth, datetime.now(UTC)).replica
+    assert (failure_of(seen).reason == "OutOfMemory") is out_of_memory

@@ -196,3 +196,15 @@ def test_a_gang_that_was_admitted_in_part_is_done_when_that_part_is(admitted: in
     checked_plan(world.observe(), world.now)
     world.look()
     assert world.says("Succeeded") == ("True", "Completed")
+
+
+def test_a_gang_that_waits_in_vain_ends_the_job_at_once() -> None:
+    world = running(spec())
+    for each in world.live():
+        world.waits(each, 'a valid image name; "a b" is none', in_vain=True)
+    assert world.look().stop == (StopGang("train", 0, "NotStarted", checkpoint=False),)
+    world.obey()
+    world.look()
+    assert world.says("Succeeded") == ("False", "NotStarted")
+    assert world.status.failure is not None
+    assert 'they wait for a valid image name; "a b" is none' in world.status.failure.message

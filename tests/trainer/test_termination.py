@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from costopt.oom_kills import count_oom_kills
 from costopt.schema.replica import EXIT_PREEMPTED, FailureReason, MeteredMilliseconds, Progress, TerminationMessage
 from costopt.schema.variant_report import Measurement, VariantStatus
-from costopt_trainer.failure import RankError, error_from_lines, read_error, record_error
-from costopt_trainer.memory import count_oom_kills
+from costopt_trainer.failure import RankError, error_from_lines, memory_reason, read_error, record_error
 from costopt_trainer.output import Line
 from costopt_trainer.processors import usable_processors
 from costopt_trainer.termination import RankEnd, describe, first_failure, replica_exit_code, to_bytes, write
@@ -38,10 +38,24 @@ def test_the_message_names(ends: list[RankEnd], rank: int | None, exit_code: int
     assert replica_exit_code(first) == exit_code
 
 
+WORKER_KILLED = "DataLoader worker (pid 7) is killed by signal: Killed. "
+
 REASONS = [
     (RankEnd(0, -9, 1.0), True, "OutOfMemory"),
     (RankEnd(0, -9, 1.0), False, "ProcessKilled"),
-    (RankEnd(0, 1, 1.0, RankError("OutOfMemoryError", "CUDA out of memory.")), False, "OutOfMemory"),
+    (RankEnd(0, 137, 1.0), True, "OutOfMemory"),
+    (RankEnd(0, 137, 1.0), False, "ProcessKilled"),
+    (RankEnd(0, 1, 1.0, RankError("OutOfMemoryError", "CUDA out of memory.")), False, "DeviceOutOfMemory"),
+    (RankEnd(0, 1, 1.0, RankError("RuntimeError", "CUDA error: out of memory")), False, "DeviceOutOfMemory"),
+    (RankEnd(0, 1, 1.0, RankError("RuntimeError", "CUBLAS_STATUS_ALLOC_FAILED when")), False, "DeviceOutOfMemory"),
+    (RankEnd(0, 1, 1.0, RankError("MemoryError", "")), False, "OutOfMemory"),
+    (RankEnd(0, 1, 1.0, RankError("RuntimeError", "DefaultCPUAllocator: can't allocate memory")), False, "OutOfMemory"),
+    (RankEnd(0, 1, 1.0, RankError("OSError", "[Errno 12] Cannot allocate memory")), False, "OutOfMemory"),
+    (RankEnd(0, 1, 1.0, RankError("RuntimeError", WORKER_KILLED)), True, "OutOfMemory"),
+    (RankEnd(0, 1, 1.0, RankError("RuntimeError", WORKER_KILLED)), False, "ProcessFailed"),
+    (RankEnd(0, 127, 1.0), False, "CommandNotFound"),
+    (RankEnd(0, 126, 1.0), False, "CommandNotFound"),
+    (RankEnd(0, 139, 1.0), False, "ProcessFailed"),
     (RankEnd(0, 1, 1.0, OWN), True, "ProcessFailed"),
     (RankEnd(0, 78, 1.0, RankError("", "No text.", reason="InvalidData")), False, "InvalidData"),
 ]
@@ -259,3 +273,18 @@ def test_signals_are_named() -> None:
     assert describe(RankEnd(0, -signal.SIGSEGV, 0.0), node=0, memory_ran_out=False, progress=None).message == (
         "Rank 0 died of SIGSEGV."
     )
+    assert describe(RankEnd(2, 135, 0.0), node=0, memory_ran_out=False, progress=None).message == (
+        "Rank 2 died of SIGBUS (exit code 135)."
+    )
+
+
+def test_what_runs_out_of_an_accelerators_memory_says_so_in_its_error_file(tmp_path: Path) -> None:
+    class OutOfMemoryError(RuntimeError):
+        """As torch's."""
+
+    kinds = [kind.__name__ for kind in OutOfMemoryError.__mro__]
+    assert memory_reason(kinds, "") == "DeviceOutOfMemory"
+    record_error(tmp_path / "error.json", OutOfMemoryError("x"), reason=memory_reason(kinds, "x"))
+    error = read_error(tmp_path / "error.json")
+    assert error is not None
+    assert error.reason == "DeviceOutOfMemory"

@@ -25,6 +25,12 @@ _LOST_PEER_SIGNS = re.compile(
     r"|failed to (connect|recv|send)|could not connect|recvValue failed|sendBytes failed",
     re.IGNORECASE,
 )
+_DEVICE_OUT_OF_MEMORY = re.compile(
+    r"(cuda|hip|xpu|mps|nccl)\b.*out of memory|(CUBLAS|CUDNN|HIPBLAS)_STATUS_ALLOC_FAILED", re.IGNORECASE | re.DOTALL
+)
+_OUT_OF_MEMORY = re.compile(r"out of memory|(can't|cannot) allocate memory|std::bad_alloc", re.IGNORECASE)
+_HELPER_KILLED = re.compile(r"DataLoader worker .*(killed by signal: Killed|exited unexpectedly)", re.DOTALL)
+"""What torch's DataLoader raises when one of its processes has gone; the rank itself was not killed."""
 _EXCEPTION_LINE = re.compile(r"^([A-Za-z_][\w.]*)(?:: (.*))?$")
 _WHAT_LINE = re.compile(r"^\s*what\(\):\s*(.*)$")
 _TORCH_PREFIX = re.compile(r"^\[rank\d+\]: ?")
@@ -59,9 +65,22 @@ class RankError:
         return bool(_LOST_PEER_SOURCES.search(self.sentence) and _LOST_PEER_SIGNS.search(self.sentence))
 
     @property
-    def is_out_of_memory(self) -> bool:
-        """Whether memory, of the machine or of an accelerator, ran out."""
-        return self.type in ("OutOfMemoryError", "MemoryError") or "out of memory" in self.message.lower()
+    def memory_reason(self) -> FailureReason | None:
+        """Which memory ran out, an accelerator's or the machine's; None: neither, as far as it says."""
+        return memory_reason([self.type], self.message)
+
+    @property
+    def is_of_a_killed_helper(self) -> bool:
+        """Whether it tells that a process which works for the rank was killed."""
+        return bool(_HELPER_KILLED.search(self.message))
+
+
+def memory_reason(types: Sequence[str], message: str) -> FailureReason | None:
+    """Which memory ran out, by an exception's classes and its text."""
+    # torch.OutOfMemoryError is raised for accelerators only; the machine's memory has Python's MemoryError.
+    if "OutOfMemoryError" in types or _DEVICE_OUT_OF_MEMORY.search(message):
+        return "DeviceOutOfMemory"
+    return "OutOfMemory" if "MemoryError" in types or _OUT_OF_MEMORY.search(message) else None
 
 
 def record_error(path: Path, error: BaseException, *, reason: FailureReason | None) -> None:

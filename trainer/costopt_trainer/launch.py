@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from costopt import names
+from costopt.oom_kills import count_oom_kills
 from costopt.schema.replica import (
     EXIT_DONE,
     EXIT_NOT_RETRYABLE,
@@ -34,7 +35,6 @@ from costopt_trainer import user
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.lifeline import watch_for_stop
 from costopt_trainer.local_ranks import LocalRanks
-from costopt_trainer.memory import count_oom_kills
 from costopt_trainer.output import Sink
 from costopt_trainer.processors import usable_processors
 from costopt_trainer.settings import (

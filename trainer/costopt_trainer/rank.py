@@ -18,7 +18,7 @@ from typing import NoReturn
 from costopt import names
 from costopt.schema.replica import EXIT_DONE, EXIT_NOT_RETRYABLE
 from costopt_trainer.errors import NotRetryable
-from costopt_trainer.failure import ERROR_FILE_VARIABLE, record_error
+from costopt_trainer.failure import ERROR_FILE_VARIABLE, memory_reason, record_error
 from costopt_trainer.lifeline import poll_parent
 from costopt_trainer.settings import read_settings
 from costopt_trainer.termination import EXIT_FAILED
@@ -39,7 +39,9 @@ def main() -> None:
         print(f"costopt: {error.reason}: {error}", file=sys.stderr)
         leave_at_once(EXIT_NOT_RETRYABLE)
     except Exception as error:  # noqa: BLE001 - whatever it is, the launcher must hear of it
-        record_error(error_file, error, reason="OutOfMemory" if _is_out_of_memory(error) else None)
+        # By name, since torch may not be imported here.
+        kinds = [kind.__name__ for kind in type(error).__mro__]
+        record_error(error_file, error, reason=memory_reason(kinds, str(error)))
         traceback.print_exc()
         leave_at_once(EXIT_FAILED)
 
@@ -57,11 +59,6 @@ def _run() -> None:
         from costopt_trainer.train import main as train  # noqa: PLC0415
 
         train(settings)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # By name, since torch may not be imported here: torch.OutOfMemoryError is also torch.cuda's.
-    return any(kind.__name__ in ("OutOfMemoryError", "MemoryError") for kind in type(error).__mro__)
 
 
 def leave_at_once(code: int) -> NoReturn:

@@ -33,6 +33,8 @@ EXIT_FAILED = 1
 LOG_TAIL_LINES = 40
 LOG_LINE_CHARACTERS = 2000
 MESSAGE_CHARACTERS = 2000
+NOT_A_COMMAND = {126: "a command could not be executed", 127: "a command or shared library was not found"}
+"""Exit codes by which a shell, or the loader of programs, says so."""
 SIGNALS_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 Model = TypeVar("Model", bound=Strict)
@@ -115,17 +117,29 @@ def describe(
 
 
 def _reason_and_sentence(first: RankEnd, memory_ran_out: bool) -> tuple[FailureReason, str]:
-    code = first.exit_code
-    if first.error is not None:
-        guessed: FailureReason = "OutOfMemory" if first.error.is_out_of_memory else "ProcessFailed"
-        return first.error.reason or guessed, first.error.sentence
-    if code == -signal.SIGKILL and memory_ran_out:
-        return "OutOfMemory", f"Rank {first.rank} was killed because the replica's memory limit was reached."
+    code, error, who = first.exit_code, first.error, f"Rank {first.rank}"
+    if error is not None:
+        if memory_ran_out and error.is_of_a_killed_helper:
+            return "OutOfMemory", f"A process of {who.lower()} was killed because memory ran out: {error.sentence}"
+        return error.reason or error.memory_reason or "ProcessFailed", error.sentence
+    number = signal_number(code)
+    if number == signal.SIGKILL and memory_ran_out:
+        return "OutOfMemory", f"{who} was killed because the replica's memory limit was reached."
+    if number is not None:
+        killed = number in SIGNALS_FROM_OUTSIDE
+        with_code = f" (exit code {code})" if code > 0 else ""
+        sentence = f"{who} {'was killed by' if killed else 'died of'} {signal_name(number)}{with_code}."
+        return ("ProcessKilled" if killed else "ProcessFailed"), sentence
+    if code in NOT_A_COMMAND:
+        return "CommandNotFound", f"{who} ended with exit code {code}: {NOT_A_COMMAND[code]}."
+    return "ProcessFailed", f"{who} ended with exit code {code}."
+
+
+def signal_number(code: int) -> int | None:
+    """The signal that an exit code tells of: -9, and 137, as a shell says of a program that it ran. None: of none."""
     if code < 0:
-        killed = -code in SIGNALS_FROM_OUTSIDE
-        verb = "was killed by" if killed else "died of"
-        return ("ProcessKilled" if killed else "ProcessFailed"), f"Rank {first.rank} {verb} {signal_name(-code)}."
-    return "ProcessFailed", f"Rank {first.rank} ended with exit code {code}."
+        return -code
+    return code - 128 if code - 128 in set(signal.Signals) else None
 
 
 def signal_name(number: int) -> str:

@@ -1,4 +1,7 @@
-"""Was it the kernel that killed a rank, because memory ran out? The cgroup's own count says so."""
+"""Was it the kernel that killed a process, because memory ran out? The cgroup's own count says so.
+
+Only the standard library: a supervisor, which must start at once, reads it too.
+"""
 
 import re
 from pathlib import Path
