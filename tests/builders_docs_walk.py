@@ -6,8 +6,8 @@
             assert not walked.problem, walked.problem
 
 `run(command, folder)` runs a line of shell in `folder` to its end and answers with its exit code and all that it wrote;
-helm, kubectl, costopt and kubectl-costopt are on its PATH, and KUBECONFIG leads to the cluster. Some commands last as long
-as a job: it should wait for half an hour. `replace` says what is otherwise there than in the pages, such as
+helm, kubectl, costopt and kubectl-costopt are on its PATH, and KUBECONFIG leads to the cluster. Some commands last as
+long as a job: it should wait for half an hour. `replace` says what is otherwise there than in the pages, such as
 `{"images.example/": "", "context test": "context mine"}`.
 
 A journey adds the contexts `expired` and `gone` to the kubeconfig, and needs the namespace `default` for itself.
@@ -97,14 +97,15 @@ NOTHING_IS_INSTALLED = (
     f"kubectl delete crd {DEFINITIONS} --ignore-not-found --timeout=3m",
 )
 CHART_IS_INSTALLED = (
-    "helm status costopt --namespace costopt-system || helm install costopt charts/costopt --values values.yaml "
-    "--namespace costopt-system --create-namespace",
+    "helm upgrade --install costopt charts/costopt --namespace costopt-system --create-namespace --values values.yaml",
     "kubectl --namespace costopt-system rollout status deployment/costopt-operator --timeout=5m",
 )
 NO_QUICKSTART = (
     "kubectl delete costoptjob quickstart-cluster --ignore-not-found --timeout=3m",
     "kubectl delete pricebook sample --ignore-not-found",
 )
+
+THIS_CLUSTER = "$(kubectl config view --minify --output=jsonpath='{.clusters[0].name}')"
 
 NEEDS: dict[str, Need] = {
     "costopt run mistaken.yaml": Need(code=2),
@@ -126,8 +127,7 @@ NEEDS: dict[str, Need] = {
     "costopt status --context expired": Need(
         (
             "kubectl config set-credentials expired --token=no-longer-a-token",
-            "kubectl config set-context expired --user=expired "
-            "--cluster=\"$(kubectl config view --minify --output=jsonpath='{.clusters[0].name}')\"",
+            f"kubectl config set-context expired --user=expired --cluster={THIS_CLUSTER}",
         ),
         code=2,
     ),
