@@ -77,7 +77,8 @@ JOURNEY = (
     Leg("docs/installing.md", "Uninstalling"),
     Leg("docs/installing.md", "With kubectl alone"),
 )
-"""From an empty cluster until the operator is gone from it; the definitions stay. Each leg also finds what it needs when it is walked alone."""
+"""From an empty cluster until the operator is gone from it; the definitions stay. Each leg also finds what it needs when
+it is walked alone."""
 
 NOT_RUN = {
     "make install": "it has been run where this is",
@@ -96,8 +97,9 @@ NOTHING_IS_INSTALLED = (
     "helm uninstall costopt --namespace costopt-system --ignore-not-found --wait --timeout=5m",
     f"kubectl delete crd {DEFINITIONS} --ignore-not-found --timeout=3m",
 )
+RELEASE = "costopt --namespace costopt-system"
 CHART_IS_INSTALLED = (
-    "helm upgrade --install costopt charts/costopt --namespace costopt-system --create-namespace --values values.yaml",
+    f"helm status {RELEASE} || helm install {RELEASE} charts/costopt --create-namespace --values values.yaml",
     "kubectl --namespace costopt-system rollout status deployment/costopt-operator --timeout=5m",
 )
 NO_QUICKSTART = (

@@ -30,7 +30,7 @@ TRAINED = {
 OPERATOR_WORKS_ON = {"podAnnotations": play(Play(run_seconds="forever"))}
 OF_A_LONGER_RUN = "train: step 40/200  loss 4.0920  ...\n"
 """What the pages show of a training that lasts until its log is read, which is done twice a minute."""
-INSTALLING = ("helm install", "helm upgrade --install")
+INSTALLING = "helm install "
 LEAVING = ("helm uninstall", "kubectl delete -k")
 
 
@@ -66,7 +66,7 @@ class Played:
             code, printed = self._shell(self._with_values(command), folder)
         else:
             code, printed = self._shell(command, folder)
-        if code == 0 and command.startswith(INSTALLING):
+        if code == 0 and INSTALLING in command:
             self._start_operator()
         return code, printed
 
