@@ -77,8 +77,8 @@ JOURNEY = (
     Leg("docs/installing.md", "Uninstalling"),
     Leg("docs/installing.md", "With kubectl alone"),
 )
-"""From an empty cluster until the operator is gone from it; the definitions stay. Each leg also finds what it needs when
-it is walked alone."""
+"""From an empty cluster until the operator is gone from it; the definitions stay. Each leg also finds what it needs
+when it is walked alone."""
 
 NOT_RUN = {
     "make install": "it has been run where this is",
