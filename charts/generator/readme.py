@@ -11,7 +11,7 @@ HEAD = """\
 {description}. Version {version}, for
 Kubernetes 1.31 or newer. How to install, upgrade and uninstall: [docs/installing.md](../../docs/installing.md).
 
-```
+```sh
 helm install costopt charts/costopt --namespace costopt-system --create-namespace
 ```
 
