@@ -82,7 +82,7 @@ def plan(observed: Observed, now: datetime) -> Plan:
     ending = _find_ending(stages, halt)
     if ending:
         stages = [_closed(stage, now) for stage in stages]
-    stages = [_with_phase(stage, observed) for stage in stages]
+    stages = [_with_phase(stage, observed, now) for stage in stages]
     at_rest = not any(stage.state in IN_FLIGHT for stage in stages)
     suspended = stopping and at_rest and ending is None
 
@@ -205,12 +205,13 @@ def _lost_work(stages: list[StageStatus], observed: Observed) -> str:
     return f"; {lost} steps are lost, for replicas ended before they had saved them: {where}"
 
 
-def _with_phase(stage: StageStatus, observed: Observed) -> StageStatus:
+def _with_phase(stage: StageStatus, observed: Observed, now: datetime) -> StageStatus:
     """The stage with what its current attempt is at, or waits for, while no step ends."""
     phase = None
     if stage.state == "Running":
         gang = stage_gang(observed, stage)
-        phase = (f"waiting for {gang.waits_for}" if gang.waits_for else gang.phase)[:PHASE_CHARACTERS] or None
+        waits = f"waiting for {gang.waits_for}" if _is_due(_pending_in(stage, now)) else ""
+        phase = (waits if gang.waits_for else gang.phase)[:PHASE_CHARACTERS] or None
     return stage if phase == stage.phase else stage.model_copy(update={"phase": phase})
 
 
