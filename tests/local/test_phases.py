@@ -41,7 +41,7 @@ def slow_job(text: Path, **restarts: int) -> CostOptJob:
 
 
 def test_a_text_that_takes_longer_than_the_stall_timeout_is_tokenized_in_peace(tmp_path: Path) -> None:
-    status, told = run(tmp_path, slow_job(slow_text(tmp_path, 5_000_000), stallTimeoutSeconds=10))
+    status, told = run(tmp_path, slow_job(slow_text(tmp_path, 4_000_000), stallTimeoutSeconds=10))
     assert status.failure is None, status.failure
     assert status.stages[0].state == "Succeeded"
     assert status.stages[0].phase is None
@@ -50,7 +50,7 @@ def test_a_text_that_takes_longer_than_the_stall_timeout_is_tokenized_in_peace(t
 
 
 def test_a_start_up_longer_than_its_limit_fails_and_names_its_phase(tmp_path: Path) -> None:
-    status, _ = run(tmp_path, slow_job(slow_text(tmp_path, 20_000_000), startupTimeoutSeconds=10))
+    status, _ = run(tmp_path, slow_job(slow_text(tmp_path, 12_000_000), startupTimeoutSeconds=10))
     assert status.failure is not None
     assert status.failure.reason == "StartupTimedOut"
     assert status.failure.message.startswith("train took no step within startupTimeoutSeconds (10 s); its last phase ")
