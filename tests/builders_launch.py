@@ -59,8 +59,15 @@ class Replica:
 
     @property
     def output(self) -> str:
-        """What it has written to stdout so far."""
-        return (self.folder / "stdout").read_text()
+        """What it has written to stdout so far, its phases apart."""
+        lines = (self.folder / "stdout").read_text().splitlines(keepends=True)
+        return "".join(line for line in lines if not line.startswith('{"phase":'))
+
+    @property
+    def phases(self) -> list[str]:
+        """Names of the phases that it has told of so far, in order."""
+        lines = (self.folder / "stdout").read_text().splitlines()
+        return [json.loads(line)["phase"] for line in lines if line.startswith('{"phase":')]
 
     @property
     def notes(self) -> str:

@@ -71,6 +71,11 @@ def current_stage(status: JobStatus) -> StageStatus | None:
     return at_work[0] if at_work else begun[-1] if begun else None
 
 
+def words_of(phase: str) -> str:
+    """The phase without how far it is: "tokenizing 40 %" is "tokenizing"."""
+    return phase.rstrip(" %0123456789")
+
+
 @contextlib.contextmanager
 def unheard(stream: TextIO) -> Iterator[None]:
     """A job goes on when its reader has gone (`| head`, a closed terminal): `stream` leads nowhere from then on."""
@@ -91,6 +96,9 @@ class PlainView:
         self._pace = Pace()
         self._line_at: datetime | None = None
         self._line_step = status.progress.step if status.progress else 0
+        self._phase: tuple[str, str] | None = None
+        """The phase last told, and its stage."""
+        self._phase_at: datetime | None = None
 
     def show(self, status: JobStatus, now: datetime) -> None:
         """Print what is new."""
@@ -98,6 +106,8 @@ class PlainView:
             self.tell(line)
         self._status = status
         stage, progress = current_stage(status), status.progress
+        if stage is not None and self._tells_phase(stage, now):
+            self.tell(f"{stage.name}: {stage.phase}")
         if stage is None or stage.name != TRAIN_STAGE or progress is None:
             return
         left = self._pace.seconds_left(now, stage.attempt, progress)
@@ -108,6 +118,16 @@ class PlainView:
             self._line_at, self._line_step = now, progress.step
             remaining = f"  {duration(left)} left" if left is not None else ""
             self.tell(f"{stage.name}: {progress_text(progress)}{remaining}  cost {cost_so_far(status.bill)}")
+
+    def _tells_phase(self, stage: StageStatus, now: datetime) -> bool:
+        """Whether the stage's phase is news: another one, or the same one a while later and further on."""
+        if stage.phase is None or (stage.phase, stage.name) == self._phase:
+            return False
+        is_same = self._phase is not None and words_of(stage.phase) == words_of(self._phase[0])
+        if is_same and self._phase_at is not None and (now - self._phase_at).total_seconds() < LINE_EVERY_SECONDS:
+            return False
+        self._phase, self._phase_at = (stage.phase, stage.name), now
+        return True
 
     def tell(self, text: str) -> None:
         """Print a line."""
@@ -152,6 +172,8 @@ class TerminalView:
             return Group(Text("starting"))
         rows = Table.grid(padding=(0, 2))
         rows.add_row(Text("stage"), Text(f"{stage.name} {stage.state.lower()}, attempt {stage.attempt}"))
+        if stage.phase is not None:
+            rows.add_row(Text("now"), Text(stage.phase))
         progress = status.progress
         if progress is not None and stage.name == TRAIN_STAGE:
             left = self._pace.seconds_left(now, stage.attempt, progress)

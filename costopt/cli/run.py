@@ -150,4 +150,7 @@ def _how_to_resume(status: JobStatus, stopped_by: signal.Signals | None) -> str:
         return f"{suspended.message}. Raise spec.budget.amount, then run the same command again to resume."
     if stopped_by is None:
         return "spec.suspend is true. Set it to false, then run the same command again to resume."
+    lost = suspended.message.partition("; ")[2] if suspended is not None else ""
+    if lost:
+        return f"Suspended, but {lost}. Run the same command again to resume."
     return "Suspended as asked. Run the same command again to resume."

@@ -102,6 +102,9 @@ def _print(first: str, reasons: list[str], found: JobStatus, place: Place) -> No
     out.print(first, markup=False)
     if found.stages:
         out.print(stages_table(found))
+    for stage in found.stages:
+        if stage.phase is not None:
+            out.print(f"{stage.name}: {stage.phase}", markup=False)
     for reason in reasons:
         out.print(reason, markup=False, soft_wrap=True)
     if found.progress is not None:

@@ -105,5 +105,6 @@ def _standing(job: ClusterJob) -> str:
     stage = current_stage(job.status)
     parts = [f"{job.name}: {state_on_cluster(job)}"]
     parts += [f"{stage.name} {stage.state.lower()}, attempt {stage.attempt}"] if stage else []
+    parts += [stage.phase] if stage and stage.phase else []
     parts += [progress_text(job.status.progress)] if job.status.progress else []
     return "; ".join(parts)

@@ -11,7 +11,7 @@ from costopt.local.run_folder import RunFolder
 from costopt.plan.evidence import NOTHING, OUT_OF_MEMORY
 from costopt.plan.observed import Replica
 from costopt.schema.job import JobSpec
-from costopt.schema.replica import EXIT_DONE, EXIT_PREEMPTED, progress_in_log
+from costopt.schema.replica import EXIT_DONE, EXIT_PREEMPTED, phase_in_log, progress_in_log
 from costopt.schema.usage import Outcome, UsageRecord
 from costopt.schema.variant_report import VariantStatus
 
@@ -60,9 +60,10 @@ def sight(run_folder: RunFolder, folder: ReplicaFolder, birth: Birth, now: datet
     end = folder.end()
     log_file = run_folder.log_file(folder.name)
     progress = folder.progress()
+    # The first replica speaks for its gang; a user's own program may print its progress, as it would in a cluster.
+    said = last_lines(log_file) if birth.index == 0 and end is None else []
     if progress is None and not birth.has_meter and birth.index == 0:
-        # A user's own program need not know of files: it may print its progress, as it would in a cluster.
-        progress = progress_in_log(last_lines(log_file))
+        progress = progress_in_log(said or last_lines(log_file))
     supervised = folder.supervised()
     started_at = supervised.started_at if supervised else None
     activity = folder.last_activity(log_file)
@@ -79,6 +80,8 @@ def sight(run_folder: RunFolder, folder: ReplicaFolder, birth: Birth, now: datet
         termination=folder.termination() if end else None,
         last_activity=started_at and max(started_at, activity or started_at),
         progress=progress,
+        phase=phase_in_log(said),
+        starting_for=now - started_at if started_at and progress is None else None,
     )
     held_from = end.started_at if end else started_at or now
     usage = UsageRecord(

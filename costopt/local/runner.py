@@ -24,7 +24,7 @@ LOOK_EVERY_SECONDS = 0.2
 """Between two looks at the replicas: short beside any step that matters, and well under 1 % of a CPU."""
 
 WRITE_EVERY_SECONDS = 1.0
-"""Between two writes of a status in which nothing but progress and bill has changed."""
+"""Between two writes of a status in which nothing but progress, bill and phases has changed."""
 
 
 def system_clock() -> datetime:
@@ -137,11 +137,16 @@ class Runner:
 
     def _write(self, status: JobStatus, now: datetime, *, at_once: bool) -> None:
         """Write the status if it decides something, or if it has not been written for a while."""
-        quiet = {"bill": None, "progress": None}
-        decides = status.model_copy(update=quiet) != self._status.model_copy(update=quiet)
+        decides = _decisive(status) != _decisive(self._status)
         due = self._written_at is None or (now - self._written_at).total_seconds() >= WRITE_EVERY_SECONDS
         if at_once or decides or (due and status != self._status_on_disk):
             self._run_folder.write_status(status)
             self._written_at = now
             self._status_on_disk = status
         self._status = status
+
+
+def _decisive(status: JobStatus) -> JobStatus:
+    """The status without what goes on by itself."""
+    stages = [stage.model_copy(update={"phase": None}) for stage in status.stages]
+    return status.model_copy(update={"bill": None, "progress": None, "stages": stages})

@@ -7,10 +7,17 @@ from typing import Literal
 from costopt.schema.status import JobStatus
 
 StopReason = Literal[
-    "SuspendRequested", "BudgetExceeded", "DeadlineExceeded", "Stalled", "NotStarted", "ReplicaFailed", "NotWanted"
+    "SuspendRequested",
+    "BudgetExceeded",
+    "DeadlineExceeded",
+    "Stalled",
+    "NotStarted",
+    "StartupTimedOut",
+    "ReplicaFailed",
+    "NotWanted",
 ]
-"""NotStarted: not all replicas ran in time. NotWanted: replicas that belong to no stage's current attempt, or outlived
-a finished job."""
+"""NotStarted: not all replicas ran in time. StartupTimedOut: they ran, but took no step in time. NotWanted: replicas
+that belong to no stage's current attempt, or outlived a finished job."""
 
 
 @dataclass(frozen=True)

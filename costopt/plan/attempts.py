@@ -19,7 +19,11 @@ from costopt.plan.restarts import after_lost_attempt, finish
 from costopt.schema.replica import FailureReason
 from costopt.schema.status import Failure, StageStatus
 
-_STOPPED_FOR: dict[FailureReason, StopReason] = {"Stalled": "Stalled", "NotStarted": "NotStarted"}
+_STOPPED_FOR: dict[FailureReason, StopReason] = {
+    "Stalled": "Stalled",
+    "NotStarted": "NotStarted",
+    "StartupTimedOut": "StartupTimedOut",
+}
 """Failures that no replica's end has shown."""
 
 
@@ -119,7 +123,7 @@ def _cause_without_a_failed_replica(stage: StageStatus, gang: Gang) -> Failure:
 
 
 def _too_late(stage: StageStatus, gang: Gang, situation: Situation) -> Failure | None:
-    """The failure of a gang that did not begin to run in time, or gave no sign of life for too long."""
+    """The failure of a gang that did not begin to run or to take steps in time, or was silent for too long."""
     limits = situation.observed.spec.restarts
     in_vain = next((replica.waiting_for for replica in gang.replicas if replica.live and replica.waits_in_vain), None)
     if in_vain is not None:
@@ -133,9 +137,24 @@ def _too_late(stage: StageStatus, gang: Gang, situation: Situation) -> Failure |
         return _failure(stage, "NotStarted", message)
     if _is_over(gang.stalls_in(timedelta(seconds=limits.stall_timeout_seconds), situation.now)):
         seconds = limits.stall_timeout_seconds
-        message = f"no replica of {stage.name} finished a step or logged a line for {seconds} s"
+        message = f"no replica of {stage.name} finished a step or logged a line for {seconds} s{_phase_before(gang)}"
         return _failure(stage, "Stalled", message)
+    if _is_over(startup_left(stage, situation.observed)):
+        message = f"{stage.name} took no step within startupTimeoutSeconds ({limits.startup_timeout_seconds} s)"
+        return _failure(stage, "StartupTimedOut", message + _phase_before(gang))
     return None
+
+
+def startup_left(stage: StageStatus, observed: Observed) -> timedelta | None:
+    """Time until a recipe's training that takes no step has started up for too long; None: that cannot be."""
+    seconds = observed.spec.restarts.startup_timeout_seconds
+    if seconds is None or stage.name != TRAIN_STAGE or observed.spec.train.recipe is None:
+        return None
+    return stage_gang(observed, stage).starts_up_in(timedelta(seconds=seconds))
+
+
+def _phase_before(gang: Gang) -> str:
+    return f"; its last phase was: {gang.phase}" if gang.phase else ""
 
 
 def _is_over(left: timedelta | None) -> bool:

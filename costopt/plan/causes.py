@@ -58,6 +58,7 @@ CAUSES: Mapping[FailureReason, Cause] = {
     "ProcessKilled": Cause("Failure"),
     "StartFailed": Cause("Failure"),
     "Stalled": Cause("Failure"),
+    "StartupTimedOut": Cause("Failure"),
     "ArtifactMismatch": Cause("Failure"),
     # What the platform did.
     "Preempted": Cause("Disruption"),

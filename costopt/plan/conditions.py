@@ -63,10 +63,10 @@ def while_stopping(halt: Halt | None) -> dict[ConditionType, Finding]:
     return {"Succeeded": Finding("Unknown", reason, why), "Suspended": Finding("False", STOPPING, why)}
 
 
-def while_suspended(halt: Halt | None) -> dict[ConditionType, Finding]:
-    """Nothing runs. Without a `halt` the job is resumed by the next plan."""
+def while_suspended(halt: Halt | None, lost: str) -> dict[ConditionType, Finding]:
+    """Nothing runs. Without a `halt` the job is resumed by the next plan. `lost` says which work was not saved."""
     suspended = (
-        Finding("True", halt.reason, halt.message)
+        Finding("True", halt.reason, halt.message + lost)
         if halt
         else Finding("True", "SuspendRequested", "the reason to stop is gone; the job is about to be resumed")
     )

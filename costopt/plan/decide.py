@@ -33,7 +33,7 @@ from typing import Any
 from costopt.names import TRAIN_STAGE
 from costopt.plan import budget, conditions
 from costopt.plan.actions import Plan, StartGang, StopGang, StopReason
-from costopt.plan.attempts import Situation, advance, stage_gang
+from costopt.plan.attempts import Situation, advance, stage_gang, startup_left
 from costopt.plan.conditions import Finding
 from costopt.plan.halts import Halt, find_halt, is_stopping, is_suspended
 from costopt.plan.lifetimes import active_milliseconds, deadline_in, deletion_in
@@ -48,6 +48,9 @@ __all__ = ["Observed", "Plan", "Replica", "StartGang", "StopGang", "is_final", "
 
 BUDGET_LOOK = timedelta(seconds=15)
 """How often a running job with a budget is looked at: money is spent without an event that would say so."""
+
+PHASE_CHARACTERS = 256
+"""As many as the status has room for."""
 
 PENDING_AFTER = timedelta(seconds=10)
 """How long an attempt may take to start before the Succeeded condition says what it waits for: most start sooner, and a
@@ -79,11 +82,12 @@ def plan(observed: Observed, now: datetime) -> Plan:
     ending = _find_ending(stages, halt)
     if ending:
         stages = [_closed(stage, now) for stage in stages]
+    stages = [_with_phase(stage, observed, now) for stage in stages]
     at_rest = not any(stage.state in IN_FLIGHT for stage in stages)
     suspended = stopping and at_rest and ending is None
 
     if suspended:
-        findings = conditions.while_suspended(halt)
+        findings = conditions.while_suspended(halt, _lost_work(stages, observed))
     elif ending:
         findings = {"Succeeded": ending, "Suspended": conditions.NOT_SUSPENDED}
     elif stopping:
@@ -190,6 +194,29 @@ def _closed(stage: StageStatus, now: datetime) -> StageStatus:
     return finish(stage, "Failed", now) if begun else stage
 
 
+def _lost_work(stages: list[StageStatus], observed: Observed) -> str:
+    """The steps of a suspended recipe that are in no checkpoint, as the end of a sentence; empty when none are lost."""
+    progress = _newest_progress(observed)
+    if observed.spec.train.recipe is None or progress is None or stages[0].state in FINAL:
+        return ""
+    lost = progress.step - (progress.last_checkpoint_step or 0)
+    if lost <= 0:
+        return ""
+    saved = progress.last_checkpoint_step
+    where = "there is no checkpoint yet" if saved is None else f"the last checkpoint is that of step {saved}"
+    return f"; {lost} steps are lost, for replicas ended before they had saved them: {where}"
+
+
+def _with_phase(stage: StageStatus, observed: Observed, now: datetime) -> StageStatus:
+    """The stage with what its current attempt is at, or waits for, while no step ends."""
+    phase = None
+    if stage.state == "Running":
+        gang = stage_gang(observed, stage)
+        waits = f"waiting for {gang.waits_for}" if _is_due(_pending_in(stage, now)) else ""
+        phase = (waits if gang.waits_for else gang.phase)[:PHASE_CHARACTERS] or None
+    return stage if phase == stage.phase else stage.model_copy(update={"phase": phase})
+
+
 def _under_way(stages: list[StageStatus], observed: Observed, now: datetime) -> Finding:
     training, *variants = stages
     waits_for = stage_gang(observed, training).waits_for
@@ -232,6 +259,7 @@ def _look_again(observed: Observed, status: JobStatus, now: datetime) -> timedel
         running = [stage for stage in status.stages if stage.state == "Running"]
         waits += [stage_gang(observed, stage).stalls_in(stall_timeout, now) for stage in running]
         waits += [_pending_in(stage, now) for stage in running if stage_gang(observed, stage).waits_for]
+        waits += [startup_left(stage, observed) for stage in running]
         if observed.spec.restarts.start_timeout_seconds is not None:
             start_timeout = timedelta(seconds=observed.spec.restarts.start_timeout_seconds)
             waits += [stage_gang(observed, stage).gives_up_waiting_in(start_timeout, now) for stage in running]

@@ -52,6 +52,22 @@ class Gang:
         since = [replica.waiting_since for replica in self.replicas if replica.live and replica.waiting_since]
         return min(since) + timeout - now if since else None
 
+    def starts_up_in(self, timeout: timedelta) -> timedelta | None:
+        """Time that is left of `timeout` to the replica that has started up for longest: 0 or less when it is over.
+
+        None: none starts up. Once one has reported steps all have taken them, for they go in step.
+        """
+        live = [replica for replica in self.replicas if replica.live]
+        if any(replica.progress is not None for replica in live):
+            return None
+        known = [replica.starting_for for replica in live if replica.starting_for is not None]
+        return timeout - max(known) if known else None
+
+    @property
+    def phase(self) -> str:
+        """What its first replica is at while no step ends; empty when that is not known."""
+        return next((replica.phase.words for replica in self.replicas if replica.live and replica.phase), "")
+
     @property
     def waits_for(self) -> str:
         """What its replicas wait for before all can run; empty when none waits. The same while they wait for the same,

@@ -8,12 +8,12 @@ before the variants' reports, so that a variant which ended well is never seen w
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 from costopt.plan.evidence import NOTHING, Evidence
 from costopt.schema.job import JobSpec
-from costopt.schema.replica import Progress, TerminationMessage
+from costopt.schema.replica import Phase, Progress, TerminationMessage
 from costopt.schema.status import Bill, JobStatus
 from costopt.schema.variant_report import VariantStatus
 
@@ -56,6 +56,11 @@ class Replica:
     """What it waits for will not come."""
     progress: Progress | None = None
     """Its latest progress report."""
+    phase: Phase | None = None
+    """What it is at while no step ends. None: its steps go on, or it is not known."""
+    starting_for: timedelta | None = None
+    """How long it had run, when it was last looked into, without having reported steps. None: it has, or nothing is
+    known of it."""
 
     @property
     def live(self) -> bool:

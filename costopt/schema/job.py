@@ -165,7 +165,14 @@ class Restarts(Strict):
     max_disruptions: Annotated[int, Field(ge=0, le=10000)] = 20
     """Attempts of one stage that may be lost to the platform (preemption, node loss) before the job fails."""
     stall_timeout_seconds: Annotated[int, Field(ge=10, le=604800)] = 600
-    """Restart the gang when no step was finished and no line was logged for this long."""
+    """Restart the gang when no step was finished and no line was logged for this long. Where no step ends (imports,
+    tokenizing, evaluations, checkpoints, compression) the built-in trainer logs a line every 5 seconds while it gets
+    on."""
+    startup_timeout_seconds: Annotated[int, Field(ge=10, le=604800)] | None = None
+    """Longest time that a recipe's training may run until it reports its steps for the first time: importing, meeting
+    ranks, tokenizing, loading a checkpoint. Then the gang is restarted, and the failure says which phase it was in; a
+    restart goes on with the tokens made so far. Time before all replicas run is startTimeoutSeconds. None sets no limit
+    but the stall timeout: how long is right depends on the size of data and model."""
     start_timeout_seconds: Annotated[int, Field(ge=1, le=604800)] | None = None
     """Longest time from an attempt's admission until all its replicas run; then the job fails and says what they
     waited for. Time in a queue does not count. None waits as long as it takes, which a busy cluster may well need."""

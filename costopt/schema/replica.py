@@ -3,12 +3,13 @@
 `ReplicaSettings` is the ConfigMap's (or the run folder's) `settings.json`. A replica answers in two files whose paths
 are in its environment: `Progress` is overwritten as it goes, `TerminationMessage` is written once, at the end. In a
 pod the second is /dev/termination-log, hence its limit of 4,096 bytes. Rank 0 prints each `Progress` as a line of JSON
-too, since nobody outside a pod can read its files: `progress_in_log` finds it again.
+too, since nobody outside a pod can read its files: `progress_in_log` finds it again. Where no step ends for a while, a
+line with a `Phase` says what goes on instead: `phase_in_log`.
 """
 
 import re
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, StringConstraints, ValidationError
 
@@ -17,6 +18,8 @@ from costopt.schema.compression import Variant
 from costopt.schema.job import Argument
 from costopt.schema.recipe import Recipe
 from costopt.schema.variant_report import VariantStatus
+
+Report = TypeVar("Report", bound=Strict)
 
 EXIT_DONE = 0
 EXIT_NOT_RETRYABLE = 78
@@ -90,6 +93,79 @@ class Progress(Strict):
     """Named results of the last evaluation, such as validationLossNatsPerByte and unigramEntropyNatsPerByte."""
 
 
+PhaseName = Literal[
+    "Importing",
+    "MeetingRanks",
+    "RunningCommand",
+    "ReadingData",
+    "LearningTokenizer",
+    "Tokenizing",
+    "BuildingModel",
+    "LoadingCheckpoint",
+    "LoadingModel",
+    "Rehearsing",
+    "Evaluating",
+    "SavingCheckpoint",
+    "SavingModel",
+    "Quantizing",
+    "Pruning",
+    "Compiling",
+    "Measuring",
+    "Verifying",
+]
+
+PHASE_WORDS: Mapping[PhaseName, str] = {
+    "Importing": "importing libraries",
+    "MeetingRanks": "meeting the other ranks",
+    "RunningCommand": "running its command",
+    "ReadingData": "reading the data",
+    "LearningTokenizer": "learning the tokenizer",
+    "Tokenizing": "tokenizing",
+    "BuildingModel": "building the model",
+    "LoadingCheckpoint": "loading a checkpoint",
+    "LoadingModel": "loading the model",
+    "Rehearsing": "rehearsing a step",
+    "Evaluating": "evaluating",
+    "SavingCheckpoint": "saving a checkpoint",
+    "SavingModel": "saving the model",
+    "Quantizing": "quantizing",
+    "Pruning": "pruning",
+    "Compiling": "compiling",
+    "Measuring": "measuring",
+    "Verifying": "verifying what was saved",
+}
+"""How people are told of a phase."""
+
+
+STARTUP_PHASES: frozenset[PhaseName] = frozenset(
+    {
+        "Importing",
+        "MeetingRanks",
+        "ReadingData",
+        "LearningTokenizer",
+        "Tokenizing",
+        "BuildingModel",
+        "LoadingCheckpoint",
+        "Rehearsing",
+    }
+)
+"""Those of a training before its first step; others come later too."""
+
+
+class Phase(Strict):
+    """What a replica is at while no step ends."""
+
+    phase: PhaseName
+    """What it does."""
+    percent: Annotated[int, Field(ge=0, le=100)] | None = None
+    """How much of it is done. None: unknown, or it is one piece."""
+
+    @property
+    def words(self) -> str:
+        """For people: "tokenizing 40 %"."""
+        return PHASE_WORDS[self.phase] + ("" if self.percent is None else f" {self.percent} %")
+
+
 _LOG_TIMESTAMP = re.compile(r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+(?:Z|[+-][0-9]{2}:[0-9]{2}) ")
 
 
@@ -100,15 +176,30 @@ def progress_in_log(lines: Sequence[str]) -> Progress | None:
     each line. Anything else is passed over: other JSON, lines of other ranks (they begin with "[rank 1] "), a line cut
     off at either end.
     """
+    return next((report for line in reversed(lines) if (report := _report(line, Progress, '"step"'))), None)
+
+
+def phase_in_log(lines: Sequence[str], before: Phase | None = None) -> Phase | None:
+    """The phase that a replica is in after these `lines` of its log, oldest first; None: its steps go on, or unknown.
+
+    Progress ends a phase. `before` is what was known before these lines; it stays if they tell neither.
+    """
     for line in reversed(lines):
-        text = _LOG_TIMESTAMP.sub("", line, count=1).strip()
-        if not (text.startswith("{") and text.endswith("}") and '"step"' in text):
-            continue
-        try:
-            return Progress.model_validate_json(text)
-        except ValidationError:
-            continue
-    return None
+        if (phase := _report(line, Phase, '"phase"')) is not None:
+            return phase
+        if _report(line, Progress, '"step"') is not None:
+            return None
+    return before
+
+
+def _report(line: str, model: type[Report], mark: str) -> Report | None:
+    text = _LOG_TIMESTAMP.sub("", line, count=1).strip()
+    if not (text.startswith("{") and text.endswith("}") and mark in text):
+        return None
+    try:
+        return model.model_validate_json(text)
+    except ValidationError:
+        return None
 
 
 FailureReason = Literal[
@@ -128,6 +219,7 @@ FailureReason = Literal[
     "StartFailed",
     "NotStarted",
     "Stalled",
+    "StartupTimedOut",
     "ArtifactMismatch",
     "Preempted",
     "Evicted",

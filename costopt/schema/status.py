@@ -88,6 +88,9 @@ class StageStatus(Strict):
     """When the stage became Succeeded or Failed."""
     attempt_start_time: Timestamp | None = None
     """When the current attempt was decided."""
+    phase: ShortText | None = None
+    """What its first replica is at, or waits for, while no step ends, such as "tokenizing 40 %". None while steps are
+    taken, and when nothing runs."""
     failure: Failure | None = None
     """Why the current attempt is broken, while it is stopped and when the stage has Failed."""
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 
-from costopt.schema.replica import progress_in_log
+from costopt.schema.replica import phase_in_log, progress_in_log
 from costopt_operator.api import Api, ApiError, Json, Unreachable, object_path
 from costopt_operator.node_class import UNKNOWN_NODE, NodeClass, classify
 from costopt_operator.observe import LogSight
@@ -166,4 +166,7 @@ def read_log(text: str, before: LogSight | None) -> LogSight:
         last = parse_time(times[0]) if times else None
     except ValueError:
         last = None
-    return LogSight(last or (before and before.last_line) or None, progress or (before and before.progress) or None)
+    phase = phase_in_log(lines, before.phase if before else None)
+    return LogSight(
+        last or (before and before.last_line) or None, progress or (before and before.progress) or None, phase
+    )

@@ -22,7 +22,15 @@ from costopt.plan.halts import is_stopping
 from costopt.plan.observed import Observed, Replica, ReplicaState
 from costopt.schema.job import CostOptJob
 from costopt.schema.prices import PriceBook
-from costopt.schema.replica import EXIT_DONE, EXIT_NOT_RETRYABLE, EXIT_PREEMPTED, Progress, TerminationMessage
+from costopt.schema.replica import (
+    EXIT_DONE,
+    EXIT_NOT_RETRYABLE,
+    EXIT_PREEMPTED,
+    STARTUP_PHASES,
+    Phase,
+    Progress,
+    TerminationMessage,
+)
 from costopt.schema.status import Bill, JobStatus
 from costopt.schema.usage import MAX_RECORDS, Outcome, Usage, UsageRecord
 from costopt_operator.node_class import UNKNOWN_NODE, NodeClass
@@ -45,6 +53,8 @@ class LogSight:
     """When its last line was written; None: it is empty."""
     progress: Progress | None = None
     """The newest progress report in it."""
+    phase: Phase | None = None
+    """What it is at while no step ends; None: its steps go on, or it did not say."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +184,21 @@ def _replica(pod: Pod, child: ChildJob | None, log: LogSight | None, *, taken_al
         waiting_since=_waiting_since(child) if waits else None,
         waiting_for=pod.waiting_for if waits else "",
         waits_in_vain=pod.waits_in_vain and waits,
+        phase=log.phase if log is not None and not pod.ended else None,
+        starting_for=_starting_for(pod, log),
     )
+
+
+def _starting_for(pod: Pod, log: LogSight | None) -> timedelta | None:
+    """How long a pod had run without steps when it wrote its last line, both by its node's clock.
+
+    Only what its log shows counts: without a phase of start-up in it, steps may have been taken long ago.
+    """
+    if not pod.running or pod.started is None or log is None or log.last_line is None:
+        return None
+    if log.progress is not None or log.phase is None or log.phase.phase not in STARTUP_PHASES:
+        return None
+    return log.last_line - parse_time(pod.started)
 
 
 def _state(pod: Pod) -> ReplicaState:

@@ -29,7 +29,7 @@ RECORDS_WITHIN = timedelta(seconds=10)
 """How long the record of an ended pod may wait for those of its gang, which mostly end the stage. So long its finalizer
 keeps it at most."""
 FIGURES_EVERY = timedelta(seconds=30)
-"""Between two writes of a status in which only progress and bill have grown."""
+"""Between two writes of a status in which only progress and bill have grown, or stages have come to another phase."""
 BROKEN_GANG_GRACE_SECONDS = 10
 """Grace of pods whose gang is broken: they have nothing left to save, and hold their devices meanwhile."""
 
@@ -50,7 +50,7 @@ class Todo:
     status: JobStatus | None = None
     """To be written; None: nothing is to be written now."""
     only_figures: bool = False
-    """Nothing but growing figures is to be written, which can wait if much else is."""
+    """Nothing but growing figures and phases is to be written, which can wait if much else is."""
     noticed: datetime | None = None
     """To be remembered (see Memory)."""
     releases: tuple[Pod, ...] = ()
@@ -136,10 +136,11 @@ def _decisive(status: JobStatus) -> object:
 
 
 def _plain(status: JobStatus) -> JobStatus:
-    """The status without the figures that grow by themselves, and without a variant's first sign of life."""
+    """The status without the figures and phases that go on by themselves, and a variant's first sign of life."""
     conditions = [item.model_copy(update={"observed_generation": None}) for item in status.conditions]
     quiet: dict[str, Any] = {"bill": None, "progress": None, "conditions": conditions, "observed_generation": None}
-    quiet["stages"] = [_begun(stage) if stage.name != TRAIN_STAGE else stage for stage in status.stages]
+    stages = [stage.model_copy(update={"phase": None}) for stage in status.stages]
+    quiet["stages"] = [_begun(stage) if stage.name != TRAIN_STAGE else stage for stage in stages]
     return status.model_copy(update=quiet)
 
 

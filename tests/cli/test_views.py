@@ -269,6 +269,17 @@ def test_plain_lines_tell_progress_now_and_then() -> None:
     assert "loss 2.5000  1,200 tokens/s" in lines[-1]
 
 
+def test_plain_lines_tell_phases_when_they_change_and_now_and_then_how_far_they_are() -> None:
+    stream = io.StringIO()
+    view = PlainView(stream, status())
+    for second in range(41):
+        view.show(status(phase=f"tokenizing {second} %"), NOON + timedelta(seconds=second))
+    view.show(status(phase="rehearsing a step"), NOON + timedelta(seconds=42))
+    lines = stream.getvalue().splitlines()
+    phases = [line for line in lines if "tokens/s" not in line and "step 50/" not in line]
+    assert phases == [*(f"train: tokenizing {second} %" for second in (0, 10, 20, 30, 40)), "train: rehearsing a step"]
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(0.2, "0:00"), (42, "0:42"), (725, "12:05"), (11220, "3:07:00")])
 def test_lengths_of_time_read_as_on_a_clock(seconds: float, text: str) -> None:
     assert duration(seconds) == text

@@ -15,6 +15,7 @@ from cluster.build import GIVEN_CLUSTER, find_binaries, find_clients, node_progr
 from cluster.clients import Cluster
 from cluster.team import Team
 from e2e.enter import INSIDE, why_not
+from e2e.figures import FIGURES, as_table
 from e2e.images import find_images
 from e2e.installation import Installation
 from e2e.jobs import SECONDS, submit, training
@@ -73,3 +74,10 @@ def undisturbed(node: RealCluster, installation: Installation) -> str:
     job.wait_until_ended(seconds=SECONDS)
     team.close()
     return storage.weights()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell the figures of this run."""
+    if FIGURES:
+        terminalreporter.section("figures")
+        terminalreporter.write_line(as_table())

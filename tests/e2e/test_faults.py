@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from cluster.team import LiveJob, Team
+from e2e.figures import Since
 from e2e.images import TRAINER_IMAGE
 from e2e.installation import Installation
 from e2e.jobs import (
@@ -26,6 +27,9 @@ from e2e.real_cluster import RealCluster
 
 RANK = "costopt_trainer.worker"
 """Words in the command line of a rank."""
+STALL_SECONDS = 20
+GRACE_SECONDS = 10
+"""What a gang that broke is given to end."""
 
 
 def under_way(node: RealCluster, team: Team, **spec: Any) -> tuple[LiveJob, Storage, list[dict[str, Any]]]:
@@ -33,6 +37,13 @@ def under_way(node: RealCluster, team: Team, **spec: Any) -> tuple[LiveJob, Stor
     job, storage = submit(node, team, training(**spec))
     wait_for(lambda: storage.newest_step() or _ended(job), f"{job.name} at its first checkpoint")
     return job, storage, job.wait_until_running(seconds=30)
+
+
+def gone_on(job: LiveJob, pods: list[dict[str, Any]]) -> bool:
+    """Other pods of the job run than these, and as many."""
+    before = {pod["metadata"]["uid"] for pod in pods}
+    running = [pod for pod in job.pods() if pod["status"]["phase"] == "Running"]
+    return len([pod for pod in running if pod["metadata"]["uid"] not in before]) == len(before)
 
 
 def _ended(job: LiveJob) -> bool:
@@ -67,6 +78,8 @@ def test_a_killed_rank_is_one_failure_and_the_weights_are_the_same(
 ) -> None:
     job, storage, pods = under_way(node, team)
     assert send(pods[1], RANK, signal.SIGKILL) == 1
+    since = Since("SIGKILL of a rank")
+    since.until(lambda: gone_on(job, pods), "the pods of the next attempt run")
     status = ended_as_if_undisturbed(team, job, storage, undisturbed)
     assert counted(status) == (1, 0)
     assert "SIGKILL" in str(job.events())
@@ -78,6 +91,8 @@ def test_a_deleted_pod_is_a_disruption_and_the_weights_are_the_same(
 ) -> None:
     job, storage, pods = under_way(node, team)
     node.kubectl("delete", "pod", pods[0]["metadata"]["name"], "--wait=false", namespace=team.namespace)
+    since = Since("a pod is deleted")
+    since.until(lambda: gone_on(job, pods), "the pods of the next attempt run")
     status = ended_as_if_undisturbed(team, job, storage, undisturbed)
     assert counted(status) == (0, 1)
     assert "Disrupted" in event_reasons(job)
@@ -86,8 +101,14 @@ def test_a_deleted_pod_is_a_disruption_and_the_weights_are_the_same(
 def test_a_frozen_rank_is_found_and_its_nodes_are_free_within_the_short_grace(
     node: RealCluster, team: Team, undisturbed: str
 ) -> None:
-    job, storage, pods = under_way(node, team, restarts={"stallTimeoutSeconds": 20})
+    job, storage, pods = under_way(node, team, restarts={"stallTimeoutSeconds": STALL_SECONDS})
     assert send(pods[0], RANK, signal.SIGSTOP) >= 1
+    since = Since(f"a rank is frozen (SIGSTOP), stallTimeoutSeconds {STALL_SECONDS}")
+    since.until(lambda: job.stage().get("state") == "Stopping" or gone_on(job, pods), "it is found")
+    decided = Since("a frozen gang is told to end")
+    took = decided.until(lambda: not processes_of(pods[0], RANK) and not processes_of(pods[1], RANK), "its nodes are free")
+    assert took < GRACE_SECONDS + 15
+    since.until(lambda: gone_on(job, pods), "the pods of the next attempt run")
     status = ended_as_if_undisturbed(team, job, storage, undisturbed)
     assert counted(status) == (1, 0)
     assert "Stalled" in str(job.events()) or "stall" in str(job.events())

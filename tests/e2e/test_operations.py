@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 from cluster.team import LiveJob, Team, condition_of
+from e2e.figures import Since
 from e2e.installation import Installation
 from e2e.jobs import SECONDS, STEPS, Storage, describe, script, submit, training, wait_for
 from e2e.real_cluster import RealCluster
@@ -87,7 +88,8 @@ def test_a_token_that_changes_on_disk_is_taken_up_when_the_old_one_is_refused(
     restarts = _restarts(installation)
     before = _token(installation, leader)
     node.rotate_service_account_key()
-    wait_for(lambda: _token(installation, leader) != before, "a new token on disk")
+    since = Since("all tokens are refused, and the kubelet hands out others")
+    since.until(lambda: _token(installation, leader) != before, "the operator's pod has a new one")
     installation.wait_until_ready()
     _undisturbed(team, job, storage, undisturbed)
     assert _restarts(installation) == restarts
@@ -120,9 +122,8 @@ def test_a_killed_leader_is_followed_by_another_while_training_goes_on(
     wait_for(storage.newest_step, "at its first checkpoint")
     leader = installation.leader()
     installation.kubectl("delete", "pod", leader, "--grace-period=0", "--force")
-    began = time.monotonic()
-    wait_for(lambda: installation.leader() not in ("", leader), "another leader", 60)
-    assert time.monotonic() - began < 40
+    since = Since("the leading operator is killed")
+    assert since.until(lambda: installation.leader() not in ("", leader), "another leads", 60) < 40
     _undisturbed(team, job, storage, undisturbed)
     installation.wait_until_ready()
 
@@ -150,9 +151,9 @@ def test_a_namespace_goes_with_its_jobs_whatever_they_are_doing(node: RealCluste
     failed.wait_until_ended(reason=_failed_reason(failed), seconds=90)
     suspended.wait_until_suspended()
     wait_for(lambda: _waits_for_its_image(waiting), "waiting for its image")
-    began = time.monotonic()
+    since = Since("a namespace with jobs in five states is deleted")
     node.kubectl("delete", "namespace", team.namespace, "--timeout=120s")
-    assert time.monotonic() - began < 90
+    assert since.note("it is gone") < 90
     team.close()
 
 
@@ -172,8 +173,30 @@ def test_jobs_outlive_the_operator_and_are_taken_up_by_the_next_installation(
 ) -> None:
     job, storage = submit(node, team, training())
     wait_for(storage.newest_step, "at its first checkpoint")
+    since = Since("helm uninstall while a gang trains")
     installation.uninstall()
+    since.note("the operator is gone, the gang goes on")
     installation.install()
     status = job.wait_until_ended(seconds=SECONDS)
     assert storage.weights() == undisturbed
     assert status["progress"]["step"] == STEPS
+
+
+def test_an_operator_of_one_namespace_runs_its_jobs_and_no_others(
+    node: RealCluster, team: Team, installation: Installation
+) -> None:
+    other = Team(node, node.make_namespace())
+    installation.uninstall()
+    try:
+        installation.install(rbac={"scope": "Namespaced", "namespaces": [team.namespace]})
+        elsewhere = other.create(script("elsewhere", "print('done')"))
+        status = team.create(script("ours", "print('done')")).wait_until_ended(seconds=90)
+        assert status["bill"]["listCost"] is not None  # its price books come as files
+        assert elsewhere.status == {}
+        assert elsewhere.pods() == []
+    finally:
+        installation.uninstall()
+        installation.install()
+    elsewhere.wait_until_ended(seconds=90)
+    other.close()
+    node.kubectl("delete", "namespace", other.namespace, "--wait=false")

@@ -5,6 +5,7 @@ import time
 import pytest
 
 from cluster.team import Team
+from e2e.figures import Since
 from e2e.installation import DEPLOYMENT, Installation
 from e2e.jobs import SECONDS, describe, script, submit, training, wait_for
 from e2e.node_files import FAKE_TIME_IN_POD
@@ -52,8 +53,10 @@ def test_the_pods_of_a_lost_node_are_given_up_and_the_end_that_nobody_saw_is_mar
         node, team, steps=4 * 120, pods={"tolerations": soon}, restarts={"forceDeleteAfterSeconds": 5}
     )
     node.stop_kubelet()
+    since = Since("the kubelet is gone for good, forceDeleteAfterSeconds 5")
     uids = {pod["metadata"]["uid"] for pod in pods}
     wait_for(lambda: not uids & {pod["metadata"]["uid"] for pod in job.pods()}, "rid of the lost pods", 180)
+    since.note("its pods are given up (the control plane's own 40 s among it)")
     wait_for(lambda: job.stage().get("attempt") == 1, "restarted", 60)
     node.start_kubelet()
     status = job.wait_until_ended(seconds=SECONDS)

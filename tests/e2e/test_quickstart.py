@@ -4,7 +4,7 @@ from typing import Any
 
 from cluster.team import Team
 from e2e.installation import Installation
-from e2e.jobs import STEPS, submit, training
+from e2e.jobs import STEPS, script, submit, training
 from e2e.real_cluster import RealCluster
 
 
@@ -47,3 +47,17 @@ def test_two_pods_train_over_gloo_and_the_bill_is_what_the_kubelet_says(node: Re
 def _figures(status: dict[str, Any]) -> dict[str, Any]:
     bill: dict[str, Any] = status["bill"]
     return bill
+
+
+def test_kubectl_explains_lists_and_describes_a_job(node: RealCluster, team: Team) -> None:
+    job = team.create(script("seen", "print('done')"))
+    job.wait_until_ended(seconds=90)
+    explained = node.kubectl("explain", "costoptjob.spec.restarts.stallTimeoutSeconds")
+    assert "Restart the gang when no step was finished" in " ".join(explained.split())
+    listed = node.kubectl("get", "costoptjob", "seen", namespace=team.namespace).splitlines()
+    row = dict(zip(listed[0].split(), listed[1].split(), strict=False))
+    assert row["NAME"] == "seen"
+    assert row["STATE"] == "Completed"
+    assert row["COST"] == job.status["bill"]["listCost"]
+    described = node.kubectl("describe", "costoptjob", "seen", namespace=team.namespace)
+    assert "Completed" in described.partition("Events:")[2]

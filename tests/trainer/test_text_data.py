@@ -210,13 +210,13 @@ def test_a_damaged_cache_is_made_again(prose: Path, tmp_path: Path, name: str, d
     cache = tmp_path / "cache"
     settings = text_settings(prose, tokenizer=BPE)
     before = all_inputs(load_data(settings, context_length=8, cache_dir=cache), "train")
-    (cache / f".{shard_folder(cache).name}.dead.tmp").mkdir()  # of a maker that was killed
+    (cache / f".{shard_folder(cache).name}.partial").mkdir()  # of a maker that was killed at its beginning
     damage(shard_folder(cache) / name)
     after = load_data(settings, context_length=8, cache_dir=cache)
     assert (all_inputs(after, "train") == before).all()
     files = {entry.name for entry in shard_folder(cache).iterdir()}
     assert files == {"train.bin", "validation.bin", "shards.json", "tokenizer.json"}
-    assert not list(cache.glob(".*.tmp"))
+    assert not list(cache.glob(".*.partial"))
 
 
 def test_ranks_that_start_at_once_make_one_cache(prose: Path, tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_ranks_that_start_at_once_make_one_cache(prose: Path, tmp_path: Path) ->
     assert [rank.returncode for rank in ranks] == [0, 0, 0]
     assert len(set(answers)) == 1
     assert shard_folder(tmp_path / "cache").is_dir()
-    assert not list((tmp_path / "cache").glob(".*.tmp"))
+    assert not list((tmp_path / "cache").glob(".*.partial"))
 
 
 def test_a_cache_that_cannot_be_written_to_still_serves(prose: Path, tmp_path: Path) -> None:

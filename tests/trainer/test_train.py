@@ -479,9 +479,13 @@ def test_sigterm_before_the_first_step_ends_at_once_without_a_checkpoint(text: P
     assert not (tmp_path / "storage" / "checkpoints").exists()
 
 
-def test_sigterm_at_the_last_step_lets_the_training_finish(text: Path, tmp_path: Path) -> None:
-    assert train_here(recipe(text), tmp_path, signal_after=8) == 0
-    assert progress_in(tmp_path).step == 8
+def test_sigterm_at_the_last_step_leaves_its_evaluation_and_the_model_to_the_next_attempt(
+    text: Path, tmp_path: Path
+) -> None:
+    assert train_here(recipe(text), tmp_path, signal_after=8) == EXIT_PREEMPTED
+    assert progress_in(tmp_path).step == progress_in(tmp_path).last_checkpoint_step == 8
+    assert train_here(recipe(text), tmp_path) == 0
+    assert "validationLossNatsPerByte" in progress_in(tmp_path).results
     assert (tmp_path / "artifacts" / "model").is_dir()
 
 

@@ -4,6 +4,7 @@
       settings      environment and settings file -> what to start, or a sentence
       agent         torch's elastic agent, with our own stopping; rendezvous: replica 0 listens, the others try
       local_ranks   the ranks' processes; output: their lines; lifeline: who ends with whom
+      phases        signs of life where no step ends
       failure, termination, memory    which rank failed first, why, and the message that says so
       processors                      how many this container may use, hence threads per rank
     worker        one per rank: ties it to its launcher, then rank: runs train, compress or the user's program

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from torch.distributed import Store  # type: ignore[attr-defined]
@@ -36,7 +37,15 @@ _ENDED_KEY = "costopt/ended/{node}"
 class ReplicaAgent(SimpleElasticAgent):
     """Runs the ranks of one replica once, without restarts; `ranks.ends` tells how they ended."""
 
-    def __init__(self, rendezvous: GangRendezvous, ranks: LocalRanks, *, processes_per_node: int) -> None:
+    def __init__(
+        self,
+        rendezvous: GangRendezvous,
+        ranks: LocalRanks,
+        *,
+        processes_per_node: int,
+        before_start: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`before_start` is called once all replicas have met, before the ranks are started."""
         spec = WorkerSpec(
             role="costopt",
             local_world_size=processes_per_node,
@@ -48,6 +57,7 @@ class ReplicaAgent(SimpleElasticAgent):
         )
         super().__init__(spec)
         self._ranks = ranks
+        self._before_start = before_start
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         environments = {}
@@ -69,6 +79,7 @@ class ReplicaAgent(SimpleElasticAgent):
                 "TORCHELASTIC_MAX_RESTARTS": "0",
                 "TORCHELASTIC_USE_AGENT_STORE": str(worker_group.spec.rdzv_handler.use_agent_store),
             }
+        self._before_start()
         pids = self._ranks.start(WORKER_ARGV, environments)
         return dict(enumerate(pids))
 

@@ -6,6 +6,7 @@
         random-00000-00000.safetensors      states of the rank's random generators
         state.json                          step, samples consumed, scaler, latest figures, and what was trained on what
         manifest.json                       size and SHA-256 of each of the others; written last
+        evaluation.json                     figures of the evaluation that was due, once it is done
 
     Checkpoints         write, find and read them, all ranks together
     random_state, restore_random_state
@@ -30,7 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from costopt.files import sync_folder
+from costopt.files import sync_folder, write_atomically
 from costopt_trainer.checkpoint_files import (
     FORMAT,
     FORMAT_VERSION,
@@ -45,8 +46,10 @@ from costopt_trainer.checkpoint_files import (
 )
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.gang import Gang
+from costopt_trainer.phases import phase
 
 STATE_FILE = "state.json"
+EVALUATION_FILE = "evaluation.json"
 
 _NAME = re.compile(r"step-(\d{8,})")
 _LEFTOVER = re.compile(r"\.step-.*")
@@ -122,7 +125,7 @@ class Checkpoints:
             nonlocal found
             steps = sorted(_steps_in(self.folder), reverse=True)
             for number, step in enumerate(steps, start=1):
-                damage = damage_in(self.folder / folder_name(step))
+                damage = damage_in(self.folder / folder_name(step), pieces.done)
                 if damage is None:
                     found = step
                     return
@@ -136,7 +139,8 @@ class Checkpoints:
                     "start over",
                 )
 
-        self._together(look, rank_0_only=True)
+        with phase("LoadingCheckpoint") as pieces:
+            self._together(look, rank_0_only=True)
         found, self.passed_over = self._gang.broadcast((found, "; ".join(damaged)[:4000] or None))
         return found
 
@@ -174,9 +178,8 @@ class Checkpoints:
             partial.mkdir()
 
         def write_part() -> None:
-            written.update(write_tensors(partial, "model", rank, snapshot.model))
-            written.update(write_tensors(partial, "optimizer", rank, snapshot.optimizer))
-            written.update(write_tensors(partial, "random", rank, snapshot.random))
+            for kind in ("model", "optimizer", "random"):
+                written.update(write_tensors(partial, kind, rank, getattr(snapshot, kind), pieces.done))
             if rank == 0:
                 written[STATE_FILE] = write_file(partial / STATE_FILE, _to_json(snapshot.state))
 
@@ -188,18 +191,34 @@ class Checkpoints:
             partial.rename(final)
             sync_folder(self.folder)
 
-        try:
-            self._together(begin, rank_0_only=True)
-            self._together(write_part)
-            files = {name: record for part in self._gang.gather(written) for name, record in part.items()}
-            self._together(finish, rank_0_only=True)
-        except Exception:
+        with phase("SavingCheckpoint") as pieces:
+            try:
+                self._together(begin, rank_0_only=True)
+                self._together(write_part)
+                files = {name: record for part in self._gang.gather(written) for name, record in part.items()}
+                self._together(finish, rank_0_only=True)
+            except Exception:
+                if rank == 0:
+                    with contextlib.suppress(OSError):
+                        remove(partial)  # gives its room on a full disk back
+                raise
             if rank == 0:
-                with contextlib.suppress(OSError):
-                    remove(partial)  # gives its room on a full disk back
-            raise
-        if rank == 0:
-            self._remove_old(step)
+                self._remove_old(step)
+
+    def add_evaluation(self, step: int, figures: Mapping[str, Any]) -> None:
+        """Put the figures of an evaluation beside the checkpoint that was written before it; rank 0 does."""
+        self._together(
+            lambda: write_atomically(self.folder / folder_name(step) / EVALUATION_FILE, _to_json(figures)),
+            rank_0_only=True,
+        )
+
+    def read_evaluation(self, step: int) -> dict[str, Any] | None:
+        """What `add_evaluation` put there, on all ranks; None if it did not come to that, or is damaged."""
+        figures: dict[str, Any] | None = None
+        if self._gang.rank == 0:
+            with contextlib.suppress(OSError, ValueError):
+                figures = json.loads((self.folder / folder_name(step) / EVALUATION_FILE).read_bytes())
+        return self._gang.broadcast(figures)
 
     def _remove_old(self, newest: int) -> None:
         # Those of later steps were passed over as damaged when the training went back; it is now on its own way.

@@ -15,6 +15,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from safetensors import safe_open
 from safetensors.torch import save
@@ -33,6 +34,8 @@ MAX_FILE_BYTES = 2**30
 """Tensors are serialised to memory and then written, so this bounds what saving needs beside them (a larger tensor has
 a file of its own)."""
 
+_BLOCK_BYTES = 2**24
+
 _FOR_GOOD = {
     errno.EACCES,
     errno.EPERM,
@@ -48,8 +51,11 @@ _FOR_GOOD = {
 """Errors of a write that a restart would only meet again; others (a network file system's EIO) may pass."""
 
 
-def damage_in(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint's folder, in words; None if every byte is as it was written."""
+def damage_in(checkpoint: Path, on_block: Callable[[], object] = lambda: None) -> str | None:
+    """What is wrong with a checkpoint's folder, in words; None if every byte is as it was written.
+
+    `on_block` is called after each part of a file that has been read.
+    """
     try:
         manifest = json.loads((checkpoint / MANIFEST_FILE).read_bytes())
         if manifest["format"] != FORMAT or manifest["version"] != FORMAT_VERSION:
@@ -64,11 +70,19 @@ def damage_in(checkpoint: Path) -> str | None:
             with (checkpoint / name).open("rb") as stream:
                 if os.fstat(stream.fileno()).st_size != size:
                     return f"{name} has {os.fstat(stream.fileno()).st_size} bytes instead of {size}"
-                if hashlib.file_digest(stream, "sha256").hexdigest() != digest:
+                if _digest(stream, on_block) != digest:
                     return f"{name} has other contents than were written"
         except OSError as error:
             return f"{name}: {error.strerror}"
     return None
+
+
+def _digest(stream: BinaryIO, on_block: Callable[[], object]) -> str:
+    digest = hashlib.sha256()
+    while block := stream.read(_BLOCK_BYTES):
+        digest.update(block)
+        on_block()
+    return digest.hexdigest()
 
 
 def not_writable(folder: Path, error: OSError) -> Exception:
@@ -91,8 +105,12 @@ def write_file(path: Path, content: bytes) -> FileRecord:
     return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def write_tensors(folder: Path, kind: str, rank: int, tensors: Mapping[str, Tensor]) -> dict[str, FileRecord]:
+def write_tensors(
+    folder: Path, kind: str, rank: int, tensors: Mapping[str, Tensor], on_file: Callable[[], object] = lambda: None
+) -> dict[str, FileRecord]:
     """Write tensors as `<kind>-<rank>-<number>.safetensors`; returns the files' records by name. Raises OSError.
+
+    `on_file` is called after each.
 
     Copies from a GPU: a host-device sync point.
     """
@@ -101,6 +119,7 @@ def write_tensors(folder: Path, kind: str, rank: int, tensors: Mapping[str, Tens
         name = f"{kind}-{rank:05d}-{number:05d}.safetensors"
         # Serialised here, not by safetensors' own writer, whose errors have no errno.
         records[name] = write_file(folder / name, save(group))
+        on_file()
     return records
 
 

@@ -45,8 +45,12 @@ def validation_totals(
     device: torch.device,
     rank: int = 0,
     world_size: int = 1,
-) -> Totals:
+    go_on: Callable[[int, int], bool] = lambda _done, _all: True,
+) -> Totals | None:
     """Sums over micro-batches rank, rank + world_size, ... of the evaluated samples.
+
+    `go_on` is asked before each micro-batch, on all ranks equally often, with the number done and that of all; if it
+    says no, there are no sums.
 
     `model_forward` maps inputs on `device` to logits, or to None on a rank that only takes part in computing them,
     whose totals are then zero. The caller puts the model into eval mode, so that no random number is drawn. The one
@@ -55,7 +59,13 @@ def validation_totals(
     indices = spread_indices(data.num_validation_samples, max_samples)
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     with torch.no_grad():
-        for start in range(rank * micro_batch_size, len(indices), world_size * micro_batch_size):
+        num_rounds = -(-len(indices) // (world_size * micro_batch_size))
+        for number in range(num_rounds):
+            if not go_on(number, num_rounds):
+                return None
+            start = (number * world_size + rank) * micro_batch_size
+            if start >= len(indices):
+                break  # in the last round there may not be one for every rank
             inputs, targets = data.validation_batch(indices[start : start + micro_batch_size])
             inputs, targets = inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
             logits = model_forward(inputs)

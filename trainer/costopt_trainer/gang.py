@@ -15,6 +15,7 @@ from torch import Tensor
 
 from costopt.schema.replica import EXIT_DONE
 from costopt_trainer.errors import NotRetryable
+from costopt_trainer.phases import phase
 from costopt_trainer.processors import usable_processors
 from costopt_trainer.rank import leave_at_once
 
@@ -109,9 +110,10 @@ def join_gang() -> Gang:
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     if world_size > 1:
-        if device.type == "cuda":
-            # Given its device, NCCL connects all ranks now; at the first exchange, a pipeline has only two of them.
-            dist.init_process_group("cpu:gloo,cuda:nccl", timeout=COLLECTIVE_TIMEOUT, device_id=device)
-        else:
-            dist.init_process_group("gloo", timeout=COLLECTIVE_TIMEOUT)
+        with phase("MeetingRanks"):
+            if device.type == "cuda":
+                # Given its device, NCCL connects all ranks now; at the first exchange, a pipeline has only two of them.
+                dist.init_process_group("cpu:gloo,cuda:nccl", timeout=COLLECTIVE_TIMEOUT, device_id=device)
+            else:
+                dist.init_process_group("gloo", timeout=COLLECTIVE_TIMEOUT)
     return Gang(rank, local_rank, world_size, device)

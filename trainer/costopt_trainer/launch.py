@@ -36,6 +36,7 @@ from costopt_trainer.errors import NotRetryable
 from costopt_trainer.lifeline import watch_for_stop
 from costopt_trainer.local_ranks import LocalRanks
 from costopt_trainer.output import Sink
+from costopt_trainer.phases import VOICE, phase
 from costopt_trainer.processors import usable_processors
 from costopt_trainer.settings import (
     Address,
@@ -63,9 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run this replica to its end; the exit code."""
     options = _parser().parse_args(argv)
     scratch = Path(tempfile.mkdtemp(prefix="costopt-"))
-    ranks = LocalRanks(scratch, Sink(sys.stdout.fileno()))
+    sink = Sink(sys.stdout.fileno())
+    ranks = LocalRanks(scratch, sink)
     try:
         environment = read_environment(os.environ)
+        if environment.index == 0:  # it speaks for its gang until its ranks do
+            VOICE.speak_up(aloud=True, write=sink.write)
         _watch(ranks, scratch, environment)
         settings = read_settings(environment.settings_file)
         check_index(environment, settings)
@@ -101,8 +105,15 @@ def _run_ranks(
     ranks: LocalRanks, environment: ReplicaEnvironment, settings: ReplicaSettings, rendezvous_timeout: float
 ) -> TerminationMessage:
     # These import torch, which takes seconds: by now SIGTERM is heard, and settings were checked.
-    from costopt_trainer.agent import ReplicaAgent  # noqa: PLC0415
-    from costopt_trainer.rendezvous import GangRendezvous, RendezvousFailed  # noqa: PLC0415
+    with phase("Importing"):
+        from costopt_trainer.agent import ReplicaAgent  # noqa: PLC0415
+        from costopt_trainer.rendezvous import GangRendezvous, RendezvousFailed  # noqa: PLC0415
+
+    def before_start() -> None:
+        if settings.command is not None:
+            with phase("RunningCommand"):
+                pass
+        VOICE.fall_silent()
 
     rendezvous = GangRendezvous(
         environment.address,
@@ -113,7 +124,7 @@ def _run_ranks(
     )
     oom_kills_before = count_oom_kills()
     try:
-        ReplicaAgent(rendezvous, ranks, processes_per_node=settings.processes_per_node).run()
+        ReplicaAgent(rendezvous, ranks, processes_per_node=settings.processes_per_node, before_start=before_start).run()
     except RendezvousFailed as error:
         return _without_ranks(EXIT_FAILED, "RendezvousFailed", str(error))
     return describe(

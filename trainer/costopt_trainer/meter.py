@@ -124,17 +124,18 @@ class Reporter:
         if kept != lines:
             write_atomically(self._metrics_file, b"".join(kept))
 
-    def report(self, progress: Progress) -> None:
-        """Tell `progress`. metrics.jsonl gets one line of a step, so nothing for a step it has already.
+    def report(self, progress: Progress, *, keep: bool = True) -> None:
+        """Tell `progress`. metrics.jsonl gets one line of a step, so nothing for a step it has already, nor one that is
+        not to be kept, as more is to be said of the step.
 
         Raises NotRetryable("CheckpointNotWritable") if the disk is full.
         """
         try:
-            self._tell(progress)
+            self._tell(progress, keep=keep)
         except OSError as error:
             raise not_writable(self._folder, error) from error
 
-    def _tell(self, progress: Progress) -> None:
+    def _tell(self, progress: Progress, *, keep: bool) -> None:
         line = json.dumps(progress.to_plain(), separators=(",", ":")) + "\n"
         if self._progress_file is not None:
             # No sync: this is for a reader on the same machine, and waiting for the disk every second is not free.
@@ -144,7 +145,7 @@ class Reporter:
         if self._metrics_file is not None:
             sys.stdout.write(line)
             sys.stdout.flush()
-            if progress.step > self._last_step:
+            if keep and progress.step > self._last_step:
                 with self._metrics_file.open("a") as stream:
                     stream.write(line)
                 self._last_step = progress.step

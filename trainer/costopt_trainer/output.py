@@ -16,8 +16,8 @@ REMEMBERED_LINES = 200
 """Enough to find the exception at the end of a long traceback."""
 REMEMBERED_CHARACTERS = 2000
 """Per line; the whole termination message is 4,096 bytes."""
-PROGRESS_START = '{"step":'
-"""How a line of `costopt.schema.replica.Progress` begins."""
+REPORT_STARTS = ('{"step":', '{"phase":')
+"""How a line of `costopt.schema.replica.Progress` begins, and one of `Phase`."""
 LONGEST_LINE_BYTES = 65536
 """A longer line is passed on in pieces, so that a rank that writes no line end fills no memory."""
 
@@ -69,7 +69,7 @@ class RankOutput:
 
     sink: Sink
     prefix: bytes
-    """Before every line; empty for rank 0, whose progress lines are parsed."""
+    """Before every line; empty for rank 0, whose reports are parsed."""
     lines: deque[Line] = field(default_factory=lambda: deque(maxlen=REMEMBERED_LINES))
     """The last lines of both streams, oldest first."""
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -83,8 +83,8 @@ class RankOutput:
         thread.start()
 
     def tail(self, count: int) -> tuple[str, ...]:
-        """The last `count` lines, oldest first, without progress lines: the last progress is reported by itself."""
-        told = [line.text for line in tuple(self.lines) if line.is_stderr or not line.text.startswith(PROGRESS_START)]
+        """The last `count` lines, oldest first, without reports: the last progress is told by itself."""
+        told = [line.text for line in tuple(self.lines) if line.is_stderr or not line.text.startswith(REPORT_STARTS)]
         return tuple(told[-count:])
 
     def finish(self, timeout_seconds: float) -> None:

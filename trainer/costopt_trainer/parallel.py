@@ -9,7 +9,7 @@ losses times the weight given, as if one process had seen the whole batch; `forw
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
 import torch
@@ -27,6 +27,9 @@ Batch = tuple[Tensor, Tensor]
 """Inputs and targets of one micro-batch."""
 
 
+GoOn = Callable[[], bool]
+
+
 class Strategy(Protocol):
     """What the loop asks of either way to share the work."""
 
@@ -40,10 +43,14 @@ class Strategy(Protocol):
     saves_module: bool
     """True on a rank whose part of the model goes into checkpoints."""
 
-    def accumulate_gradients(self, batches: Sequence[Batch], weight: float, scaler: GradScaler) -> Tensor:
+    def accumulate_gradients(
+        self, batches: Sequence[Batch], weight: float, scaler: GradScaler, go_on: GoOn = lambda: True
+    ) -> Tensor | None:
         """Add to `.grad` the gradient of the global batch's sum of token losses times `weight`, scaled by `scaler`.
 
-        Returns this rank's sum of token losses, float64 on its device, without waiting for it.
+        Returns this rank's sum of token losses, float64 on its device, without waiting for it. `go_on` is asked between
+        micro-batches, if they come one by one; if it says no, on all ranks at once, the answer is None and `.grad` is
+        of no use.
         """
 
     def forward(self, inputs: Tensor) -> Tensor | None:
@@ -79,7 +86,9 @@ class DataParallel:
             # Not before each forward pass. Set here, because the argument changed its name in torch 2.13.
             self._ddp.broadcast_buffers = False
 
-    def accumulate_gradients(self, batches: Sequence[Batch], weight: float, scaler: GradScaler) -> Tensor:
+    def accumulate_gradients(
+        self, batches: Sequence[Batch], weight: float, scaler: GradScaler, go_on: GoOn = lambda: True
+    ) -> Tensor | None:
         """As the protocol says. Ranks exchange gradients once, during the last micro-batch's backward pass."""
         total = torch.zeros((), dtype=torch.float64, device=self._gang.device)
         # DDP averages over ranks, but each rank's loss is already its part of the whole: undo the division.
@@ -90,6 +99,8 @@ class DataParallel:
             else:
                 with self._ddp.no_sync():
                     total += self._backward(batch, weight, scaler)
+            if not go_on():
+                return None
         return total + self._backward(batches[-1], weight, scaler)
 
     def _backward(self, batch: Batch, weight: float, scaler: GradScaler) -> Tensor:
@@ -169,8 +180,14 @@ class ModelParallel:
         self._total += loss.detach()
         return self._scaler.scale(loss * self._weight)
 
-    def accumulate_gradients(self, batches: Sequence[Batch], weight: float, scaler: GradScaler) -> Tensor:
-        """As the protocol says; `batches` is the whole global batch on every rank."""
+    def accumulate_gradients(
+        self,
+        batches: Sequence[Batch],
+        weight: float,
+        scaler: GradScaler,
+        go_on: GoOn = lambda: True,  # noqa: ARG002
+    ) -> Tensor | None:
+        """As the protocol says; `batches` is the whole global batch on every rank, and torch's pipeline one call."""
         self._weight, self._scaler = weight, scaler
         self._total = torch.zeros_like(self._total)
         scaler.scale(self._total)  # sets it up, on the ranks that see no loss too
@@ -224,7 +241,7 @@ def norm_of_gradients(module: nn.Module) -> Tensor:
     return nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
 
 
-def rehearse(strategy: Strategy, batches: Sequence[Batch], scaler: GradScaler) -> None:
+def rehearse(strategy: Strategy, batches: Sequence[Batch], scaler: GradScaler, go_on: GoOn = lambda: True) -> None:
     """One pass forward and backward whose gradients are dropped, before the first step that counts.
 
     DDP orders its buckets after the first backward pass, and the order in which floats are summed hangs on that: the
@@ -233,6 +250,6 @@ def rehearse(strategy: Strategy, batches: Sequence[Batch], scaler: GradScaler) -
     batch-norm statistics. In eval mode neither leaves a trace, nor is a random number drawn.
     """
     strategy.module.eval()
-    strategy.accumulate_gradients(batches, 0.0, scaler)
+    strategy.accumulate_gradients(batches, 0.0, scaler, go_on)
     strategy.module.train()
     strategy.module.zero_grad(set_to_none=True)

@@ -20,6 +20,7 @@ from costopt.schema.replica import EXIT_DONE, EXIT_NOT_RETRYABLE
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.failure import ERROR_FILE_VARIABLE, memory_reason, record_error
 from costopt_trainer.lifeline import poll_parent
+from costopt_trainer.phases import VOICE, phase
 from costopt_trainer.settings import read_settings
 from costopt_trainer.termination import EXIT_FAILED
 
@@ -51,12 +52,16 @@ def _run() -> None:
     # Imported where used: a user's program shall not wait for a torch it may not need.
     if settings.command is not None:
         start_program(settings.command)
-    elif settings.variant is not None:
-        from costopt_trainer.compress.run import main as make_variant  # noqa: PLC0415
+    # One rank of a replica speaks for all of it: they go in step.
+    VOICE.speak_up(aloud=os.environ.get("LOCAL_RANK", "0") == "0")
+    if settings.variant is not None:
+        with phase("Importing"):
+            from costopt_trainer.compress.run import main as make_variant  # noqa: PLC0415
 
         make_variant(settings)
     else:
-        from costopt_trainer.train import main as train  # noqa: PLC0415
+        with phase("Importing"):
+            from costopt_trainer.train import main as train  # noqa: PLC0415
 
         train(settings)
 

@@ -13,6 +13,7 @@ from datetime import timedelta
 from torch.distributed import DistError, PrefixStore, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
 
+from costopt_trainer.phases import phase
 from costopt_trainer.settings import Address
 
 FIRST_PAUSE_SECONDS = 0.1
@@ -77,6 +78,10 @@ class GangRendezvous(RendezvousHandler):
 
     def next_rendezvous(self) -> RendezvousInfo:
         """Wait until all replicas are connected to the store; raises RendezvousFailed."""
+        with phase("MeetingRanks"):
+            return self._meet()
+
+    def _meet(self) -> RendezvousInfo:
         if self._node > 0:
             wait_until_reachable(self._address, self._timeout_seconds)
         try:

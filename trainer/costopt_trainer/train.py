@@ -3,7 +3,7 @@
     storage    COSTOPT_STORAGE_DIR: checkpoints/, artifacts/model/, metrics.jsonl, cache/
     ranks      RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT, as torch's own launcher sets them
 
-    main -> Training(...) -> resume -> run: steps, and between them read_losses, evaluate, save, report -> finish
+    main -> Training(...) -> resume -> run: steps, and between them read_losses, save, evaluate, report -> finish
 
 A training is a pure function of its recipe and data: on the CPU, 40 steps end in the same bits as 20 steps and a resume
 for 20 more. (On a GPU some kernels add in no fixed order.) To that end the order of samples is a function of (seed,
@@ -16,9 +16,10 @@ none, so that the host runs ahead and the device never waits for work.
 import os
 import sys
 import zlib
+from collections.abc import Callable
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -45,22 +46,9 @@ from costopt_trainer.meter import Meter, Reporter, figure, startup_ns
 from costopt_trainer.models import ModelShape, build_model, context_length_of, count_targets, layers_of
 from costopt_trainer.optimization import learning_rate, load_optimizer_state, make_optimizer, named_optimizer_state
 from costopt_trainer.parallel import Batch, DataParallel, ModelParallel, Strategy, rehearse
+from costopt_trainer.phases import phase
 from costopt_trainer.precision import all_finite, autocast_for, gradient_scaler
-
-
-class Stop:
-    """Has this rank been asked to end? Called from a thread of its own, the moment SIGTERM comes."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self.in_steps = False
-
-    def __call__(self, why: str) -> None:
-        """In steps, ask for a checkpoint; before, there is nothing to save and maybe a long wait in the way."""
-        self.asked = True
-        if not self.in_steps:
-            print(f"ending before the first step: {why}", file=sys.stderr, flush=True)
-            os._exit(EXIT_PREEMPTED)
+from costopt_trainer.stopping import Question, Stop
 
 
 def main(settings: ReplicaSettings) -> None:
@@ -102,18 +90,12 @@ class Training:
         self.shape = ModelShape(recipe.model, self.data.vocabulary_size, self.data.image_shape, self.data.num_classes)
 
         # ---- model and optimizer
-        torch.manual_seed(recipe.seed)  # the same weights on all ranks
-        model = build_model(self.shape)
-        torch.manual_seed(zlib.crc32(f"{recipe.seed}/{gang.rank}".encode()))  # but dropout of its own on each
-        autocast = autocast_for(recipe.precision, gang.device)
         batch = recipe.batch
-        self.strategy: Strategy
-        if recipe.parallelism.strategy == "ModelParallel" and gang.world_size > 1:
-            num_micro_batches = batch.global_batch_size // batch.micro_batch_size
-            self.strategy = ModelParallel(model, gang, autocast, recipe.parallelism.schedule, num_micro_batches)
-        else:
-            self.strategy = DataParallel(model, gang, autocast)
+        with phase("BuildingModel"):
+            self.strategy = self.make_strategy()
         self.module = self.strategy.module
+        normalized = [part for part in self.module.modules() if isinstance(part, nn.BatchNorm2d)]
+        self.moving_averages = [average for part in normalized for average in part.buffers()]
         self.optimizer = make_optimizer(recipe, self.module)
         split = isinstance(self.strategy, ModelParallel)
         self.scaler = gradient_scaler(recipe.precision, gang.device, gradients_are_split=split)
@@ -130,11 +112,25 @@ class Training:
         self.step = 0  # finished steps
         self.samples_consumed = 0  # over all ranks: the data position
         self.saved_step: int | None = None
+        self.evaluation_due = False  # after this step, and not done yet
         self.losses: list[Tensor] = []  # of the steps since the last look, on the device, each rank's own part
         self.progress = Progress(step=0, total_steps=recipe.total_steps)  # latest figures
         self.reported_samples = 0
+        self.is_step_to_end, self.is_evaluation_to_end = Question(gang, stop), Question(gang, stop)
         progress_file = os.environ.get(names.ENV_PROGRESS_FILE)
         self.reporter = Reporter(gang, Path(progress_file) if progress_file else None, storage / names.METRICS_FILE)
+
+    def make_strategy(self) -> Strategy:
+        """The model with its first weights, shared out among the ranks."""
+        recipe, gang, batch = self.recipe, self.gang, self.recipe.batch
+        torch.manual_seed(recipe.seed)  # the same weights on all ranks
+        model = build_model(self.shape)
+        torch.manual_seed(zlib.crc32(f"{recipe.seed}/{gang.rank}".encode()))  # but dropout of its own on each
+        autocast = autocast_for(recipe.precision, gang.device)
+        if recipe.parallelism.strategy == "ModelParallel" and gang.world_size > 1:
+            num_micro_batches = batch.global_batch_size // batch.micro_batch_size
+            return ModelParallel(model, gang, autocast, recipe.parallelism.schedule, num_micro_batches)
+        return DataParallel(model, gang, autocast)
 
     def resume(self) -> None:
         """Go to the newest checkpoint, if there is one."""
@@ -149,17 +145,25 @@ class Training:
                 also = f" with other settings: {', '.join(changes)}" if changes else ""
                 print(f"resuming after step {step}{also}", file=sys.stderr, flush=True)
             own = module.state_dict().keys()
-            module.load_state_dict(checkpoints.read_model(step, own.__contains__))
-            load_optimizer_state(module, self.optimizer, checkpoints.read_optimizer(step, own.__contains__))
+            with phase("LoadingCheckpoint") as pieces:
+                module.load_state_dict(checkpoints.read_model(step, own.__contains__))
+                pieces.done()
+                load_optimizer_state(module, self.optimizer, checkpoints.read_optimizer(step, own.__contains__))
             if state["scaler"] and self.scaler.is_enabled():
                 self.scaler.load_state_dict(state["scaler"])
             self.step = step
             self.samples_consumed = self.reported_samples = int(state["samplesConsumed"])
             self.progress = Progress.model_validate({**state["progress"], "totalSteps": recipe.total_steps})
+            if state.get("evaluationDue", False):
+                evaluated = checkpoints.read_evaluation(step)
+                self.evaluation_due = evaluated is None
+                self.progress = Progress.model_validate({**self.progress.to_plain(), **(evaluated or {})})
         self.tell(resumed_from_step=step, checkpoints_passed_over=checkpoints.passed_over)
-        self.reporter.resume_after(self.step)
+        self.reporter.resume_after(self.step - self.evaluation_due)
         if self.step < recipe.total_steps:
-            rehearse(self.strategy, [on_device(batch, gang.device) for batch in self.next_batches()], self.scaler)
+            with phase("Rehearsing") as pieces:
+                batches = [on_device(batch, gang.device) for batch in self.next_batches()]
+                rehearse(self.strategy, batches, self.scaler, pieces.goes_on)
         if step is not None:  # at the very end, so that nothing draws a number in between
             restore_random_state(checkpoints.read_random(step), gang.device)
 
@@ -169,6 +173,9 @@ class Training:
         self.stop.in_steps = True
         meter.lap("startup")
         self.report()
+        if self.evaluation_due:  # an attempt before was stopped in it
+            self.evaluate()
+            self.report()
         while self.step < recipe.total_steps:
             batches = self.next_batches()
             own_targets = sum(int(count_targets(targets)) for _, targets in batches) if self.strategy.holds_loss else 0
@@ -188,16 +195,15 @@ class Training:
 
             self.take_step([on_device(batch, gang.device) for batch in batches], num_targets)
             last = self.step == recipe.total_steps
-            evaluation_due = last or self.step % recipe.evaluation.every_steps == 0
+            self.evaluation_due = evaluation_due = last or self.step % recipe.evaluation.every_steps == 0
             checkpoint_due = last or self.step % recipe.checkpointing.every_steps == 0
             if evaluation_due or checkpoint_due:
                 self.read_losses()
             meter.lap("training")
+            if checkpoint_due:  # first, since an evaluation may take longer than whoever stops it would wait
+                self.save()
             if evaluation_due:
                 self.evaluate()
-                meter.lap("evaluation")
-            if checkpoint_due:
-                self.save()
             if evaluation_due or checkpoint_due:
                 self.report()
 
@@ -216,9 +222,17 @@ class Training:
         rate = learning_rate(self.recipe, self.step + 1)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        undo = self.keep_state() if len(batches) > 1 else None
+        self.is_step_to_end.begin()
         # Sum of token losses over the number of targets of the global batch: each token weighs the same, however many
         # ranks and micro-batches it is cut into.
-        loss_sum = self.strategy.accumulate_gradients(batches, 1 / num_targets, self.scaler)
+        loss_sum = self.strategy.accumulate_gradients(
+            batches, 1 / num_targets, self.scaler, lambda: not self.is_step_to_end.all_end()
+        )
+        if loss_sum is None:  # told to end between two micro-batches: the step was never begun
+            if undo is not None:
+                undo()
+            self.end_early()
         self.scaler.unscale_(self.optimizer)
         clip_norm = float(self.recipe.optimizer.gradient_clip_norm)
         if clip_norm > 0:
@@ -231,6 +245,19 @@ class Training:
         self.losses.append(loss_sum / num_targets)
         self.step += 1
         self.samples_consumed += self.recipe.batch.global_batch_size
+
+    def keep_state(self) -> Callable[[], None]:
+        """What a step changes before it is done, kept; calling the result puts it back. No sync point."""
+        random, device = random_state(self.gang.device), self.gang.device
+        kept = [(average, average.clone()) for average in self.moving_averages]
+
+        def undo() -> None:
+            self.optimizer.zero_grad(set_to_none=True)
+            restore_random_state(random, device)
+            for average, value in kept:
+                average.copy_(value)
+
+        return undo
 
     def read_losses(self) -> None:
         """Learn the losses of the steps since the last look, and stop if training has diverged. A sync point."""
@@ -248,16 +275,27 @@ class Training:
         """Loss on the held-out samples, each rank taking its share. A sync point."""
         self.strategy.share_buffers()
         self.module.eval()
-        totals = validation_totals(
-            self.strategy.forward,
-            self.data,
-            max_samples=self.recipe.evaluation.max_samples,
-            micro_batch_size=self.recipe.batch.micro_batch_size,
-            device=self.gang.device,
-            rank=self.strategy.data_rank,
-            world_size=self.strategy.data_size,
-        )
+        self.is_evaluation_to_end.begin()
+        with phase("Evaluating") as pieces:
+
+            def go_on(finished: int, of: int) -> bool:
+                pieces.done(finished, of)
+                return not self.is_evaluation_to_end.all_end()
+
+            totals = validation_totals(
+                self.strategy.forward,
+                self.data,
+                max_samples=self.recipe.evaluation.max_samples,
+                micro_batch_size=self.recipe.batch.micro_batch_size,
+                device=self.gang.device,
+                rank=self.strategy.data_rank,
+                world_size=self.strategy.data_size,
+                go_on=go_on,
+            )
         self.module.train()
+        self.meter.lap("evaluation")
+        if totals is None:  # told to end between two micro-batches: the next attempt evaluates this step
+            self.end_early()
         sums = torch.tensor([totals.loss_sum, totals.num_targets, totals.num_correct], dtype=torch.float64)
         loss_sum, num_targets, num_correct = self.gang.sum(sums).tolist()
         loss = loss_sum / num_targets
@@ -265,6 +303,12 @@ class Training:
             raise diverged(f"the validation loss after step {self.step} is {loss}", self.recipe)
         results = describe_results(self.data, loss, num_correct / num_targets)
         self.tell(validation_loss=figure(loss), results=results)
+        self.evaluation_due = False
+        self.meter.lap("evaluation")
+        if self.step == self.saved_step:
+            self.checkpoints.add_evaluation(self.step, {"validationLoss": figure(loss), "results": results})
+            self.meter.checkpoint_completed()
+            self.meter.lap("checkpoint")
 
     def save(self) -> None:
         """Write a checkpoint, each rank its part. A sync point."""
@@ -279,6 +323,7 @@ class Training:
             "ranks": self.gang.world_size,
             "recipe": self.recipe.to_plain(),
             "identity": self.identity(),
+            "evaluationDue": self.evaluation_due,
         }
         writes = self.strategy.saves_module
         snapshot = Snapshot(
@@ -292,7 +337,7 @@ class Training:
         self.meter.checkpoint_completed()
         self.meter.lap("checkpoint")
 
-    def end_early(self) -> None:
+    def end_early(self) -> NoReturn:
         """All ranks save the step they have all finished, and end."""
         self.read_losses()
         self.meter.lap("training")
@@ -306,12 +351,13 @@ class Training:
         problem: Exception | None = None
         if self.gang.rank == 0:
             folder = self.storage / names.ARTIFACTS_DIR / names.MODEL_DIR
-            model = build_model(self.shape)
-            model.load_state_dict(self.checkpoints.read_model(self.step))
-            try:
-                save_model(folder, model, self.shape)
-            except OSError as error:
-                problem = not_writable(folder, error)
+            with phase("SavingModel"):
+                model = build_model(self.shape)
+                model.load_state_dict(self.checkpoints.read_model(self.step))
+                try:
+                    save_model(folder, model, self.shape)
+                except OSError as error:
+                    problem = not_writable(folder, error)
         self.gang.agree(problem)
         self.meter.lap("checkpoint")
         self.report()
@@ -326,7 +372,7 @@ class Training:
         self.reported_samples = self.samples_consumed
         rate = self.meter.tokens_per_second(tokens)
         self.tell(tokens_per_second=rate or self.progress.tokens_per_second, metered=self.meter.metered())
-        self.reporter.report(self.progress)
+        self.reporter.report(self.progress, keep=not self.evaluation_due)
         self.meter.reported()
 
     def identity(self) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from costopt.schema.variant_report import Measurement
 from costopt_trainer.data import TrainingData
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.evaluate import validation_totals
+from costopt_trainer.phases import phase
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -104,11 +105,13 @@ def time_side_by_side(baseline: nn.Module, variant: nn.Module, batch: Tensor, *,
     """
     forwards: tuple[Forward, Forward] = (baseline, variant)
     with torch.no_grad():
-        expected = tuple(forward(batch.clone()) for forward in forwards)
-        for forward, output in zip(forwards, expected, strict=True):
-            fault = _find_fault(forward, batch, output, REPEAT_TOLERANCE)
-            if fault is not None:
-                raise NotRetryable("ArtifactMismatch", f"the model {fault}")
+        with phase("Measuring") as pieces:
+            expected = tuple(forward(batch.clone()) for forward in forwards)
+            for forward, output in zip(forwards, expected, strict=True):
+                pieces.done()
+                fault = _find_fault(forward, batch, output, REPEAT_TOLERANCE)
+                if fault is not None:
+                    raise NotRetryable("ArtifactMismatch", f"the model {fault}")
         if compiled:
             forwards, compiled = _compile_both(baseline, variant, batch, expected)
         times = _alternate(forwards, batch)
@@ -124,7 +127,7 @@ def _compile_both(
 ) -> tuple[tuple[Forward, Forward], bool]:
     """Both compiled and True, or both as they are and False, after one line that says why."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), phase("Compiling"):
             # torchao's tensors cannot be found in the compile cache again; they are compiled each time.
             warnings.filterwarnings("ignore", message=".*_stable_hash_for_caching")
             forwards: tuple[Forward, Forward] = (torch.compile(baseline), torch.compile(variant))
@@ -166,14 +169,17 @@ def _close(output: Tensor, expected: Tensor, tolerance: float) -> bool:
 
 def _alternate(forwards: tuple[Forward, Forward], batch: Tensor) -> tuple[list[float], list[float]]:
     """Seconds of each run of the first and of the second, alternating."""
-    for _ in range(WARM_UP_RUNS):
-        for forward in forwards:
-            _time_once(forward, batch)
     times: tuple[list[float], list[float]] = ([], [])
-    end = time.perf_counter() + TIMING_BUDGET_SECONDS
-    while len(times[0]) < MIN_RUNS or (len(times[0]) < MAX_RUNS and time.perf_counter() < end):
-        for forward, seconds in zip(forwards, times, strict=True):
-            seconds.append(_time_once(forward, batch))
+    with phase("Measuring") as pieces:
+        for _ in range(WARM_UP_RUNS):
+            for forward in forwards:
+                _time_once(forward, batch)
+                pieces.done()
+        end = time.perf_counter() + TIMING_BUDGET_SECONDS
+        while len(times[0]) < MIN_RUNS or (len(times[0]) < MAX_RUNS and time.perf_counter() < end):
+            for forward, seconds in zip(forwards, times, strict=True):
+                seconds.append(_time_once(forward, batch))
+                pieces.done()
     return times
 
 
@@ -196,13 +202,22 @@ def validation_loss(model: nn.Module, recipe: Recipe, data: TrainingData, device
     No autocast, whatever the recipe's precision: the loss is that of the weights as they are stored. Raises
     NotRetryable("LossNotFinite") if it is infinite or not a number.
     """
-    totals = validation_totals(
-        model,
-        data,
-        max_samples=recipe.evaluation.max_samples,
-        micro_batch_size=recipe.batch.micro_batch_size,
-        device=device,
-    )
+    with phase("Evaluating") as pieces:
+
+        def go_on(finished: int, of: int) -> bool:
+            pieces.done(finished, of)
+            return True
+
+        totals = validation_totals(
+            model,
+            data,
+            max_samples=recipe.evaluation.max_samples,
+            micro_batch_size=recipe.batch.micro_batch_size,
+            device=device,
+            go_on=go_on,
+        )
+    if totals is None:
+        raise AssertionError("an evaluation that is not told to end does not")
     loss = totals.loss_sum / totals.num_targets
     if not math.isfinite(loss):
         raise NotRetryable("LossNotFinite", f"the validation loss is {loss}, so the variant cannot be compared")

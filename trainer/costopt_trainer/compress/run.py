@@ -14,13 +14,10 @@ A run that is killed leaves only names that begin with a dot, which the next run
 import json
 import os
 import signal
-import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
-from types import FrameType
 
 import torch
 
@@ -37,7 +34,9 @@ from costopt_trainer.compress.steps import apply_steps, changes_widths, needs_co
 from costopt_trainer.compress.verify import verify_in_fresh_process, write_probe
 from costopt_trainer.data import TrainingData, load_data
 from costopt_trainer.errors import NotRetryable
+from costopt_trainer.lifeline import STOP_SIGNALS, watch_for_stop
 from costopt_trainer.models import context_length_of, read_widths
+from costopt_trainer.phases import phase
 
 PROBE_SAMPLES, PROBE_TOKENS = 2, 32
 """Size of the input that the fresh process repeats: enough to use every weight, little to store."""
@@ -54,7 +53,7 @@ def main(settings: ReplicaSettings) -> None:
     if settings.variant is None or settings.recipe is None:
         raise NotRetryable("InvalidSettings", "a variant is made from a recipe's model: settings must give both")
     storage = Path(os.environ[names.ENV_STORAGE_DIR])
-    with _ending_at_once_on_sigterm():
+    with _ending_at_once_when_told():
         try:
             make_variant(settings.variant, settings.recipe, storage)
         except OSError as error:
@@ -70,7 +69,8 @@ def make_variant(variant: Variant, recipe: Recipe, storage: Path) -> VariantStat
     trained = artifacts / names.MODEL_DIR
     config = read_trained(trained)
     data = _load_data(recipe, config, storage)
-    baseline, model = load_model(trained), load_model(trained)
+    with phase("LoadingModel"):
+        baseline, model = load_model(trained), load_model(trained)
     batch = measured_batch(recipe, data)
     _say(variant, f"loaded the trained model, {config.weights_bytes:,} bytes")
 
@@ -80,14 +80,17 @@ def make_variant(variant: Variant, recipe: Recipe, storage: Path) -> VariantStat
 
     unverified = artifacts / f".{variant.name}.unverified"
     widths = {**(config.widths or {}), **read_widths(model)} if changes_widths(variant.steps) else config.widths
-    size_bytes = save_model(unverified, model, config.shape, widths=widths, steps=variant.steps)
+    with phase("SavingModel"):
+        size_bytes = save_model(unverified, model, config.shape, widths=widths, steps=variant.steps)
     _say(variant, f"saved, {size_bytes:,} bytes")
 
-    with tempfile.TemporaryDirectory() as folder:
-        probe = Path(folder) / "probe.safetensors"
+    probe = artifacts / f".{variant.name}.probe"
+    try:
         inputs = batch[:PROBE_SAMPLES]
         write_probe(probe, model, inputs[:, :PROBE_TOKENS] if inputs.ndim == 2 else inputs)
         verify_in_fresh_process(unverified, probe)
+    finally:
+        probe.unlink(missing_ok=True)
     _say(variant, "a fresh process loaded it and gave the same output")
 
     measured_baseline, measured = measure(
@@ -151,17 +154,19 @@ def _load_data(recipe: Recipe, config: ArtifactConfig, storage: Path) -> Trainin
 
 
 @contextmanager
-def _ending_at_once_on_sigterm() -> Iterator[None]:
-    """There is nothing to save half-way: what is on disk is whole, and a variant is made anew."""
+def _ending_at_once_when_told() -> Iterator[None]:
+    """There is nothing to save half-way: what is on disk is whole, and a variant is made anew.
 
-    def end(_signal_number: int, _frame: FrameType | None) -> None:
-        sys.exit(EXIT_PREEMPTED)
-
-    before = signal.signal(signal.SIGTERM, end)
+    Heard by a thread, since the main one may be in a compiler for minutes.
+    """
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    watch_for_stop(lambda _why: os._exit(EXIT_PREEMPTED), lifeline_fd=None)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.set_wakeup_fd(-1)
+        for number, action in before.items():
+            signal.signal(number, action)
 
 
 def _say(variant: Variant, line: str) -> None:

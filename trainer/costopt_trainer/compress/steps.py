@@ -6,8 +6,10 @@ from typing import TypeVar
 from torch import Tensor, nn
 
 from costopt.schema.compression import Prune, Quantize, Step
+from costopt.schema.replica import PhaseName
 from costopt_trainer.compress.prune import prune
 from costopt_trainer.compress.quantize import quantize
+from costopt_trainer.phases import phase
 
 Settings = TypeVar("Settings", Quantize, Prune)
 
@@ -30,12 +32,19 @@ The third argument is a batch of inputs, to trace layers with.
 """
 
 
+_PHASES: Mapping[str, PhaseName] = {"Quantize": "Quantizing", "Prune": "Pruning"}
+
+
 def apply_steps(model: nn.Module, steps: Sequence[Step], example: Tensor) -> list[str]:
     """Apply `steps` in order to `model`, in place; returns a line about each.
 
     Raises NotRetryable("InvalidSettings") if one cannot be applied to this model.
     """
-    return [STEPS[step.type](model, step, example) for step in steps]
+    lines = []
+    for step in steps:
+        with phase(_PHASES[step.type]):
+            lines.append(STEPS[step.type](model, step, example))
+    return lines
 
 
 def _given(settings: Settings | None) -> Settings:

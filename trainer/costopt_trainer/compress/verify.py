@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from costopt_trainer.artifact import load_model
 from costopt_trainer.errors import NotRetryable
+from costopt_trainer.phases import phase
 
 _EXIT_MISMATCH = 3
 
@@ -39,13 +40,14 @@ def verify_in_fresh_process(folder: Path, probe: Path) -> None:
     Raises NotRetryable("ArtifactMismatch", sentence) if the folder cannot be loaded or the output differs, and
     RuntimeError if the process ended for another reason (killed, out of memory), which may not happen again.
     """
-    answer = subprocess.run(
-        [sys.executable, "-m", "costopt_trainer.compress.verify", str(folder), str(probe)],
-        check=False,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
+    with phase("Verifying"):
+        answer = subprocess.run(
+            [sys.executable, "-m", "costopt_trainer.compress.verify", str(folder), str(probe)],
+            check=False,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
     if answer.returncode == _EXIT_MISMATCH:
         raise NotRetryable("ArtifactMismatch", answer.stdout.strip().rpartition("\n")[2])
     if answer.returncode != 0:

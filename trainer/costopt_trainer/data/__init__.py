@@ -2,7 +2,8 @@
 
 load_data    settings -> TrainingData (below)
 text         which files, in which order, split how      tokenizer  bytes or learned byte pairs
-shards       tokens on disk, made once, memory-mapped    entropy    the yardstick for a validation loss
+shards       tokens on disk, memory-mapped               making     made once, part by part
+entropy      the yardstick for a validation loss
 images       one .npz file                               sampler    which sample comes at which position
 """
 
@@ -21,6 +22,7 @@ from costopt_trainer.data.shards import open_shards
 from costopt_trainer.data.text import text_source
 from costopt_trainer.data.tokenizer import Tokens
 from costopt_trainer.errors import NotRetryable
+from costopt_trainer.phases import phase
 
 __all__ = ["Batch", "TrainingData", "load_data", "sample_indices"]
 
@@ -67,7 +69,8 @@ def load_data(settings: DataSettings, *, context_length: int | None, cache_dir: 
         return _load_images(settings)
     if context_length is None:
         raise ValueError("text must have a context length")
-    source = text_source(settings)
+    with phase("ReadingData"):
+        source = text_source(settings)
     shards = open_shards(source, settings.tokenizer, settings.validation_percent, cache_dir)
     for split, tokens, remedy in (
         ("training", shards.train, "give more text or a smaller model.decoderLM.contextLength"),
@@ -95,7 +98,8 @@ def load_data(settings: DataSettings, *, context_length: int | None, cache_dir: 
 def _load_images(settings: DataSettings) -> TrainingData:
     if settings.images is None:
         raise ValueError("data of type Images must have images settings")
-    splits = read_images(settings.images, settings.validation_percent)
+    with phase("ReadingData"):
+        splits = read_images(settings.images, settings.validation_percent)
     return TrainingData(
         num_train_samples=len(splits.train.labels_N),
         num_validation_samples=len(splits.validation.labels_N),

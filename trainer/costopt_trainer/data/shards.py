@@ -5,8 +5,8 @@
                       shards.json                  sizes, hashes, entropies: what the folder should hold
 
 The key is a hash of the text's content and of every setting that changes the tokens, so a changed text is never
-mistaken for the old one. A folder is made under a lock and a temporary name and renamed when whole; each load checks
-its hashes, and a damaged folder is made again.
+mistaken for the old one. A folder is made under a lock and a temporary name (see making.py) and renamed when whole;
+each load checks its hashes, and a damaged folder is made again.
 """
 
 import contextlib
@@ -14,9 +14,8 @@ import fcntl
 import hashlib
 import json
 import logging
-import os
-import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,27 +26,29 @@ from numpy.typing import NDArray
 
 from costopt.files import sync_folder, write_atomically
 from costopt.schema.recipe import Tokenizer
-from costopt_trainer.data.entropy import PairCounts
-from costopt_trainer.data.text import TextSource, read_pieces, split_pieces
-from costopt_trainer.data.tokenizer import BytePairTokenizer, ByteTokenizer, TextTokenizer, Tokens
+from costopt_trainer.data.making import (
+    TOKENIZER_FILE,
+    TRAIN_FILE,
+    VALIDATION_FILE,
+    Made,
+    Wanted,
+    bytes_made,
+    make_tokens,
+    token_type,
+)
+from costopt_trainer.data.text import TextSource, read_pieces
+from costopt_trainer.data.tokenizer import LONGEST_WORD, Tokens
 from costopt_trainer.errors import NotRetryable
+from costopt_trainer.phases import Pieces, phase
 
 FORMAT_VERSION = 1
 """Part of the key: raise it when the same text and settings would give other files."""
 
+LOCK_EVERY_SECONDS = 0.1
+"""Between two tries to take a lock that another process holds."""
+
 _CONTENTS = "shards.json"
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """What the shards are to be made from."""
-
-    source: TextSource
-    settings: Tokenizer
-    num_train_bytes: int
-    content_digest: str
-    key: str
 
 
 @dataclass(frozen=True)
@@ -72,21 +73,22 @@ def open_shards(source: TextSource, settings: Tokenizer, validation_percent: int
 
     Raises NotRetryable("InvalidData") if the text is not readable UTF-8 or the cache folder cannot be written.
     """
-    digest, num_bytes = _content(source)
-    key = _key(digest, settings, validation_percent)
-    folder = cache_dir / key[:32]
-    shards = _read(folder, key)
+    with phase("ReadingData") as pieces:
+        digest, num_bytes = _content(source, pieces)
+        key = _key(digest, settings, validation_percent)
+        folder = cache_dir / key[:32]
+        shards = _read(folder, key)
     if shards is not None:
         return shards
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        with _lock(cache_dir / f".{folder.name}.lock"):
+        with _lock(cache_dir / f".{folder.name}.lock", _partial(folder), num_bytes):
             shards = _read(folder, key)  # another rank may have made it while this one waited
             if shards is None:
                 if folder.exists():
                     _logger.warning("the token cache %s is damaged and is made again", folder)
                 num_train_bytes = num_bytes - num_bytes * validation_percent // 100
-                _make(folder, _Wanted(source, settings, num_train_bytes, digest, key))
+                _make(folder, Wanted(source, settings, num_train_bytes, num_bytes, digest, key))
                 shards = _read(folder, key)
     except OSError as error:
         why = error.strerror or type(error).__name__
@@ -100,12 +102,13 @@ def open_shards(source: TextSource, settings: Tokenizer, validation_percent: int
     return shards
 
 
-def _content(source: TextSource) -> tuple[str, int]:
+def _content(source: TextSource, pieces: Pieces) -> tuple[str, int]:
     """sha256 of the whole stream, and its length in bytes."""
     digest, num_bytes = hashlib.sha256(), 0
     for piece in read_pieces(source):
         digest.update(piece)
         num_bytes += len(piece)
+        pieces.done()
     return digest.hexdigest(), num_bytes
 
 
@@ -117,14 +120,9 @@ def _key(content_digest: str, settings: Tokenizer, validation_percent: int) -> s
         "vocabularySize": settings.vocabulary_size if settings.type == "BPE" else None,
         "validationPercent": validation_percent,
     }
+    if settings.type == "BPE":
+        parts["longestWord"] = LONGEST_WORD
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _token_type(vocabulary_size: int) -> np.dtype[Any]:
-    """The smallest type that holds every token number."""
-    if vocabulary_size <= 1 << 8:
-        return np.dtype("<u1")
-    return np.dtype("<u2") if vocabulary_size <= 1 << 16 else np.dtype("<u4")
 
 
 def _read(folder: Path, key: str) -> TokenShards | None:
@@ -139,10 +137,10 @@ def _read(folder: Path, key: str) -> TokenShards | None:
             with (folder / name).open("rb") as stream:
                 if hashlib.file_digest(stream, "sha256").hexdigest() != expected["sha256"]:
                     return None
-        token_type = _token_type(contents["vocabularySize"])
+        kind = token_type(contents["vocabularySize"])
         return TokenShards(
-            train=_map(folder / "train.bin", token_type),
-            validation=_map(folder / "validation.bin", token_type),
+            train=_map(folder / TRAIN_FILE, kind),
+            validation=_map(folder / VALIDATION_FILE, kind),
             vocabulary_size=contents["vocabularySize"],
             num_validation_bytes=contents["numValidationBytes"],
             reference_entropies=contents["referenceEntropies"],
@@ -152,65 +150,65 @@ def _read(folder: Path, key: str) -> TokenShards | None:
         return None
 
 
-def _map(path: Path, token_type: np.dtype[Any]) -> NDArray[Any]:
+def _map(path: Path, kind: np.dtype[Any]) -> NDArray[Any]:
     if path.stat().st_size == 0:  # cannot be mapped
-        return np.empty(0, dtype=token_type)
-    return np.memmap(path, dtype=token_type, mode="r")
+        return np.empty(0, dtype=kind)
+    return np.memmap(path, dtype=kind, mode="r")
+
+
+def _partial(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.partial")
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Held by one process at a time; released by the system if its holder dies."""
+def _lock(path: Path, partial: Path, num_bytes: int) -> Iterator[None]:
+    """Held by one process at a time; released by the system if its holder dies.
+
+    Whoever waits tells how far the holder is, as the folder `partial` shows.
+    """
     with path.open("ab") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        if not _take(stream):
+            known = bytes_made(partial)
+            with phase("Tokenizing") as pieces:
+                while not _take(stream):
+                    time.sleep(LOCK_EVERY_SECONDS)
+                    before, known = known, bytes_made(partial)
+                    if known is not None and known != before:
+                        pieces.done(known, num_bytes)
         yield
 
 
-def _make(folder: Path, wanted: _Wanted) -> None:
-    """Write the shards to `folder`, replacing it; the caller holds its lock."""
-    for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):  # of a maker that died
-        shutil.rmtree(leftover, ignore_errors=True)
-    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
-    temporary.mkdir()
+def _take(stream: BinaryIO) -> bool:
     try:
-        _write_shards(temporary, wanted)
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _make(folder: Path, wanted: Wanted) -> None:
+    """Write the shards to `folder`, replacing it; the caller holds its lock."""
+    partial = _partial(folder)
+    try:
+        made = make_tokens(partial, wanted)
+        _describe(partial, wanted, made)
         if folder.exists():
             shutil.rmtree(folder)
-        temporary.replace(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        partial.replace(folder)
+    except Exception:  # not a kill: after that the next maker goes on
+        shutil.rmtree(partial, ignore_errors=True)
         raise
     sync_folder(folder.parent)
 
 
-def _write_shards(folder: Path, wanted: _Wanted) -> None:
-    tokenizer: TextTokenizer = ByteTokenizer()
-    if wanted.settings.type == "BPE":
-        pieces = split_pieces(read_pieces(wanted.source), wanted.num_train_bytes)
-        train_pieces = (piece for is_train, piece in pieces if is_train)
-        learned = BytePairTokenizer.train(train_pieces, wanted.settings.vocabulary_size)
-        write_atomically(folder / "tokenizer.json", learned.to_json().encode())
-        tokenizer = learned
-    token_type = _token_type(tokenizer.vocabulary_size)
-    content, counts = hashlib.sha256(), PairCounts()
-    with (folder / "train.bin").open("xb") as train, (folder / "validation.bin").open("xb") as validation:
-        for is_train, piece in split_pieces(read_pieces(wanted.source), wanted.num_train_bytes):
-            content.update(piece)
-            if not is_train:
-                counts.add(piece)
-            (train if is_train else validation).write(tokenizer.encode(piece).astype(token_type).tobytes())
-        _sync(train)
-        _sync(validation)
-    if content.hexdigest() != wanted.content_digest:
-        raise NotRetryable(
-            "InvalidData", f"{wanted.source.name} must not change while a job reads it, but did between two readings"
-        )
+def _describe(folder: Path, wanted: Wanted, made: Made) -> None:
+    files = (TRAIN_FILE, VALIDATION_FILE, *((TOKENIZER_FILE,) if wanted.settings.type == "BPE" else ()))
     contents = {
         "key": wanted.key,
-        "vocabularySize": tokenizer.vocabulary_size,
-        "numValidationBytes": counts.num_bytes,
-        "referenceEntropies": counts.entropies(),
-        "files": {path.name: _size_and_hash(path) for path in sorted(folder.iterdir())},
+        "vocabularySize": made.vocabulary_size,
+        "numValidationBytes": made.counts.num_bytes,
+        "referenceEntropies": made.counts.entropies(),
+        "files": {name: _size_and_hash(folder / name) for name in sorted(files)},
     }
     write_atomically(folder / _CONTENTS, (json.dumps(contents, indent=2) + "\n").encode())
 
@@ -218,8 +216,3 @@ def _write_shards(folder: Path, wanted: _Wanted) -> None:
 def _size_and_hash(path: Path) -> dict[str, Any]:
     with path.open("rb") as stream:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
-
-
-def _sync(stream: BinaryIO) -> None:
-    stream.flush()
-    os.fsync(stream.fileno())

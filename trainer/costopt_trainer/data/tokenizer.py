@@ -2,8 +2,12 @@
 
 Both are lossless over all of UTF-8 and have the file separator (byte 0) as a token of its own. Byte-pair encoding
 (Sennrich et al., arXiv 1508.07909) works on bytes and splits words as GPT-2 did; the `tokenizers` package does it.
+
+Learning takes time in the square of a word's length, and text without blanks is one word. So a word has an end after
+LONGEST_WORD characters, which text of words does not reach: its tokens are GPT-2's.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
@@ -19,6 +23,17 @@ Tokens = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.uint32]
 _SEPARATOR_TEXT = SEPARATOR.decode()
 _SEPARATOR_TOKEN = "\u0100"  # noqa: S105 - byte 0 in the printable alphabet of byte-level BPE; not a secret
 _NUM_BYTES = 256
+
+LONGEST_WORD = 256
+"""Characters of letters, of digits, of blanks or of other signs in a row that make one word at most."""
+_WORD = (
+    "'s|'t|'re|'ve|'m|'ll|'d"
+    rf"| ?\p{{L}}{{1,{LONGEST_WORD}}}| ?\p{{N}}{{1,{LONGEST_WORD}}}| ?[^\s\p{{L}}\p{{N}}]{{1,{LONGEST_WORD}}}"
+    rf"|\s{{1,{LONGEST_WORD}}}(?!\S)|\s{{1,{LONGEST_WORD}}}"
+)
+"""GPT-2's words, bounded."""
+_END_OF_WORD = re.compile(rb"[!-~](?= )")
+"""Where a word surely ends, whatever stands around: a visible sign before a blank."""
 
 
 class TextTokenizer(Protocol):
@@ -53,7 +68,12 @@ class BytePairTokenizer:
     def train(cls, pieces: Iterable[bytes], vocabulary_size: int) -> "BytePairTokenizer":
         """Learn at most `vocabulary_size` tokens (all 256 bytes among them; fewer if the text has fewer pairs)."""
         tokenizer: Any = tokenizers.Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(tokenizers.Regex(_WORD), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
         tokenizer.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=vocabulary_size,
@@ -90,6 +110,16 @@ class BytePairTokenizer:
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of `tokens`; a character cut in two becomes U+FFFD."""
         return str(self._tokenizer.decode([int(token) for token in tokens], skip_special_tokens=False))
+
+
+def cut_between_words(piece: bytes, size: int) -> Iterator[bytes]:
+    """`piece` in parts of about `size` bytes that, tokenized one by one, give the same tokens as the whole."""
+    start = 0
+    while (end := _END_OF_WORD.search(piece, start + size)) is not None:
+        yield piece[start : end.end()]
+        start = end.end()
+    if start < len(piece):
+        yield piece[start:]
 
 
 def _texts(pieces: Iterable[bytes]) -> Iterator[str]:

@@ -1,0 +1,227 @@
+"""Tokens made from a text, part by part: a maker that is killed is followed by one that goes on where it was.
+
+    .<key>.partial/     train.bin, validation.bin    tokens so far
+                        tokenizer.json               for BPE, once it is learned
+                        made.json                    how far the files are good, and their hashes
+
+made.json is written every few seconds, after what it speaks of is on disk. What comes after it in the files is cut off;
+a file that is not what made.json says is made from the start.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+
+from costopt.files import write_atomically
+from costopt.schema.recipe import Tokenizer
+from costopt_trainer.data.entropy import PairCounts
+from costopt_trainer.data.text import TextSource, read_pieces, split_pieces
+from costopt_trainer.data.tokenizer import BytePairTokenizer, ByteTokenizer, TextTokenizer, cut_between_words
+from costopt_trainer.errors import NotRetryable
+from costopt_trainer.phases import Pieces, phase
+
+TRAIN_FILE, VALIDATION_FILE, TOKENIZER_FILE = "train.bin", "validation.bin", "tokenizer.json"
+_MADE_FILE = "made.json"
+
+PART_BYTES = 1 << 16
+"""Text tokenized at once: a fraction of a second, also on a loaded machine."""
+MARK_EVERY_SECONDS = 5.0
+"""Between two writes of made.json: what a kill costs."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the tokens are to be made from."""
+
+    source: TextSource
+    settings: Tokenizer
+    num_train_bytes: int
+    num_bytes: int
+    content_digest: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Made:
+    """What was made in all."""
+
+    vocabulary_size: int
+    counts: PairCounts
+    """Of the held-out text."""
+
+
+def token_type(vocabulary_size: int) -> np.dtype[Any]:
+    """The smallest type that holds every token number."""
+    if vocabulary_size <= 1 << 8:
+        return np.dtype("<u1")
+    return np.dtype("<u2") if vocabulary_size <= 1 << 16 else np.dtype("<u4")
+
+
+def make_tokens(folder: Path, wanted: Wanted) -> Made:
+    """Write train.bin, validation.bin and, for BPE, tokenizer.json to `folder`, or what of them is still missing.
+
+    Raises NotRetryable("InvalidData") if the text changes meanwhile.
+    """
+    with phase("ReadingData", alone=True) as pieces:
+        mark = _read_mark(folder, wanted, pieces)
+    if mark is None:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+    tokenizer = _tokenizer(folder, wanted, learned=mark is not None)
+    content, counts = hashlib.sha256(), PairCounts()
+    with (
+        _File(folder / TRAIN_FILE, mark) as train,
+        _File(folder / VALIDATION_FILE, mark) as validation,
+        phase("Tokenizing", alone=True) as pieces,
+    ):
+        marks = _Marks(folder, wanted, (train, validation))
+        if mark is None:
+            marks.write(0)
+        done = int(mark["position"]) if mark else 0
+        position = 0
+        for is_train, piece in split_pieces(read_pieces(wanted.source), wanted.num_train_bytes):
+            content.update(piece)
+            if not is_train:
+                counts.add(piece)
+            if position + len(piece) > done:
+                for part in cut_between_words(piece, PART_BYTES):
+                    tokens = tokenizer.encode(part).astype(token_type(tokenizer.vocabulary_size))
+                    (train if is_train else validation).write(tokens.tobytes())
+                    pieces.done(position, wanted.num_bytes)
+                marks.write_if_due(position + len(piece))
+            position += len(piece)
+            pieces.done(position, wanted.num_bytes)
+        marks.write(position)
+    if content.hexdigest() != wanted.content_digest:
+        raise NotRetryable(
+            "InvalidData", f"{wanted.source.name} must not change while a job reads it, but did between two readings"
+        )
+    (folder / _MADE_FILE).unlink()
+    return Made(tokenizer.vocabulary_size, counts)
+
+
+def bytes_made(folder: Path) -> int | None:
+    """Bytes of text that the maker in `folder` has tokenized; None if it has not begun to."""
+    try:
+        return int(json.loads((folder / _MADE_FILE).read_bytes())["position"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _tokenizer(folder: Path, wanted: Wanted, *, learned: bool) -> TextTokenizer:
+    if wanted.settings.type != "BPE":
+        return ByteTokenizer()
+    if learned:
+        return BytePairTokenizer.from_json((folder / TOKENIZER_FILE).read_text(encoding="utf-8"))
+    with phase("LearningTokenizer", alone=True) as pieces:
+
+        def train_pieces() -> Iterator[bytes]:
+            position = 0
+            for is_train, piece in split_pieces(read_pieces(wanted.source), wanted.num_train_bytes):
+                if is_train:
+                    yield piece
+                position += len(piece)
+                pieces.done(position, wanted.num_bytes)
+            pieces.percent = None  # what follows, in one call, takes no one knows how long
+
+        tokenizer = BytePairTokenizer.train(train_pieces(), wanted.settings.vocabulary_size)
+    write_atomically(folder / TOKENIZER_FILE, tokenizer.to_json().encode())
+    return tokenizer
+
+
+def _read_mark(folder: Path, wanted: Wanted, pieces: Pieces) -> dict[str, Any] | None:
+    """What made.json says, if it is of this text and the files are at least that; None: begin anew."""
+    try:
+        mark: dict[str, Any] = json.loads((folder / _MADE_FILE).read_bytes())
+        if mark["key"] != wanted.key or not _is_border(int(mark["position"]), wanted, pieces):
+            return None
+        for name, record in mark["files"].items():
+            pieces.done()
+            if _hash_of_start(folder / name, int(record["bytes"])).hexdigest() != record["sha256"]:
+                return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return mark
+
+
+def _is_border(position: int, wanted: Wanted, pieces: Pieces) -> bool:
+    """Whether a piece of the text ends there: the same content may be cut otherwise in other files."""
+    reached = 0
+    for _, piece in split_pieces(read_pieces(wanted.source), wanted.num_train_bytes):
+        if reached >= position:
+            break
+        reached += len(piece)
+        pieces.done(reached, position)
+    return reached == position
+
+
+def _hash_of_start(path: Path, num_bytes: int) -> Any:
+    """sha256 of the first bytes. Raises ValueError if there are fewer."""
+    digest, left = hashlib.sha256(), num_bytes
+    with path.open("rb") as stream:
+        while left and (block := stream.read(min(left, 1 << 20))):
+            digest.update(block)
+            left -= len(block)
+    if left:
+        raise ValueError(f"{path} is too short")
+    return digest
+
+
+class _File:
+    """A file of tokens that grows, and the hash of all that is in it."""
+
+    def __init__(self, path: Path, mark: dict[str, Any] | None) -> None:
+        self.path = path
+        self.num_bytes = int(mark["files"][path.name]["bytes"]) if mark else 0
+        self.digest = _hash_of_start(path, self.num_bytes) if mark else hashlib.sha256()
+        self._stream: BinaryIO = path.open("r+b" if mark else "xb")
+        self._stream.truncate(self.num_bytes)
+        self._stream.seek(self.num_bytes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stream.close()
+
+    def write(self, data: bytes) -> None:
+        self._stream.write(data)
+        self.digest.update(data)
+        self.num_bytes += len(data)
+
+    def sync(self) -> None:
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+
+
+class _Marks:
+    """Writes made.json."""
+
+    def __init__(self, folder: Path, wanted: Wanted, files: tuple[_File, ...]) -> None:
+        self._folder, self._wanted, self._files = folder, wanted, files
+        self._written_at = time.monotonic()
+        tokenizer = folder / TOKENIZER_FILE
+        self._also = {}
+        if tokenizer.exists():
+            content = tokenizer.read_bytes()
+            self._also[TOKENIZER_FILE] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+    def write_if_due(self, position: int) -> None:
+        if time.monotonic() - self._written_at >= MARK_EVERY_SECONDS:
+            self.write(position)
+
+    def write(self, position: int) -> None:
+        for file in self._files:
+            file.sync()
+        files = {file.path.name: {"bytes": file.num_bytes, "sha256": file.digest.hexdigest()} for file in self._files}
+        mark = {"key": self._wanted.key, "position": position, "files": files | self._also}
+        write_atomically(self._folder / _MADE_FILE, json.dumps(mark).encode())
+        self._written_at = time.monotonic()
