@@ -6,6 +6,8 @@
     gang        what the replicas of one attempt amount to
     failures    which replica's end is the failure to report
     restarts    what an ended attempt means for its stage
+    silence     how long a replica has been silent, as looks at it show
+    ends        what attempts were counted as
     stages      which stages there are, and which are due
     halts       what asks for the job to be stopped: suspend, budget, deadline
     budget      what has been spent of what may be spent

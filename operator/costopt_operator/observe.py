@@ -8,7 +8,7 @@ A gang is what its batch Job's pods show, with three corrections:
 * A pod that was deleted before it reached a node never was: it held nothing, and the Job makes another.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -16,9 +16,11 @@ from pydantic import ValidationError
 
 from costopt.accounting.bill import bill_of
 from costopt.accounting.exact import plain
+from costopt.accounting.outcome import Attempt, AttemptEnd, outcome_in
 from costopt.accounting.price_book import pin_prices
 from costopt.names import TRAIN_STAGE
-from costopt.plan.halts import is_stopping
+from costopt.plan.decide import Plan, is_final
+from costopt.plan.ends import ends_of
 from costopt.plan.observed import Observed, Replica, ReplicaState
 from costopt.schema.job import CostOptJob
 from costopt.schema.prices import PriceBook
@@ -28,9 +30,6 @@ from costopt.schema.usage import MAX_RECORDS, Outcome, Usage, UsageRecord
 from costopt_operator.node_class import UNKNOWN_NODE, NodeClass
 from costopt_operator.sightings import ChildJob, Pod, indexes, parse_time
 
-Attempt = tuple[str, int]
-"""Stage, and attempt of it."""
-
 ENDS_WHEN_TOLD = (None, EXIT_PREEMPTED, 137)
 """Exit codes of a pod that was told to end; any other is of its own making, also if it comes after that."""
 RECORDS_KEPT = 64
@@ -39,10 +38,10 @@ RECORDS_KEPT = 64
 
 @dataclass(frozen=True)
 class LogSight:
-    """What a pod's log showed when it was last read."""
+    """What looks into a pod's log have shown."""
 
-    last_line: datetime | None
-    """When its last line was written; None: it is empty."""
+    silent_for: timedelta | None = None
+    """How long it has not changed (see `costopt.plan.silence`); None: not known."""
     progress: Progress | None = None
     """The newest progress report in it."""
 
@@ -64,6 +63,8 @@ class World:
     """By name."""
     logs: Mapping[str, LogSight] = field(default_factory=dict)
     """By pod uid."""
+    unheard: frozenset[str] = frozenset()
+    """Uids of ended pods whose logs are being read once more, which takes a moment."""
     refused: Mapping[Attempt, str] = field(default_factory=dict)
     """Attempts whose batch Job the API server refused as invalid, with its sentence."""
 
@@ -73,7 +74,7 @@ class World:
 
 
 def observe(world: World, usage: Usage, now: datetime) -> Observed:
-    """The world as the plan sees it; `usage` is everything recorded, the latest ends included."""
+    """The world as the plan sees it; `usage` is everything recorded."""
     sizes = {(child.stage, child.attempt): child.completions for child in world.child_jobs}
     reports = [message.variant for pod in world.pods if (message := termination(pod)) and message.variant]
     return Observed(
@@ -98,9 +99,10 @@ def replicas(world: World) -> Iterator[Replica]:
         child = world.child_job(attempt)
         pods = tuple(_pods_that_count(world, attempt, child))
         one_fell = any(_fell_by_itself(pod) for pod in pods)
+        speaker = _speaker(pods, world.logs)
         for pod in pods:
             taken_along = one_fell and pod.exit_code in ENDS_WHEN_TOLD and _was_deleted_first(pod)
-            yield _replica(pod, child, world.logs.get(pod.uid), taken_along=taken_along)
+            yield _replica(pod, child, world.logs.get(pod.uid), speaker, taken_along=taken_along)
         seen = {pod.index for pod in pods}
         if child is not None:
             yield from _without_a_pod(child, seen)
@@ -143,17 +145,17 @@ def _was_deleted_first(pod: Pod) -> bool:
     return pod.finished is None or parse_time(pod.finished) >= asked_to_end
 
 
-def _replica(pod: Pod, child: ChildJob | None, log: LogSight | None, *, taken_along: bool) -> Replica:
+def _speaker(pods: Iterable[Pod], logs: Mapping[str, LogSight]) -> LogSight | None:
+    """What is heard of the running pod of the lowest index: it speaks for those whose own logs are not looked into."""
+    running = sorted((pod for pod in pods if pod.running and not pod.ended), key=lambda pod: (pod.index, pod.uid))
+    return logs.get(running[0].uid) if running else None
+
+
+def _replica(
+    pod: Pod, child: ChildJob | None, log: LogSight | None, speaker: LogSight | None, *, taken_along: bool
+) -> Replica:
     """`taken_along`: another of its gang fell, and the Job controller ended this one for that."""
-    started = parse_time(pod.started) if pod.started else None
-    activity = None
-    if pod.running and started is not None:
-        # Without a look into the log nothing is known, and what is not known cannot have stalled. The first replica
-        # speaks for its gang; the others are looked at when it falls silent.
-        if log is not None:
-            activity = max(started, log.last_line or started)
-        elif pod.index != 0:
-            activity = started
+    heard = (log or speaker) if pod.running and not pod.ended else None
     waits = not pod.ended and not pod.running
     said = termination(pod)
     if taken_along:
@@ -168,7 +170,7 @@ def _replica(pod: Pod, child: ChildJob | None, log: LogSight | None, *, taken_al
         disrupted=pod.disrupted and pod.ended,
         ended_at=held_until(pod)[0] if pod.ended else None,
         termination=said,
-        last_activity=activity,
+        silent_for=heard.silent_for if heard is not None else None,
         progress=(said and said.progress) or (log and log.progress) or None,
         waiting_since=_waiting_since(child) if waits else None,
         waiting_for=pod.waiting_for if waits else "",
@@ -249,8 +251,8 @@ def held_until(pod: Pod) -> tuple[datetime, bool]:
     return parse_time(known), True
 
 
-def usage_record(pod: Pod, world: World, now: datetime) -> UsageRecord:
-    """What the pod holds, or has held. It must have reached a node."""
+def usage_record(pod: Pod, world: World, now: datetime, outcome: Outcome = "Running") -> UsageRecord:
+    """What the pod holds, or has held. It must have reached a node. Until its outcome is known it counts as running."""
     stage = pod.stage
     resources = pod.requests or {
         name: plain(quantity) for name, quantity in world.job.spec.resources_of(stage).effective().items()
@@ -274,7 +276,7 @@ def usage_record(pod: Pod, world: World, now: datetime) -> UsageRecord:
         held_from=held_from,
         held_until=end,
         end_estimated=estimated,
-        outcome=_outcome(pod, world),
+        outcome=outcome,
         has_meter=world.job.spec.train.command is None,
         metered=progress.metered if progress else None,
     )
@@ -287,30 +289,68 @@ def _progress_of_its_gang(pod: Pod, world: World) -> Progress | None:
     return next((log.progress for log in logs if log is not None and log.progress is not None), None)
 
 
-def _outcome(pod: Pod, world: World) -> Outcome:
-    if not pod.ended:
-        return "Running"
-    if _state(pod) == "Succeeded":
-        return "Succeeded"
-    condition = world.status.condition("Succeeded")
-    if is_stopping(world.status) and condition is not None and condition.reason == "Suspending":
-        return "Suspended"
-    if pod.disrupted or pod.exit_code in (None, EXIT_PREEMPTED):
-        return "Disrupted"
-    return "Failed"
+def new_usage(world: World, usage: Usage, decided: Plan, now: datetime) -> Usage:
+    """`usage` with the ends that are news, at the prices of now, as what `decided` counts them.
 
-
-def new_usage(world: World, now: datetime) -> Usage:
-    """Everything recorded, with the ends that are news, at the prices of now.
-
-    At most as many records as the status has room for; the others wait until those are released and folded.
+    At most as many records as the status has room for; the others wait until those are released and folded. So does
+    that of a pod whose attempt goes on, or whose last words are still to come.
     """
-    usage = world.status.usage or Usage()
-    known = {record.uid for record in usage.records}
-    room = MAX_RECORDS - len(usage.records)
-    news = [pod for pod in world.pods if pod.ended and pod.has_finalizer and pod.scheduled and pod.uid not in known]
-    made = [pin_prices(usage_record(pod, world, now), world.book) for pod in sorted(news, key=_by_end)[:room]]
+    known = ends_of(decided.status)
+    made: list[UsageRecord] = []
+    for pod in sorted(_unrecorded(world, usage), key=lambda pod: (pod.attempt, *_by_end(pod))):
+        if len(made) == room(usage):
+            break
+        outcome = _outcome(pod, world, decided, [*usage.records, *made], known)
+        if outcome is not None and pod.uid not in world.unheard:
+            made.append(pin_prices(usage_record(pod, world, now, outcome), world.book))
     return usage.model_copy(update={"records": [*usage.records, *made]}) if made else usage
+
+
+def _outcome(
+    pod: Pod, world: World, decided: Plan, records: Sequence[UsageRecord], known: Mapping[Attempt, AttemptEnd | None]
+) -> Outcome | None:
+    attempt = (pod.stage, pod.attempt)
+    if attempt not in decided.ends and _is_of_an_earlier_admission(pod, world.child_job(attempt)):
+        return "Suspended"  # by the queue; the attempt goes on with other pods
+    return outcome_in(attempt, ended_well=_state(pod) == "Succeeded", ends=decided.ends, records=records, known=known)
+
+
+def room(usage: Usage) -> int:
+    """How many records the status has room for besides those."""
+    return max(0, MAX_RECORDS - len(usage.records))
+
+
+def _unrecorded(world: World, usage: Usage) -> list[Pod]:
+    """Ended pods that held something which stands in no record yet."""
+    known = {record.uid for record in usage.records}
+    return [pod for pod in world.pods if pod.ended and pod.has_finalizer and pod.scheduled and pod.uid not in known]
+
+
+def last_speakers(world: World) -> list[Pod]:
+    """Ended pods whose logs may hold progress that nothing else tells: of each training gang the first, and the one
+    that failed first."""
+    if is_final(world.status):
+        return []
+    ended = [pod for pod in _unrecorded(world, world.status.usage or Usage()) if pod.stage == TRAIN_STAGE]
+    speakers: dict[str, Pod] = {}
+    for attempt in {pod.attempt for pod in ended}:
+        gang = [pod for pod in world.pods if (pod.stage, pod.attempt) == (TRAIN_STAGE, attempt)]
+        fallen = [pod for pod in ended if pod.attempt == attempt and _fell_by_itself(pod)]
+        first = min(gang, key=lambda pod: (pod.index, pod.uid))
+        speakers |= {pod.uid: pod for pod in (first, *sorted(fallen, key=_by_end)[:1])}
+    there = {pod.uid for pod in ended if pod.started is not None and not _told_its_progress(pod)}
+    return [pod for uid, pod in speakers.items() if uid in there]
+
+
+def _told_its_progress(pod: Pod) -> bool:
+    said = termination(pod)
+    return said is not None and said.progress is not None
+
+
+def ended_unrecorded(world: World, usage: Usage) -> Iterator[Pod]:
+    """Pods without a record of attempts none of whose pods runs any more."""
+    live = {(pod.stage, pod.attempt) for pod in world.pods if not pod.ended}
+    return (pod for pod in _unrecorded(world, usage) if (pod.stage, pod.attempt) not in live)
 
 
 def foldable(world: World, usage: Usage) -> set[str]:
@@ -326,18 +366,10 @@ def _by_end(pod: Pod) -> tuple[str, str]:
 
 
 def bill(world: World, usage: Usage, now: datetime) -> Bill:
-    """The bill so far: what has ended, and what runs, counted up to now."""
-    running = [usage_record(pod, world, now) for pod in _holding(world.pods)]
-    return bill_of(usage, running, world.book)
-
-
-def _holding(pods: Iterable[Pod]) -> Iterator[Pod]:
-    return (pod for pod in pods if not pod.ended and pod.scheduled is not None)
-
-
-def is_training(pod: Pod) -> bool:
-    """A pod of the training stage."""
-    return pod.stage == TRAIN_STAGE
+    """The bill so far: what is recorded, what has ended since, and what runs, counted up to now."""
+    running = [pod for pod in world.pods if not pod.ended and pod.scheduled is not None]
+    unrecorded = [usage_record(pod, world, now) for pod in (*_unrecorded(world, usage), *running)]
+    return bill_of(usage, unrecorded, world.book)
 
 
 def utc_now() -> datetime:

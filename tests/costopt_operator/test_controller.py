@@ -134,6 +134,8 @@ class Scene:
         """So many turns, as a worker would take them, without their pauses."""
         for _ in range(times):
             await self.controller._turn(KEY)
+            while tasks := self.controller._logs._tasks:
+                await asyncio.wait(tasks)
 
     @property
     def status(self) -> JobStatus:
@@ -246,7 +248,8 @@ def test_no_finalizer_is_released_while_the_record_is_not_written() -> None:
     for index in (0, 1):
         play.add_pod(index, phase="Succeeded", exit_code=0)
     play.api.next["status"] = [ApiError(500, "InternalError", "etcd"), TimeoutError(), ApiError(409, "Conflict", "")]
-    asyncio.run(play.look(3))
+    asyncio.run(play.look(4))  # the first of them is for the last words of the pods
+    assert play.count("status") == 4
     assert not any(what.startswith("release") for what in play.api.written)
     asyncio.run(play.look())
     assert play.count("release train-a0-0") == play.count("release train-a0-1") == 1
