@@ -1,5 +1,5 @@
-"""What logs tell: a gang that speaks is never stalled, whatever fails and whatever the clocks of its nodes say; one that
-is silent is found in time; and the last words of its pods are heard."""
+"""What logs tell: a gang that speaks is never stalled, whatever fails and whatever the clocks of nodes say; a silent
+gang is found in time; and the last words of pods are heard."""
 
 import asyncio
 from collections.abc import Mapping
