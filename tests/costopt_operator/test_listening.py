@@ -126,6 +126,19 @@ def test_logs_that_cannot_be_read_make_no_gang_silent() -> None:
     asyncio.run(go())
 
 
+def test_a_look_that_failed_parts_the_silence_before_it_from_that_after_it() -> None:
+    class EveryOtherFails(Kubelets):
+        async def text(self, path: str, query: Mapping[str, str]) -> str:
+            self.fails = ApiError(500, "", "now and then") if self.fails is None else None
+            return await super().text(path, query)
+
+    play = Scene(size=1)
+    play.kubelets = EveryOtherFails()
+    play.listen_anew()
+    asyncio.run(play.passes(300))
+    assert not play.stalled, "what lies between was not looked at"
+
+
 def test_a_read_that_never_ends_is_no_silence_and_is_not_repeated() -> None:
     async def go() -> None:
         await play.passes(30, FIRST)
@@ -302,3 +315,13 @@ def test_a_gang_one_of_whose_pods_failed_is_stopped_before_its_last_words_have_c
     todo = play.story.look(61, child(), fallen, pod(1), unheard=frozenset({fallen.uid}))
     assert [item.index for item, _ in todo.delete_pods] == [1]
     assert todo.releases == ()
+
+
+def test_a_pod_that_ended_well_before_its_gang_is_recorded_after_its_last_words() -> None:
+    play = Scene()
+    for second in (62, 80, 99):
+        todo = play.story.look(second, child(), done(0), pod(1), unheard=frozenset({done(0).uid}))
+        assert todo.releases == ()
+    for second in (100, 115):
+        todo = play.story.look(second, child(), done(0), pod(1))
+    assert [item.index for item in todo.releases] == [0]
