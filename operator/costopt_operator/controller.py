@@ -26,8 +26,9 @@ from costopt_operator.listening import Logs
 from costopt_operator.logs import about
 from costopt_operator.look import Nodes
 from costopt_operator.metrics import Metrics
-from costopt_operator.observe import World, last_speakers, utc_now
+from costopt_operator.observe import World, utc_now
 from costopt_operator.reconcile import Memory, Todo, reconcile
+from costopt_operator.recording import last_speakers
 from costopt_operator.run_all import run_all
 from costopt_operator.sightings import ChildJob, JobObject, Pod, parse_job, parse_pod
 from costopt_operator.work_queue import Key, WorkQueue

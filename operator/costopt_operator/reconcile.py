@@ -18,16 +18,8 @@ from costopt.plan.decide import is_final, plan
 from costopt.schema.status import JobStatus, StageStatus
 from costopt.schema.usage import Usage
 from costopt_operator.events import Event, events_between
-from costopt_operator.observe import (
-    RECORDS_KEPT,
-    World,
-    bill,
-    ended_unrecorded,
-    foldable,
-    new_usage,
-    observe,
-    room,
-)
+from costopt_operator.observe import World, observe
+from costopt_operator.recording import RECORDS_KEPT, bill, ended_unrecorded, foldable, new_usage, room
 from costopt_operator.sightings import ChildJob, Pod, parse_time
 
 Urgency = Literal["None", "Figures", "Records", "Soon", "Now"]
@@ -96,7 +88,7 @@ def reconcile(world: World, memory: Memory, now: datetime) -> Todo:
         recorded = {record.uid for record in usage.records}
         releases = tuple(pod for pod in world.pods if _may_be_released(pod, recorded))
         return Todo(releases=releases, noticed=memory.noticed, look_again_after=RECORDABLE_WITHIN)
-    decided = plan(observe(world, kept, now), now)
+    decided = plan(observe(world, bill(world, kept, now)), now)
     status = _with_usage(decided.status, new_usage(world, kept, decided, now), world, now)
 
     urgency = _urgency(world.status, status)

@@ -14,7 +14,8 @@ from costopt.schema.replica import Progress
 from costopt_operator import listening
 from costopt_operator.api import ApiError
 from costopt_operator.listening import LOG_BYTES, Logs
-from costopt_operator.observe import last_speakers
+from costopt_operator.observe import World
+from costopt_operator.recording import last_speakers
 from costopt_operator.sightings import Pod
 
 
@@ -242,9 +243,7 @@ async def ending(play: Scene, *pods: Pod, seconds: float = 70) -> Any:
     return play.story.look(seconds + 1, child(conditions=("Complete",)), *pods, logs=play.logs.of(pods, play.timeout))
 
 
-def _world(play: Scene, pods: tuple[Pod, ...]) -> Any:
-    from costopt_operator.observe import World
-
+def _world(play: Scene, pods: tuple[Pod, ...]) -> World:
     return World(job=play.story.job, status=play.story.status, pods=pods)
 
 
