@@ -9,11 +9,14 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
+from costopt.accounting.outcome import Attempt, AttemptEnd, Counted, outcome_in
 from costopt.plan.causes import CAUSES
 from costopt.plan.decide import Observed, Plan, Replica, StopGang, is_final, is_suspended, plan
+from costopt.plan.ends import ends_of
 from costopt.schema.job import JobSpec
 from costopt.schema.replica import FailureReason, Progress, TerminationMessage
 from costopt.schema.status import Bill, JobStatus, StageStatus
+from costopt.schema.usage import Outcome, UsageRecord
 from costopt.schema.variant_report import Measurement, VariantStatus
 
 START = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)
@@ -90,6 +93,20 @@ def bill(cost: str | None, *, unpriced: tuple[str, ...] = ()) -> Bill:
     )
 
 
+def usage_record(of: Replica, outcome: Outcome) -> UsageRecord:
+    """The record of a replica that has ended."""
+    return UsageRecord(
+        uid=of.uid,
+        stage=of.stage,
+        attempt=of.attempt,
+        index=of.index,
+        resources={"cpu": "1"},
+        held_from=START,
+        held_until=of.ended_at or START,
+        outcome=outcome,
+    )
+
+
 class World:
     """A job, its replicas, a clock, and a shell that does what plans say."""
 
@@ -104,6 +121,11 @@ class World:
         self.asked_to_stop: dict[str, StopGang] = {}
         self.started: list[tuple[str, int]] = []
         self.gang_sizes: dict[tuple[str, int], int] = {}
+        self.counted: dict[Attempt, AttemptEnd] = {}
+        self.records: dict[str, UsageRecord] = {}
+        """Usage records by uid; each is made once."""
+        self.stirred: dict[str, datetime] = {}
+        """When each replica that runs last stirred, by uid; one that is not in it does not run, or cannot be heard."""
 
     # What happens in the world.
 
@@ -145,20 +167,26 @@ class World:
     def stirs(self, who: Replica, step: int | None = None) -> None:
         """A replica gives a sign of life."""
         progress = who.progress if step is None else Progress(step=step, total_steps=100)
-        self.replicas[who.uid] = replace(who, last_activity=self.now, progress=progress)
+        self.replicas[who.uid] = replace(who, progress=progress)
+        self.stirred[who.uid] = self.now
 
     def waits(self, who: Replica, reason: str = "a node", *, admitted: bool = True, in_vain: bool = False) -> None:
         """A replica turns out not to run yet; one that a queue has `admitted` should."""
         since = who.waiting_since or self.now if admitted else None
-        self.replicas[who.uid] = replace(
-            who, waiting_since=since, waiting_for=reason, waits_in_vain=in_vain, last_activity=None
-        )
+        self.replicas[who.uid] = replace(who, waiting_since=since, waiting_for=reason, waits_in_vain=in_vain)
+        self.stirred.pop(who.uid, None)
 
     def runs(self, who: Replica) -> None:
         """A replica that waited runs now."""
-        self.replicas[who.uid] = replace(who, waiting_since=None, waiting_for="", last_activity=self.now)
+        self.replicas[who.uid] = replace(who, waiting_since=None, waiting_for="")
+        self.stirred[who.uid] = self.now
 
     # What the shell does.
+
+    def silence(self, who: Replica) -> timedelta | None:
+        """How long a replica has been silent, as a shell that never looks away would know it."""
+        since = self.stirred.get(who.uid) if who.live else None
+        return None if since is None else max(timedelta(0), self.now - since)
 
     def observe(self) -> Observed:
         """What the shell sees."""
@@ -166,7 +194,7 @@ class World:
             spec=self.spec,
             generation=3,
             status=self.status,
-            replicas=tuple(self.replicas.values()),
+            replicas=tuple(replace(each, silent_for=self.silence(each)) for each in self.replicas.values()),
             bill=self.bill,
             variants=tuple(self.reports.values()),
             gang_sizes=self.gang_sizes,
@@ -183,7 +211,25 @@ class World:
         """Look, plan and write down; do nothing: the shell may die here."""
         decided = checked_plan(self.observe(), self.now)
         self.status = JobStatus.model_validate_json(decided.status.model_dump_json(by_alias=True))
+        for attempt, end in decided.ends.items():
+            assert self.counted.setdefault(attempt, end) is end, f"{attempt} is counted twice"
+        self._record(decided)
         return decided
+
+    def _record(self, decided: Plan) -> None:
+        """Record every end whose outcome is known, in the same write as the status."""
+        for each in sorted(self.replicas.values(), key=lambda each: (each.attempt, each.index)):
+            if each.live or each.uid in self.records:
+                continue
+            outcome = outcome_in(
+                (each.stage, each.attempt),
+                ended_well=each.state == "Succeeded",
+                ends=decided.ends,
+                records=self.records.values(),
+                known=ends_of(decided.status),
+            )
+            if outcome is not None:
+                self.records[each.uid] = usage_record(each, outcome)
 
     def apply(self, decided: Plan, *, replicas_started: int = 1000) -> None:
         """Do what the plan says; a shell that dies meanwhile starts only so many replicas."""
@@ -194,8 +240,9 @@ class World:
         for start in decided.start:
             self.started.append((start.stage, start.attempt))
             for index in range(min(self.spec.num_replicas(start.stage), replicas_started)):
-                new = replica(index, stage=start.stage, attempt=start.attempt, last_activity=self.now)
-                self.replicas.setdefault(new.uid, new)
+                new = replica(index, stage=start.stage, attempt=start.attempt)
+                if self.replicas.setdefault(new.uid, new) is new:
+                    self.stirred[new.uid] = self.now
 
     # What it has come to.
 
@@ -232,6 +279,17 @@ def trained(job: JobSpec, **kept: Any) -> World:
     return world
 
 
+_COUNTS: dict[Counted | None, tuple[int, int]] = {
+    None: (0, 0),
+    "Success": (0, 0),
+    "Suspension": (0, 0),
+    "Stop": (0, 0),
+    "Failure": (1, 0),
+    "Disruption": (0, 1),
+}
+"""Failures and disruptions by which an end moves its stage's figures."""
+
+
 def checked_plan(observed: Observed, now: datetime) -> Plan:
     """The plan, after checking what must hold of every plan."""
     decided = plan(observed, now)
@@ -242,7 +300,8 @@ def checked_plan(observed: Observed, now: datetime) -> Plan:
 
     again = plan(replace(observed, status=after), now)
     if decided.look_again_after != timedelta(0):
-        assert again == decided, "the plan of what was just planned differs"
+        # An attempt is counted once, so its end is not said again.
+        assert again == replace(decided, ends={}), "the plan of what was just planned differs"
 
     started_stages = [start.stage for start in decided.start]
     assert len(set(started_stages)) == len(started_stages), "two attempts of a stage are started at once"
@@ -285,6 +344,9 @@ def checked_plan(observed: Observed, now: datetime) -> Plan:
             assert stage.state != "Starting", "a gang that there is no room for is tried again"
         if earlier_stage.state in ("Succeeded", "Failed"):
             assert stage == earlier_stage, "a final stage changed"
+        end = decided.ends.get((stage.name, earlier_stage.attempt))
+        failed, disrupted = stage.failures - earlier_stage.failures, stage.disruptions - earlier_stage.disruptions
+        assert (failed, disrupted) == _COUNTS[end.counted if end else None], "an end is not what was counted"
     assert 0 <= after.execution - before.execution <= 1
     assert after.active_milliseconds_before >= before.active_milliseconds_before
     assert decided.look_again_after is None or decided.look_again_after >= timedelta(0)

@@ -2,6 +2,7 @@
 
     intervals   how long something was held, in whole microseconds
     ledger      usage records, each counted once
+    outcome     how a replica ended: what its attempt was counted as
     cells       records counted into the finest things that are told apart
     fold        records folded into sums that make the same bill
     goodput     a record's held time split by cause

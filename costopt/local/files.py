@@ -36,3 +36,12 @@ def modified_at_ns(path: Path) -> int | None:
         return path.stat().st_mtime_ns
     except FileNotFoundError:
         return None
+
+
+def version_of(path: Path) -> tuple[int, int, int] | None:
+    """Differs once the file has changed: which one it is, its size, and when it last changed. None: there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns

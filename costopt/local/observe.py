@@ -1,22 +1,25 @@
 """Replica folders -> what the plan needs to know, and the usage that the bill counts."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 from costopt.local.bury import bury_if_dead
 from costopt.local.files import last_lines
-from costopt.local.replica_folder import Birth, End, ReplicaFolder
+from costopt.local.replica_folder import Birth, ReplicaFolder
 from costopt.local.run_folder import RunFolder
 from costopt.plan.evidence import NOTHING, OUT_OF_MEMORY
 from costopt.plan.observed import Replica
+from costopt.plan.silence import Silence
 from costopt.schema.job import JobSpec
-from costopt.schema.replica import EXIT_DONE, EXIT_PREEMPTED, phase_in_log, progress_in_log
-from costopt.schema.usage import Outcome, UsageRecord
+from costopt.schema.replica import EXIT_DONE, phase_in_log, progress_in_log
+from costopt.schema.usage import UsageRecord
 from costopt.schema.variant_report import VariantStatus
 
-SUSPENDING = ("SuspendRequested", "BudgetExceeded")
-"""Reasons of a stop after which the job goes on another day."""
+LONGEST_LOOK = timedelta(seconds=2)
+"""A look that comes later than this after the one before counts no longer silence: this process was held up, perhaps
+with its whole machine, and then the replicas could not stir either."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +28,18 @@ class Sighting:
 
     replica: Replica
     usage: UsageRecord
+    """What it holds, or has held; its outcome is known when its attempt has been counted."""
 
 
 class Lookout:
     """Sees a run folder's replicas; what has ended never changes, so it is read just once."""
 
-    def __init__(self, run_folder: RunFolder) -> None:
+    def __init__(self, run_folder: RunFolder, steady_clock: Callable[[], float] = time.monotonic) -> None:
         self._run_folder = run_folder
+        self._steady_clock = steady_clock
         self._ended: dict[str, Sighting] = {}
+        self._silences: dict[str, Silence] = {}
+        """Of live replicas, by the names of their folders."""
 
     def sightings(self, now: datetime) -> tuple[Sighting, ...]:
         """All replicas ever created. One whose supervisor was killed is buried first, so its end is seen at once."""
@@ -48,10 +55,22 @@ class Lookout:
                 bury_if_dead(folder, birth)
                 sighting = sight(self._run_folder, folder, birth, now)
                 if sighting.replica.live:
-                    yield sighting
+                    silent_for = self._listen(folder)
+                    yield replace(sighting, replica=replace(sighting.replica, silent_for=silent_for))
                     continue
                 self._ended[path.name] = sighting
+                self._silences.pop(path.name, None)
             yield self._ended[path.name]
+
+    def _listen(self, folder: ReplicaFolder) -> timedelta | None:
+        """How long a live replica has been silent; None: it has not begun."""
+        if folder.supervised() is None:
+            return None
+        mark, now = folder.activity(self._run_folder.log_file(folder.name)), timedelta(seconds=self._steady_clock())
+        before = self._silences.get(folder.name, Silence())
+        heard = before.heard(mark, asked=now, answered=now, longest=LONGEST_LOOK)
+        self._silences[folder.name] = heard
+        return heard.length
 
 
 def sight(run_folder: RunFolder, folder: ReplicaFolder, birth: Birth, now: datetime) -> Sighting:
@@ -66,7 +85,6 @@ def sight(run_folder: RunFolder, folder: ReplicaFolder, birth: Birth, now: datet
         progress = progress_in_log(said or last_lines(log_file))
     supervised = folder.supervised()
     started_at = supervised.started_at if supervised else None
-    activity = folder.last_activity(log_file)
     replica = Replica(
         uid=birth.uid,
         stage=birth.stage,
@@ -78,7 +96,6 @@ def sight(run_folder: RunFolder, folder: ReplicaFolder, birth: Birth, now: datet
         evidence=OUT_OF_MEMORY if end is not None and end.out_of_memory else NOTHING,
         ended_at=end.ended_at if end else None,
         termination=folder.termination() if end else None,
-        last_activity=started_at and max(started_at, activity or started_at),
         progress=progress,
         phase=phase_in_log(said),
         starting_for=now - started_at if started_at and progress is None else None,
@@ -95,25 +112,11 @@ def sight(run_folder: RunFolder, folder: ReplicaFolder, birth: Birth, now: datet
         held_from=held_from,
         held_until=end.ended_at if end else max(now, held_from),
         end_estimated=end is not None and end.estimated,
-        outcome=_outcome(folder, end),
+        outcome="Running",
         has_meter=birth.has_meter,
         metered=progress.metered if progress else None,
     )
     return Sighting(replica, usage)
-
-
-def _outcome(folder: ReplicaFolder, end: End | None) -> Outcome:
-    if end is None:
-        return "Running"
-    if end.exit_code == EXIT_DONE:
-        return "Succeeded"
-    stop = folder.stop_request()
-    if stop is not None and stop.reason in SUSPENDING:
-        return "Suspended"
-    # Nobody but the platform can have ended it: its supervisor was killed, or it was told to end and not by a plan.
-    if end.exit_code is None or (end.exit_code == EXIT_PREEMPTED and stop is None):
-        return "Disrupted"
-    return "Failed"
 
 
 def variant_reports(run_folder: RunFolder, spec: JobSpec) -> tuple[VariantStatus, ...]:

@@ -24,7 +24,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from costopt.local.files import modified_at_ns, read_if_there, write_json
+from costopt.local.files import modified_at_ns, read_if_there, version_of, write_json
 from costopt.local.supervisor import BIRTH_FILE, END_FILE, HEARTBEAT_FILE, LOCK_FILE, SUPERVISOR_FILE
 from costopt.plan.actions import StopReason
 from costopt.render.processes import PROGRESS_FILE, TERMINATION_FILE
@@ -142,10 +142,9 @@ class ReplicaFolder:
         """When it was last known to live."""
         return _time(modified_at_ns(self.path / HEARTBEAT_FILE))
 
-    def last_activity(self, log_file: Path) -> datetime | None:
-        """When it last reported progress or logged a line."""
-        times = [_time(modified_at_ns(path)) for path in (self.path / PROGRESS_FILE, log_file)]
-        return max((time for time in times if time is not None), default=None)
+    def activity(self, log_file: Path) -> str:
+        """Differs once it has reported progress or logged a line; this is compared with itself, and with no clock."""
+        return " ".join(str(version_of(path)) for path in (self.path / PROGRESS_FILE, log_file))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[int | None]:

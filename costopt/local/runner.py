@@ -1,7 +1,8 @@
-"""The loop of this machine's shell: observe -> plan -> write status -> apply, and record every end.
+"""The loop of this machine's shell: observe -> plan -> record every end -> write status -> apply.
 
-A crash between any two lines repeats harmlessly: an end is recorded under the replica's uid, the status is written
-before what it decides is done, and starting or stopping a gang twice does nothing.
+A crash between any two lines repeats harmlessly: an end is recorded under the replica's uid as what the plan counts it,
+and planned alike once more; the status is written before what it decides is done, and starting or stopping a gang twice
+does nothing.
 """
 
 import time
@@ -10,11 +11,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from costopt.accounting.bill import make_bill
+from costopt.accounting.outcome import outcome_in
 from costopt.local.apply import Gangs
 from costopt.local.devices import Devices
 from costopt.local.observe import Lookout, Sighting, variant_reports
 from costopt.local.run_folder import RunFolder
-from costopt.plan.decide import is_final, is_suspended, plan
+from costopt.plan.decide import Plan, is_final, is_suspended, plan
+from costopt.plan.ends import ends_of
 from costopt.plan.observed import Observed
 from costopt.schema.job import CostOptJob
 from costopt.schema.prices import PriceBook
@@ -57,6 +60,7 @@ class Runner:
         *,
         devices: Devices = Devices(),  # noqa: B008 -- immutable
         clock: Callable[[], datetime] = system_clock,
+        steady_clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
         argv: tuple[str, ...] = (),  # run in place of the launcher, for tests of this shell alone
     ) -> None:
@@ -68,7 +72,7 @@ class Runner:
         self._status = run_folder.status()
         self._status_on_disk = self._status
         self._ledger = run_folder.ledger()
-        self._lookout = Lookout(run_folder)
+        self._lookout = Lookout(run_folder, steady_clock)
         self._gangs = Gangs(run_folder, job, devices, argv)
         self._written_at: datetime | None = None
         self.suspend_requested = False
@@ -93,7 +97,6 @@ class Runner:
         now = self._clock()
         self._gangs.reap()
         sightings = self._lookout.sightings(now)
-        self._record(sightings)
         replicas = tuple(sighting.replica for sighting in sightings)
         suspend = self._job.spec.suspend or self.suspend_requested
         decided = plan(
@@ -108,7 +111,9 @@ class Runner:
             ),
             now,
         )
-        self._write(decided.status, now, at_once=bool(decided.start or decided.stop))
+        self._record(sightings, decided)
+        status = decided.status.model_copy(update={"bill": self._bill(sightings)})
+        self._write(status, now, at_once=bool(decided.start or decided.stop))
         for stop in decided.stop:
             self._gangs.stop(stop, replicas)
         if self.kill_requested:
@@ -118,22 +123,32 @@ class Runner:
         live = sum(replica.live for replica in replicas) + len(decided.start)
         # A job whose stop was carried through although its reason has gone is suspended, but resumed at once.
         resumed_at_once = decided.look_again_after == timedelta(0)
-        waits = is_final(decided.status) or (is_suspended(decided.status) and not resumed_at_once)
-        return Look(decided.status, live, now, at_rest=waits and live == 0)
+        waits = is_final(status) or (is_suspended(status) and not resumed_at_once)
+        return Look(status, live, now, at_rest=waits and live == 0)
 
-    def _record(self, sightings: tuple[Sighting, ...]) -> None:
-        """Add to the ledger, on disk, every replica whose end is news."""
-        ledger = self._ledger
+    def _record(self, sightings: tuple[Sighting, ...], decided: Plan) -> None:
+        """Add to the ledger, on disk, every end whose outcome is known now, before the status that counts it."""
+        ledger, known = self._ledger, ends_of(decided.status)
         for sighting in sightings:
-            if not sighting.replica.live and sighting.usage.uid not in ledger.by_uid:
-                ledger = ledger.add(sighting.usage)
+            replica = sighting.replica
+            if replica.live or replica.uid in ledger.by_uid:
+                continue
+            outcome = outcome_in(
+                (replica.stage, replica.attempt),
+                ended_well=replica.state == "Succeeded",
+                ends=decided.ends,
+                records=ledger.records,
+                known=known,
+            )
+            if outcome is not None:
+                ledger = ledger.add(sighting.usage.model_copy(update={"outcome": outcome}))
         if ledger is not self._ledger:
             self._run_folder.write_ledger(ledger)
             self._ledger = ledger
 
     def _bill(self, sightings: tuple[Sighting, ...]) -> Bill:
-        running = (sighting.usage for sighting in sightings if sighting.replica.live)
-        return make_bill((*self._ledger.records, *running), self._book)
+        unrecorded = (one.usage for one in sightings if one.usage.uid not in self._ledger.by_uid)
+        return make_bill((*self._ledger.records, *unrecorded), self._book)
 
     def _write(self, status: JobStatus, now: datetime, *, at_once: bool) -> None:
         """Write the status if it decides something, or if it has not been written for a while."""

@@ -10,6 +10,8 @@
     waits       what a replica that does not run waits for
     foreign_text  words of others, made safe
     restarts    what an ended attempt means for its stage
+    silence     how long a replica has been silent, as looks at it show
+    ends        what attempts were counted as
     stages      which stages there are, and which are due
     halts       what asks for the job to be stopped: suspend, budget, deadline
     budget      what has been spent of what may be spent

@@ -1,9 +1,11 @@
 """What a shell is to do. Every action may be applied twice: a shell that crashed half-way is simply told again."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
 
+from costopt.accounting.outcome import Attempt, AttemptEnd
 from costopt.schema.status import JobStatus
 
 StopReason = Literal[
@@ -50,6 +52,8 @@ class Plan:
     """Gangs to start; at most one attempt of a stage."""
     stop: tuple[StopGang, ...] = ()
     """Gangs to stop."""
+    ends: Mapping[Attempt, AttemptEnd] = field(default_factory=dict)
+    """Attempts that have ended, and that `status` counts: their usage records say the same."""
     delete: bool = False
     """True: the job's time to live after its end is over."""
     look_again_after: timedelta | None = None

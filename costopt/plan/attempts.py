@@ -8,6 +8,7 @@ gang broke stands in its stage's `failure`, written before the first replica is 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from costopt.accounting.outcome import AttemptEnd, Counted
 from costopt.names import TRAIN_STAGE
 from costopt.plan.actions import StopGang, StopReason
 from costopt.plan.causes import CAUSES, FailureKind
@@ -35,6 +36,8 @@ class Situation:
     halting: StopReason | None
     """Why the whole job is being stopped; None when it is not."""
     now: datetime
+    ends_job: bool = False
+    """That stop is the job's end."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Step:
     """A failure that was not known before."""
     stop: StopGang | None = None
     """The gang is to end first."""
+    end: AttemptEnd | None = None
+    """What the attempt is counted as; None: it goes on, or nothing of it was seen."""
 
 
 def stage_gang(observed: Observed, stage: StageStatus) -> Gang:
@@ -86,18 +91,20 @@ def _after_its_end(stage: StageStatus, gang: Gang, situation: Situation) -> Step
     observed, now = situation.observed, situation.now
     limits = observed.spec.restarts
     if gang.succeeded and _result_is_there(stage, observed):
-        return Step(finish(stage, "Succeeded", now))
+        return Step(finish(stage, "Succeeded", now), end=AttemptEnd("Success"))
     beyond_repair = [replica for replica in gang.failed if kind_of(replica) == "NotRetryable"]
     cause = first_failure(beyond_repair, None)
     kind: FailureKind = "NotRetryable"
     if cause is None:
         if situation.halting:
-            return Step(_waiting(stage))
+            return Step(_waiting(stage), end=AttemptEnd("Stop" if situation.ends_job else "Suspension"))
         cause = first_failure(gang.failed, stage.failure) or _cause_without_a_failed_replica(stage, gang)
         kind = _kind(cause, gang)
     after = after_lost_attempt(stage, kind, cause, limits, now)
     told = after.failure or cause
-    return Step(after, news=told if told != stage.failure else None)
+    counted: Counted = "Disruption" if kind == "Disruption" else "Failure"
+    end = AttemptEnd(counted, cause.reason, all_ended_well=gang.succeeded)
+    return Step(after, news=told if told != stage.failure else None, end=end)
 
 
 def _kind(cause: Failure, gang: Gang) -> FailureKind:
@@ -135,8 +142,8 @@ def _too_late(stage: StageStatus, gang: Gang, situation: Situation) -> Failure |
         if gang.waits_for:
             message += f"; they waited for: {gang.waits_for}"
         return _failure(stage, "NotStarted", message)
-    if _is_over(gang.stalls_in(timedelta(seconds=limits.stall_timeout_seconds), situation.now)):
-        seconds = limits.stall_timeout_seconds
+    seconds = limits.stall_timeout_seconds
+    if gang.silent_for is not None and gang.silent_for >= timedelta(seconds=seconds):
         message = f"no replica of {stage.name} finished a step or logged a line for {seconds} s{_phase_before(gang)}"
         return _failure(stage, "Stalled", message)
     if _is_over(startup_left(stage, situation.observed)):

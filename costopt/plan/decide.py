@@ -27,9 +27,11 @@ execution. A variant's failure does not stop the others; the job then fails when
 but its bill, its leftovers and its deletion is decided after it.
 """
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from costopt.accounting.outcome import Attempt, AttemptEnd
 from costopt.names import TRAIN_STAGE
 from costopt.plan import budget, conditions
 from costopt.plan.actions import Plan, StartGang, StopGang, StopReason
@@ -76,7 +78,8 @@ def plan(observed: Observed, now: datetime) -> Plan:
     halt = find_halt(observed.spec, before, spending, now)
     stopping = halt is not None or is_stopping(before)
 
-    stages, failure, stops = _advance_all(observed, _reason(halt) if stopping else None, now)
+    situation = Situation(observed, _reason(halt) if stopping else None, now, ends_job=halt is not None and halt.final)
+    stages, failure, stops, ends = _advance_all(situation)
     if not stopping:
         stages = begin_due(stages, observed, now)
     ending = _find_ending(stages, halt)
@@ -117,6 +120,7 @@ def plan(observed: Observed, now: datetime) -> Plan:
         status=status,
         start=gangs_to_start(stages, observed.replicas),
         stop=(*stops, *strays_to_stop(stages, observed.replicas)),
+        ends=ends,
         delete=_is_due(deletion_in(observed.spec, status, now)),
         look_again_after=timedelta(0) if suspended and halt is None else _look_again(observed, status, now),
     )
@@ -149,12 +153,13 @@ def _after_the_end(observed: Observed, now: datetime) -> Plan:
 
 
 def _advance_all(
-    observed: Observed, halting: StopReason | None, now: datetime
-) -> tuple[list[StageStatus], Failure | None, tuple[StopGang, ...]]:
+    situation: Situation,
+) -> tuple[list[StageStatus], Failure | None, tuple[StopGang, ...], Mapping[Attempt, AttemptEnd]]:
+    observed = situation.observed
     stages: list[StageStatus] = []
     stops: list[StopGang] = []
+    ends: dict[Attempt, AttemptEnd] = {}
     failure = observed.status.failure
-    situation = Situation(observed, halting, now)
     for stage in stages_of(observed.spec, observed.status):
         if stage.state not in IN_FLIGHT:
             stages.append(stage)
@@ -164,7 +169,9 @@ def _advance_all(
         failure = step.news or failure
         if step.stop:
             stops.append(step.stop)
-    return stages, failure, tuple(stops)
+        if step.end:
+            ends[stage.name, stage.attempt] = step.end
+    return stages, failure, tuple(stops), ends
 
 
 def _find_ending(stages: list[StageStatus], halt: Halt | None) -> Finding | None:
@@ -251,13 +258,11 @@ def _finished_variants(observed: Observed, stages: list[StageStatus]) -> list[Va
 
 
 def _look_again(observed: Observed, status: JobStatus, now: datetime) -> timedelta | None:
-    """Time until something can change by itself."""
+    """Time until something can change by itself. A silence does not grow by itself, but with the shell's next look."""
     waits = [deletion_in(observed.spec, status, now)]
     if status.active_since is not None:
         waits.append(deadline_in(observed.spec, status, now))
-        stall_timeout = timedelta(seconds=observed.spec.restarts.stall_timeout_seconds)
         running = [stage for stage in status.stages if stage.state == "Running"]
-        waits += [stage_gang(observed, stage).stalls_in(stall_timeout, now) for stage in running]
         waits += [_pending_in(stage, now) for stage in running if stage_gang(observed, stage).waits_for]
         waits += [startup_left(stage, observed) for stage in running]
         if observed.spec.restarts.start_timeout_seconds is not None:

@@ -34,17 +34,16 @@ class Gang:
         ended_well = {replica.index for replica in self.replicas if replica.state == "Succeeded"}
         return not self.live and not self.failed and ended_well >= set(range(self.size))
 
-    def stalls_in(self, timeout: timedelta, now: datetime) -> timedelta | None:
-        """Time until the gang counts as stalled if nothing stirs: 0 or less when it is. None: it cannot stall.
+    @property
+    def silent_for(self) -> timedelta | None:
+        """How long no replica has stirred. None: it is not known.
 
         One replica that stirs keeps the gang alive, for the others may be waiting for it; and one that has not begun
-        to run (an image is pulled, a node is sought) cannot have stalled.
+        to run (an image is pulled, a node is sought) or that cannot be heard may be the one that they wait for.
         """
-        stirred = [replica.last_activity for replica in self.replicas if replica.live]
-        known = [moment for moment in stirred if moment is not None]
-        if not known or len(known) < len(stirred):
-            return None
-        return max(known) + timeout - now
+        silences = [replica.silent_for for replica in self.replicas if replica.live]
+        known = [silence for silence in silences if silence is not None]
+        return min(known) if known and len(known) == len(silences) else None
 
     def gives_up_waiting_in(self, timeout: timedelta, now: datetime) -> timedelta | None:
         """Time until the replica that has waited longest to run has waited too long: 0 or less when it has. None: none

@@ -44,8 +44,9 @@ class Replica:
     """When it ended (aware)."""
     termination: TerminationMessage | None = None
     """What it said at its end."""
-    last_activity: datetime | None = None
-    """When it last finished a step or logged a line (aware). None: not running yet, so it cannot stall."""
+    silent_for: timedelta | None = None
+    """How long looks at it have shown neither a step nor a line (see `costopt.plan.silence`). None: it does not run, or
+    cannot be heard; what is not known has not stalled."""
     waiting_since: datetime | None = None
     """Since when it should be running and is not (aware). None: it runs, or a queue has not admitted it, which is no
     fault that startTimeoutSeconds could find."""

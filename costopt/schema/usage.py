@@ -12,8 +12,8 @@ from costopt.schema.base import Count, DecimalString, Money, Name, ShortText, St
 from costopt.schema.prices import Currency, Date
 from costopt.schema.replica import MeteredMilliseconds
 
-Outcome = Literal["Running", "Succeeded", "Failed", "Disrupted", "Suspended"]
-"""How the replica ended. Running: it has not, and is counted up to now. Suspended: stopped because we asked it to."""
+Outcome = Literal["Running", "Succeeded", "Failed", "Stalled", "Disrupted", "Suspended", "Stopped"]
+"""See `UsageRecord.outcome`."""
 
 CapacityType = Literal["OnDemand", "Spot", "Reserved"]
 
@@ -45,7 +45,7 @@ class PinnedPrice(Strict):
 
 
 class UsageRecord(Strict):
-    """What one replica held. Written once, when it ended; made afresh for each bill while it runs."""
+    """What one replica held. Written once, when its attempt has ended; made afresh for each bill before that."""
 
     uid: ShortText
     """The replica's unique id: a record counts once per id."""
@@ -74,7 +74,9 @@ class UsageRecord(Strict):
     end_estimated: bool = False
     """True: nobody saw its end; `held_until` is when it was last known to live."""
     outcome: Outcome
-    """How it ended."""
+    """How it ended. Running: it has not, and is counted up to now. Succeeded: with exit code 0. Otherwise what its
+    attempt was counted as, whichever replica was the cause: a failure (Failed, Stalled), a disruption (Disrupted), or
+    neither: suspended by the job or its queue (Suspended), or not wanted any more (Stopped)."""
     has_meter: bool = True
     """False: a user's own program, which does not report where its time goes."""
     metered: MeteredMilliseconds | None = None

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from costopt.names import USAGE_FINALIZER
 from costopt.plan.actions import StartGang
+from costopt.plan.silence import look_every
 from costopt.schema.base import API_VERSION
 from costopt.schema.job import CostOptJob
 from costopt.schema.status import JobStatus
@@ -21,11 +22,13 @@ from costopt_operator.cluster import Cluster
 from costopt_operator.events import Event, event_manifest
 from costopt_operator.gangs import Gangs, NotYet
 from costopt_operator.known_fields import read_known
+from costopt_operator.listening import Logs
 from costopt_operator.logs import about
-from costopt_operator.look import LOG_EVERY, Logs, Nodes
+from costopt_operator.look import Nodes
 from costopt_operator.metrics import Metrics
 from costopt_operator.observe import World, utc_now
 from costopt_operator.reconcile import Memory, Todo, reconcile
+from costopt_operator.recording import last_speakers
 from costopt_operator.run_all import run_all
 from costopt_operator.sightings import ChildJob, JobObject, Pod, parse_job, parse_pod
 from costopt_operator.work_queue import Key, WorkQueue
@@ -147,9 +150,7 @@ class Controller:
             return None
         pods = tuple(pod for pod in self._cluster.pods.of(job.key) if pod.job_uid == job.uid)
         children = tuple(child for child in self._cluster.child_jobs.of(job.key) if child.job_uid == job.uid)
-        now = self._clock()
-        timeout = timedelta(seconds=model.spec.restarts.stall_timeout_seconds)
-        return World(
+        world = World(
             job=model,
             status=status,
             generation=job.generation,
@@ -158,8 +159,12 @@ class Controller:
             pods=pods,
             book=self._cluster.books.get(model.spec.price_book_name or ""),
             nodes=await self._nodes.of(pods),
-            logs=self._logs.of(pods, timeout, now),
             refused=self._gangs.refused(job),
+        )
+        return dataclasses.replace(
+            world,
+            unheard=self._logs.last_words(last_speakers(world)),
+            logs=self._logs.of(pods, _stall_timeout(world)),
         )
 
     async def _write_status(self, job: JobObject, world: World, status: JobStatus) -> JobObject:
@@ -200,8 +205,9 @@ class Controller:
 
     async def _carry_out(self, todo: Todo, world: World, job: JobObject) -> None:
         await run_all(self._release(pod) for pod in todo.releases)
-        await run_all(self._delete_job(child) for child in todo.delete_jobs)
+        # Pods first: the deletion of their Job gives them their full grace, and a shorter one comes too late after that
         await run_all(self._delete_pod(pod, grace) for pod, grace in todo.delete_pods)
+        await run_all(self._delete_job(child) for child in todo.delete_jobs)
         await run_all(self._delete_if_lost(pod) for pod in todo.overdue)
         for event in todo.events:
             await self._tell(event, todo, job)
@@ -297,7 +303,7 @@ class Controller:
     def _remember_to_look(self, key: Key, todo: Todo, world: World) -> None:
         waits = [todo.look_again_after] if todo.look_again_after is not None else []
         if any(pod.running and not pod.ended for pod in world.pods):
-            waits.append(LOG_EVERY)
+            waits.append(look_every(_stall_timeout(world)))
         if waits:
             self._queue.add_after(key, max(0.0, min(waits).total_seconds()))
 
@@ -305,6 +311,10 @@ class Controller:
         """The job is gone: nothing needs to be remembered of it."""
         self._memories.pop(uid, None)
         self._gangs.forget(uid)
+
+
+def _stall_timeout(world: World) -> timedelta:
+    return timedelta(seconds=world.job.spec.restarts.stall_timeout_seconds)
 
 
 @functools.lru_cache(maxsize=PARSED_KEPT)

@@ -2,13 +2,14 @@
 
 import logging
 
+from costopt.accounting.outcome import Attempt
 from costopt.names import LABEL_JOB_UID, QUEUE_NAME_LABEL, TRAIN_STAGE
 from costopt.plan.actions import StartGang
 from costopt.render.children import config_map, service
 from costopt.render.manifests import manifests
 from costopt_operator.api import Api, ApiError, Json
 from costopt_operator.cluster import Cluster
-from costopt_operator.observe import Attempt, World
+from costopt_operator.observe import World
 from costopt_operator.reconcile import Todo
 from costopt_operator.run_all import run_all
 from costopt_operator.sightings import ChildJob, JobObject, parse_child_job, parse_service

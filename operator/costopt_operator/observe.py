@@ -1,4 +1,4 @@
-"""Objects of the cluster -> what the plan needs to know, and the usage that the bill counts. Pure.
+"""Objects of the cluster -> what the plan needs to know. Pure.
 
 A gang is what its batch Job's pods show, with three corrections:
 
@@ -14,11 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import ValidationError
 
-from costopt.accounting.bill import bill_of
-from costopt.accounting.exact import plain
-from costopt.accounting.price_book import pin_prices
-from costopt.names import TRAIN_STAGE
-from costopt.plan.halts import is_stopping
+from costopt.accounting.outcome import Attempt
 from costopt.plan.observed import Observed, Replica, ReplicaState
 from costopt.schema.job import CostOptJob
 from costopt.schema.prices import PriceBook
@@ -32,29 +28,25 @@ from costopt.schema.replica import (
     TerminationMessage,
 )
 from costopt.schema.status import Bill, JobStatus
-from costopt.schema.usage import MAX_RECORDS, Outcome, Usage, UsageRecord
-from costopt_operator.node_class import UNKNOWN_NODE, NodeClass
+from costopt_operator.node_class import NodeClass
 from costopt_operator.sightings import ChildJob, Pod, indexes, parse_time
-
-Attempt = tuple[str, int]
-"""Stage, and attempt of it."""
 
 ENDS_WHEN_TOLD = (None, EXIT_PREEMPTED, 137)
 """Exit codes of a pod that was told to end; any other is of its own making, also if it comes after that."""
-RECORDS_KEPT = 64
-"""Records kept singly in the status although they might be folded: enough to look into, and a small object."""
 
 
 @dataclass(frozen=True)
 class LogSight:
-    """What a pod's log showed when it was last read."""
+    """What looks into a pod's log have shown."""
 
-    last_line: datetime | None
-    """When its last line was written; None: it is empty."""
+    silent_for: timedelta | None = None
+    """How long it has not changed (see `costopt.plan.silence`); None: not known."""
     progress: Progress | None = None
     """The newest progress report in it."""
     phase: Phase | None = None
     """What it is at while no step ends; None: its steps go on, or it did not say."""
+    last_line: datetime | None = None
+    """When its newest line was written, by its node's clock: to be compared with nothing but that."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +66,8 @@ class World:
     """By name."""
     logs: Mapping[str, LogSight] = field(default_factory=dict)
     """By pod uid."""
+    unheard: frozenset[str] = frozenset()
+    """Uids of ended pods whose logs are being read once more, which takes a moment."""
     refused: Mapping[Attempt, str] = field(default_factory=dict)
     """Attempts whose batch Job the API server refused as invalid, with its sentence."""
 
@@ -82,8 +76,8 @@ class World:
         return next((child for child in self.child_jobs if (child.stage, child.attempt) == attempt), None)
 
 
-def observe(world: World, usage: Usage, now: datetime) -> Observed:
-    """The world as the plan sees it; `usage` is everything recorded, the latest ends included."""
+def observe(world: World, bill: Bill) -> Observed:
+    """The world as the plan sees it, with the bill so far."""
     sizes = {(child.stage, child.attempt): child.completions for child in world.child_jobs}
     reports = [message.variant for pod in world.pods if (message := termination(pod)) and message.variant]
     return Observed(
@@ -91,7 +85,7 @@ def observe(world: World, usage: Usage, now: datetime) -> Observed:
         generation=world.generation,
         status=world.status,
         replicas=tuple(replicas(world)),
-        bill=bill(world, usage, now),
+        bill=bill,
         variants=tuple(reports),
         gang_sizes=sizes,
     )
@@ -107,10 +101,11 @@ def replicas(world: World) -> Iterator[Replica]:
             continue
         child = world.child_job(attempt)
         pods = tuple(_pods_that_count(world, attempt, child))
-        one_fell = any(_fell_by_itself(pod) for pod in pods)
+        one_fell = any(fell_by_itself(pod) for pod in pods)
+        speaker = _speaker(pods, world.logs)
         for pod in pods:
             taken_along = one_fell and pod.exit_code in ENDS_WHEN_TOLD and _was_deleted_first(pod)
-            yield _replica(pod, child, world.logs.get(pod.uid), taken_along=taken_along)
+            yield _replica(pod, child, world.logs.get(pod.uid), speaker, taken_along=taken_along)
         seen = {pod.index for pod in pods}
         if child is not None:
             yield from _without_a_pod(child, seen)
@@ -123,11 +118,11 @@ def _pods_that_count(world: World, attempt: Attempt, child: ChildJob | None) -> 
         if (pod.stage, pod.attempt) != attempt:
             continue
         never_was = pod.ended and pod.node is None and pod.exit_code is None
-        if not never_was and not _is_of_an_earlier_admission(pod, child):
+        if not never_was and not is_of_an_earlier_admission(pod, child):
             yield pod
 
 
-def _is_of_an_earlier_admission(pod: Pod, child: ChildJob | None) -> bool:
+def is_of_an_earlier_admission(pod: Pod, child: ChildJob | None) -> bool:
     """The pod ended because a queue took its Job back, which makes another when it is admitted again."""
     if child is None or child.failing or child.complete or child.deleting or not pod.ended:
         return False
@@ -140,9 +135,9 @@ def _is_of_an_earlier_admission(pod: Pod, child: ChildJob | None) -> bool:
     return by_itself and child.started is not None and pod.created < child.started
 
 
-def _fell_by_itself(pod: Pod) -> bool:
+def fell_by_itself(pod: Pod) -> bool:
     """It ended otherwise than well, and not because somebody deleted it."""
-    return pod.ended and _state(pod) == "Failed" and (pod.disrupted or not _was_deleted_first(pod))
+    return pod.ended and state_of(pod) == "Failed" and (pod.disrupted or not _was_deleted_first(pod))
 
 
 def _was_deleted_first(pod: Pod) -> bool:
@@ -153,17 +148,17 @@ def _was_deleted_first(pod: Pod) -> bool:
     return pod.finished is None or parse_time(pod.finished) >= asked_to_end
 
 
-def _replica(pod: Pod, child: ChildJob | None, log: LogSight | None, *, taken_along: bool) -> Replica:
+def _speaker(pods: Iterable[Pod], logs: Mapping[str, LogSight]) -> LogSight | None:
+    """What is heard of the running pod of the lowest index: it speaks for those whose own logs are not looked into."""
+    running = sorted((pod for pod in pods if pod.running and not pod.ended), key=lambda pod: (pod.index, pod.uid))
+    return logs.get(running[0].uid) if running else None
+
+
+def _replica(
+    pod: Pod, child: ChildJob | None, log: LogSight | None, speaker: LogSight | None, *, taken_along: bool
+) -> Replica:
     """`taken_along`: another of its gang fell, and the Job controller ended this one for that."""
-    started = parse_time(pod.started) if pod.started else None
-    activity = None
-    if pod.running and started is not None:
-        # Without a look into the log nothing is known, and what is not known cannot have stalled. The first replica
-        # speaks for its gang; the others are looked at when it falls silent.
-        if log is not None:
-            activity = max(started, log.last_line or started)
-        elif pod.index != 0:
-            activity = started
+    heard = (log or speaker) if pod.running and not pod.ended else None
     waits = not pod.ended and not pod.running
     said = termination(pod)
     if taken_along:
@@ -173,13 +168,13 @@ def _replica(pod: Pod, child: ChildJob | None, log: LogSight | None, *, taken_al
         stage=pod.stage,
         attempt=pod.attempt,
         index=pod.index,
-        state=_state(pod),
+        state=state_of(pod),
         exit_code=pod.exit_code,
         disrupted=pod.disrupted and pod.ended,
         evidence=pod.evidence,
         ended_at=held_until(pod)[0] if pod.ended else None,
         termination=said,
-        last_activity=activity,
+        silent_for=heard.silent_for if heard is not None else None,
         progress=(said and said.progress) or (log and log.progress) or None,
         waiting_since=_waiting_since(child) if waits else None,
         waiting_for=pod.waiting_for if waits else "",
@@ -201,7 +196,7 @@ def _starting_for(pod: Pod, log: LogSight | None) -> timedelta | None:
     return log.last_line - parse_time(pod.started)
 
 
-def _state(pod: Pod) -> ReplicaState:
+def state_of(pod: Pod) -> ReplicaState:
     if not pod.ended:
         return "Running"
     return "Succeeded" if pod.phase == "Succeeded" and pod.exit_code in (EXIT_DONE, None) else "Failed"
@@ -273,97 +268,6 @@ def held_until(pod: Pod) -> tuple[datetime, bool]:
         return parse_time(pod.finished), False
     known = max(filter(None, (pod.deleted, pod.last_sign, pod.scheduled, pod.started)))
     return parse_time(known), True
-
-
-def usage_record(pod: Pod, world: World, now: datetime) -> UsageRecord:
-    """What the pod holds, or has held. It must have reached a node."""
-    stage = pod.stage
-    resources = pod.requests or {
-        name: plain(quantity) for name, quantity in world.job.spec.resources_of(stage).effective().items()
-    }
-    node = world.nodes.get(pod.node or "", UNKNOWN_NODE)
-    held_from = parse_time(pod.scheduled or pod.started or pod.created)
-    # A pod's times are in whole seconds: one that runs is counted likewise, so that a bill never shrinks at its end.
-    end, estimated = held_until(pod) if pod.ended else (max(now.replace(microsecond=0), held_from), False)
-    said = termination(pod)
-    progress = (said and said.progress) or _progress_of_its_gang(pod, world)
-    return UsageRecord(
-        uid=pod.uid,
-        stage=stage,
-        attempt=pod.attempt,
-        index=pod.index,
-        resources=dict(resources),
-        product=node.product,
-        capacity_type=node.capacity_type,
-        node=pod.node,
-        node_labels=dict(node.labels),
-        held_from=held_from,
-        held_until=end,
-        end_estimated=estimated,
-        outcome=_outcome(pod, world),
-        has_meter=world.job.spec.train.command is None,
-        metered=progress.metered if progress else None,
-    )
-
-
-def _progress_of_its_gang(pod: Pod, world: World) -> Progress | None:
-    """What the log of the pod said, or else of another of its gang: they go in step, so one meter is like another."""
-    gang = [other for other in world.pods if (other.stage, other.attempt) == (pod.stage, pod.attempt)]
-    logs = (world.logs.get(other.uid) for other in (pod, *gang))
-    return next((log.progress for log in logs if log is not None and log.progress is not None), None)
-
-
-def _outcome(pod: Pod, world: World) -> Outcome:
-    if not pod.ended:
-        return "Running"
-    if _state(pod) == "Succeeded":
-        return "Succeeded"
-    condition = world.status.condition("Succeeded")
-    if is_stopping(world.status) and condition is not None and condition.reason == "Suspending":
-        return "Suspended"
-    if pod.disrupted or pod.exit_code in (None, EXIT_PREEMPTED):
-        return "Disrupted"
-    return "Failed"
-
-
-def new_usage(world: World, now: datetime) -> Usage:
-    """Everything recorded, with the ends that are news, at the prices of now.
-
-    At most as many records as the status has room for; the others wait until those are released and folded.
-    """
-    usage = world.status.usage or Usage()
-    known = {record.uid for record in usage.records}
-    room = MAX_RECORDS - len(usage.records)
-    news = [pod for pod in world.pods if pod.ended and pod.has_finalizer and pod.scheduled and pod.uid not in known]
-    made = [pin_prices(usage_record(pod, world, now), world.book) for pod in sorted(news, key=_by_end)[:room]]
-    return usage.model_copy(update={"records": [*usage.records, *made]}) if made else usage
-
-
-def foldable(world: World, usage: Usage) -> set[str]:
-    """Uids of the oldest records that may be folded: of pods that are gone or released, for those are never recorded
-    again."""
-    held_back = {pod.uid for pod in world.pods if pod.has_finalizer}
-    free = [record.uid for record in usage.records if record.uid not in held_back]
-    return set(free[: max(0, len(usage.records) - RECORDS_KEPT)])
-
-
-def _by_end(pod: Pod) -> tuple[str, str]:
-    return (pod.finished or pod.last_sign, pod.uid)
-
-
-def bill(world: World, usage: Usage, now: datetime) -> Bill:
-    """The bill so far: what has ended, and what runs, counted up to now."""
-    running = [usage_record(pod, world, now) for pod in _holding(world.pods)]
-    return bill_of(usage, running, world.book)
-
-
-def _holding(pods: Iterable[Pod]) -> Iterator[Pod]:
-    return (pod for pod in pods if not pod.ended and pod.scheduled is not None)
-
-
-def is_training(pod: Pod) -> bool:
-    """A pod of the training stage."""
-    return pod.stage == TRAIN_STAGE
 
 
 def utc_now() -> datetime:

@@ -18,7 +18,8 @@ from costopt.plan.decide import is_final, plan
 from costopt.schema.status import JobStatus, StageStatus
 from costopt.schema.usage import Usage
 from costopt_operator.events import Event, events_between
-from costopt_operator.observe import RECORDS_KEPT, World, foldable, new_usage, observe
+from costopt_operator.observe import World, observe
+from costopt_operator.recording import RECORDS_KEPT, bill, ended_unrecorded, foldable, new_usage, room
 from costopt_operator.sightings import ChildJob, Pod, parse_time
 
 Urgency = Literal["None", "Figures", "Records", "Soon", "Now"]
@@ -27,7 +28,10 @@ SOON = timedelta(seconds=2)
 """How long a first sign of life may wait for others to be written with it."""
 RECORDS_WITHIN = timedelta(seconds=10)
 """How long the record of an ended pod may wait for those of its gang, which mostly end the stage. So long its finalizer
-keeps it at most."""
+keeps a pod that ended well; the others wait until it is known what their attempt counts as, which takes their gang no
+longer than its grace period."""
+RECORDABLE_WITHIN = timedelta(seconds=1)
+"""When to look again at an attempt whose end cannot be recorded yet, should nothing be heard before."""
 FIGURES_EVERY = timedelta(seconds=30)
 """Between two writes of a status in which only progress and bill have grown, or stages have come to another phase."""
 BROKEN_GANG_GRACE_SECONDS = 10
@@ -78,10 +82,14 @@ def reconcile(world: World, memory: Memory, now: datetime) -> Todo:
     """What to do about the world as it is now."""
     if world.deleting:
         return Todo(releases=tuple(pod for pod in world.pods if pod.ended and pod.has_finalizer))
-    usage = new_usage(world, now)
-    decided = plan(observe(world, usage, now), now)
+    usage = world.status.usage or Usage()
     kept = fold(usage, foldable(world, usage))
-    status = decided.status.model_copy(update={"usage": kept if kept != Usage() else None})
+    if _cannot_record_yet(world, kept):
+        recorded = {record.uid for record in usage.records}
+        releases = tuple(pod for pod in world.pods if _may_be_released(pod, recorded))
+        return Todo(releases=releases, noticed=memory.noticed, look_again_after=RECORDABLE_WITHIN)
+    decided = plan(observe(world, bill(world, kept, now)), now)
+    status = _with_usage(decided.status, new_usage(world, kept, decided, now), world, now)
 
     urgency = _urgency(world.status, status)
     write, wait = _when(urgency, memory, now)
@@ -106,6 +114,18 @@ def reconcile(world: World, memory: Memory, now: datetime) -> Todo:
         delete=decided.delete and is_final(written) and not any(pod.has_finalizer for pod in world.pods),
         look_again_after=_earliest(decided.look_again_after, wait, _force_delete_in(world, now)),
     )
+
+
+def _cannot_record_yet(world: World, usage: Usage) -> bool:
+    """An attempt has ended whose records must wait. What it counts as is written together with them, so that waits too:
+    for last words, which come or are given up in seconds, or until there is room for another record."""
+    ended = list(ended_unrecorded(world, usage))
+    return any(pod.uid in world.unheard for pod in ended) or bool(ended and not room(usage))
+
+
+def _with_usage(status: JobStatus, usage: Usage, world: World, now: datetime) -> JobStatus:
+    """The status with that usage, and with the bill of it: what an end was counted as says what its time was for."""
+    return status.model_copy(update={"usage": usage if usage != Usage() else None, "bill": bill(world, usage, now)})
 
 
 def _urgency(before: JobStatus, after: JobStatus) -> Urgency:

@@ -20,16 +20,20 @@ def state_of(job: LiveJob) -> str:
 
 
 def test_a_silent_gang_is_restarted_and_one_that_logs_is_not(team: Team) -> None:
-    """Logs are read twice a minute, so this takes a while."""
+    """The silent one heeds no SIGTERM for a while, so that what it is given to end can be seen."""
     silent = team.submit(
-        Play(attempt=0, run_seconds="forever"), name="silent", restarts={"stallTimeoutSeconds": 10, "maxFailures": 1}
-    )
-    talking = team.submit(FOREVER, name="talking", restarts={"stallTimeoutSeconds": 25})
+        Play(attempt=0, run_seconds="forever", stop_seconds=4),
+        name="silent", restarts={"stallTimeoutSeconds": 10, "maxFailures": 1},
+    )  # fmt: skip
+    talking = team.submit(FOREVER, name="talking", restarts={"stallTimeoutSeconds": 10})
     stepping = team.submit(FOREVER, name="stepping")
     for job in (silent, talking, stepping):
         job.wait_until_running()
     deadline = time.monotonic() + 120
+    graces: set[int] = set()
     while condition_of(silent.status, "Succeeded").get("status") != "True":
+        ending = [pod["metadata"] for pod in silent.pods() if "deletionTimestamp" in pod["metadata"]]
+        graces |= {pod["deletionGracePeriodSeconds"] for pod in ending if pod.get("deletionGracePeriodSeconds")}
         assert time.monotonic() < deadline, silent.status
         team.control_plane.write_log(team.namespace, "talking-train-a0-1", "still here")
         team.control_plane.write_log(team.namespace, "stepping-train-a0-0", '{"step": 7, "totalSteps": 40}')
@@ -39,10 +43,21 @@ def test_a_silent_gang_is_restarted_and_one_that_logs_is_not(team: Team) -> None
     failure = silent.status["failure"]
     assert failure["reason"] == "Stalled"
     assert "no replica of train finished a step or logged a line for 10 s" in failure["message"]
-    team.check_usage(silent)
+    assert graces == {10}, "pods of a broken gang have their full grace, or none was seen to end"
+    outcomes = [(record["attempt"], record["outcome"]) for record in team.check_usage(silent)]
+    assert sorted(outcomes) == [(0, "Stalled"), (0, "Stalled"), (1, "Succeeded"), (1, "Succeeded")]
     assert talking.stage()["attempt"] == 0
-    stepping.wait_until(lambda status: status.get("progress", {}).get("step") == 7, "at step 7")
+    stepping.wait_until(lambda status: status.get("progress", {}).get("step") == 7, "at step 7", seconds=90)
     assert [event["reason"] for event in silent.events()] == ["Restarted", "Completed"]
+
+
+def test_the_last_line_of_a_log_is_in_the_final_status_although_the_run_was_too_short_to_be_looked_at(
+    team: Team,
+) -> None:
+    job = team.submit(Play(stage="train", run_seconds=2, message={"exitCode": 0}), name="short")
+    team.control_plane.write_log(team.namespace, "short-train-a0-0", '{"step": 39, "totalSteps": 40, "loss": "1.25"}')
+    progress = job.wait_until_ended()["progress"]
+    assert (progress["step"], progress["loss"]) == (39, "1.25")
 
 
 def test_a_job_deleted_in_any_state_leaves_nothing_behind(team: Team) -> None:
@@ -125,7 +140,7 @@ def test_time_to_live_deletes_a_finished_job_and_a_deadline_ends_a_running_one(t
     late = team.submit(Play(run_seconds="forever", stop_message=saved), name="late", activeDeadlineSeconds=3)
 
     late.wait_until_ended("DeadlineExceeded")
-    assert {record["outcome"] for record in team.check_usage(late)} == {"Disrupted"}
+    assert {record["outcome"] for record in team.check_usage(late)} == {"Stopped"}
     short.wait_until_gone()
     failed.wait_until_gone()
     kept.wait_until_ended()

@@ -18,6 +18,7 @@ from costopt_operator.api import ApiError, NotLeading
 from costopt_operator.cluster import Cluster
 from costopt_operator.controller import Controller
 from costopt_operator.metrics import Metrics
+from costopt_operator.observe import LogSight
 from costopt_operator.sightings import parse_child_job, parse_job, parse_pod
 from costopt_operator.work_queue import WorkQueue
 
@@ -39,6 +40,8 @@ class PlayedApi:
         """What was done, such as "create Job tiny-train-a0", refused or not."""
         self.next: defaultdict[str, list[Exception]] = defaultdict(list)
         """What is answered instead, once each."""
+        self.graces: dict[str, int | None] = {}
+        """Grace in seconds with which each object was deleted first or last."""
 
     def put(self, kind: str, manifest: Json) -> Json:
         self.version += 1
@@ -85,6 +88,7 @@ class PlayedApi:
         self, kind: str, namespace: str, name: str, *, uid: str, grace_seconds: int | None = None
     ) -> Json | None:
         self._write(f"delete {kind} {name}")
+        self.graces[f"{kind} {name}"] = grace_seconds
         return self.objects.pop(f"{kind} {name}", None)
 
     async def request(self, method: str, path: str, *, body: Any = None, **_: Any) -> Json:
@@ -134,6 +138,8 @@ class Scene:
         """So many turns, as a worker would take them, without their pauses."""
         for _ in range(times):
             await self.controller._turn(KEY)
+            while tasks := self.controller._logs._tasks:
+                await asyncio.wait(tasks)
 
     @property
     def status(self) -> JobStatus:
@@ -246,7 +252,8 @@ def test_no_finalizer_is_released_while_the_record_is_not_written() -> None:
     for index in (0, 1):
         play.add_pod(index, phase="Succeeded", exit_code=0)
     play.api.next["status"] = [ApiError(500, "InternalError", "etcd"), TimeoutError(), ApiError(409, "Conflict", "")]
-    asyncio.run(play.look(3))
+    asyncio.run(play.look(4))  # the first of them is for the last words of the pods
+    assert play.count("status") == 4
     assert not any(what.startswith("release") for what in play.api.written)
     asyncio.run(play.look())
     assert play.count("release train-a0-0") == play.count("release train-a0-1") == 1
@@ -356,6 +363,58 @@ def test_growing_figures_wait_while_those_of_other_jobs_take_all_there_is() -> N
         assert play.count("status") == written + 1
 
     asyncio.run(go())
+
+
+PODS_OF_GANG = ["delete Pod train-a0-0", "delete Pod train-a0-1"]
+
+
+def stalled_scene() -> Scene:
+    """A gang that has been silent for longer than its timeout."""
+    play = Scene()
+    play.add_job(restarts={"stallTimeoutSeconds": 10})
+    asyncio.run(play.look())
+    play.add_child()
+    for index in (0, 1):
+        play.add_pod(index)
+    sights = {pod.uid: LogSight(timedelta(seconds=11)) for pod in play.cluster.pods.of(KEY)}
+    play.controller._logs.of = lambda *_: sights  # type: ignore[method-assign]
+    play.api.written.clear()
+    return play
+
+
+def deleted(play: Scene) -> list[str]:
+    return [what for what in play.api.written if what.startswith("delete")]
+
+
+def test_the_pods_of_a_silent_gang_are_deleted_with_a_short_grace_before_their_job() -> None:
+    """The deletion of the Job would give them their full grace, and no deletion after that could shorten it."""
+    play = stalled_scene()
+    asyncio.run(play.look())
+    assert play.api.written[0] == "status"
+    assert deleted(play) == [*PODS_OF_GANG, f"delete {ATTEMPT}"]
+    assert {play.api.graces[f"Pod train-a0-{index}"] for index in (0, 1)} == {10}
+
+
+def test_a_job_is_not_deleted_before_all_its_pods_are() -> None:
+    play = stalled_scene()
+    play.api.next[PODS_OF_GANG[1]] = [ApiError(500, "InternalError", "etcd")]
+    asyncio.run(play.look())
+    assert deleted(play) == PODS_OF_GANG
+    asyncio.run(play.look())
+    assert deleted(play)[-1] == f"delete {ATTEMPT}"
+
+
+def test_what_is_left_after_a_crash_between_the_pods_and_their_job_is_deleted_too() -> None:
+    play = stalled_scene()
+    play.api.next[f"delete {ATTEMPT}"] = [TimeoutError()]
+    asyncio.run(play.look())
+    ending = "2026-03-01T12:00:30Z"
+    for index in (0, 1):
+        play.add_pod(index, deleted=30, grace=10)
+    assert all(pod.deleted == ending for pod in play.cluster.pods.of(KEY))
+    play.api.written.clear()
+    asyncio.run(play.look())
+    assert deleted(play) == [f"delete {ATTEMPT}"]
 
 
 def test_an_event_that_cannot_be_told_holds_nothing_up() -> None:

@@ -2,7 +2,7 @@
 
 from builders_operator import Story, a_job, at, child, pod
 from costopt.schema.replica import Phase
-from costopt_operator.look import read_log
+from costopt_operator.listening import read_log
 from costopt_operator.observe import LogSight
 from costopt_operator.reconcile import FIGURES_EVERY
 
@@ -11,7 +11,7 @@ STEP = '{"step":1,"totalSteps":9}'
 
 def log(seconds: float, *lines: str, before: LogSight | None = None) -> LogSight:
     """What a log shows whose lines were all written so many seconds after START."""
-    return read_log("\n".join(f"{at(seconds)} {line}" for line in lines), before)
+    return read_log([f"{at(seconds)} {line}" for line in lines], before or LogSight())
 
 
 def told(percent: int) -> str:

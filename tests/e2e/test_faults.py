@@ -106,7 +106,9 @@ def test_a_frozen_rank_is_found_and_its_nodes_are_free_within_the_short_grace(
     since = Since(f"a rank is frozen (SIGSTOP), stallTimeoutSeconds {STALL_SECONDS}")
     since.until(lambda: job.stage().get("state") == "Stopping" or gone_on(job, pods), "it is found")
     decided = Since("a frozen gang is told to end")
-    took = decided.until(lambda: not processes_of(pods[0], RANK) and not processes_of(pods[1], RANK), "its nodes are free")
+    took = decided.until(
+        lambda: not processes_of(pods[0], RANK) and not processes_of(pods[1], RANK), "its nodes are free"
+    )
     assert took < GRACE_SECONDS + 15
     since.until(lambda: gone_on(job, pods), "the pods of the next attempt run")
     status = ended_as_if_undisturbed(team, job, storage, undisturbed)

@@ -1,9 +1,12 @@
 """The local shell with real processes: gangs end, fail, restart and are suspended, and every end is counted."""
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+
+import pytest
 
 from builders_local import argv_of, job, price_book, processes_below, runner_in
 from costopt.accounting.intervals import held_of
@@ -141,21 +144,66 @@ def test_a_users_program_may_print_its_progress(tmp_path: Path) -> None:
     assert status.progress == Progress(step=4, total_steps=9, loss="1.5")
 
 
-def test_a_stalled_gang_is_restarted(tmp_path: Path) -> None:
-    def ahead() -> datetime:
-        started = wait_for_activity(tmp_path / "run")
-        return datetime.now(UTC) + timedelta(seconds=3600 if started else 0)
+def run_with_a_clock_that_is_set_forward(folder: Path, clock_of: str, seconds: float) -> JobStatus:
+    """A job whose first attempt waits in silence, in a world whose `clock_of` is ahead while that is so."""
+    ahead, looks, began = [0.0], [0], time.monotonic()
 
-    run_folder = RunFolder(tmp_path / "run")
+    def set_forward(look: Look) -> None:
+        waits = (
+            bool(list(folder.glob("replicas/tiny-train-a0-*/supervisor.json"))) and look.status.stages[0].attempt == 0
+        )
+        looks[0] += waits
+        ahead[0] += seconds if waits else 0.0
+        runner.suspend_requested |= looks[0] >= 20
+
+    run_folder = RunFolder(folder)
     run_folder.create()
-    run_folder.claim(job())
-    status = Runner(run_folder, job(), None, clock=ahead, argv=argv_of("wait once")).run()
+    tiny = job(restarts={"stallTimeoutSeconds": 10})
+    run_folder.claim(tiny)
+    steady = ahead if clock_of == "the observer" else [0.0]
+    runner = Runner(
+        run_folder,
+        tiny,
+        None,
+        clock=lambda: datetime.now(UTC) + timedelta(seconds=ahead[0]),
+        steady_clock=lambda: time.monotonic() - began + steady[0],
+        pause=lambda _: time.sleep(0.05),
+        argv=argv_of("wait once"),
+    )
+    return runner.run(set_forward)
+
+
+def test_a_silent_gang_is_restarted(tmp_path: Path) -> None:
+    status = run_with_a_clock_that_is_set_forward(tmp_path / "run", "the observer", 1.5)
     assert status.failure is not None
     assert status.failure.reason == "Stalled"
     assert condition(status, "Succeeded")[0] == "True"
+    outcomes = {(r.attempt, r.outcome) for r in RunFolder(tmp_path / "run").ledger().records}
+    assert outcomes == {(0, "Stalled"), (1, "Succeeded")}
 
 
-def wait_for_activity(folder: Path) -> bool:
-    """Whether attempt 0 is at work, and attempt 1 has not begun: the hour in which nothing was heard of it."""
-    begun = len(list(folder.glob("replicas/tiny-train-a0-*/supervisor.json"))) == 2
-    return begun and not list(folder.glob("replicas/tiny-train-a1-*"))
+@pytest.mark.parametrize("seconds", [3600.0, -3600.0])
+def test_a_clock_that_is_set_makes_nobody_silent(tmp_path: Path, seconds: float) -> None:
+    status = run_with_a_clock_that_is_set_forward(tmp_path / "run", "the machine", seconds)
+    assert (status.failure, condition(status, "Suspended")[0]) == (None, "True")
+
+
+def test_a_machine_that_slept_for_an_hour_makes_nobody_silent(tmp_path: Path) -> None:
+    """Should its steady clock go on meanwhile: one look an hour late is no hour of silence."""
+    folder, asleep = tmp_path / "run", [0.0]
+    run_folder = RunFolder(folder)
+    run_folder.create()
+    tiny = job(restarts={"stallTimeoutSeconds": 10})
+    run_folder.claim(tiny)
+    looks = [0]
+
+    def sleep_once(_look: Look) -> None:
+        looks[0] += len(list(folder.glob("replicas/tiny-train-a0-*/supervisor.json"))) == 2
+        asleep[0] = 3600.0 if looks[0] > 3 else 0.0
+        runner.suspend_requested |= looks[0] > 8
+
+    runner = Runner(
+        run_folder, tiny, None, steady_clock=lambda: time.monotonic() + asleep[0], argv=argv_of("wait once")
+    )
+    status = runner.run(sleep_once)
+    assert (status.failure, condition(status, "Suspended")[0]) == (None, "True")

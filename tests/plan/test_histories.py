@@ -22,6 +22,15 @@ STEPS_UNTIL_REST = 60
 GHOST = 9
 """Index of a replica that no plan started."""
 
+OUTCOMES: dict[str, set[str]] = {
+    "Success": {"Succeeded"},
+    "Failure": {"Failed", "Stalled", "Succeeded"},
+    "Disruption": {"Disrupted", "Succeeded"},
+    "Suspension": {"Suspended", "Succeeded"},
+    "Stop": {"Stopped", "Succeeded"},
+}
+"""What records may say of an attempt; that a replica ended well is true whatever became of its gang."""
+
 pick = st.integers(0, 2**16)
 
 
@@ -202,6 +211,14 @@ class History(RuleBasedStateMachine):
         for stage in {each.stage for each in own}:
             assert len({each.attempt for each in own if each.stage == stage}) == 1, f"two live attempts of {stage}"
 
+    @invariant()
+    def records_say_what_was_counted(self) -> None:
+        for record in self.world.records.values():
+            end = self.world.counted.get((record.stage, record.attempt))
+            if end is not None and record.index != GHOST:
+                assert record.outcome in OUTCOMES[end.counted], f"{record} of an attempt that was counted as {end}"
+                assert (record.outcome == "Stalled") <= (end.reason == "Stalled")
+
     def teardown(self) -> None:
         if not hasattr(self, "world"):
             return
@@ -216,6 +233,8 @@ class History(RuleBasedStateMachine):
             self.world.passes(1)
         else:
             raise AssertionError(f"the job does not come to rest: {self.world.status}")
+        self.records_say_what_was_counted()
+        assert self.world.records.keys() >= self.world.replicas.keys(), "an end is not recorded"
         status, job = self.world.status, self.world.spec
         assert is_final(status) or is_suspended(status)
         if not is_final(status):
@@ -273,4 +292,5 @@ def test_a_long_history_comes_to_rest(seed: int) -> None:
             history.look()
         history.an_end_is_final()
         history.a_stage_has_one_live_attempt()
+        history.records_say_what_was_counted()
     history.teardown()

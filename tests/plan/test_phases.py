@@ -14,7 +14,8 @@ def is_at(world: World, name: PhaseName | None, *, seconds: int | None = None, i
     who = world.live()[index]
     phase = None if name is None else Phase(phase=name, percent=40)
     starting = None if seconds is None else timedelta(seconds=seconds)
-    world.replicas[who.uid] = replace(who, phase=phase, starting_for=starting, last_activity=world.now)
+    world.replicas[who.uid] = replace(who, phase=phase, starting_for=starting)
+    world.stirred[who.uid] = world.now
 
 
 def test_the_status_tells_the_phase_until_steps_are_taken() -> None:
