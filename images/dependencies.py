@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where the virtual environment is made")
     given = parser.parse_args()
     # With nothing installed, the packages of the image's own Python are used.
-    venv.create(given.folder, with_pip=True, system_site_packages=given.kind == "none")
+    venv.create(given.folder, symlinks=True, with_pip=True, system_site_packages=given.kind == "none")
     python = given.folder / "bin" / "python"
     if given.kind == "cuda":
         _pip(python, "install", "--no-cache-dir", *requirements())
