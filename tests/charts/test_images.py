@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from builders_charts import ROOT
+from images import dependencies
 
 IMAGES = {"operator": ROOT / "images/operator.Dockerfile", "trainer": ROOT / "images/trainer.Dockerfile"}
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -32,11 +33,20 @@ def arguments_of(image: str, word: str) -> list[str]:
     return [rest for found, rest in instructions(image) if found == word]
 
 
-@pytest.mark.parametrize("image", IMAGES)
-def test_an_image_installs_the_extra_of_its_name(image: str) -> None:
-    extras = re.findall(r"'?\.\[([a-z,]+)\]'?", " ".join(arguments_of(image, "RUN")))
-    assert extras == [image]
-    assert image in PROJECT["project"]["optional-dependencies"]
+def test_the_operators_image_installs_the_extra_of_its_name() -> None:
+    extras = re.findall(r"'?\.\[([a-z,]+)\]'?", " ".join(arguments_of("operator", "RUN")))
+    assert extras == ["operator"]
+    assert "operator" in PROJECT["project"]["optional-dependencies"]
+
+
+def test_the_trainers_image_installs_what_its_extra_lists_before_it_sees_our_sources() -> None:
+    wanted = PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["trainer"]
+    assert dependencies.requirements() == wanted
+    stage = instructions("trainer")
+    (begin,) = (index for index, one in enumerate(stage) if one[1].endswith(" AS dependencies"))
+    (end,) = (index for index, one in enumerate(stage) if "images.dependencies" in one[1])
+    copied = [rest for word, rest in stage[begin:end] if word == "COPY"]
+    assert copied == ["pyproject.toml ./", "images/dependencies.py images/cpu_torch.py images/"]
 
 
 def test_the_operators_extra_has_no_torch_and_the_trainers_has_it_with_cuda() -> None:
