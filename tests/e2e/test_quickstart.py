@@ -52,10 +52,8 @@ def test_kubectl_explains_lists_and_describes_a_job(node: RealCluster, team: Tea
     job.wait_until_ended(seconds=90)
     explained = node.kubectl("explain", "costoptjob.spec.restarts.stallTimeoutSeconds")
     assert "Restart the gang when no step was finished" in " ".join(explained.split())
-    listed = node.kubectl("get", "costoptjob", "seen", namespace=team.namespace).splitlines()
-    row = dict(zip(listed[0].split(), listed[1].split(), strict=False))
-    assert row["NAME"] == "seen"
-    assert row["STATE"] == "Completed"
-    assert row["COST"] == job.status["bill"]["listCost"]
+    head, row = node.kubectl("get", "costoptjob", "seen", namespace=team.namespace).splitlines()
+    assert head.split() == ["NAME", "STATE", "STEP", "OF", "LOSS", "COST", "CURRENCY", "ATTEMPT", "AGE"]
+    assert row.split()[:4] == ["seen", "Completed", job.status["bill"]["listCost"], "USD"]
     described = node.kubectl("describe", "costoptjob", "seen", namespace=team.namespace)
     assert "Completed" in described.partition("Events:")[2]
