@@ -6,6 +6,7 @@ COSTOPT_TEST_TRAINER_IMAGE name, and what needs a hand on the node is skipped.
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,3 +82,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if FIGURES:
         terminalreporter.section("figures")
         terminalreporter.write_line(as_table())
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Tell of a failure when it happens: the suite is long."""
+    if report.failed:
+        sys.stderr.write(f"\n{report.longreprtext}\n")
