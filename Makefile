@@ -42,12 +42,12 @@ e2e-cluster: e2e-pieces ## Start that node, say how to use it, and keep it until
 	PYTHONPATH=tests $(BIN)/python -m e2e.enter $(BIN)/python -m e2e.real_cluster
 
 e2e-pieces: $(STAMP)
+	@test "$$(uname)/$$(id -u)" = Linux/0 || { echo "a real node needs Linux and root, for its namespaces, mounts and \
+	control groups; or name a cluster in COSTOPT_TEST_KUBECONFIG" >&2; exit 2; }
 	tests/e2e/packages.sh
 	PYTHONPATH=tests $(BIN)/python -m e2e.images
 
-images: $(STAMP) ## Build the operator's and the trainer's images with buildah, as their Dockerfiles stand (root; slow)
-	tests/e2e/packages.sh
-	PYTHONPATH=tests $(BIN)/python -m e2e.images
+images: e2e-pieces ## Build the operator's and the trainer's images with buildah, as their Dockerfiles stand (root; slow)
 	PYTHONPATH=tests $(BIN)/python -m e2e.images full-trainer
 
 lint: $(STAMP) ## Check style, types, import contracts, and that generated files are up to date
