@@ -3,7 +3,7 @@
 Nothing that a CPU runs is changed: the code of torch's libraries stays as it is, to the byte. Without a GPU they behave
 as they always do on a machine without one.
 
-- `shrink` leaves out of a library what is not code for this CPU: kernels for GPUs, and symbols for debuggers.
+- `shrink` leaves out of a library what is not code for this CPU: kernels for GPUs, tables for linkers and debuggers.
 - `stand_in` builds an empty shared library with the name, versions and functions that torch links to. torch calls none
   of them without a GPU; if one is called after all, it raises an error that names it.
 """
@@ -55,8 +55,8 @@ def make(packages: Path) -> None:
     linked = [Linked.read(path) for path in sorted([*libraries.glob("*.so*"), *nvidia.rglob("*.so*")])]
     for name, symbols in missing(linked).items():
         stand_in(libraries / name, symbols)
-    for path in libraries.glob("libtorch_*.so"):
-        shrink(path)
+    # The others stay as they are: kernels that torch.compile builds are linked to them, which takes section headers.
+    shrink(libraries / "libtorch_cuda.so")
 
 
 def _program(name: str) -> str:

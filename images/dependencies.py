@@ -22,7 +22,8 @@ import os, torch, torch.distributed, torch_pruning, torchao.quantization
 assert not torch.cuda.is_available()
 model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(), torch.nn.Linear(8 * 36, 4))
 with torch.autocast("cpu", torch.bfloat16):
-    torch.compile(model)(torch.randn(2, 3, 8, 8)).sum().backward()
+    model(torch.randn(2, 3, 8, 8)).sum().backward()
+torch.compile(torch.softmax)(torch.randn(8, 4096), -1)
 torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
 torch.nn.parallel.DistributedDataParallel(model)(torch.randn(2, 3, 8, 8)).sum().backward()
 print("torch", torch.__version__, "works on CPUs", flush=True)

@@ -2,7 +2,7 @@
 #   docker build --file images/trainer.Dockerfile --tag costopt-trainer:0.1.0 .
 # DEPENDENCIES says what is installed beside costopt:
 #   cuda  torch with CUDA and NCCL of its own; the node brings the driver
-#   cpu   the same torch without what only a GPU uses; 1.7 GB instead of 5.8 GB
+#   cpu   the same torch without what only a GPU uses; 1.8 GB instead of 5.8 GB
 #   none  nothing; the packages of the image's own Python are used, which a node may bring
 ARG DEPENDENCIES=cuda
 

@@ -85,6 +85,26 @@ def test_a_library_without_its_kernels_is_smaller_and_does_the_same(library: Pat
     assert loaded.call() == -7
 
 
+def test_the_libraries_that_compiled_kernels_are_linked_to_stay_as_they_are(library: Path, tmp_path: Path) -> None:
+    libraries, nvidia = tmp_path / "torch" / "lib", tmp_path / "nvidia" / "cu13" / "lib"
+    libraries.mkdir(parents=True)
+    nvidia.mkdir(parents=True)
+    shutil.copy(library, libraries / "libtorch_cuda.so")
+    cpu = build(libraries / "libtorch_cpu.so", "int answer() { return 42; }")
+    before = cpu.read_bytes()
+    for name in cpu_torch.NEVER_LOADED:
+        shutil.copy(library, libraries / name)
+    runtime = build(nvidia / "libcudart.so.13", "int nothing;")
+    shutil.copy(runtime, nvidia / "libcublas.so.13")
+    cpu_torch.make(tmp_path)
+    assert cpu.read_bytes() == before
+    assert ctypes.CDLL(str(libraries / "libtorch_cuda.so")).call() == -7
+    assert [path.name for path in nvidia.iterdir()] == ["libcudart.so.13"]
+    assert {path.name for path in libraries.iterdir()} == {
+        *("libtorch_cuda.so", "libtorch_cpu.so", "libcudnn.so.9", "libnccl.so.2")
+    }
+
+
 def test_a_symbol_of_an_unknown_library_stops_the_build(library: Path) -> None:
     linked = cpu_torch.Linked.read(library)
     other = cpu_torch.Linked("liba.so", frozenset(), frozenset(), frozenset({("curandCreate", "")}), frozenset())
