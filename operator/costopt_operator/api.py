@@ -120,16 +120,21 @@ class Api:
 
     async def stream(self, path: str, query: Mapping[str, str], silence_seconds: float) -> AsyncIterator[Json]:
         """The JSON lines of a watch, until the server ends it. TimeoutError after `silence_seconds` without a byte."""
+        rest = b""
+        async for chunk in self.chunks(path, query, silence_seconds):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                yield json.loads(line)
+
+    async def chunks(self, path: str, query: Mapping[str, str], silence_seconds: float) -> AsyncIterator[bytes]:
+        """An answer to a GET as it comes, until the server ends it; TimeoutError as with `stream`."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=REQUEST_SECONDS, sock_read=silence_seconds)
         response = await self._send("GET", path, query, timeout)
         try:
             if response.status >= 400:
                 raise _error(response.status, await response.read())
-            rest = b""
             async for chunk in response.content.iter_any():
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    yield json.loads(line)
+                yield chunk
         finally:
             response.close()
 

@@ -28,7 +28,7 @@ from costopt_operator.look import Nodes
 from costopt_operator.metrics import Metrics
 from costopt_operator.observe import World, utc_now
 from costopt_operator.reconcile import Memory, Todo, reconcile
-from costopt_operator.recording import last_speakers
+from costopt_operator.recording import last_speakers, leaving_speakers
 from costopt_operator.run_all import run_all
 from costopt_operator.sightings import ChildJob, JobObject, Pod, parse_job, parse_pod
 from costopt_operator.work_queue import Key, WorkQueue
@@ -161,6 +161,7 @@ class Controller:
             nodes=await self._nodes.of(pods),
             refused=self._gangs.refused(job),
         )
+        self._logs.follow(leaving_speakers(world))
         return dataclasses.replace(
             world,
             unheard=self._logs.last_words(last_speakers(world)),

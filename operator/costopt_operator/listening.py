@@ -36,6 +36,8 @@ LATE_LOOKS = 2
 """A look that comes later than after so many intervals counts no longer silence, and what it showed is out of date."""
 LAST_WORDS_SECONDS = 5.0
 """How long a pod's last words are waited for: a node that does not answer holds nothing up for longer."""
+FOLLOW_SECONDS = 600.0
+"""A log that is followed may be silent for so long."""
 LAST_WORDS_PAUSE_SECONDS = 0.5
 """Between two tries within that time."""
 
@@ -63,10 +65,13 @@ class Logs:
         self._steady_clock = clock
         self._places = asyncio.Semaphore(CONCURRENT_LOGS)
         self._places_for_last_words = asyncio.Semaphore(CONCURRENT_LOGS)
+        self._places_to_follow = asyncio.Semaphore(CONCURRENT_LOGS)
         self._heard: dict[str, _Heard] = {}
         """By pod uid."""
         self._last_words: dict[str, bool] = {}
         """By pod uid: whether its last words have come, or have been given up."""
+        self._followed: dict[str, asyncio.Task[None]] = {}
+        """By pod uid: the reading of a log to its end."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     def of(self, pods: Iterable[Pod], stall_timeout: timedelta) -> Mapping[str, LogSight]:
@@ -79,6 +84,12 @@ class Logs:
                 heard.reading, heard.asked = True, self._now()
                 self._in_background(self._look(pod, heard, LATE_LOOKS * every))
         return {pod.uid: self._sight(self._heard[pod.uid], every) for pod in there if pod.uid in self._heard}
+
+    def follow(self, pods: Iterable[Pod]) -> None:
+        """Listen to pods that are being deleted until they end, for their nodes then forget their logs at once."""
+        for pod in pods:
+            if pod.uid not in self._followed:
+                self._followed[pod.uid] = self._in_background(self._follow(pod))
 
     def last_words(self, pods: Iterable[Pod]) -> frozenset[str]:
         """Uids of those of these ended pods whose logs are still being read once more, for the last time."""
@@ -94,6 +105,7 @@ class Logs:
         for uid in uids:
             self._heard.pop(uid, None)
             self._last_words.pop(uid, None)
+            self._followed.pop(uid, None)
 
     def _now(self) -> timedelta:
         return timedelta(seconds=self._steady_clock())
@@ -132,9 +144,25 @@ class Logs:
             heard.reading = False
         self._on_read(pod.key)
 
+    async def _follow(self, pod: Pod) -> None:
+        end = b""
+        query = {"tailLines": str(LOG_LINES), "timestamps": "true", "container": CONTAINER, "follow": "true"}
+        try:
+            async with asyncio.timeout((pod.grace_seconds or 0) + LAST_WORDS_SECONDS), self._places_to_follow:
+                path = object_path("Pod", pod.namespace, pod.name) + "/log"
+                async for chunk in self._api.chunks(path, query, FOLLOW_SECONDS):
+                    end = (end + chunk)[-LOG_BYTES:]
+        except (ApiError, *Unreachable) as error:
+            log.debug("the log of %s/%s cannot be followed: %s", pod.namespace, pod.name, error)
+        if end and pod.uid in self._followed:
+            heard = self._heard.setdefault(pod.uid, _Heard(self._now()))
+            heard.said = read_log(end.decode("utf-8", "replace").splitlines(), heard.said)
+
     async def _hear_last_words(self, pod: Pod) -> None:
         try:
             async with asyncio.timeout(LAST_WORDS_SECONDS), self._places_for_last_words:
+                if pod.uid in self._followed:
+                    await asyncio.wait([self._followed[pod.uid]])
                 lines = await self._read_at_last(pod)
             if pod.uid in self._last_words:  # else it has been let go of meanwhile
                 heard = self._heard.setdefault(pod.uid, _Heard(self._now()))
@@ -175,10 +203,11 @@ class Logs:
         }
         return await self._api.text(object_path("Pod", pod.namespace, pod.name) + "/log", query)
 
-    def _in_background(self, reading: Coroutine[Any, Any, None]) -> None:
+    def _in_background(self, reading: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(reading)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 def _mark_of(lines: list[str]) -> str:

@@ -119,6 +119,18 @@ def last_speakers(world: World) -> list[Pod]:
     return [pod for uid, pod in speakers.items() if uid in there]
 
 
+def leaving_speakers(world: World) -> list[Pod]:
+    """Running pods that are being deleted and whose log alone will tell how far they came: the first of each training
+    gang with a command of its own. (The built-in trainer's termination message says it.)"""
+    if world.job.spec.train.command is None or is_final(world.status):
+        return []
+    first: dict[int, Pod] = {}
+    for pod in sorted(world.pods, key=lambda pod: (pod.index, pod.uid)):
+        if pod.stage == TRAIN_STAGE:
+            first.setdefault(pod.attempt, pod)
+    return [pod for pod in first.values() if pod.running and not pod.ended and pod.deleted is not None]
+
+
 def _told_its_progress(pod: Pod) -> bool:
     said = termination(pod)
     return said is not None and said.progress is not None

@@ -2,7 +2,7 @@
 gang is found in time; and the last words of pods are heard."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +15,7 @@ from costopt_operator import listening
 from costopt_operator.api import ApiError
 from costopt_operator.listening import LOG_BYTES, Logs
 from costopt_operator.observe import World
-from costopt_operator.recording import last_speakers
+from costopt_operator.recording import last_speakers, leaving_speakers
 from costopt_operator.sightings import Pod
 
 
@@ -257,6 +257,52 @@ def test_the_last_lines_of_a_log_are_in_the_final_status() -> None:
 
     play = Scene()
     asyncio.run(go())
+
+
+def leaving() -> Pod:
+    """The first pod, told to end at second 60."""
+    return pod(0, deleted=90, grace=30)
+
+
+def test_a_pod_that_is_told_to_end_is_listened_to_until_it_has_and_its_log_is_gone() -> None:
+    class UntilItEnds(Kubelets):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ended = asyncio.Event()
+
+        async def chunks(self, path: str, query: Mapping[str, str], silence_seconds: float) -> AsyncIterator[bytes]:
+            self.asked.append(f"{path.split('/')[-2]} to its end")
+            yield f"{at(61)} working\n{at(62)} {PRINTED[:9]}".encode()
+            await self.ended.wait()
+            yield f"{PRINTED[9:]}\n".encode()
+
+    async def go() -> None:
+        play.kubelets = kubelets = UntilItEnds()
+        play.listen_anew()
+        for _ in range(3):
+            play.logs.follow([leaving()])
+            await asyncio.sleep(0.01)
+        kubelets.fails = ApiError(404, "NotFound", "no such container")
+        asyncio.get_running_loop().call_later(0.05, kubelets.ended.set)
+        await ending(play, done(0), done(1))
+        assert play.story.status.progress == AT_STEP_39
+        assert kubelets.asked == [f"{FIRST} to its end", FIRST]
+
+    play = Scene()
+    asyncio.run(go())
+
+
+def test_only_a_program_of_ones_own_is_followed_and_only_when_it_is_told_to_end() -> None:
+    train = {"numNodes": 2, "resourcesPerNode": {"requests": {"cpu": 1, "memory": "1Gi"}}, "command": ["a"]}
+    own = a_job(train=train)
+    for job, pods, followed in (
+        (own, (leaving(), pod(1, deleted=90)), [FIRST]),
+        (own, (pod(0), pod(1)), []),
+        (own, (done(0), pod(1, deleted=90)), []),
+        (a_job(), (leaving(),), []),
+    ):
+        world = World(job=job, status=Story(job).status, pods=pods)
+        assert [each.name for each in leaving_speakers(world)] == followed
 
 
 def test_a_node_that_does_not_answer_holds_the_record_up_for_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:
