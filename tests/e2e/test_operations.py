@@ -84,15 +84,17 @@ def test_a_token_that_changes_on_disk_is_taken_up_when_the_old_one_is_refused(
 ) -> None:
     job, storage = submit(node, team, training())
     wait_for(storage.newest_step, "at its first checkpoint")
-    leader = installation.leader()
+    standby = next(name for name in _restarts(installation) if name != installation.leader())
     restarts = _restarts(installation)
-    before = _token(installation, leader)
+    before = _token(installation, standby)
     node.rotate_service_account_key()
     since = Since("all tokens are refused, and the kubelet hands out others")
-    since.until(lambda: _token(installation, leader) != before, "the operator's pod has a new one")
+    since.until(lambda: _token(installation, standby) != before, "an operator's pod has a new one")
     installation.wait_until_ready()
     _undisturbed(team, job, storage, undisturbed)
-    assert _restarts(installation) == restarts
+    # A leader that could not renew its lease meanwhile begins anew, once; the other goes on with the new token.
+    assert _restarts(installation)[standby] == restarts[standby]
+    assert sum(_restarts(installation).values()) <= sum(restarts.values()) + 1
     other, _ = submit(node, team, script("after", "print('done')"))
     other.wait_until_ended(seconds=90)
 
