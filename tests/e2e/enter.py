@@ -4,6 +4,7 @@ The command gets pid, mount and network namespaces of its own; everything it sta
 is not in a namespace is put back: kernel settings that the kubelet changes, and the control groups of its pods.
 
     enter (outside) ── unshare ──▶ init (pid 1 inside: mounts, network, reaping) ──▶ COMMAND
+      └─▶ keeper: puts back what is to be put back when enter is gone, also if it was killed
 """
 
 import contextlib
@@ -49,16 +50,49 @@ def enter(command: list[str]) -> int:
     own = [sys.executable, str(Path(__file__).resolve()), "--init"]
     unshare = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--propagation", "private", "--"]
     _make_control_groups(group)
+    held, keeper = _start_keeper(group, before)
     try:
-        child = subprocess.Popen([*unshare, *own, *command], env={**os.environ, INSIDE: group})
+        child = subprocess.Popen(
+            [*unshare, *own, *command], env={**os.environ, INSIDE: group}, preexec_fn=_end_with_parent
+        )
         for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda number, _frame: child.send_signal(number))
+            signal.signal(number, lambda number, _frame: _send_to_init(child.pid, number))
         while True:
             with contextlib.suppress(KeyboardInterrupt):  # the terminal sends it to the command too
-                return child.wait()
+                return _as_shells_say(child.wait())
     finally:
+        os.close(held)
+        os.waitpid(keeper, 0)
+
+
+def _start_keeper(group: str, before: dict[str, str]) -> tuple[int, int]:
+    """The process that puts everything back as soon as the returned descriptor is closed, and its id."""
+    watched, held = os.pipe()
+    keeper = os.fork()
+    if keeper:
+        os.close(watched)
+        return held, keeper
+    try:
+        os.setsid()  # out of the reach of a terminal's signals
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        os.close(held)
+        os.read(watched, 1)
         _remove_control_groups(group)
         _write_kernel_settings(before)
+    finally:
+        os._exit(0)
+
+
+def _send_to_init(unshare: int, number: int) -> None:
+    """Signal process 1 of the namespaces, since unshare itself blocks SIGTERM."""
+    with contextlib.suppress(OSError):
+        for pid in Path(f"/proc/{unshare}/task/{unshare}/children").read_text().split():
+            os.kill(int(pid), number)
+
+
+def _as_shells_say(code: int) -> int:
+    return code if code >= 0 else 128 - code
 
 
 def _init(command: list[str]) -> int:
@@ -81,7 +115,7 @@ def _init(command: list[str]) -> int:
     while True:  # orphans of the whole node end up here
         pid, status = os.wait()
         if pid == child.pid:
-            return os.waitstatus_to_exitcode(status) % 256
+            return _as_shells_say(os.waitstatus_to_exitcode(status))
 
 
 def _end_with_parent() -> None:

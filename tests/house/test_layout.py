@@ -1,10 +1,13 @@
 """The layout does not break Python's own modules."""
 
 import operator
+import os
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,3 +24,12 @@ def test_a_program_started_in_the_projects_root_still_gets_pythons_own_operator(
     code = "import operator, random; print(operator.__file__)"
     asked = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert Path(asked.stdout.strip()).is_relative_to(sysconfig.get_paths()["stdlib"])
+
+
+def test_nothing_that_was_downloaded_or_built_is_in_the_repository() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if listed.returncode != 0:
+        pytest.skip("this is no checkout of git")
+    files = [ROOT / os.fsdecode(name) for name in listed.stdout.split(b"\0") if name]
+    assert files
+    assert [file for file in files if file.is_file() and file.stat().st_size > 500_000] == []
