@@ -42,6 +42,7 @@ e2e-cluster: e2e-pieces ## Start that node, say how to use it, and keep it until
 	PYTHONPATH=tests $(BIN)/python -m e2e.enter $(BIN)/python -m e2e.real_cluster
 
 e2e-pieces: $(STAMP)
+	@[ "$$(id -u)" -eq 0 ] || { echo "a real node needs root, for its namespaces, mounts and control groups" >&2; exit 2; }
 	tests/e2e/packages.sh
 	PYTHONPATH=tests $(BIN)/python -m e2e.images
 
