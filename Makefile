@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 	lint format generate bench bench-operator clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## Make .venv and install costopt with everything it needs
 
@@ -41,7 +41,7 @@ e2e: $(STAMP) ## Run the end-to-end tests on a real node that is made here (Linu
 e2e-cluster: e2e-pieces ## Start that node, say how to use it, and keep it until Ctrl-C
 	PYTHONPATH=tests $(BIN)/python -m e2e.enter $(BIN)/python -m e2e.real_cluster
 
-e2e-pieces: $(STAMP)
+e2e-pieces: $(STAMP) ## Build what that node needs, where it is missing (root)
 	@[ "$$(id -u)" -eq 0 ] || { echo "a real node needs root, for its namespaces, mounts and control groups" >&2; exit 2; }
 	tests/e2e/packages.sh
 	PYTHONPATH=tests $(BIN)/python -m e2e.images
