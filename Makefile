@@ -41,7 +41,7 @@ e2e: $(STAMP) ## Run the end-to-end tests on a real node that is made here (Linu
 e2e-cluster: e2e-pieces ## Start that node, say how to use it, and keep it until Ctrl-C
 	PYTHONPATH=tests $(BIN)/python -m e2e.enter $(BIN)/python -m e2e.real_cluster
 
-e2e-pieces: $(STAMP)
+e2e-pieces: $(STAMP) ## Build what that node needs, where it is missing (Linux, root)
 	@test "$$(uname)/$$(id -u)" = Linux/0 || { echo "a real node needs Linux and root, for its namespaces, mounts and \
 	control groups; or name a cluster in COSTOPT_TEST_KUBECONFIG" >&2; exit 2; }
 	tests/e2e/packages.sh

@@ -15,7 +15,9 @@ A command's file is imported only when that command runs, so that `costopt --hel
 `kubectl-costopt` is the same program under the name by which kubectl finds its plugins.
 """
 
+import errno
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +52,7 @@ NOT_IN_PLUGIN = ("run",)
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+EXIT_OUTPUT_LOST = 1
 
 
 def is_plugin() -> bool:
@@ -69,6 +72,12 @@ def main() -> None:
             _main()
     except KeyboardInterrupt:  # before there is a job to suspend
         raise SystemExit(EXIT_INTERRUPTED) from None
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        sys.stderr.write(f"{program_name()}: the output cannot be written: {error.strerror}\n")
+        sys.stderr.flush()
+        os._exit(EXIT_OUTPUT_LOST)  # Python would try once more to write what is left
 
 
 def _main() -> None:

@@ -8,6 +8,7 @@ are `Outlet`s, so that no command can forget it; rich, whose own escape sequence
 
 import contextlib
 import io
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -73,11 +74,16 @@ class Outlet(io.TextIOBase):
         """Not its own to close."""
 
 
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 -- as long as the program runs
+
+
 @contextlib.contextmanager
 def safe_output() -> Iterator[None]:
     """Standard output and error are safe until the end of the block."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (cast("TextIO", Outlet(stream)) for stream in before)
+    # Python has None for a stream that was closed before it began; what nobody can see is still worth doing.
+    sys.stdout, sys.stderr = (cast("TextIO", Outlet(stream or _nowhere())) for stream in before)
     try:
         yield
     finally:

@@ -37,6 +37,7 @@ from costopt.plan import budget, conditions
 from costopt.plan.actions import Plan, StartGang, StopGang, StopReason
 from costopt.plan.attempts import Situation, advance, stage_gang, startup_left
 from costopt.plan.conditions import Finding
+from costopt.plan.foreign_text import safe_progress, safe_report
 from costopt.plan.halts import Halt, find_halt, is_stopping, is_suspended
 from costopt.plan.lifetimes import active_milliseconds, deadline_in, deletion_in
 from costopt.plan.observed import Observed, Replica
@@ -248,13 +249,15 @@ def _newest_progress(observed: Observed) -> Progress | None:
         if replica.stage == TRAIN_STAGE
         and (report := replica.progress or (replica.termination and replica.termination.progress))
     ]
-    return max(reports, key=lambda keyed: keyed[0])[1] if reports else observed.status.progress
+    return safe_progress(max(reports, key=lambda keyed: keyed[0])[1]) if reports else observed.status.progress
 
 
 def _finished_variants(observed: Observed, stages: list[StageStatus]) -> list[VariantStatus]:
     """Reports of the variants that are done, in order; one that was read before stays if it cannot be read now."""
     reports = {report.name: report for report in (*observed.status.variants, *observed.variants)}
-    return [reports[stage.name] for stage in stages if stage.state == "Succeeded" and stage.name in reports]
+    return [
+        safe_report(reports[stage.name]) for stage in stages if stage.state == "Succeeded" and stage.name in reports
+    ]
 
 
 def _look_again(observed: Observed, status: JobStatus, now: datetime) -> timedelta | None:

@@ -3,6 +3,12 @@
 import re
 import unicodedata
 
+from costopt.schema.replica import Progress
+from costopt.schema.variant_report import VariantStatus
+
+NAME_LIMIT = 256
+MESSAGE_LIMIT = 4096
+
 _BREAKS = frozenset("\n\r\t\v\f\x1c\x1d\x1e\x85\u2028\u2029")
 _UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 """Control, format (such as reversed writing), surrogate, private and unassigned characters."""
@@ -20,6 +26,21 @@ def lines(text: str, limit: int) -> str:
     """`text` with its line breaks kept, and otherwise as in `one_line`."""
     plain = _ESCAPE_SEQUENCE.sub("", text[: 2 * limit + 200]).replace("\r\n", "\n")
     return _cut("".join(character if character == "\n" else _safe(character) for character in plain), limit)
+
+
+def safe_progress(progress: Progress) -> Progress:
+    """`progress` with its words made safe: whatever prints such a line to a log may have written it."""
+    results = {name: value for key, value in progress.results.items() if (name := one_line(key, NAME_LIMIT))}
+    passed_over = progress.checkpoints_passed_over
+    words = None if passed_over is None else lines(passed_over, MESSAGE_LIMIT)
+    if (results, words) == (progress.results, passed_over):
+        return progress
+    return progress.model_copy(update={"results": results, "checkpoints_passed_over": words})
+
+
+def safe_report(report: VariantStatus) -> VariantStatus:
+    """`report` with its words made safe, likewise."""
+    return report.model_copy(update={"artifact": one_line(report.artifact, NAME_LIMIT) or "?"})
 
 
 def _safe(character: str) -> str:

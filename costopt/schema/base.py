@@ -205,6 +205,8 @@ Figure = Annotated[str, StringConstraints(pattern=r"^-?[0-9]+(\.[0-9]+)?([eE][+-
 """A measured number written as text, so that no reader rounds it."""
 
 Count = Annotated[int, Field(ge=0, le=10**15)]
+Code = Annotated[int, Field(ge=-(10**15), le=10**15)]
+"""An exit code, a rank: what may be negative, within what the API server can hold."""
 
 
 def nested_model(annotation: Any) -> type[Strict] | None:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, StringConstraints, ValidationError
 
-from costopt.schema.base import Count, Figure, LongText, Name, ShortText, Strict
+from costopt.schema.base import Code, Count, Figure, LongText, Name, ShortText, Strict
 from costopt.schema.compression import Variant
 from costopt.schema.job import Argument
 from costopt.schema.recipe import Recipe
@@ -235,17 +235,17 @@ FailureReason = Literal[
 class TerminationMessage(Strict):
     """Why and how a replica ended."""
 
-    exit_code: int
+    exit_code: Code
     """The replica's exit code: 0 done, 143 preempted with a checkpoint, 78 not worth a retry, else failure."""
     reason: FailureReason | None = None
     """Why it did not finish; None when it did."""
     message: LongText = ""
     """The first failing rank's exception, in one sentence where it is the user's to mend."""
-    rank: int | None = None
+    rank: Code | None = None
     """The first failing rank; None when no rank failed."""
-    node: int | None = None
+    node: Code | None = None
     """The replica (completion index) of that rank."""
-    rank_exit_code: int | None = None
+    rank_exit_code: Code | None = None
     """That rank's own exit code; negative: the signal that killed it."""
     echo: bool = False
     """True when the failure looks like the effect of another rank's end (a lost connection)."""

@@ -151,8 +151,11 @@ class ListWatch(Generic[T]):
                     raise _error_of(data)
                 if kind != "BOOKMARK":
                     parsed = self._parsed(data)
-                    if parsed is not None and kind == "DELETED":
-                        self._forget(parsed)
+                    if kind == "DELETED":
+                        # It may have been relabelled into something that is not understood, and is gone all the same.
+                        gone = parsed or self.objects.get(data["metadata"]["uid"])
+                        if gone is not None:
+                            self._forget(gone)
                     elif parsed is not None:
                         self.learn(parsed)
                 yield data["metadata"]["resourceVersion"]

@@ -192,7 +192,7 @@ class Logs:
         if len(text.encode()) >= LOG_BYTES:
             # It is cut off at its end, which is what counts.
             text += "\n" + await self._ask(pod, 1)
-        return text.splitlines()
+        return text.removesuffix("\n").split("\n") if text else []
 
     async def _ask(self, pod: Pod, lines: int) -> str:
         query = {
@@ -216,11 +216,15 @@ def _mark_of(lines: list[str]) -> str:
 
 
 def read_log(lines: list[str], before: LogSight) -> LogSight:
-    """What the end of a log says, each line beginning with its time; progress that has scrolled away is kept."""
+    """What the end of a log says, each line beginning with its time; progress that has scrolled away is kept.
+
+    A line is what ends in a line feed: what follows a carriage return (a progress bar's) has no time of its own.
+    """
+    parts = [part for line in lines for part in line.splitlines()]
     return replace(
         before,
-        progress=progress_in_log(lines) or before.progress,
-        phase=phase_in_log(lines, before.phase),
+        progress=progress_in_log(parts) or before.progress,
+        phase=phase_in_log(parts, before.phase),
         last_line=(_time_of(lines[-1]) if lines else None) or before.last_line,
     )
 
@@ -229,5 +233,5 @@ def _time_of(line: str) -> datetime | None:
     """When a line was written."""
     try:
         return parse_time(line.split(" ", 1)[0])
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

@@ -12,8 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from pydantic import ValidationError
-
 from costopt.accounting.outcome import Attempt
 from costopt.plan.observed import Observed, Replica, ReplicaState
 from costopt.schema.job import CostOptJob
@@ -29,6 +27,7 @@ from costopt.schema.replica import (
 )
 from costopt.schema.status import Bill, JobStatus
 from costopt_operator.node_class import NodeClass
+from costopt_operator.pod_words import said_at_end
 from costopt_operator.sightings import ChildJob, Pod, indexes, parse_time
 
 ENDS_WHEN_TOLD = (None, EXIT_PREEMPTED, 137)
@@ -250,12 +249,7 @@ def _refused(world: World, attempt: Attempt) -> Replica:
 
 def termination(pod: Pod) -> TerminationMessage | None:
     """What the pod said at its end; None if it said nothing, or nothing of ours."""
-    if not pod.message.startswith("{"):
-        return None
-    try:
-        return TerminationMessage.model_validate_json(pod.message)
-    except ValidationError:
-        return None
+    return said_at_end(pod.message)
 
 
 def held_until(pod: Pod) -> tuple[datetime, bool]:

@@ -3,11 +3,14 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
 from costopt.plan import waits
 from costopt.plan.evidence import NOTHING, REASON_LIMIT, WORDS_LIMIT, Evidence
 from costopt.plan.foreign_text import one_line
 from costopt.plan.waits import Wait
 from costopt.render.pods import CONTAINER as TRAINER_CONTAINER
+from costopt.schema.replica import TerminationMessage
 
 Json = dict[str, Any]
 
@@ -29,8 +32,7 @@ def evidence_of(spec: Json, status: Json, conditions: Mapping[str, Json], termin
     message = terminated.get("message", "")
     return Evidence(
         container_reason=one_line(terminated.get("reason", ""), REASON_LIMIT),
-        # What begins so is the launcher's own, which `observe.termination` reads.
-        container_message="" if message.startswith("{") else one_line(message, WORDS_LIMIT),
+        container_message="" if said_at_end(message) else one_line(message, WORDS_LIMIT),
         signal=terminated.get("signal"),
         pod_reason=one_line(status.get("reason", ""), REASON_LIMIT),
         pod_message=one_line(status.get("message", ""), WORDS_LIMIT),
@@ -38,6 +40,16 @@ def evidence_of(spec: Json, status: Json, conditions: Mapping[str, Json], termin
         disruption_message=one_line(disruption.get("message", ""), WORDS_LIMIT) if disrupted else "",
         memory_limit=_memory_limit(spec),
     )
+
+
+def said_at_end(message: str) -> TerminationMessage | None:
+    """The launcher's own word in a container's termination message; None if that is empty, or another's."""
+    if not message.startswith("{"):
+        return None
+    try:
+        return TerminationMessage.model_validate_json(message)
+    except ValidationError:
+        return None
 
 
 def _memory_limit(spec: Json) -> str:

@@ -4,6 +4,7 @@ Timestamps stay text until they are needed. Everything here is pure.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from costopt import names
 from costopt.plan.evidence import Evidence, is_disruption
 from costopt.render.labels import label_value
 from costopt.render.pods import CONTAINER as TRAINER_CONTAINER
+from costopt.schema.base import NAME_PATTERN
 from costopt_operator.pod_requests import effective_requests_of
 from costopt_operator.pod_words import container_time, evidence_of, wait_of
 from costopt_operator.work_queue import Key
@@ -22,6 +24,8 @@ Json = dict[str, Any]
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 UNSEEN_REASON = "ContainerStatusUnknown"
 """Reason of a container of which the kubelet knows nothing any more; the exit code beside it is made up."""
+NUMBER = re.compile(r"[0-9]{1,9}")
+"""Attempts and completion indexes: labels that anybody may have written must not make a record that is invalid."""
 MESSAGE_LIMIT = 8192
 """Characters read of a termination message; a kubelet writes at most 4,096 bytes of it."""
 
@@ -213,8 +217,8 @@ def parse_child_job(data: Json) -> ChildJob:
         resource_version=int(metadata["resourceVersion"]),
         job_label=labels.get(names.LABEL_JOB, ""),
         job_uid=labels.get(names.LABEL_JOB_UID, ""),
-        stage=labels.get(names.LABEL_STAGE, ""),
-        attempt=int(labels.get(names.LABEL_ATTEMPT, "0")),
+        stage=_stage(labels),
+        attempt=_number(labels, names.LABEL_ATTEMPT),
         completions=spec.get("completions", 1),
         created=metadata["creationTimestamp"],
         suspended=bool(spec.get("suspend", False)),
@@ -224,6 +228,20 @@ def parse_child_job(data: Json) -> ChildJob:
         completed_indexes=status.get("completedIndexes", ""),
         deleting="deletionTimestamp" in metadata,
     )
+
+
+def _stage(labels: Mapping[str, str]) -> str:
+    stage = labels.get(names.LABEL_STAGE, "")
+    if not re.match(NAME_PATTERN, stage):
+        raise ValueError(f"the label {names.LABEL_STAGE} names no stage")
+    return stage
+
+
+def _number(labels: Mapping[str, str], label: str) -> int:
+    text = labels.get(label, "0")
+    if not NUMBER.fullmatch(text):
+        raise ValueError(f"the label {label} is no number that a gang can have")
+    return int(text)
 
 
 def parse_service(data: Json) -> ServiceObject:
@@ -260,9 +278,9 @@ def parse_pod(data: Json) -> Pod:
         resource_version=int(metadata["resourceVersion"]),
         job_label=labels.get(names.LABEL_JOB, ""),
         job_uid=labels.get(names.LABEL_JOB_UID, ""),
-        stage=labels.get(names.LABEL_STAGE, ""),
-        attempt=int(labels.get(names.LABEL_ATTEMPT, "0")),
-        index=int(labels.get(INDEX_LABEL, "0")),
+        stage=_stage(labels),
+        attempt=_number(labels, names.LABEL_ATTEMPT),
+        index=_number(labels, INDEX_LABEL),
         created=metadata["creationTimestamp"],
         has_finalizer=names.USAGE_FINALIZER in metadata.get("finalizers", []),
         orphan=not metadata.get("ownerReferences"),

@@ -118,3 +118,20 @@ def test_standard_output_is_the_same_again_when_a_command_has_ended() -> None:
     code = "import sys; a = sys.stdout, sys.stderr\nfrom costopt.cli import main\nsys.argv = ['costopt', 'crd']\n"
     code += "try: main()\nexcept SystemExit: pass\nassert (sys.stdout, sys.stderr) == a"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=environment())
+
+
+@pytest.mark.parametrize("command", ["crd", "--help"])
+def test_a_full_disk_behind_the_output_is_one_sentence(command: str, tmp_path: Path) -> None:
+    words = [*program(), command]
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            words, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment(), check=False
+        )
+    assert (ran.returncode, ran.stderr) == (1, "costopt: the output cannot be written: No space left on device\n")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream_is_no_traceback(closed: str, tmp_path: Path) -> None:
+    words = ["sh", "-c", f'"$@" {closed}', "sh", *program(), "crd"]
+    ran = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=environment(), check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from builders_operator import pod_json
+from costopt import names
 from costopt_operator import list_watch
 from costopt_operator.api import ApiError, Json
 from costopt_operator.list_watch import ListWatch
@@ -155,3 +156,13 @@ def test_an_object_that_only_bears_our_label_stops_nothing() -> None:
     script = Script([listed(5, strange, seen(0, 1))], [[event("ADDED", strange), event("ADDED", seen(1, 8))]])
     changes, _ = play(script)
     assert changes == [(0, False), (1, False)]
+
+
+def test_an_object_that_is_not_understood_any_more_is_gone_when_it_is_deleted() -> None:
+    relabelled = seen(0, 7)
+    relabelled["metadata"]["labels"][names.LABEL_ATTEMPT] = "none"
+    changes, known = play(
+        Script([listed(5, seen(0, 1))], [[event("MODIFIED", relabelled), event("DELETED", relabelled)]])
+    )
+    assert changes == [(0, False), (0, True)]
+    assert known == {}

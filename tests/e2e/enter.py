@@ -53,7 +53,9 @@ def enter(command: list[str]) -> int:
     held, keeper = _start_keeper(group, before)
     try:
         child = subprocess.Popen(
-            [*unshare, *own, *command], env={**os.environ, INSIDE: group}, preexec_fn=_end_with_parent
+            [*unshare, *own, *command],
+            env={**os.environ, INSIDE: group},
+            preexec_fn=_end_with_parent,  # noqa: PLW1509 - it takes no lock
         )
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda number, _frame: _send_to_init(child.pid, number))

@@ -19,5 +19,13 @@ if [ "${1:-}" = --check ]; then
   echo "Debian packages are missing: ${missing[*]}; tests/e2e/packages.sh installs them" >&2
   exit 1
 fi
+if [ "$(id -u)" -ne 0 ]; then
+  echo "only root can install the Debian packages that are missing: ${missing[*]}" >&2
+  exit 2
+fi
+if ! command -v apt-get >/dev/null; then
+  echo "this machine has no apt-get; install what these Debian packages hold: ${missing[*]}" >&2
+  exit 2
+fi
 apt-get update --quiet=2
 DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends "${missing[@]}"

@@ -1,0 +1,110 @@
+"""What a user's program may write (log lines, a termination message, labels) neither stops a look nor reaches a status
+that the API server would refuse, or a terminal obey."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from builders_operator import Story, a_job, child, failed, pod, pod_json
+from costopt import names
+from costopt_operator.listening import read_log
+from costopt_operator.observe import LogSight
+from costopt_operator.sightings import INDEX_LABEL, parse_child_job, parse_pod
+
+TIME = "2026-03-01T12:00:09.123456789Z "
+ESCAPE = "\x1b]0;owned\x07\x1b[2J"
+REPORT: dict[str, Any] = {"step": 3, "totalSteps": 9}
+
+
+def values(data: object) -> Iterator[object]:
+    """Every key and every value of plain data."""
+    if isinstance(data, dict):
+        for key, value in data.items():
+            yield key
+            yield from values(value)
+    elif isinstance(data, list):
+        for item in data:
+            yield from values(item)
+    else:
+        yield data
+
+
+def after(said: object, *lines: str) -> Story:
+    """A job whose first pod has printed `lines` and failed with `said` in its termination message."""
+    story = Story(a_job())
+    story.look(0)
+    story.look(5, child(), pod(0), pod(1))
+    sight = read_log([TIME + line for line in lines], LogSight())
+    story.look(70, child(conditions=("Failed",)), failed(0, message=said), failed(1, 143), logs={pod(0).uid: sight})
+    return story
+
+
+@pytest.mark.parametrize(
+    ("said", "lines"),
+    [
+        ({"exitCode": 1, "rank": 10**4000}, ()),
+        ({"exitCode": 1, "node": -(10**30)}, ()),
+        ({"exitCode": 10**20, "rankExitCode": 2**63}, ()),
+        ({"exitCode": 1, "message": ESCAPE, "logTail": [ESCAPE]}, ()),
+        ({"exitCode": 1, "progress": {**REPORT, "results": {ESCAPE: "1", "\x00": "2"}}}, ()),
+        ({"exitCode": 1, "progress": {**REPORT, "checkpointsPassedOver": ESCAPE}}, ()),
+        ('{"a":' * 800 + "1" + "}" * 800, ()),
+        ('{"exitCode": 1, "rank": NaN}', ()),
+        (None, (json.dumps({**REPORT, "results": {ESCAPE: "1"}, "checkpointsPassedOver": "\u202e\x00"}),)),
+        (None, ('{"step": ' + "9" * 5000 + ', "totalSteps": 1}', '{"step":' + "[" * 20_000 + "}")),
+        (None, ('{"phase": "Tokenizing", "percent": 1e400}', '{"phase": "\x1b[2J"}')),
+    ],
+)
+def test_a_status_holds_only_what_the_api_server_and_a_terminal_take(said: object, lines: tuple[str, ...]) -> None:
+    story = after(said, *lines)
+    assert story.status.stages[0].failures == 1
+    assert story.status.usage is not None
+    assert len(story.status.usage.records) == 2
+    for value in values(json.loads(story.status.model_dump_json())):
+        if isinstance(value, str):
+            assert value.isprintable()
+        if isinstance(value, int):
+            assert abs(value) < 2**63
+
+
+def test_a_termination_message_in_json_of_ones_own_is_told() -> None:
+    failure = after({"error": "the disk is full"}).status.failure
+    assert failure is not None
+    assert '{"error": "the disk is full"}' in failure.message
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+23:00", "9999-12-31T23:59:59-23:00", "2030-01-01T00:00:00Z"])
+def test_only_the_kubelet_says_when_a_line_was_written(time: str) -> None:
+    line = TIME + f"10 %\r{time} 20 %"
+    assert read_log([line], LogSight()).last_line == datetime(2026, 3, 1, 12, 0, 9, 123456, UTC)
+    assert read_log([f"{time} x"], LogSight()) is not None
+
+
+def test_a_report_behind_a_progress_bar_is_found() -> None:
+    progress = read_log([TIME + "10 %\r" + json.dumps(REPORT)], LogSight()).progress
+    assert progress is not None
+    assert progress.step == 3
+
+
+@pytest.mark.parametrize(
+    ("label", "value"),
+    [
+        (names.LABEL_STAGE, "A_b.c"),
+        (names.LABEL_STAGE, ""),
+        (names.LABEL_ATTEMPT, "9" * 40),
+        (names.LABEL_ATTEMPT, "-1"),
+        (INDEX_LABEL, "1" + "0" * 40),
+        (INDEX_LABEL, "1_0"),
+    ],
+)
+def test_an_object_whose_labels_make_no_record_is_none_of_ours(label: str, value: str) -> None:
+    data = pod_json()
+    data["metadata"]["labels"][label] = value
+    with pytest.raises(ValueError, match=label):
+        parse_pod(data)
+    if label != INDEX_LABEL:
+        with pytest.raises(ValueError, match=label):
+            parse_child_job({**data, "spec": {}, "status": {}})
