@@ -154,6 +154,11 @@ def processes_below(folder: Path) -> list[int]:
     return found
 
 
+def assert_nothing_is_left(folder: Path) -> None:
+    """No process of the run folder lives on; a supervisor may still be ending, for it writes how its replica ended."""
+    wait_until(lambda: processes_below(folder) == [], seconds=15)
+
+
 def kill_self_before(write: int) -> None:
     """Have this process kill itself just before its `write`-th file takes its name."""
     real, writes = Path.replace, iter(range(1, 10**9))

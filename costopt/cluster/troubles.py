@@ -30,6 +30,12 @@ OF_LOGS = (400, 404, 500)
 KUBELET = r"/containerLogs/|:10250|proxy error from|error dialing backend|No agent available|tunnel"
 
 TROUBLES = (
+    # Before all that look for addresses: a webhook's may be like a kubelet's.
+    Trouble(
+        (500,),
+        r"failed calling webhook \"?(?P<hook>[\w.-]+)",
+        "could not ask the admission webhook {hook}, which does not answer; whoever runs it must mend it",
+    ),
     Trouble(
         OF_LOGS,
         r"container \S+ in pod \"?(?P<pod>[\w.-]+)\"? is waiting to start: (?P<why>\w+)",
@@ -55,11 +61,6 @@ TROUBLES = (
         "so try again when the node is back (`kubectl get nodes` shows it)",
     ),
     Trouble((500, 503, 504), r"etcdserver|etcd", "cannot reach its own database at the moment; try again"),
-    Trouble(
-        (500,),
-        r"failed calling webhook \"?(?P<hook>[\w.-]+)",
-        "could not ask the admission webhook {hook}, which does not answer; whoever runs it must mend it",
-    ),
     Trouble((410,), "", "cannot go on with a list that has become too old; repeat the command"),
     Trouble((408, 504), "", "did not answer in time (code {code}); try again"),
     Trouble((429,), "", "is busy (code 429) and stays so; try again in a minute"),

@@ -156,7 +156,7 @@ def test_a_gang_that_never_starts_fails_and_says_what_it_waited_for(team: Team) 
     )  # fmt: skip
     nowhere = team.submit(name="nowhere", pods={"nodeSelector": {"no": "where"}}, restarts={"startTimeoutSeconds": 3})
     status = unpulled.wait_until_ended("NotStarted")
-    assert "ImagePullBackOff" in condition_of(status, "Succeeded")["message"]
+    assert "which cannot be pulled" in condition_of(status, "Succeeded")["message"]
     assert status["failure"]["reason"] == "NotStarted"
     assert unpulled.stage()["attempt"] == 0
     status = nowhere.wait_until_ended("NotStarted")

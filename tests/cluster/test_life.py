@@ -128,11 +128,11 @@ def test_a_deleted_an_evicted_and_a_drained_pod_are_disruptions_and_not_failures
     finally:
         cluster.kubectl("uncordon", node)
 
-    for job in (deleted, evicted, drained):
+    for job, reason in ((deleted, "Preempted"), (evicted, "Evicted"), (drained, "Evicted")):
         status = job.wait_until_ended()
         stage = job.stage()
         assert (stage["attempt"], stage["failures"], stage["disruptions"]) == (1, 0, 1), job.name
-        assert status["failure"]["reason"] == "Preempted"
+        assert status["failure"]["reason"] == reason, job.name
         records = team.check_usage(job)
         assert {each["outcome"] for each in records if each["attempt"] == 0} == {"Disrupted"}, outcomes(records)
         assert [event["reason"] for event in job.events()] == ["Disrupted", "Completed"]

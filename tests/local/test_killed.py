@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from builders_local import job, processes_below, runner_in, start_runner, wait_until
+from builders_local import assert_nothing_is_left, job, processes_below, runner_in, start_runner, wait_until
 from costopt.local.replica_folder import ReplicaFolder
 from costopt.local.run_folder import RunFolder
 from costopt.schema.usage import UsageRecord
@@ -37,7 +37,7 @@ def test_a_killed_runner_leaves_no_process_and_the_next_one_goes_on(tmp_path: Pa
     wait_until(lambda: len(supervised(folder)) == 2)
     runner.kill()
     runner.wait()
-    wait_until(lambda: processes_below(folder) == [], seconds=15)
+    assert_nothing_is_left(folder)
 
     status = runner_in(folder, job(), "wait once").run()
     assert status.stages[0].state == "Succeeded"
@@ -62,7 +62,7 @@ def test_a_runner_started_while_the_old_gang_is_still_ending_waits_for_it(tmp_pa
     status = runner_in(folder, job(), "wait once").run()
     assert status.stages[0].state == "Succeeded"
     assert_no_second_is_counted_twice(RunFolder(folder).ledger().records)
-    assert processes_below(folder) == []
+    assert_nothing_is_left(folder)
 
 
 @linux
@@ -83,7 +83,7 @@ def test_a_killed_supervisor_is_buried_and_its_gang_restarts(tmp_path: Path) -> 
     assert run_folder.status().stages[0].disruptions == 1
     assert run_folder.status().bill.estimated_records == 1
     assert_no_second_is_counted_twice(run_folder.ledger().records)
-    assert processes_below(folder) == []
+    assert_nothing_is_left(folder)
 
 
 @linux
@@ -100,7 +100,7 @@ def test_everything_killed_at_once_is_found_and_ended_by_the_next_run(tmp_path: 
     )
 
     status = runner_in(folder, job(), "finish").run()
-    assert processes_below(folder) == []
+    assert_nothing_is_left(folder)
     assert (status.stages[0].state, status.stages[0].disruptions) == ("Succeeded", 1)
     records = RunFolder(folder).ledger().records
     assert sorted(record.end_estimated for record in records) == [False, False, True, True]
@@ -118,7 +118,7 @@ def test_a_runner_killed_just_before_any_of_its_writes_is_made_good(tmp_path: Pa
     status = runner_in(folder, job(), "finish").run()
     assert status.stages[0].state == "Succeeded"
     assert status.stages[0].failures == 0
-    assert processes_below(folder) == []
+    assert_nothing_is_left(folder)
     records = RunFolder(folder).ledger().records
     assert_no_second_is_counted_twice(records)
     born = {birth.uid for path in RunFolder(folder).replica_paths() if (birth := ReplicaFolder(path).birth())}
@@ -140,7 +140,7 @@ def test_killing_the_runner_again_and_again_counts_each_second_once(tmp_path: Pa
     records = RunFolder(folder).ledger().records
     assert len(records) == 8
     assert_no_second_is_counted_twice(records)
-    assert processes_below(folder) == []
+    assert_nothing_is_left(folder)
 
 
 def test_a_replica_recorded_twice_counts_once(tmp_path: Path) -> None:

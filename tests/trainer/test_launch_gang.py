@@ -39,7 +39,7 @@ def test_the_rank_that_failed_is_named_and_not_the_one_that_lost_its_connection(
         assert launcher.wait() == 1
         message = launcher.termination
     assert (message.rank, message.message, message.echo) == (1, "ZeroDivisionError: the cause", False)
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 100, "the other one's connection is not waited for, which takes half an hour"
 
 
 def test_a_replica_whose_rank_only_lost_its_connection_says_that_it_is_an_echo(tmp_path: Path) -> None:
@@ -69,11 +69,11 @@ def test_ranks_that_hang_and_ignore_sigterm_are_ended_soon_after_another_failed(
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         print("pid", os.getpid())
         if os.environ["RANK"] == "0":
-            time.sleep(60)
+            time.sleep(600)
         sys.exit(5)
     """
     with replica(tmp_path, python(program), processes_per_node=2) as launcher:
-        assert launcher.wait(20) == 1
+        assert launcher.wait() == 1
         message = launcher.termination
         pids = [int(line.split()[-1]) for line in launcher.output.splitlines()]
     assert (message.rank, message.rank_exit_code) == (1, 5)
@@ -128,12 +128,12 @@ def test_replica_0_stays_until_the_others_are_done(tmp_path: Path) -> None:
         time.sleep(0.5)
         assert first.process.poll() is None
         assert second.process.poll() is None
-        assert (second.wait(), first.wait(10)) == (0, 0)
+        assert (second.wait(), first.wait()) == (0, 0)
 
 
 def test_a_gang_on_this_machine_is_not_reachable_from_outside(tmp_path: Path) -> None:
     port = free_port()
-    with replica(tmp_path, python("import time; print('up'); time.sleep(60)"), port=port) as launcher:
+    with replica(tmp_path, python("import time; print('up'); time.sleep(600)"), port=port) as launcher:
         launcher.wait_for_output("up")
         listening = {
             (line.split()[1].split(":")[0])

@@ -18,7 +18,7 @@ SAVES = """
         sys.exit(143)
     signal.signal(signal.SIGTERM, save)
     print("ready", os.getpid(), flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -30,7 +30,7 @@ def test_a_signal_lets_the_ranks_save_and_ends_with_143(tmp_path: Path, way: str
         launcher.process.send_signal(getattr(signal, way))
         launcher.wait_for_output("saving")
         launcher.process.send_signal(signal.SIGTERM)  # a second one changes nothing
-        assert launcher.wait(10) == 143
+        assert launcher.wait() == 143
         assert launcher.output.count("saving") == launcher.output.count("saved") == 2
         message = launcher.termination
     assert (message.exit_code, message.reason) == (143, "Preempted")
@@ -48,7 +48,7 @@ def test_a_training_told_to_stop_ends_with_143_at_a_checkpoint_of_its_last_step(
     with replica(tmp_path, None, settings=settings) as launcher:
         launcher.wait_for_output('"loss":')
         launcher.process.send_signal(signal.SIGTERM)
-        assert launcher.wait(10) == 143
+        assert launcher.wait() == 143
         message = launcher.termination
     assert (message.exit_code, message.reason) == (143, "Preempted")
     assert message.progress is not None
@@ -61,7 +61,7 @@ def test_the_end_of_the_supervisor_is_like_sigterm(tmp_path: Path) -> None:
     with replica(tmp_path, python(SAVES.format(seconds=0))) as launcher:
         launcher.wait_for_output("ready")
         launcher.cut_lifeline()
-        assert launcher.wait(10) == 143
+        assert launcher.wait() == 143
     assert "saved" in launcher.output
 
 
@@ -71,15 +71,15 @@ def test_a_rank_that_saves_is_given_all_the_time_it_needs_although_the_other_has
         launcher.wait_for_output("[rank 1] ready")
         launcher.wait_for_output("\nready" if launcher.output.startswith("[") else "ready")
         launcher.process.send_signal(signal.SIGTERM)
-        assert launcher.wait(20) == 143
+        assert launcher.wait() == 143
     assert launcher.output.count("saved") == 2
 
 
 def test_a_program_that_does_not_catch_sigterm_counts_as_preempted_when_told_to_stop(tmp_path: Path) -> None:
-    with replica(tmp_path, python("import time; print('up'); time.sleep(60)")) as launcher:
+    with replica(tmp_path, python("import time; print('up'); time.sleep(600)")) as launcher:
         launcher.wait_for_output("up")
         launcher.process.send_signal(signal.SIGTERM)
-        assert launcher.wait(10) == 143
+        assert launcher.wait() == 143
         message = launcher.termination
     assert message.reason == "Preempted"
     assert message.message == "Stopped on SIGTERM; rank 0 ended with exit code -15."
@@ -98,7 +98,7 @@ def test_a_replica_that_waits_for_the_others_stops_at_once(tmp_path: Path) -> No
         time.sleep(3)
         for launcher in (holding_the_store, waiting):
             launcher.process.send_signal(signal.SIGTERM)
-            assert launcher.wait(3) == 143
+            assert launcher.wait() == 143
             assert launcher.termination.message == "Stopped on SIGTERM before any rank started."
 
 
@@ -107,12 +107,12 @@ def test_ranks_that_finish_although_told_to_stop_are_done(tmp_path: Path) -> Non
         import signal, sys, time
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         print("ready")
-        time.sleep(60)
+        time.sleep(600)
     """
     with replica(tmp_path, python(program)) as launcher:
         launcher.wait_for_output("ready")
         launcher.process.send_signal(signal.SIGTERM)
-        assert launcher.wait(10) == 0
+        assert launcher.wait() == 0
 
 
 def test_a_launcher_killed_outright_takes_its_ranks_with_it(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_launcher_killed_outright_takes_its_ranks_with_it(tmp_path: Path) -> N
         import os, signal, time
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         print("pid", os.getpid())
-        time.sleep(60)
+        time.sleep(600)
     """
     with replica(tmp_path, python(program), processes_per_node=2) as launcher:
         launcher.wait_for_output("[rank 1] pid")
@@ -130,7 +130,7 @@ def test_a_launcher_killed_outright_takes_its_ranks_with_it(tmp_path: Path) -> N
         assert all(is_alive(pid) for pid in pids)
         launcher.process.kill()
         launcher.wait()
-        wait_until_dead(pids, seconds=2)
+        wait_until_dead(pids)
 
 
 def test_where_the_kernel_ties_nothing_the_worker_passes_sigterm_on_to_the_program(tmp_path: Path) -> None:
@@ -141,5 +141,5 @@ def test_where_the_kernel_ties_nothing_the_worker_passes_sigterm_on_to_the_progr
     with replica(tmp_path, python(code)) as launcher:
         launcher.wait_for_output("ready")
         launcher.process.send_signal(signal.SIGTERM)
-        assert launcher.wait(10) == 143
+        assert launcher.wait() == 143
     assert "saved" in launcher.output
