@@ -63,11 +63,15 @@ class Installation:
         found: list[dict[str, Any]] = self.cluster.get("pods", "--selector", selector, namespace=NAMESPACE)["items"]
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
-    def leader(self) -> str:
-        """Name of the pod that acts now; empty if the lease is free."""
+    def holder(self) -> str:
+        """Identity of the process that acts now; empty if the lease is free."""
         lease = self.cluster.get("lease", "costopt-operator", namespace=NAMESPACE)
-        holder = str(lease["spec"].get("holderIdentity") or "")
-        return next((name for pod in self.pods() if holder.startswith(name := pod["metadata"]["name"])), "")
+        return str(lease["spec"].get("holderIdentity") or "")
+
+    def leader(self) -> dict[str, Any] | None:
+        """The pod of the process that acts now."""
+        holder = self.holder()
+        return next((pod for pod in self.pods() if holder.startswith(pod["metadata"]["name"])), None)
 
     def logs(self) -> str:
         """What the operator's pods have logged."""

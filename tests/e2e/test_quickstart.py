@@ -19,7 +19,9 @@ def test_both_replicas_run_without_a_user_name_on_a_read_only_root(installation:
         assert who.split() == ["65532", "None"]
         read_only = installation.kubectl("exec", name, "--", "python", "-c", _TRIES_TO_WRITE)
         assert read_only.strip() == "Read-only file system"
-    assert installation.leader() in [pod["metadata"]["name"] for pod in pods]
+    leader = installation.leader()
+    assert leader is not None
+    assert leader["metadata"]["uid"] in [pod["metadata"]["uid"] for pod in pods]
 
 
 _TRIES_TO_WRITE = """
