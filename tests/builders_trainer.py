@@ -183,7 +183,7 @@ def start_ranks(runs: list[Run], world_size: int, folder: Path, **environment: s
     ]
 
 
-def wait_for(ranks: list[subprocess.Popen[str]], seconds: float = 100) -> tuple[list[int], list[str]]:
+def wait_for(ranks: list[subprocess.Popen[str]], seconds: float = 240) -> tuple[list[int], list[str]]:
     """Exit codes and stderr of all ranks; none is left running."""
     try:
         errors = [rank.communicate(timeout=seconds)[1] for rank in ranks]

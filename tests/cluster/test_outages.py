@@ -108,7 +108,7 @@ def test_pods_of_a_lost_node_are_deleted_by_force_where_that_is_asked_for(own_co
         assert [each["outcome"] for each in records] == ["Disrupted", "Succeeded"]
         assert records[0]["node"] == pod["spec"]["nodeName"] != records[1]["node"]
         assert status["bill"]["estimatedRecords"] == 1
-        assert status["failure"]["reason"] in ("Preempted", "Lost")
+        assert status["failure"]["reason"] in ("Evicted", "Lost")
 
         (stuck,) = patient.pods()
         assert "deletionTimestamp" in stuck["metadata"]
