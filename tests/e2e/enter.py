@@ -20,6 +20,8 @@ INSIDE = "COSTOPT_E2E_INSIDE"
 """Environment variable of the command: the name of the control group that the node's pods go under."""
 NODE_ADDRESS = "10.90.0.2"
 """The node's own address, on a bridge that stands for its network card."""
+NODE_FOLDERS = ("/var/log", "/var/lib", "/usr/libexec")
+"""Where the programs of a node write besides the folders that they are given."""
 KERNEL_SETTINGS = (
     "vm/overcommit_memory",
     "vm/panic_on_oom",
@@ -104,6 +106,12 @@ def _init(command: list[str]) -> int:
     _run("mount", "-t", "tmpfs", "tmpfs", "/run")
     for folder in ("/run/lock", "/run/netns"):
         Path(folder).mkdir()
+    for folder in NODE_FOLDERS:  # what a node writes there is its own, and goes with it
+        layers = Path("/run/layers") / folder.replace("/", "-")
+        for name in ("upper", "work"):
+            (layers / name).mkdir(parents=True)
+        options = f"lowerdir={folder},upperdir={layers / 'upper'},workdir={layers / 'work'}"
+        _run("mount", "-t", "overlay", "overlay", "-o", options, folder)
     _run("ip", "link", "set", "lo", "up")
     _run("ip", "link", "add", "node0", "type", "bridge")
     _run("ip", "addr", "add", f"{NODE_ADDRESS}/24", "dev", "node0")

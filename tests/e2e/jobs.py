@@ -101,8 +101,13 @@ def wait_for(read: Callable[[], Any], what: str, seconds: float = SECONDS) -> An
 
 def submit(node: RealCluster, team: Team, manifest: dict[str, Any]) -> tuple[LiveJob, Storage]:
     """Create the job, with a volume for its claim."""
-    storage = Storage(node.add_volume())
+    storage = Storage(node.add_volume(claim=claim_of(team, manifest)))
     return team.create(manifest), storage
+
+
+def claim_of(team: Team, manifest: dict[str, Any]) -> tuple[str, str]:
+    """Namespace and name of the claim that is made for a job."""
+    return team.namespace, f"{manifest['metadata']['name']}-storage"
 
 
 def processes_of(pod: dict[str, Any], words: str) -> list[int]:

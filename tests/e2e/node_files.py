@@ -93,6 +93,8 @@ def kubelet(folder: Path, authority: Path, control_group: str) -> str:
                 "imagefs.available": "1%",
                 "nodefs.inodesFree": "1%",
             },
+            "podLogsDir": str(folder / "pod-logs"),
+            "volumePluginDir": str(folder / "volume-plugins"),
             # A rotated token reaches a running pod within about a minute.
             "syncFrequency": "20s",
             "nodeStatusUpdateFrequency": "5s",
@@ -163,14 +165,20 @@ def storage_class() -> dict[str, Any]:
     }
 
 
-def volume(name: str, path: Path, *, access_modes: tuple[str, ...], capacity: str) -> dict[str, Any]:
-    """A folder of the node as a volume; to a local one fsGroup is applied, as to a cloud's disk."""
+def volume(
+    name: str, path: Path, *, access_modes: tuple[str, ...], capacity: str, claim: tuple[str, str] | None = None
+) -> dict[str, Any]:
+    """A folder of the node as a volume; to a local one fsGroup is applied, as to a cloud's disk.
+
+    `claim`: namespace and name of the claim that it is kept for.
+    """
     on_node = {"key": "kubernetes.io/hostname", "operator": "In", "values": [NODE]}
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolume",
         "metadata": {"name": name},
         "spec": {
+            **({"claimRef": {"namespace": claim[0], "name": claim[1]}} if claim else {}),
             "capacity": {"storage": capacity},
             "accessModes": list(access_modes),
             "persistentVolumeReclaimPolicy": "Retain",

@@ -33,7 +33,6 @@ OWN_IDENTITIES = {
     "kubelet": (f"system:node:{NODE}", "system:nodes"),
     "node-services": ("node-services", "system:masters"),
 }
-SIZE = {"capacity": "2Gi", "access_modes": ("ReadWriteOnce", "ReadWriteMany")}
 FAKE_TIME = Path("/usr/lib/x86_64-linux-gnu/faketime")
 
 
@@ -122,20 +121,21 @@ class RealCluster(ControlPlane):
             log.write(f"{words}: {done.returncode}\n{done.stdout}{done.stderr}\n")
         return done.returncode == 0
 
-    def add_volume(self, path: Path | None = None, **size: object) -> Path:
-        """One more volume for a claim; the folder behind it (a new one if none is given)."""
+    def add_volume(self, path: Path | None = None, claim: tuple[str, str] | None = None) -> Path:
+        """One more volume, for that claim or any; the folder behind it (a new one if none is given)."""
         self.volumes += 1
         name = f"volume-{self.volumes}"
         folder = path or self.data / "volumes" / name
         folder.mkdir(parents=True, exist_ok=True)
-        self.apply(node_files.volume(name, folder, **{**SIZE, **size}))  # type: ignore[arg-type]
+        modes = ("ReadWriteOnce", "ReadWriteMany")
+        self.apply(node_files.volume(name, folder, capacity="2Gi", access_modes=modes, claim=claim))
         return folder
 
     @contextlib.contextmanager
-    def small_volume(self) -> Iterator["SmallVolume"]:
-        """A volume of its own file system, for the next claim."""
+    def small_volume(self, claim: tuple[str, str]) -> Iterator["SmallVolume"]:
+        """A volume of its own file system for a claim."""
         volume = SmallVolume(self.data / f"small-{self.volumes}")
-        self.add_volume(volume.folder)
+        self.add_volume(volume.folder, claim)
         try:
             yield volume
         finally:

@@ -1,5 +1,6 @@
 """The pages' way through a cluster, on a real one: every command as it stands, every output as shown."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,11 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shell(node: RealCluster, tmp_path_factory: pytest.TempPathFactory) -> Shell:
-    """His shell. Some commands last as long as a job."""
-    return Shell(tmp_path_factory.mktemp("programs"), node.environment, seconds=600)
+def shell(node: RealCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    """His shell. Some commands last as long as a job. At the end the definitions go, which kubectl has made."""
+    yield Shell(tmp_path_factory.mktemp("programs"), node.environment, seconds=600)
+    definitions = ("costoptjobs.costopt.dev", "pricebooks.costopt.dev")
+    node.kubectl("delete", "crd", *definitions, "--ignore-not-found", "--timeout=100s")
 
 
 @pytest.mark.parametrize("leg", JOURNEY, ids=lambda leg: f"{leg.page} {leg.heading or ''}".strip())

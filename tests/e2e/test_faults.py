@@ -13,6 +13,7 @@ from e2e.jobs import (
     SECONDS,
     STEPS,
     Storage,
+    claim_of,
     describe,
     event_reasons,
     processes_of,
@@ -168,7 +169,7 @@ def test_a_volume_that_cannot_be_written_ends_the_job_with_a_sentence_and_nothin
     node: RealCluster, team: Team, undisturbed: str, trouble: str
 ) -> None:
     """No attempt could mend it, so none is paid for. The same job, created again, goes on where it was."""
-    with node.small_volume() as volume:
+    with node.small_volume(claim_of(team, training())) as volume:
         storage = Storage(volume.folder)
         job = team.create(training())
         wait_for(storage.newest_step, "at its first checkpoint")

@@ -99,8 +99,7 @@ def test_a_token_that_changes_on_disk_is_taken_up_when_the_old_one_is_refused(
     # A leader that could not renew its lease meanwhile begins anew, once; the other goes on with the new token.
     assert _restarts(installation)[standby] == restarts[standby]
     assert sum(_restarts(installation).values()) <= sum(restarts.values()) + 1
-    other, _ = submit(node, team, script("after", "print('done')"))
-    other.wait_until_ended(seconds=90)
+    team.create(script("after", "print('done')")).wait_until_ended(seconds=90)
 
 
 def _undisturbed(team: Team, job: LiveJob, storage: Storage, undisturbed: str) -> None:
