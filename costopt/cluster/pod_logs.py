@@ -6,18 +6,23 @@ from collections.abc import Iterator
 from costopt.cluster.api import Cluster, segment
 from costopt.cluster.patience import Patience
 from costopt.cluster.pods import ReplicaPod, replica_pod
-from costopt.cluster.refusals import Forbidden, Invalid, LoginRefused, NotThere, Unreachable
+from costopt.cluster.refusals import Forbidden, Invalid, LoginRefused, NotThere, Unreachable, refusal
 from costopt.render.pods import CONTAINER
+from costopt.schema.replica import says_no_log
 
 AGAIN_AFTER_SECONDS = 1.0
 """Between two tries to read on, while the container starts or after the connection was lost."""
 
 
 def read_log(cluster: Cluster, pod: ReplicaPod, *, tail: int | None = None) -> Iterator[str]:
-    """What the log holds now. Raises NotThere if the pod is gone, Invalid if its container has not begun."""
+    """What the log holds now. Raises NotThere if the pod is gone, Invalid if its container has not begun, NoLog
+    if its node has removed it."""
     query = {"container": CONTAINER, **({} if tail is None else {"tailLines": str(tail)})}
-    for line in cluster.lines(_path(pod), query, patiently=False):
-        yield line.decode(errors="replace").rstrip()
+    for number, line in enumerate(cluster.lines(_path(pod), query, patiently=False)):
+        text = line.decode(errors="replace").rstrip()
+        if number == 0 and says_no_log(text):
+            raise refusal(404, line, str(cluster))
+        yield text
 
 
 def follow_log(cluster: Cluster, pod: ReplicaPod, patience: Patience, *, tail: int | None = None) -> Iterator[str]:
@@ -34,7 +39,10 @@ def follow_log(cluster: Cluster, pod: ReplicaPod, patience: Patience, *, tail: i
                 if not heard:
                     heard = True
                     patience.back()
-                stamp, _, line = raw.decode(errors="replace").partition(" ")
+                text = raw.decode(errors="replace")
+                if says_no_log(text):  # a line of the log would begin with its time
+                    return
+                stamp, _, line = text.partition(" ")
                 if place.is_new(_moment(stamp)):
                     yield line.rstrip()
             place.rewind()

@@ -166,6 +166,14 @@ class Phase(Strict):
         return PHASE_WORDS[self.phase] + ("" if self.percent is None else f" {self.percent} %")
 
 
+_NO_LOG = re.compile(r"(unable to retrieve container logs for|failed to try resolving symlinks in path) ")
+
+
+def says_no_log(line: str) -> bool:
+    """Whether a line is the kubelet's excuse instead of a log; it comes with the code of a success."""
+    return _NO_LOG.match(line) is not None
+
+
 _LOG_TIMESTAMP = re.compile(r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+(?:Z|[+-][0-9]{2}:[0-9]{2}) ")
 
 

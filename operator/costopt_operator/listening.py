@@ -18,7 +18,7 @@ from typing import Any
 from costopt.accounting.outcome import Attempt
 from costopt.plan.silence import Silence, look_every
 from costopt.render.pods import CONTAINER
-from costopt.schema.replica import phase_in_log, progress_in_log
+from costopt.schema.replica import phase_in_log, progress_in_log, says_no_log
 from costopt_operator.api import Api, ApiError, Unreachable, object_path
 from costopt_operator.observe import LogSight
 from costopt_operator.sightings import Pod, parse_time
@@ -156,7 +156,7 @@ class Logs:
             log.debug("the log of %s/%s cannot be followed: %s", pod.namespace, pod.name, error)
         if end and pod.uid in self._followed:
             heard = self._heard.setdefault(pod.uid, _Heard(self._now()))
-            heard.said = read_log(end.decode("utf-8", "replace").splitlines(), heard.said)
+            heard.said = read_log(_lines_of(end.decode("utf-8", "replace")), heard.said)
 
     async def _hear_last_words(self, pod: Pod) -> None:
         try:
@@ -192,7 +192,10 @@ class Logs:
         if len(text.encode()) >= LOG_BYTES:
             # It is cut off at its end, which is what counts.
             text += "\n" + await self._ask(pod, 1)
-        return text.removesuffix("\n").split("\n") if text else []
+        lines = _lines_of(text)
+        if lines and says_no_log(lines[-1]):
+            raise ApiError(404, "NotFound", lines[-1][:500])
+        return lines
 
     async def _ask(self, pod: Pod, lines: int) -> str:
         query = {
@@ -208,6 +211,11 @@ class Logs:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _lines_of(text: str) -> list[str]:
+    """Only a line feed ends a line: with others a program could make up a line and its time."""
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 def _mark_of(lines: list[str]) -> str:

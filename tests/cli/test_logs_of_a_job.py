@@ -152,3 +152,17 @@ def test_a_log_that_cannot_be_read_is_one_sentence(api: FakeApi, costopt: Comman
         ended = costopt("logs", "tiny", *more)
         assert (ended.code, ended.out) == (2, "")
         assert 'does not allow this: User "ada" cannot get resource "pods/log"' in ended.err
+
+
+def test_what_a_kubelet_says_instead_of_a_log_is_not_printed_as_one(api: FakeApi, costopt: Command) -> None:
+    pod = add_pod(api, add_job(api, status=running()), "train", 0, 0)
+    for excuse in (
+        "unable to retrieve container logs for containerd://1f2e",
+        'failed to try resolving symlinks in path "/var/log/pods/x/trainer/0.log": lstat: no such file or directory',
+    ):
+        api.instead[log_of(pod)] = (200, f"{excuse}\n")
+        ended = costopt("logs", "tiny", "--tail", "1")
+        assert (ended.code, ended.out) == (2, "")
+        assert "has no log of that container any more: its node has removed it" in ended.err
+    api.instead[log_of(pod)] = (200, "step 1\nunable to retrieve container logs for me\n")
+    assert costopt("logs", "tiny").out.splitlines() == ["step 1", "unable to retrieve container logs for me"]

@@ -140,6 +140,21 @@ def test_a_look_that_failed_parts_the_silence_before_it_from_that_after_it() -> 
     assert not play.stalled, "what lies between was not looked at"
 
 
+def test_what_a_kubelet_says_instead_of_a_log_is_no_silence() -> None:
+    class HasNoLog(Kubelets):
+        async def text(self, path: str, query: Mapping[str, str]) -> str:
+            return "unable to retrieve container logs for containerd://1f2e"
+
+    async def go() -> None:
+        play.kubelets = HasNoLog()
+        play.listen_anew()
+        await play.passes(200)
+        assert not play.stalled
+
+    play = Scene()
+    asyncio.run(go())
+
+
 def test_a_read_that_never_ends_is_no_silence_and_is_not_repeated() -> None:
     async def go() -> None:
         await play.passes(30, FIRST)
