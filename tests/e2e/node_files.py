@@ -1,6 +1,7 @@
 """Settings of what runs on a real node, as the texts of their files."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from e2e.enter import NODE_ADDRESS
 from e2e.images import PAUSE_IMAGE
 
 NODE = "node1"
+ANOTHER_NODE = "node2"
 POD_NETWORK = "10.88.0.0/16"
 STORAGE_CLASS = "standard"
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
@@ -187,3 +189,29 @@ def volume(
             "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [on_node]}]}},
         },
     }
+
+
+def another_node() -> dict[str, Any]:
+    """A node that is ready and takes no pods."""
+    ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "lastHeartbeatTime": _now()}
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": ANOTHER_NODE, "labels": {"kubernetes.io/hostname": ANOTHER_NODE}},
+        "spec": {"unschedulable": True},
+        "status": {"conditions": [{**ready, "lastTransitionTime": _now()}]},
+    }
+
+
+def node_lease() -> dict[str, Any]:
+    """What a kubelet says every few seconds to be known as alive."""
+    return {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"name": ANOTHER_NODE, "namespace": "kube-node-lease"},
+        "spec": {"holderIdentity": ANOTHER_NODE, "leaseDurationSeconds": 40, "renewTime": _now("%S.%f")},
+    }
+
+
+def _now(seconds: str = "%S") -> str:
+    return datetime.now(UTC).strftime(f"%Y-%m-%dT%H:%M:{seconds}Z")

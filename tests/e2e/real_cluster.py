@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from cluster.components import Settings
 from cluster.control_plane import ControlPlane
 from cluster.credentials import IDENTITIES, Credentials
 from cluster.processes import Process
+from cluster.rest import MERGE, Rest
 from e2e import node_files
 from e2e.enter import INSIDE, NODE_ADDRESS
 from e2e.images import TRAINER_IMAGE, find_images
@@ -162,6 +164,30 @@ class RealCluster(ControlPlane):
         """Start it again; return when the node is ready."""
         self.processes["kubelet"].start()
         self.processes["kubelet"].wait_until(self._nodes_ready)
+
+    @contextlib.contextmanager
+    def another_node(self) -> Iterator[None]:
+        """A second node that is ready and takes no pods, as an object whose lease is renewed.
+
+        A control plane that has lost all its nodes takes itself for cut off, and gives up no pod.
+        """
+        rest, over = Rest(self.kubeconfig), threading.Event()
+        self.kubectl("create", "-f", "-", input=node_files.another_node())
+        path = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
+
+        def renew() -> None:
+            rest.must("POST", path, node_files.node_lease())
+            while not over.wait(5):
+                rest.must("PATCH", f"{path}/{node_files.ANOTHER_NODE}", node_files.node_lease(), MERGE)
+
+        renewing = threading.Thread(target=renew, daemon=True)
+        renewing.start()
+        try:
+            yield
+        finally:
+            over.set()
+            renewing.join()
+            self.kubectl("delete", "node", node_files.ANOTHER_NODE)
 
     def rotate_service_account_key(self) -> None:
         """Sign service accounts' tokens with another key from now on, and refuse those signed with the old one.
