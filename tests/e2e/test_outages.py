@@ -54,12 +54,14 @@ def test_the_pods_of_a_lost_node_are_given_up_and_the_end_that_nobody_saw_is_mar
     )
     with node.another_node():
         node.stop_kubelet()
-        since = Since("the kubelet is gone for good, forceDeleteAfterSeconds 5")
-        uids = {pod["metadata"]["uid"] for pod in pods}
-        wait_for(lambda: not uids & {pod["metadata"]["uid"] for pod in job.pods()}, "rid of the lost pods", 180)
-        since.note("its pods are given up (the control plane's own 40 s among it)")
-        wait_for(lambda: job.stage().get("attempt") == 1, "restarted", 60)
-        node.start_kubelet()
+        try:
+            since = Since("the kubelet is gone for good, forceDeleteAfterSeconds 5")
+            uids = {pod["metadata"]["uid"] for pod in pods}
+            wait_for(lambda: not uids & {pod["metadata"]["uid"] for pod in job.pods()}, "rid of the lost pods", 180)
+            since.note("its pods are given up (the control plane's own 40 s among it)")
+            wait_for(lambda: job.stage().get("attempt") == 1, "restarted", 60)
+        finally:
+            node.start_kubelet()
     status = job.wait_until_ended(seconds=SECONDS)
     assert counted(status) == (0, 1), describe(status)
     assert outcomes(job)[0] == ["Disrupted", "Disrupted"]
