@@ -56,12 +56,12 @@ def test_the_pods_of_a_lost_node_are_given_up_and_the_end_that_nobody_saw_is_mar
         node.stop_kubelet()
         try:
             since = Since("the kubelet is gone for good, forceDeleteAfterSeconds 5")
-            uids = {pod["metadata"]["uid"] for pod in pods}
-            wait_for(lambda: not uids & {pod["metadata"]["uid"] for pod in job.pods()}, "rid of the lost pods", 180)
-            since.note("its pods are given up (the control plane's own 40 s among it)")
-            wait_for(lambda: job.stage().get("attempt") == 1, "restarted", 60)
+            came = "its pods are given up, and the gang is made anew (the control plane's own 40 s among it)"
+            since.until(lambda: job.stage().get("attempt") == 1, came, 180)
         finally:
             node.start_kubelet()
+    uids = {pod["metadata"]["uid"] for pod in pods}
+    wait_for(lambda: not uids & {pod["metadata"]["uid"] for pod in job.pods()}, "rid of the lost pods", 120)
     status = job.wait_until_ended(seconds=SECONDS)
     assert counted(status) == (0, 1), describe(status)
     assert outcomes(job)[0] == ["Disrupted", "Disrupted"]
