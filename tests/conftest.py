@@ -7,6 +7,8 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
+# Started in the background or by nohup, programs that are to hear these signals would inherit that they ignore them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # Started by a shell in the background: programs that are to hear a Ctrl-C would inherit that they ignore it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -18,7 +18,8 @@ def test_running_out_of_memory_is_told_with_the_limit_and_tried_once_more(team: 
     status = job.wait_until_ended("TrainingFailed")
     assert (job.stage()["attempt"], job.stage()["failuresByReason"]) == (1, {"OutOfMemory": 2})
     assert status["failure"]["reason"] == "OutOfMemory"
-    first, last = job.events()
+    # Events are told after the status is written.
+    first, last = team.wait_for(lambda: len(told := job.events()) > 1 and told, "both events")
     for message in (status["failure"]["message"], job.condition()["message"], last["message"]):
         assert "the memory limit of its container is 3Gi; raise the memory limit of 3Gi" in message
         assert "2 attempts of train have ended so (OutOfMemory)" in message

@@ -131,7 +131,7 @@ def test_a_pod_that_runs_out_of_memory_is_told_so_and_is_not_tried_for_ever(
     assert "96Mi" in status["failure"]["message"]
     assert status["failure"]["reason"] == "OutOfMemory"
     assert [sorted(each) for each in outcomes(job).values()] == [["Failed"], ["Failed"]]
-    assert "96Mi" in messages(job)
+    wait_for(lambda: "96Mi" in messages(job), "told in an event", 30)
     team.check_usage(job)
 
 
@@ -178,7 +178,7 @@ def test_a_volume_that_cannot_be_written_ends_the_job_with_a_sentence_and_nothin
         since.until(lambda: _ended(job), "the job has ended and says so")
         words = "No space left on device" if trouble == "full" else "Read-only file system"
         assert words in job.status["failure"]["message"], describe(job.status)
-        assert words in messages(job)
+        wait_for(lambda: words in messages(job), "told in an event", 30)
         team.check_usage(job)
         saved = storage.newest_step()
         assert 0 < saved < STEPS

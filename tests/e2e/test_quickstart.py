@@ -2,7 +2,7 @@
 
 from cluster.team import Team
 from e2e.installation import Installation
-from e2e.jobs import SECONDS, STEPS, event_reasons, script, submit, training
+from e2e.jobs import SECONDS, STEPS, event_reasons, script, submit, training, wait_for
 from e2e.real_cluster import RealCluster
 
 
@@ -46,7 +46,7 @@ def test_two_pods_train_over_gloo_and_the_bill_is_what_the_kubelet_says(node: Re
     (variant,) = status["variants"]
     assert variant["reloaded"]
     assert float(variant["sizeRatio"]) > 1.1
-    assert {"Completed"} <= set(event_reasons(job))
+    wait_for(lambda: "Completed" in event_reasons(job), "told in an event", 30)
 
 
 def test_kubectl_explains_lists_and_describes_a_job(node: RealCluster, team: Team) -> None:
@@ -57,5 +57,6 @@ def test_kubectl_explains_lists_and_describes_a_job(node: RealCluster, team: Tea
     head, row = node.kubectl("get", "costoptjob", "seen", namespace=team.namespace).splitlines()
     assert head.split() == ["NAME", "STATE", "STEP", "OF", "LOSS", "COST", "CURRENCY", "ATTEMPT", "AGE"]
     assert row.split()[:4] == ["seen", "Completed", job.status["bill"]["listCost"], "USD"]
+    wait_for(lambda: "Completed" in event_reasons(job), "told in an event", 30)
     described = node.kubectl("describe", "costoptjob", "seen", namespace=team.namespace)
     assert "Completed" in described.partition("Events:")[2]

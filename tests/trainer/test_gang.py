@@ -159,6 +159,7 @@ def test_what_two_ranks_evaluate_is_the_model_they_save(name: str, pair: Trained
 def test_each_rank_of_a_pipeline_writes_its_own_layers_and_the_artifact_has_all(pair: Trained) -> None:
     files = sorted(path.name for path in (pair.folder / "GPipe" / "checkpoints" / "step-00000008").iterdir())
     assert files == [
+        "evaluation.json",
         "manifest.json",
         "model-00000-00000.safetensors",
         "model-00001-00000.safetensors",
