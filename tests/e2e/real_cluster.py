@@ -242,7 +242,8 @@ def main() -> None:
         for _ in range(8):
             cluster.add_volume()
         path = f"{binaries['kubectl'].parent}:{Path(sys.executable).parent}"
-        enter = f"nsenter --mount --net --pid --target {_outer_pid()}"
+        # The machine's own number of process 1: /proc of the namespace does not say it.
+        enter = "nsenter --mount --net --pid --target $(pgrep --oldest --full 'enter.py --init')"
         sys.stdout.write(
             f"ready after {time.monotonic() - began:.0f} s; in another terminal:\n"
             f"{enter} --wd=$PWD env KUBECONFIG={cluster.kubeconfig} PATH={path}:$PATH bash\n"
@@ -250,11 +251,6 @@ def main() -> None:
         )
         sys.stdout.flush()
         signal.pause()
-
-
-def _outer_pid() -> str:
-    """This process's id as the machine knows it: /proc of the namespace does not say."""
-    return os.environ.get("COSTOPT_E2E_OUTER_PID", "$(pgrep --oldest --full 'enter.py --init')")
 
 
 if __name__ == "__main__":
