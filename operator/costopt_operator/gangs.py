@@ -113,11 +113,11 @@ class Gangs:
         if not likely_there and await self._made(manifest):
             return
         found = await self._api.get(manifest["kind"], metadata["namespace"], metadata["name"])
-        if found is not None and not _belongs_to_another(found, manifest):
-            return
-        if found is not None and found["metadata"].get("deletionTimestamp"):
-            raise NotYet(f"the {manifest['kind']} {metadata['name']} of an earlier job must go first")
-        self._learn_child(await self._api.apply(manifest), manifest)
+        if found is None:
+            if not await self._made(manifest):
+                raise NotYet(f"somebody makes a {manifest['kind']} {metadata['name']} just now")
+        elif _belongs_to_another(found, manifest):
+            raise NotYet(f"the {manifest['kind']} {metadata['name']} is of an earlier job and must go first")
 
     async def _made(self, manifest: Json) -> bool:
         """Create it; False if there is one of that name."""

@@ -202,29 +202,16 @@ def test_a_job_of_somebody_else_is_waited_for_until_it_has_gone(caplog: pytest.L
     assert play.count("status") == 1
 
 
-def test_a_settings_object_of_an_earlier_job_of_that_name_is_taken_over_and_not_used() -> None:
+@pytest.mark.parametrize("deleted", [{}, {"deletionTimestamp": "2026-03-01T12:00:00Z"}])
+def test_a_settings_object_of_an_earlier_job_of_that_name_is_waited_for_until_it_has_gone(
+    deleted: dict[str, str],
+) -> None:
     play = Scene()
     play.add_job()
-    earlier = {"labels": {names.LABEL_JOB_UID: "earlier"}, "name": "tiny-train-a0", "namespace": "team"}
+    earlier = {"labels": {names.LABEL_JOB_UID: "earlier"}, "name": "tiny-train-a0", "namespace": "team", **deleted}
     play.api.put("ConfigMap", {"kind": "ConfigMap", "metadata": earlier, "data": {"train.json": "old"}})
     asyncio.run(play.look())
-    found = play.api.objects["ConfigMap tiny-train-a0"]
-    assert found["metadata"]["labels"][names.LABEL_JOB_UID] == UID
-    assert found["data"]["train.json"] != "old"
-
-
-def test_one_that_is_just_being_deleted_is_waited_for() -> None:
-    play = Scene()
-    play.add_job()
-    labels = {names.LABEL_JOB_UID: "earlier"}
-    going = {
-        "labels": labels,
-        "name": "tiny-train-a0",
-        "namespace": "team",
-        "deletionTimestamp": "2026-03-01T12:00:00Z",
-    }
-    play.api.put("ConfigMap", {"kind": "ConfigMap", "metadata": going, "data": {}})
-    asyncio.run(play.look())
+    assert play.api.objects["ConfigMap tiny-train-a0"]["data"] == {"train.json": "old"}
     assert play.count(f"create {ATTEMPT}") == 0
     del play.api.objects["ConfigMap tiny-train-a0"]
     asyncio.run(play.look())

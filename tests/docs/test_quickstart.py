@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -26,9 +27,11 @@ SHORT = {
 
 def what_make_runs() -> str:
     """The command of the target, without the path of the environment that `make install` has made."""
+    # Without what a `make test` hands down, which has its sub-makes print their folders.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     told = subprocess.run(
         ["make", "--dry-run", "--assume-old=.venv/.installed", "quickstart"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
+        cwd=ROOT, capture_output=True, text=True, check=True, env=environment,
     ).stdout  # fmt: skip
     return re.sub(r"^\.venv/bin/", "", told.splitlines()[-1])
 
