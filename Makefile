@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test test-cluster cluster-binaries control-plane e2e e2e-cluster e2e-pieces images \
-	lint format generate bench bench-operator clean
+	lint format generate bench bench-operator fuzz clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ quickstart: $(STAMP) ## Train a small GPT on two ranks, compress it, and print w
 
 test: $(STAMP) ## Run all tests that this machine can run; the others are skipped with a reason
 	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
+
+fuzz: $(STAMP) ## Hold more random histories against the oracle of tests/oracle (SEEDS=2000, about 15 minutes)
+	COSTOPT_FUZZ_SEEDS=$${SEEDS:-2000} $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal tests/oracle
 
 test-cluster: cluster-binaries ## Run the tests that need a Kubernetes control plane, on a real one started here
 	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal tests/cluster
