@@ -70,7 +70,7 @@ generate: $(STAMP) ## Write the CRDs, docs/reference.md and what the chart deriv
 	$(BIN)/python -m charts.generator
 
 bench: $(STAMP) ## Measure against a peer in the same run; figures are in benchmarks/README.md
-	@for program in benchmarks/*.py; do echo "== $$program"; $(BIN)/python $$program || exit 1; done
+	@for program in benchmarks/*.py; do echo "== $$program"; PYTHONPATH=.:operator:tests $(BIN)/python $$program || exit 1; done
 
 bench-operator: cluster-binaries ## Measure the operator on a control plane started here (about 20 minutes)
 	PYTHONPATH=.:operator:tests:benchmarks $(BIN)/python -m operator_load

@@ -15,7 +15,7 @@ from datetime import date
 from decimal import Decimal
 from typing import NamedTuple, get_args
 
-from costopt.accounting.cells import Cell, Cells, count, once_per_replica
+from costopt.accounting.cells import Alike, Cell, Cells, count, once_per_replica
 from costopt.accounting.exact import HOUR_DECIMALS, hours, multiply, plain, total
 from costopt.accounting.fold import is_estimated
 from costopt.accounting.price_book import find_price, pinned
@@ -48,14 +48,16 @@ def make_bill(
     folded: Iterable[FoldedUsage] = (),
     *,
     folded_estimated: int = 0,
+    alike: Iterable[Alike] = (),
 ) -> Bill:
     """The bill of `records`, in any order, and of `folded` ones, of which `folded_estimated` had an estimated end.
+    What is `alike` is of further replicas, none of which has a record of its own.
 
     Without a book hours are counted all the same. A replica counts once: a record given twice is one record, and the
     record of its end goes before one of the same replica still running. Raises ValueError when two records say
     different things about one replica.
     """
-    counted = once_per_replica(records)
+    counted = [*map(Alike, once_per_replica(records)), *alike]
     cells = count(counted, folded)
     currency = book.spec.currency if book else min((cell.currency for cell in cells if cell.currency), default=None)
     quantities = _price(cells, book, currency)
@@ -74,13 +76,13 @@ def make_bill(
         list_cost=plain(priced) if has_money and complete else None,
         priced_cost=plain(priced) if has_money else None,
         unpriced_resources=sorted({line.resource for line in lines if line.list_cost is None}),
-        estimated_records=folded_estimated + sum(is_estimated(record) for record in counted),
+        estimated_records=folded_estimated + sum(item.replicas for item in counted if is_estimated(item.record)),
     )
 
 
-def bill_of(usage: Usage, running: Iterable[UsageRecord], book: PriceBook | None) -> Bill:
-    """The bill of all that ended replicas held, and of those still `running`."""
-    return make_bill((*usage.records, *running), book, usage.folded, folded_estimated=usage.folded_estimated)
+def bill_of(usage: Usage, others: Iterable[Alike], book: PriceBook | None) -> Bill:
+    """The bill of the replicas that are recorded in `usage`, and of `others`, which are not: those still running."""
+    return make_bill(usage.records, book, usage.folded, folded_estimated=usage.folded_estimated, alike=others)
 
 
 def _price(cells: Cells, book: PriceBook | None, currency: str | None) -> dict[_Line, Decimal]:

@@ -44,37 +44,70 @@ class Cell(NamedTuple):
         return FoldedUsage(**self._asdict(), quantity_microseconds=plain(quantity_microseconds))
 
 
-def count(records: Iterable[UsageRecord], folded: Iterable[FoldedUsage] = ()) -> Cells:
-    """All of it in cells. A record must be among `records` once."""
+class Alike(NamedTuple):
+    """Replicas that a bill tells apart in nothing: what one of them held, so many times."""
+
+    record: UsageRecord
+    """That of any of them."""
+    replicas: int = 1
+
+
+class _Kind(NamedTuple):
+    """What records of the same quantities and prices have in common: their time is added up before it is multiplied."""
+
+    stage: str
+    resources: tuple[tuple[str, str], ...]
+    product: str | None
+    capacity_type: CapacityType
+    day: str | None
+    currency: str | None
+    prices: tuple[PinnedPrice, ...]
+
+    @classmethod
+    def of(cls, record: UsageRecord) -> Self:
+        is_pinned = record.prices is not None
+        return cls(
+            stage=record.stage,
+            resources=tuple(record.resources.items()),
+            product=record.product,
+            capacity_type=record.capacity_type,
+            day=None if is_pinned else record.held_from.astimezone(UTC).date().isoformat(),
+            currency=record.currency if is_pinned else None,
+            prices=tuple(price for price in record.prices or () if price.list_unit_price is not None),
+        )
+
+
+def count(records: Iterable[Alike], folded: Iterable[FoldedUsage] = ()) -> Cells:
+    """All of it in cells. A replica must be counted by `records` once."""
     cells: defaultdict[Cell, Decimal] = defaultdict(Decimal)
     for sum_ in folded:
         _add(cells, Cell.of(sum_), decimal(sum_.quantity_microseconds))
-    for record in records:
-        _count(record, cells)
+    microseconds: defaultdict[tuple[_Kind, Cause], int] = defaultdict(int)
+    for record, replicas in records:
+        kind = _Kind.of(record)
+        for cause, part in split_by_cause(record).items():
+            microseconds[kind, cause] += part * replicas
+    for (kind, cause), length in microseconds.items():
+        _multiply(kind, cause, length, cells)
     return cells
 
 
-def _count(record: UsageRecord, cells: defaultdict[Cell, Decimal]) -> None:
-    is_pinned = record.prices is not None
-    pinned = {price.resource: price for price in record.prices or () if price.list_unit_price is not None}
-    day = None if is_pinned else record.held_from.astimezone(UTC).date().isoformat()
-    currency = record.currency if is_pinned else None
-    microseconds_by_cause = split_by_cause(record)
-    for resource, quantity in record.resources.items():
+def _multiply(kind: _Kind, cause: Cause, microseconds: int, cells: defaultdict[Cell, Decimal]) -> None:
+    pinned = {price.resource: price for price in kind.prices}
+    for resource, quantity in kind.resources:
         if not decimal(quantity):
             continue
-        for cause, microseconds in microseconds_by_cause.items():
-            cell = Cell(
-                stage=record.stage,
-                resource=resource,
-                cause=cause,
-                product=record.product,
-                capacity_type=record.capacity_type,
-                day=day,
-                currency=currency,
-                price=pinned.get(resource),
-            )
-            _add(cells, cell, multiply(decimal(quantity), Decimal(microseconds)))
+        cell = Cell(
+            stage=kind.stage,
+            resource=resource,
+            cause=cause,
+            product=kind.product,
+            capacity_type=kind.capacity_type,
+            day=kind.day,
+            currency=kind.currency,
+            price=pinned.get(resource),
+        )
+        _add(cells, cell, multiply(decimal(quantity), Decimal(microseconds)))
 
 
 def _add(cells: defaultdict[Cell, Decimal], cell: Cell, part: Decimal) -> None:

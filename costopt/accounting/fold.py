@@ -6,7 +6,7 @@ of the same replica, so only that of a replica which is gone for good may be fol
 
 from collections.abc import Collection
 
-from costopt.accounting.cells import Cell, count
+from costopt.accounting.cells import Alike, Cell, count
 from costopt.accounting.intervals import held_of
 from costopt.schema.usage import MAX_FOLDED, Usage, UsageRecord
 
@@ -18,8 +18,10 @@ def fold(usage: Usage, uids: Collection[str]) -> Usage:
     in any order, gives the same usage as folding at once.
     """
     chosen = [record for record in usage.records if record.uid in uids and record.outcome != "Running"]
-    cells = count(chosen, usage.folded)
-    if not chosen or len(cells) > MAX_FOLDED:
+    if not chosen:
+        return usage
+    cells = count(map(Alike, chosen), usage.folded)
+    if len(cells) > MAX_FOLDED:
         return usage
     leaving = {record.uid for record in chosen}
     return Usage(

@@ -14,7 +14,7 @@ from costopt.plan.actions import StopGang, StopReason
 from costopt.plan.causes import CAUSES, FailureKind
 from costopt.plan.conditions import MESSAGE_LIMIT
 from costopt.plan.failures import first_failure, kind_of
-from costopt.plan.gang import Gang, gang_of
+from costopt.plan.gang import Gang
 from costopt.plan.observed import Observed
 from costopt.plan.restarts import after_lost_attempt, finish
 from costopt.schema.replica import FailureReason
@@ -55,8 +55,9 @@ class Step:
 
 def stage_gang(observed: Observed, stage: StageStatus) -> Gang:
     """The gang of the stage's current attempt."""
-    size = observed.gang_sizes.get((stage.name, stage.attempt), observed.spec.num_replicas(stage.name))
-    return gang_of(observed.replicas, stage=stage.name, attempt=stage.attempt, size=size)
+    attempt = (stage.name, stage.attempt)
+    size = observed.gang_sizes.get(attempt, observed.spec.num_replicas(stage.name))
+    return Gang(observed.gangs.get(attempt, ()), size)
 
 
 def advance(stage: StageStatus, situation: Situation) -> Step:

@@ -1,6 +1,5 @@
 """What the replicas of one attempt of a stage amount to."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -73,9 +72,3 @@ class Gang:
         however many of them do."""
         reasons = sorted({replica.waiting_for for replica in self.replicas if replica.live and replica.waiting_for})
         return "; ".join(reasons[:MAX_WAITING_REASONS])
-
-
-def gang_of(replicas: Iterable[Replica], *, stage: str, attempt: int, size: int) -> Gang:
-    """The gang of one attempt among all `replicas`."""
-    members = [replica for replica in replicas if (replica.stage, replica.attempt) == (stage, attempt)]
-    return Gang(tuple(sorted(members, key=lambda replica: (replica.index, replica.uid))), size)

@@ -9,6 +9,7 @@ before the variants' reports, so that a variant which ended well is never seen w
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Literal
 
 from costopt.plan.evidence import NOTHING, Evidence
@@ -89,3 +90,11 @@ class Observed:
     """Reports found in the job's storage."""
     max_parallel_variants: int | None = None
     """Variants that may be made at the same time. None: all."""
+
+    @cached_property
+    def gangs(self) -> Mapping[tuple[str, int], tuple[Replica, ...]]:
+        """The replicas by stage and attempt, each gang in order of its indexes: there may be thousands."""
+        gangs: dict[tuple[str, int], list[Replica]] = {}
+        for replica in sorted(self.replicas, key=lambda replica: (replica.index, replica.uid)):
+            gangs.setdefault((replica.stage, replica.attempt), []).append(replica)
+        return {attempt: tuple(gang) for attempt, gang in gangs.items()}

@@ -112,9 +112,9 @@ class Logs:
 
     def _listened_to(self, pods: Iterable[Pod]) -> Iterator[Pod]:
         gangs: dict[Attempt, list[Pod]] = {}
-        for pod in sorted(pods, key=lambda pod: (pod.index, pod.uid)):
-            if pod.running and not pod.ended:
-                gangs.setdefault((pod.stage, pod.attempt), []).append(pod)
+        running = [pod for pod in pods if pod.running and not pod.ended]
+        for pod in sorted(running, key=lambda pod: (pod.index, pod.uid)):
+            gangs.setdefault((pod.stage, pod.attempt), []).append(pod)
         for speaker, *others in gangs.values():
             yield speaker
             heard = self._heard.get(speaker.uid)

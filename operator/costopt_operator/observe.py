@@ -8,9 +8,10 @@ A gang is what its batch Job's pods show, with three corrections:
 * A pod that was deleted before it reached a node never was: it held nothing, and the Job makes another.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 
 from costopt.accounting.outcome import Attempt
 from costopt.plan.observed import Observed, Replica, ReplicaState
@@ -27,7 +28,6 @@ from costopt.schema.replica import (
 )
 from costopt.schema.status import Bill, JobStatus
 from costopt_operator.node_class import NodeClass
-from costopt_operator.pod_words import said_at_end
 from costopt_operator.sightings import ChildJob, Pod, indexes, parse_time
 
 ENDS_WHEN_TOLD = (None, EXIT_PREEMPTED, 137)
@@ -50,7 +50,11 @@ class LogSight:
 
 @dataclass(frozen=True)
 class World:
-    """One job and everything that is known of it."""
+    """One job and everything that is known of it.
+
+    There may be thousands of pods. What is asked of them for each attempt, or for each pod about its gang, is looked up
+    in an index that is made once a look, so that a look takes a time that grows with their number and not faster.
+    """
 
     job: CostOptJob
     status: JobStatus
@@ -72,13 +76,44 @@ class World:
 
     def child_job(self, attempt: Attempt) -> ChildJob | None:
         """The batch Job of that attempt."""
-        return next((child for child in self.child_jobs if (child.stage, child.attempt) == attempt), None)
+        return self._child_jobs.get(attempt)
+
+    def gang(self, attempt: Attempt) -> Sequence[Pod]:
+        """The pods of that attempt."""
+        return self.gangs.get(attempt, ())
+
+    @cached_property
+    def gangs(self) -> Mapping[Attempt, Sequence[Pod]]:
+        """The pods by their attempt."""
+        gangs: dict[Attempt, list[Pod]] = {}
+        for pod in self.pods:
+            gangs.setdefault((pod.stage, pod.attempt), []).append(pod)
+        return gangs
+
+    @cached_property
+    def live(self) -> frozenset[Attempt]:
+        """Attempts of which a pod has not ended."""
+        return frozenset((pod.stage, pod.attempt) for pod in self.pods if not pod.ended)
+
+    @cached_property
+    def progress(self) -> Mapping[Attempt, Progress]:
+        """What the first log of each gang that tells of progress says."""
+        found: dict[Attempt, Progress] = {}
+        for pod in self.pods:
+            log = self.logs.get(pod.uid)
+            if log is not None and log.progress is not None:
+                found.setdefault((pod.stage, pod.attempt), log.progress)
+        return found
+
+    @cached_property
+    def _child_jobs(self) -> Mapping[Attempt, ChildJob]:
+        return {(child.stage, child.attempt): child for child in reversed(self.child_jobs)}
 
 
 def observe(world: World, bill: Bill) -> Observed:
     """The world as the plan sees it, with the bill so far."""
     sizes = {(child.stage, child.attempt): child.completions for child in world.child_jobs}
-    reports = [message.variant for pod in world.pods if (message := termination(pod)) and message.variant]
+    reports = [pod.said.variant for pod in world.pods if pod.said and pod.said.variant]
     return Observed(
         spec=world.job.spec,
         generation=world.generation,
@@ -93,8 +128,7 @@ def observe(world: World, bill: Bill) -> Observed:
 def replicas(world: World) -> Iterator[Replica]:
     """The replicas of every attempt that is known."""
     attempts = {(child.stage, child.attempt) for child in world.child_jobs}
-    attempts |= {(pod.stage, pod.attempt) for pod in world.pods}
-    for attempt in sorted(attempts | world.refused.keys()):
+    for attempt in sorted(attempts | world.gangs.keys() | world.refused.keys()):
         if attempt in world.refused:
             yield _refused(world, attempt)
             continue
@@ -113,9 +147,7 @@ def replicas(world: World) -> Iterator[Replica]:
 
 
 def _pods_that_count(world: World, attempt: Attempt, child: ChildJob | None) -> Iterator[Pod]:
-    for pod in world.pods:
-        if (pod.stage, pod.attempt) != attempt:
-            continue
+    for pod in world.gang(attempt):
         never_was = pod.ended and pod.node is None and pod.exit_code is None
         if not never_was and not is_of_an_earlier_admission(pod, child):
             yield pod
@@ -159,7 +191,7 @@ def _replica(
     """`taken_along`: another of its gang fell, and the Job controller ended this one for that."""
     heard = (log or speaker) if pod.running and not pod.ended else None
     waits = not pod.ended and not pod.running
-    said = termination(pod)
+    said = pod.said
     if taken_along:
         said = (said or TerminationMessage(exit_code=EXIT_PREEMPTED)).model_copy(update={"echo": True})
     return Replica(
@@ -245,11 +277,6 @@ def _refused(world: World, attempt: Attempt) -> Replica:
         exit_code=EXIT_NOT_RETRYABLE,
         termination=TerminationMessage(exit_code=EXIT_NOT_RETRYABLE, reason="InvalidSettings", message=sentence),
     )
-
-
-def termination(pod: Pod) -> TerminationMessage | None:
-    """What the pod said at its end; None if it said nothing, or nothing of ours."""
-    return said_at_end(pod.message)
 
 
 def held_until(pod: Pod) -> tuple[datetime, bool]:

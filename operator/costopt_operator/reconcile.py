@@ -85,23 +85,27 @@ def reconcile(world: World, memory: Memory, now: datetime) -> Todo:
     usage = world.status.usage or Usage()
     kept = fold(usage, foldable(world, usage))
     if _cannot_record_yet(world, kept):
-        recorded = {record.uid for record in usage.records}
-        releases = tuple(pod for pod in world.pods if _may_be_released(pod, recorded))
+        in_status = {record.uid for record in usage.records}
+        releases = tuple(pod for pod in world.pods if _may_be_released(pod, in_status))
         return Todo(releases=releases, noticed=memory.noticed, look_again_after=RECORDABLE_WITHIN)
-    decided = plan(observe(world, bill(world, kept, now)), now)
-    status = _with_usage(decided.status, new_usage(world, kept, decided, now), world, now)
+    so_far = bill(world, kept, now)
+    decided = plan(observe(world, so_far), now)
+    recorded = new_usage(world, kept, decided, now)
+    # What an end was counted as says what its time was for: the bill of new records is another.
+    whole_bill = so_far if recorded is kept else bill(world, recorded, now)
+    status = decided.status.model_copy(update={"usage": recorded if recorded != Usage() else None, "bill": whole_bill})
 
     urgency = _urgency(world.status, status)
     write, wait = _when(urgency, memory, now)
     written = status if write else world.status
-    recorded = {record.uid for record in (written.usage.records if written.usage else [])}
+    in_status = {record.uid for record in (written.usage.records if written.usage else [])}
     training = status.stage(TRAIN_STAGE)
     delete_jobs, delete_pods = _stops(world, decided.stop)
     return Todo(
         status=status if write else None,
         only_figures=write and urgency == "Figures",
         noticed=None if write or urgency in ("None", "Figures") else memory.noticed or now,
-        releases=tuple(pod for pod in world.pods if _may_be_released(pod, recorded)),
+        releases=tuple(pod for pod in world.pods if _may_be_released(pod, in_status)),
         start=decided.start,
         train_attempt=training.attempt if training else 0,
         execution=max(1, status.execution),
@@ -121,11 +125,6 @@ def _cannot_record_yet(world: World, usage: Usage) -> bool:
     for last words, which come or are given up in seconds, or until there is room for another record."""
     ended = list(ended_unrecorded(world, usage))
     return any(pod.uid in world.unheard for pod in ended) or bool(ended and not room(usage))
-
-
-def _with_usage(status: JobStatus, usage: Usage, world: World, now: datetime) -> JobStatus:
-    """The status with that usage, and with the bill of it: what an end was counted as says what its time was for."""
-    return status.model_copy(update={"usage": usage if usage != Usage() else None, "bill": bill(world, usage, now)})
 
 
 def _urgency(before: JobStatus, after: JobStatus) -> Urgency:
@@ -196,8 +195,8 @@ def _stops(
         child = world.child_job((stop.stage, stop.attempt))
         if child and not (child.deleting or child.complete or _fails_by_itself(world, child)):
             jobs.append(child)
-        for pod in world.pods:
-            if (pod.stage, pod.attempt) != (stop.stage, stop.attempt) or pod.ended:
+        for pod in world.gang((stop.stage, stop.attempt)):
+            if pod.ended:
                 continue
             if stop.checkpoint and pod.deleted is None and child is None:
                 pods.append((pod, None))
@@ -211,8 +210,7 @@ def _fails_by_itself(world: World, child: ChildJob) -> bool:
     since = child.started or child.created
     return child.failing or any(
         pod.phase == "Failed" and pod.created >= since and not child.suspended
-        for pod in world.pods
-        if (pod.stage, pod.attempt) == (child.stage, child.attempt)
+        for pod in world.gang((child.stage, child.attempt))
     )
 
 

@@ -1,9 +1,10 @@
 """Pods -> the usage that the bill counts, and whose last words are still to be heard before it is recorded. Pure."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 from costopt.accounting.bill import bill_of
+from costopt.accounting.cells import Alike
 from costopt.accounting.exact import plain
 from costopt.accounting.outcome import Attempt, AttemptEnd, outcome_in
 from costopt.accounting.price_book import pin_prices
@@ -20,7 +21,6 @@ from costopt_operator.observe import (
     held_until,
     is_of_an_earlier_admission,
     state_of,
-    termination,
 )
 from costopt_operator.sightings import Pod, parse_time
 
@@ -38,8 +38,7 @@ def usage_record(pod: Pod, world: World, now: datetime, outcome: Outcome = "Runn
     held_from = parse_time(pod.scheduled or pod.started or pod.created)
     # A pod's times are in whole seconds: one that runs is counted likewise, so that a bill never shrinks at its end.
     end, estimated = held_until(pod) if pod.ended else (max(now.replace(microsecond=0), held_from), False)
-    said = termination(pod)
-    progress = (said and said.progress) or _progress_of_its_gang(pod, world)
+    progress = _progress_of(pod, world)
     return UsageRecord(
         uid=pod.uid,
         stage=stage,
@@ -59,11 +58,13 @@ def usage_record(pod: Pod, world: World, now: datetime, outcome: Outcome = "Runn
     )
 
 
-def _progress_of_its_gang(pod: Pod, world: World) -> Progress | None:
-    """What the log of the pod said, or else of another of its gang: they go in step, so one meter is like another."""
-    gang = [other for other in world.pods if (other.stage, other.attempt) == (pod.stage, pod.attempt)]
-    logs = (world.logs.get(other.uid) for other in (pod, *gang))
-    return next((log.progress for log in logs if log is not None and log.progress is not None), None)
+def _progress_of(pod: Pod, world: World) -> Progress | None:
+    """What the pod said at its end, what its log says, or else that of another of its gang: they go in step, so one
+    meter is like another."""
+    if pod.said is not None and pod.said.progress is not None:
+        return pod.said.progress
+    log = world.logs.get(pod.uid)
+    return (log and log.progress) or world.progress.get((pod.stage, pod.attempt))
 
 
 def new_usage(world: World, usage: Usage, decided: Plan, now: datetime) -> Usage:
@@ -110,10 +111,11 @@ def last_speakers(world: World) -> list[Pod]:
         return []
     ended = [pod for pod in _unrecorded(world, world.status.usage or Usage()) if pod.stage == TRAIN_STAGE]
     speakers: dict[str, Pod] = {}
+    unrecorded = {pod.uid for pod in ended}
     for attempt in {pod.attempt for pod in ended}:
-        gang = [pod for pod in world.pods if (pod.stage, pod.attempt) == (TRAIN_STAGE, attempt)]
-        fallen = [pod for pod in ended if pod.attempt == attempt and fell_by_itself(pod)]
-        first = min(gang, key=lambda pod: (pod.index, pod.uid))
+        gang = world.gang((TRAIN_STAGE, attempt))
+        fallen = [pod for pod in gang if pod.uid in unrecorded and fell_by_itself(pod)]
+        first = min(gang, key=_by_index)
         speakers |= {pod.uid: pod for pod in (first, *sorted(fallen, key=_by_end)[:1])}
     there = {pod.uid for pod in ended if pod.started is not None and not _told_its_progress(pod)}
     return [pod for uid, pod in speakers.items() if uid in there]
@@ -124,22 +126,17 @@ def leaving_speakers(world: World) -> list[Pod]:
     gang with a command of its own. (The built-in trainer's termination message says it.)"""
     if world.job.spec.train.command is None or is_final(world.status):
         return []
-    first: dict[int, Pod] = {}
-    for pod in sorted(world.pods, key=lambda pod: (pod.index, pod.uid)):
-        if pod.stage == TRAIN_STAGE:
-            first.setdefault(pod.attempt, pod)
-    return [pod for pod in first.values() if pod.running and not pod.ended and pod.deleted is not None]
+    first = [min(gang, key=_by_index) for (stage, _), gang in world.gangs.items() if stage == TRAIN_STAGE]
+    return [pod for pod in first if pod.running and not pod.ended and pod.deleted is not None]
 
 
 def _told_its_progress(pod: Pod) -> bool:
-    said = termination(pod)
-    return said is not None and said.progress is not None
+    return pod.said is not None and pod.said.progress is not None
 
 
 def ended_unrecorded(world: World, usage: Usage) -> Iterator[Pod]:
     """Pods without a record of attempts none of whose pods runs any more."""
-    live = {(pod.stage, pod.attempt) for pod in world.pods if not pod.ended}
-    return (pod for pod in _unrecorded(world, usage) if (pod.stage, pod.attempt) not in live)
+    return (pod for pod in _unrecorded(world, usage) if (pod.stage, pod.attempt) not in world.live)
 
 
 def foldable(world: World, usage: Usage) -> set[str]:
@@ -150,12 +147,39 @@ def foldable(world: World, usage: Usage) -> set[str]:
     return set(free[: max(0, len(usage.records) - RECORDS_KEPT)])
 
 
+def _by_index(pod: Pod) -> tuple[int, str]:
+    return (pod.index, pod.uid)
+
+
 def _by_end(pod: Pod) -> tuple[str, str]:
     return (pod.finished or pod.last_sign, pod.uid)
 
 
 def bill(world: World, usage: Usage, now: datetime) -> Bill:
-    """The bill so far: what is recorded, what has ended since, and what runs, counted up to now."""
-    running = [pod for pod in world.pods if not pod.ended and pod.scheduled is not None]
-    unrecorded = [usage_record(pod, world, now) for pod in (*_unrecorded(world, usage), *running)]
-    return bill_of(usage, unrecorded, world.book)
+    """The bill so far: what is recorded, what has ended since, and what runs, counted up to now.
+
+    Of pods that have held the same for the same time one record is made, not thousands.
+    """
+    known = {record.uid for record in usage.records}
+    alike: dict[Hashable, list[Pod]] = {}
+    for pod in world.pods:
+        if pod.scheduled is not None and pod.uid not in known and (pod.has_finalizer or not pod.ended):
+            alike.setdefault(_held(pod, world), []).append(pod)
+    others = [Alike(usage_record(pods[0], world, now), len(pods)) for pods in alike.values()]
+    return bill_of(usage, others, world.book)
+
+
+def _held(pod: Pod, world: World) -> Hashable:
+    """All that the usage record of a pod says, at one moment, besides which replica it is of and where that was."""
+    node = world.nodes.get(pod.node or "", UNKNOWN_NODE)
+    progress = _progress_of(pod, world)
+    return (
+        pod.stage,
+        pod.attempt,
+        pod.scheduled,
+        held_until(pod) if pod.ended else None,
+        tuple(pod.requests.items()),
+        node.product,
+        node.capacity_type,
+        progress.metered if progress else None,
+    )

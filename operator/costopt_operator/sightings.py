@@ -3,6 +3,7 @@
 Timestamps stay text until they are needed. Everything here is pure.
 """
 
+import functools
 import json
 import re
 from collections.abc import Mapping
@@ -15,8 +16,9 @@ from costopt.plan.evidence import Evidence, is_disruption
 from costopt.render.labels import label_value
 from costopt.render.pods import CONTAINER as TRAINER_CONTAINER
 from costopt.schema.base import NAME_PATTERN
+from costopt.schema.replica import TerminationMessage
 from costopt_operator.pod_requests import effective_requests_of
-from costopt_operator.pod_words import container_time, evidence_of, wait_of
+from costopt_operator.pod_words import container_time, evidence_of, said_at_end, wait_of
 from costopt_operator.work_queue import Key
 
 Json = dict[str, Any]
@@ -127,8 +129,8 @@ class Pod:
     disrupted: bool
     evidence: Evidence
     """What was written down about its end."""
-    message: str
-    """Termination message."""
+    said: TerminationMessage | None
+    """What it said at its end; None if nothing, or nothing of ours."""
     waiting_for: str
     """Why it does not run yet."""
     waits_in_vain: bool
@@ -163,8 +165,9 @@ class ServiceObject:
         return (self.namespace, self.job_label)
 
 
+@functools.lru_cache(maxsize=8192)
 def parse_time(text: str) -> datetime:
-    """RFC 3339 text as an aware datetime."""
+    """RFC 3339 text as an aware datetime. The pods of a gang share most of their times."""
     return datetime.fromisoformat(text).astimezone(UTC)
 
 
@@ -297,7 +300,7 @@ def parse_pod(data: Json) -> Pod:
         exit_code=terminated.get("exitCode") if terminated and terminated.get("reason") != UNSEEN_REASON else None,
         disrupted=is_disruption(evidence),
         evidence=evidence,
-        message=(terminated or {}).get("message", "")[:MESSAGE_LIMIT],
+        said=said_at_end((terminated or {}).get("message", "")[:MESSAGE_LIMIT]),
         waiting_for=waiting.words,
         waits_in_vain=waiting.in_vain,
     )
