@@ -212,7 +212,13 @@ def losses(storage: Path) -> dict[int, str]:
 
 
 def main() -> None:
-    """One rank. A run that ends early, or in NotRetryable (said on stderr), is followed by the next."""
+    """One rank. A run that ends early, or in NotRetryable (said on stderr), is followed by the next.
+
+    Nothing may be unpickled here, neither what another rank sent nor what lies in the storage.
+    """
+    from builders_no_pickle import refuse_pickles
+
+    refuse_pickles()
     from costopt_trainer import gang, train
     from costopt_trainer.errors import NotRetryable
     from costopt_trainer.rank import leave_at_once

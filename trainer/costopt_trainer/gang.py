@@ -2,18 +2,23 @@
 
 join_gang    meet the other ranks, as the environment says
 Gang         this rank's place; sums, broadcasts, and agreement on errors
+
+What ranks tell each other is tensors, or JSON in tensors. torch's own exchange of objects unpickles what comes, which
+would run the code of whoever can reach a rank's port: neither torch's store nor gloo asks who is there.
 """
 
+import json
 import os
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar, get_args
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from costopt.schema.replica import EXIT_DONE
+from costopt.hostile import parse_json
+from costopt.schema.replica import EXIT_DONE, FailureReason
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.phases import phase
 from costopt_trainer.processors import usable_processors
@@ -24,6 +29,11 @@ T = TypeVar("T")
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for another: a first rank may be tokenizing the data meanwhile. A rank that dies is noticed at
 once all the same, by its launcher."""
+
+MAX_MESSAGE_BYTES = 2**22
+"""Longest JSON that one rank tells another: the records of ten thousand files."""
+MAX_SENTENCE = 10_000
+"""Characters of an error that the other ranks are told."""
 
 
 @dataclass(frozen=True)
@@ -48,32 +58,48 @@ class Gang:
         return [int(total) for total in self.sum(torch.tensor(values, dtype=torch.int64)).tolist()]
 
     def broadcast(self, value: T) -> T:
-        """Rank 0's `value`, on all ranks."""
+        """Rank 0's `value`, JSON data, on all ranks. Tuples come as lists, on rank 0 too where there are others."""
         if self.world_size == 1:
             return value
-        values = [value]
-        dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
-        return values[0]
+        content = _to_bytes(value) if self.rank == 0 else b""
+        length = _checked(self._broadcast(torch.tensor([len(content)])).tolist()[0])
+        tensor = _to_tensor(content, length) if self.rank == 0 else torch.empty(length, dtype=torch.uint8)
+        received: T = parse_json(self._broadcast(tensor).numpy().tobytes())
+        return received
 
     def gather(self, value: T) -> list[T]:
-        """Every rank's `value` in order of rank, on all ranks."""
+        """Every rank's `value`, JSON data, in order of rank, on all ranks. Tuples come as lists, as in `broadcast`."""
         if self.world_size == 1:
             return [value]
-        values: list[T | None] = [None] * self.world_size
-        dist.all_gather_object(values, value)
-        return values  # type: ignore[return-value]
+        content = _to_bytes(value)
+        lengths = [_checked(length) for length in self._all_gather(torch.tensor([len(content)])).flatten().tolist()]
+        contents = self._all_gather(_to_tensor(content, max(lengths)))
+        return [parse_json(row[:length].numpy().tobytes()) for row, length in zip(contents, lengths, strict=True)]
+
+    def _broadcast(self, tensor: Tensor) -> Tensor:
+        dist.broadcast(tensor, src=0)
+        return tensor
+
+    def _all_gather(self, tensor: Tensor) -> Tensor:
+        """Every rank's `tensor`, all of one shape, as rows."""
+        rows = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        dist.all_gather(rows, tensor)
+        return torch.stack(rows)
 
     def agree(self, error: Exception | None) -> None:
         """Return if no rank met an error; else raise on all ranks, so that none waits for one that has left.
 
         The lowest rank's NotRetryable goes first; without one, the rank's own error, or RuntimeError on the others.
         """
-        mistake = (error.reason, str(error)) if isinstance(error, NotRetryable) else None
-        reports = self.gather(None if error is None else (mistake, f"{type(error).__name__}: {error}"))
-        failed = [(rank, *report) for rank, report in enumerate(reports) if report is not None]
-        for _, known, _ in failed:
-            if known is not None:
-                raise NotRetryable(*known) from error
+        report: Any = None
+        if error is not None:
+            reason = error.reason if isinstance(error, NotRetryable) else None
+            text = str(error) if reason else f"{type(error).__name__}: {error}"
+            report = [reason, text[:MAX_SENTENCE].encode("utf-8", "replace").decode()]
+        failed = [(rank, *report) for rank, report in enumerate(self.gather(report)) if report is not None]
+        for _, reason, sentence in failed:
+            if reason in get_args(FailureReason):
+                raise NotRetryable(reason, sentence) from error
         if error is not None:
             raise error
         if failed:
@@ -117,3 +143,19 @@ def join_gang() -> Gang:
             else:
                 dist.init_process_group("gloo", timeout=COLLECTIVE_TIMEOUT)
     return Gang(rank, local_rank, world_size, device)
+
+
+def _to_bytes(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _to_tensor(content: bytes, length: int) -> Tensor:
+    """uint8 (length,): the bytes, then zeros."""
+    return torch.frombuffer(bytearray(content.ljust(length, b"\0")), dtype=torch.uint8)
+
+
+def _checked(length: int) -> int:
+    """A length as another rank tells it, before memory is taken for it."""
+    if not 0 < length <= MAX_MESSAGE_BYTES:
+        raise RuntimeError(f"a rank must tell at most {MAX_MESSAGE_BYTES} bytes at once, but announced {length}")
+    return length

@@ -166,14 +166,36 @@ class ModelParallel:
         self.holds_loss = self._is_last = gang.rank == gang.world_size - 1
         self._gang = gang
         self._piece = _Piece(self.module, autocast)
-        stage = PipelineStage(self._piece, gang.rank, gang.world_size, gang.device)
         # 1F1B needs a micro-batch for every rank to be at work on; with fewer, GPipe holds no more of them either.
-        fills = schedule == "OneFOneB" and num_micro_batches >= gang.world_size
-        make_schedule = Schedule1F1B if fills else ScheduleGPipe
-        self._schedule = make_schedule(stage, num_micro_batches, loss_fn=self._weighted_loss, scale_grads=False)
+        self._fills = schedule == "OneFOneB" and num_micro_batches >= gang.world_size
+        self._num_micro_batches = num_micro_batches
+        self._schedule: Schedule1F1B | ScheduleGPipe | None = None  # needs to see a micro-batch first
         self._weight: float = 1.0
         self._scaler = GradScaler(gang.device.type, enabled=False)
         self._total = torch.zeros((), dtype=torch.float64, device=gang.device)
+
+    def _make_schedule(self, inputs: Tensor) -> Schedule1F1B | ScheduleGPipe:
+        """torch's pipeline for micro-batches like `inputs`; all ranks must call it with the same.
+
+        It is told the shapes that pass from rank to rank, which a pass forward shows. Left to itself it exchanges them
+        as pickles, and runs the layers on uninitialised memory, which poisons batch-norm statistics.
+        """
+        was_training = self.module.training
+        self.module.eval()  # so that no random number is drawn
+        with torch.no_grad():
+            entering, leaving = self._pass_on(inputs)
+        self.module.train(was_training)
+        stage = PipelineStage(
+            self._piece,
+            self._gang.rank,
+            self._gang.world_size,
+            self._gang.device,
+            # Gradients go back through whatever passes between ranks, but not into the data.
+            input_args=torch.empty_like(entering, device="meta", requires_grad=self._gang.rank > 0),
+            output_args=torch.empty_like(leaving, device="meta", requires_grad=True),
+        )
+        make_schedule = Schedule1F1B if self._fills else ScheduleGPipe
+        return make_schedule(stage, self._num_micro_batches, loss_fn=self._weighted_loss, scale_grads=False)
 
     def _weighted_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         loss = loss_sum(logits, targets)
@@ -188,6 +210,8 @@ class ModelParallel:
         go_on: GoOn = lambda: True,  # noqa: ARG002
     ) -> Tensor | None:
         """As the protocol says; `batches` is the whole global batch on every rank, and torch's pipeline one call."""
+        if self._schedule is None:
+            self._schedule = self._make_schedule(batches[0][0])
         self._weight, self._scaler = weight, scaler
         self._total = torch.zeros_like(self._total)
         scaler.scale(self._total)  # sets it up, on the ranks that see no loss too
@@ -199,13 +223,17 @@ class ModelParallel:
 
     def forward(self, inputs: Tensor) -> Tensor | None:
         """As the protocol says; all ranks must call it with the same inputs. Any batch size will do."""
+        _, outputs = self._pass_on(inputs)
+        return outputs if self._is_last else None
+
+    def _pass_on(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """What came into this rank's layers and what left them, when the model was given `inputs`."""
         if self._gang.rank > 0:
             inputs = self._receive(self._gang.rank - 1)
-        outputs = self._piece(inputs)
-        if self._is_last:
-            return outputs
-        self._send(outputs, self._gang.rank + 1)
-        return None
+        outputs: Tensor = self._piece(inputs)
+        if not self._is_last:
+            self._send(outputs, self._gang.rank + 1)
+        return inputs, outputs
 
     # The pipeline of torch wants every batch to be like the first, but the last one of an evaluation may be smaller:
     # so the few lines of a forward-only pipeline are here, each tensor preceded by its type and shape.
@@ -246,8 +274,7 @@ def rehearse(strategy: Strategy, batches: Sequence[Batch], scaler: GradScaler, g
 
     DDP orders its buckets after the first backward pass, and the order in which floats are summed hangs on that: the
     first step after a resume would differ in its last bits from the same step of an undisturbed run (with three ranks
-    or more). The pipeline runs its layers on uninitialised memory once, to learn their shapes, which would poison
-    batch-norm statistics. In eval mode neither leaves a trace, nor is a random number drawn.
+    or more). In eval mode it leaves no trace, nor is a random number drawn. A pipeline learns its shapes meanwhile.
     """
     strategy.module.eval()
     strategy.accumulate_gradients(batches, 0.0, scaler, go_on)
