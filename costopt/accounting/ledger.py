@@ -39,7 +39,7 @@ class Ledger:
 
     @classmethod
     def from_lines(cls, lines: Iterable[str]) -> Self:
-        """The ledger that `to_lines` wrote, from its lines (a file, or `text.splitlines()`).
+        """The ledger that `to_lines` wrote, from its lines (a file, or `text.split("\\n")`).
 
         Blank lines are passed over. Raises ValueError that names the line which is no usage record.
         """

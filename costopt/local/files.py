@@ -20,14 +20,14 @@ def read_if_there(path: Path) -> str | None:
         return None
 
 
-def last_lines(path: Path, most_bytes: int = 16384) -> list[str]:
-    """The last lines of a file of any size, the first of them perhaps in part; none when there is no file."""
+def last_text(path: Path, most_bytes: int = 16384) -> str:
+    """The end of a file of any size, its first line perhaps in part; empty when there is no file."""
     try:
         with path.open("rb") as stream:
             stream.seek(max(0, path.stat().st_size - most_bytes))
-            return stream.read(most_bytes).decode("utf-8", "replace").splitlines()
+            return stream.read(most_bytes).decode("utf-8", "replace")
     except FileNotFoundError:
-        return []
+        return ""
 
 
 def modified_at_ns(path: Path) -> int | None:

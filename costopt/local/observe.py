@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from costopt.local.bury import bury_if_dead
-from costopt.local.files import last_lines
+from costopt.local.files import last_text
 from costopt.local.replica_folder import Birth, ReplicaFolder
 from costopt.local.run_folder import RunFolder
 from costopt.plan.evidence import NOTHING, OUT_OF_MEMORY
 from costopt.plan.observed import Replica
 from costopt.plan.silence import Silence
 from costopt.schema.job import JobSpec
-from costopt.schema.replica import EXIT_DONE, phase_in_log, progress_in_log
+from costopt.schema.replica import EXIT_DONE, log_lines, phase_in_log, progress_in_log
 from costopt.schema.usage import UsageRecord
 from costopt.schema.variant_report import VariantStatus
 
@@ -80,9 +80,9 @@ def sight(run_folder: RunFolder, folder: ReplicaFolder, birth: Birth, now: datet
     log_file = run_folder.log_file(folder.name)
     progress = folder.progress()
     # The first replica speaks for its gang; a user's own program may print its progress, as it would in a cluster.
-    said = last_lines(log_file) if birth.index == 0 and end is None else []
+    said = log_lines(last_text(log_file)) if birth.index == 0 and end is None else []
     if progress is None and not birth.has_meter and birth.index == 0:
-        progress = progress_in_log(said or last_lines(log_file))
+        progress = progress_in_log(said or log_lines(last_text(log_file)))
     supervised = folder.supervised()
     started_at = supervised.started_at if supervised else None
     replica = Replica(

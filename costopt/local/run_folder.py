@@ -106,7 +106,7 @@ class RunFolder:
         """Usage of all replicas whose end has been recorded."""
         text = self._read(LEDGER_FILE) or ""
         try:
-            return Ledger.from_lines(text.splitlines())
+            return Ledger.from_lines(text.split("\n"))
         except ValueError as error:
             raise Refused(
                 f"{self.path / LEDGER_FILE} is damaged ({error}); remove it, and it is made again from replicas/"

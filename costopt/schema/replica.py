@@ -9,6 +9,7 @@ line with a `Phase` says what goes on instead: `phase_in_log`.
 
 import re
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, StringConstraints, ValidationError
@@ -174,7 +175,25 @@ def says_no_log(line: str) -> bool:
     return _NO_LOG.match(line) is not None
 
 
-_LOG_TIMESTAMP = re.compile(r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+(?:Z|[+-][0-9]{2}:[0-9]{2}) ")
+_LOG_TIMESTAMP = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9.]+(?:Z|[+-][0-9]{2}:[0-9]{2})(?= |$)")
+"""With which a kubelet begins each line that ends in a line feed."""
+_LINE_END = re.compile(r"\r\n|\n|\r")
+
+
+def log_lines(text: str) -> list[str]:
+    """The lines of a log. A line ends with a line feed, or (a progress bar's) with a carriage return, and with nothing
+    else that Unicode calls a separator: those may stand in the midst of a report."""
+    lines = _LINE_END.split(text)
+    return lines if lines[-1] else lines[:-1]
+
+
+def time_in_log(line: str) -> datetime | None:
+    """When the kubelet says that the line was written; None if it begins with no time, or with one that never is."""
+    found = _LOG_TIMESTAMP.match(line)
+    try:
+        return datetime.fromisoformat(found[0]).astimezone(UTC) if found else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def progress_in_log(lines: Sequence[str]) -> Progress | None:
@@ -201,7 +220,8 @@ def phase_in_log(lines: Sequence[str], before: Phase | None = None) -> Phase | N
 
 
 def _report(line: str, model: type[Report], mark: str) -> Report | None:
-    text = _LOG_TIMESTAMP.sub("", line, count=1).strip()
+    stamp = _LOG_TIMESTAMP.match(line)
+    text = line[stamp.end() if stamp else 0 :].strip()
     if not (text.startswith("{") and text.endswith("}") and mark in text):
         return None
     try:

@@ -12,16 +12,16 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from costopt.accounting.outcome import Attempt
 from costopt.plan.silence import Silence, look_every
 from costopt.render.pods import CONTAINER
-from costopt.schema.replica import phase_in_log, progress_in_log, says_no_log
+from costopt.schema.replica import log_lines, phase_in_log, progress_in_log, says_no_log, time_in_log
 from costopt_operator.api import Api, ApiError, Unreachable, object_path
 from costopt_operator.observe import LogSight
-from costopt_operator.sightings import Pod, parse_time
+from costopt_operator.sightings import Pod
 from costopt_operator.work_queue import Key
 
 log = logging.getLogger(__name__)
@@ -156,7 +156,9 @@ class Logs:
             log.debug("the log of %s/%s cannot be followed: %s", pod.namespace, pod.name, error)
         if end and pod.uid in self._followed:
             heard = self._heard.setdefault(pod.uid, _Heard(self._now()))
-            heard.said = read_log(_lines_of(end.decode("utf-8", "replace")), heard.said)
+            # Where it was cut there is the rest of a line, whose first word may look like a time.
+            whole = end.partition(b"\n")[2] if len(end) == LOG_BYTES else end
+            heard.said = read_log(_lines_of(whole.decode("utf-8", "replace")), heard.said)
 
     async def _hear_last_words(self, pod: Pod) -> None:
         try:
@@ -214,32 +216,24 @@ class Logs:
 
 
 def _lines_of(text: str) -> list[str]:
-    """Only a line feed ends a line: with others a program could make up a line and its time."""
+    """Only what a line feed ends begins with a time of the kubelet's: with others a program could make one up."""
     return text.removesuffix("\n").split("\n") if text else []
 
 
 def _mark_of(lines: list[str]) -> str:
     """Differs if a line was added, as each begins with its time."""
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return hashlib.sha256("\n".join(lines).encode(errors="backslashreplace")).hexdigest()
 
 
 def read_log(lines: list[str], before: LogSight) -> LogSight:
     """What the end of a log says, each line beginning with its time; progress that has scrolled away is kept.
 
-    A line is what ends in a line feed: what follows a carriage return (a progress bar's) has no time of its own.
+    What follows a carriage return (a progress bar's) is a line too, but has no time of its own.
     """
-    parts = [part for line in lines for part in line.splitlines()]
+    parts = [part for line in lines for part in log_lines(line)]
     return replace(
         before,
         progress=progress_in_log(parts) or before.progress,
         phase=phase_in_log(parts, before.phase),
-        last_line=(_time_of(lines[-1]) if lines else None) or before.last_line,
+        last_line=(time_in_log(lines[-1]) if lines else None) or before.last_line,
     )
-
-
-def _time_of(line: str) -> datetime | None:
-    """When a line was written."""
-    try:
-        return parse_time(line.split(" ", 1)[0])
-    except (ValueError, OverflowError):
-        return None
