@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 from costopt.accounting.outcome import Attempt, AttemptEnd, Counted, outcome_in
+from costopt.accounting.outlook import Outlook
 from costopt.plan.causes import CAUSES
 from costopt.plan.decide import Observed, Plan, Replica, StopGang, is_final, is_suspended, plan
 from costopt.plan.ends import ends_of
@@ -116,6 +117,7 @@ class World:
         self.replicas: dict[str, Replica] = {}
         self.reports: dict[str, VariantStatus] = {}
         self.bill: Bill | None = None
+        self.outlook: Outlook | None = None
         self.now = START
         self.most_variants = most_variants
         self.asked_to_stop: dict[str, StopGang] = {}
@@ -196,6 +198,7 @@ class World:
             status=self.status,
             replicas=tuple(replace(each, silent_for=self.silence(each)) for each in self.replicas.values()),
             bill=self.bill,
+            outlook=self.outlook,
             variants=tuple(self.reports.values()),
             gang_sizes=self.gang_sizes,
             max_parallel_variants=self.most_variants,

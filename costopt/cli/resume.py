@@ -30,4 +30,6 @@ def _refuse_if_otherwise_suspended(job: ClusterJob) -> None:
         return
     if suspended.reason == "BudgetExceeded":
         raise Refused(f"{suspended.message}; raise spec.budget.amount in the manifest of {job.name} and submit it")
+    if suspended.reason == "PriceUnknown":
+        raise Refused(f"{suspended.message}; job {job.name} then goes on by itself")
     raise Refused(f"job {job.name} is suspended, but not by spec.suspend ({suspended.reason}: {suspended.message})")

@@ -148,6 +148,8 @@ def _how_to_resume(status: JobStatus, stopped_by: signal.Signals | None) -> str:
     suspended = status.condition("Suspended")
     if suspended is not None and suspended.reason == "BudgetExceeded":
         return f"{suspended.message}. Raise spec.budget.amount, then run the same command again to resume."
+    if suspended is not None and suspended.reason == "PriceUnknown":
+        return f"{suspended.message}. Then run the same command again to resume."
     if stopped_by is None:
         return "spec.suspend is true. Set it to false, then run the same command again to resume."
     lost = suspended.message.partition("; ")[2] if suspended is not None else ""

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 from costopt.accounting.bill import make_bill
 from costopt.accounting.outcome import outcome_in
+from costopt.accounting.outlook import outlook, still_requested
 from costopt.local.apply import Gangs
 from costopt.local.devices import Devices
 from costopt.local.observe import Lookout, Sighting, variant_reports
@@ -99,13 +100,16 @@ class Runner:
         sightings = self._lookout.sightings(now)
         replicas = tuple(sighting.replica for sighting in sightings)
         suspend = self._job.spec.suspend or self.suspend_requested
+        spec, bill = self._job.spec.model_copy(update={"suspend": suspend}), self._bill(sightings)
+        requested = still_requested(spec, self._status)
         decided = plan(
             Observed(
-                spec=self._job.spec.model_copy(update={"suspend": suspend}),
+                spec=spec,
                 generation=None,
                 status=self._status,
                 replicas=replicas,
-                bill=self._bill(sightings),
+                bill=bill,
+                outlook=outlook(bill, self._book, requested, now.astimezone(UTC).date()) if spec.budget else None,
                 variants=variant_reports(self._run_folder, self._job.spec),
                 max_parallel_variants=1,  # they share this machine, and would spoil each other's latencies
             ),

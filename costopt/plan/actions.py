@@ -11,6 +11,7 @@ from costopt.schema.status import JobStatus
 StopReason = Literal[
     "SuspendRequested",
     "BudgetExceeded",
+    "PriceUnknown",
     "DeadlineExceeded",
     "Stalled",
     "NotStarted",
@@ -20,6 +21,11 @@ StopReason = Literal[
 ]
 """NotStarted: not all replicas ran in time. StartupTimedOut: they ran, but took no step in time. NotWanted: replicas
 that belong to no stage's current attempt, or outlived a finished job."""
+
+GRACE_SECONDS_OF_A_LIMIT = 600
+"""Most grace of a stop that keeps a limit of money or time: the grace period is the user's, up to a day, and costs as
+much as the work before it."""
+_LIMITS: frozenset[StopReason] = frozenset({"BudgetExceeded", "PriceUnknown", "DeadlineExceeded"})
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,11 @@ class StopGang:
     checkpoint: bool
     """True: SIGTERM and the full grace period, so that a checkpoint is written. False: the gang is broken and
     cannot save anything more; end it soon. May turn from True to False while the gang is ending."""
+
+    @property
+    def most_grace_seconds(self) -> int | None:
+        """Longest grace period of its replicas, in seconds; None: their own, however long."""
+        return GRACE_SECONDS_OF_A_LIMIT if self.reason in _LIMITS else None
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,8 @@ __all__ = ["Observed", "Plan", "Replica", "StartGang", "StopGang", "is_final", "
 
 BUDGET_LOOK = timedelta(seconds=15)
 """How often a running job with a budget is looked at: money is spent without an event that would say so."""
+PRICE_LOOK = timedelta(hours=1)
+"""How often one is looked at that waits for a price: a price comes with its day, without an event."""
 
 PHASE_CHARACTERS = 256
 """As many as the status has room for."""
@@ -75,7 +77,7 @@ def plan(observed: Observed, now: datetime) -> Plan:
         return _after_the_end(observed, now)
 
     before = observed.status
-    spending = budget.compare(observed.spec.budget, observed.bill) if observed.spec.budget else None
+    spending = budget.compare(observed.spec, observed.bill, observed.outlook)
     halt = find_halt(observed.spec, before, spending, now)
     stopping = halt is not None or is_stopping(before)
 
@@ -273,6 +275,9 @@ def _look_again(observed: Observed, status: JobStatus, now: datetime) -> timedel
             waits += [stage_gang(observed, stage).gives_up_waiting_in(start_timeout, now) for stage in running]
         if observed.spec.budget is not None:
             waits.append(BUDGET_LOOK)
+    suspended = status.condition("Suspended")
+    if suspended is not None and (suspended.status, suspended.reason) == ("True", "PriceUnknown"):
+        waits.append(PRICE_LOOK)
     # What is due already has been decided on: only the world can change it now.
     return min((wait for wait in waits if wait is not None and wait > timedelta(0)), default=None)
 

@@ -66,4 +66,4 @@ def _over_budget(spec: JobSpec, status: JobStatus, spending: Spending | None) ->
         # Losing sight of the prices is no reason to spend on.
         final = exceeded and spec.budget.on_exceeded == "Fail"
         return Halt("BudgetExceeded", final, spending.message)
-    return None
+    return None if spending.allowed else Halt("PriceUnknown", False, spending.message)

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Literal
 
+from costopt.accounting.outlook import Outlook
 from costopt.plan.evidence import NOTHING, Evidence
 from costopt.schema.job import JobSpec
 from costopt.schema.replica import Phase, Progress, TerminationMessage
@@ -86,6 +87,8 @@ class Observed:
     """Replicas that an attempt (stage, number) really has, where a queue admitted fewer than asked for."""
     bill: Bill | None = None
     """The bill so far, with running replicas counted up to now. None: not made yet."""
+    outlook: Outlook | None = None
+    """What has no price today. None: nothing is known of it but what the bill says."""
     variants: tuple[VariantStatus, ...] = ()
     """Reports found in the job's storage."""
     max_parallel_variants: int | None = None

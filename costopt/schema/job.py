@@ -188,7 +188,12 @@ class Budget(Strict):
     amount: Money
     """Money for the whole job: training, every attempt, and all variants."""
     on_exceeded: Literal["CheckpointAndSuspend", "Fail"] = "CheckpointAndSuspend"
-    """CheckpointAndSuspend: save, stop, and wait for a larger amount. Fail: save, stop, and end the job."""
+    """CheckpointAndSuspend: save, stop, and wait for a larger amount. Fail: save, stop, and end the job. Such a stop
+    gives pods at most 600 s to save, whatever terminationGracePeriodSeconds says."""
+    on_unknown_price: Literal["Suspend", "Continue"] = "Suspend"
+    """When something that is used, or asked for, has no price, or the price book is not there. Suspend: save, stop (or
+    do not begin), and go on once there is a price; what was used without one then counts at that price. Continue: only
+    what has a price counts. A price of 0 is a price."""
 
 
 class JobSpec(Strict):

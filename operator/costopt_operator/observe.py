@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
 from costopt.accounting.outcome import Attempt
+from costopt.accounting.outlook import Outlook, outlook, still_requested
 from costopt.plan.observed import Observed, Replica, ReplicaState
 from costopt.schema.job import CostOptJob
 from costopt.schema.prices import PriceBook
@@ -110,7 +111,7 @@ class World:
         return {(child.stage, child.attempt): child for child in reversed(self.child_jobs)}
 
 
-def observe(world: World, bill: Bill) -> Observed:
+def observe(world: World, bill: Bill, now: datetime) -> Observed:
     """The world as the plan sees it, with the bill so far."""
     sizes = {(child.stage, child.attempt): child.completions for child in world.child_jobs}
     reports = [pod.said.variant for pod in world.pods if pod.said and pod.said.variant]
@@ -120,9 +121,17 @@ def observe(world: World, bill: Bill) -> Observed:
         status=world.status,
         replicas=tuple(replicas(world)),
         bill=bill,
+        outlook=_outlook(world, bill, now),
         variants=tuple(reports),
         gang_sizes=sizes,
     )
+
+
+def _outlook(world: World, bill: Bill, now: datetime) -> Outlook | None:
+    if world.job.spec.budget is None:
+        return None
+    requested = still_requested(world.job.spec, world.status)
+    return outlook(bill, world.book, requested, now.astimezone(UTC).date())
 
 
 def replicas(world: World) -> Iterator[Replica]:

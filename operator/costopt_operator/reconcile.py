@@ -15,6 +15,7 @@ from costopt.accounting.fold import fold
 from costopt.names import QUEUE_NAME_LABEL, TRAIN_STAGE
 from costopt.plan.actions import StartGang, StopGang
 from costopt.plan.decide import is_final, plan
+from costopt.schema.pods import DEFAULT_GRACE_PERIOD_SECONDS
 from costopt.schema.status import JobStatus, StageStatus
 from costopt.schema.usage import Usage
 from costopt_operator.events import Event, events_between
@@ -89,7 +90,7 @@ def reconcile(world: World, memory: Memory, now: datetime) -> Todo:
         releases = tuple(pod for pod in world.pods if _may_be_released(pod, in_status))
         return Todo(releases=releases, noticed=memory.noticed, look_again_after=RECORDABLE_WITHIN)
     so_far = bill(world, kept, now)
-    decided = plan(observe(world, so_far), now)
+    decided = plan(observe(world, so_far, now), now)
     recorded = new_usage(world, kept, decided, now)
     # What an end was counted as says what its time was for: the bill of new records is another.
     whole_bill = so_far if recorded is kept else bill(world, recorded, now)
@@ -193,16 +194,26 @@ def _stops(
     pods: list[tuple[Pod, int | None]] = []
     for stop in stops:
         child = world.child_job((stop.stage, stop.attempt))
+        most_grace = _most_grace(stop, world)
         if child and not (child.deleting or child.complete or _fails_by_itself(world, child)):
             jobs.append(child)
         for pod in world.gang((stop.stage, stop.attempt)):
             if pod.ended:
                 continue
-            if stop.checkpoint and pod.deleted is None and child is None:
+            if stop.checkpoint and most_grace is not None and (pod.grace_seconds or most_grace + 1) > most_grace:
+                pods.append((pod, most_grace))
+            elif stop.checkpoint and pod.deleted is None and (child is None or child.complete):
                 pods.append((pod, None))
             elif not stop.checkpoint and (pod.grace_seconds is None or pod.grace_seconds > BROKEN_GANG_GRACE_SECONDS):
                 pods.append((pod, BROKEN_GANG_GRACE_SECONDS))
     return tuple(jobs), tuple(pods)
+
+
+def _most_grace(stop: StopGang, world: World) -> int | None:
+    """Seconds that pods get instead of their own longer grace period; None: their own."""
+    overrides, most = world.job.spec.pods, stop.most_grace_seconds
+    own = overrides.termination_grace_period_seconds if overrides else DEFAULT_GRACE_PERIOD_SECONDS
+    return most if most is not None and own > most else None
 
 
 def _fails_by_itself(world: World, child: ChildJob) -> bool:

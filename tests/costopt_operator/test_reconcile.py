@@ -3,12 +3,15 @@
 import dataclasses
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
 from builders_lives import REPORT
-from builders_operator import UID, Story, a_job, child, done, failed, moment, pod
+from builders_operator import UID, Story, a_book, a_job, child, done, failed, moment, pod
+from builders_schema import plain_job, plain_price_book
 from costopt.plan.actions import StartGang
+from costopt_operator.node_class import classify
 from costopt_operator.reconcile import FIGURES_EVERY, RECORDS_WITHIN, SOON
 
 
@@ -371,3 +374,80 @@ def test_a_stop_for_the_budget_is_told_once_however_long_it_takes() -> None:
     for second in range(60, 180):
         story.look(second, *seen)
     assert len(story.written) < 8
+
+
+GPU = {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"nvidia.com/gpu": "1"}}
+BUDGET = {"amount": "10"}
+
+
+def test_a_job_that_asks_for_what_has_no_price_starts_nothing_until_it_has_one() -> None:
+    train = {**plain_job()["spec"]["train"], "resourcesPerNode": GPU}
+    prices = plain_price_book()["spec"]["prices"]
+    story = Story(
+        a_job(budget=BUDGET, train=train), a_book(prices=[row for row in prices if row["resource"] != "nvidia.com/gpu"])
+    )
+    assert story.look(0).start == ()
+    condition = story.status.condition("Suspended")
+    assert condition is not None
+    assert (condition.status, condition.reason) == ("True", "PriceUnknown")
+    assert "nvidia.com/gpu has no price" in condition.message
+    gpu = {"resource": "nvidia.com/gpu", "unit": "GPU-Hours", "listUnitPrice": "0", "source": "free"}
+    story.book = a_book(prices=[*prices, {**gpu, "effectiveFrom": "2026-01-01", "product": "another"}])
+    assert [gang.stage for gang in story.look(60).start] == ["train"]
+
+
+def test_a_kind_of_capacity_without_a_price_stops_the_gang_that_came_to_it() -> None:
+    story = Story(a_job(budget=BUDGET))
+    story.look(0)
+    nodes = {"node-1": classify({"karpenter.sh/capacity-type": "spot"})}
+    todo = story.look(60, child(), pod(0), pod(1), nodes=nodes)
+    assert todo.delete_jobs == (child(),)
+    condition = story.status.condition("Succeeded")
+    assert condition is not None
+    assert "cpu (capacityType Spot) and memory (capacityType Spot) have no price" in condition.message
+
+
+def test_a_price_book_that_vanishes_stops_a_job_with_a_budget() -> None:
+    story = Story(a_job(budget=BUDGET))
+    story.look(0)
+    assert story.look(30, child(), pod(0), pod(1)).delete_jobs == ()
+    assert story.look(60, child(), pod(0), pod(1), book=None).delete_jobs == (child(),)
+    free = Story(a_job(budget={**BUDGET, "onUnknownPrice": "Continue"}))
+    free.look(0)
+    assert free.look(60, child(), pod(0), pod(1), book=None).delete_jobs == ()
+
+
+@pytest.mark.parametrize("spec", [{"budget": {"amount": "0.000001"}}, {"activeDeadlineSeconds": 1}], ids=str)
+@pytest.mark.parametrize(
+    ("own", "deleted", "graces"),
+    [
+        (86400, {}, [600, 600]),
+        (601, {"deleted": 300, "grace": 601}, [600, 600]),
+        (86400, {"deleted": 300, "grace": 600}, []),
+        (600, {}, []),
+        (None, {}, []),
+    ],
+)
+def test_a_stop_for_money_or_time_cuts_a_long_grace_period(
+    spec: dict[str, Any], own: int | None, deleted: dict[str, Any], graces: list[int]
+) -> None:
+    story = Story(a_job(**spec, **({"pods": {"terminationGracePeriodSeconds": own}} if own else {})))
+    story.look(0)
+    todo = story.look(60, child(), pod(0, **deleted), pod(1, **deleted))
+    assert [grace for _, grace in todo.delete_pods] == graces
+    assert todo.delete_jobs == (child(),)
+
+
+def test_a_suspension_leaves_the_grace_period_to_the_user() -> None:
+    story = Story(a_job(pods={"terminationGracePeriodSeconds": 86400}))
+    story.look(0)
+    story.job = a_job(pods={"terminationGracePeriodSeconds": 86400}, suspend=True)
+    todo = story.look(60, child(), pod(0), pod(1))
+    assert (todo.delete_pods, todo.delete_jobs) == ((), (child(),))
+
+
+def test_pods_of_a_job_that_calls_itself_complete_are_deleted_one_by_one() -> None:
+    story = Story(a_job(activeDeadlineSeconds=1))
+    story.look(0)
+    todo = story.look(60, child(conditions=("Complete",)), pod(0), pod(1))
+    assert (todo.delete_jobs, todo.delete_pods) == ((), ((pod(0), None), (pod(1), None)))

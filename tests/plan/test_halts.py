@@ -1,13 +1,15 @@
 """Stopping the whole job: by its user, its budget, its deadline."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from builders_plan import INT8, START, World, bill, running, spec, trained
+from costopt.accounting.outlook import MissingPrice, Outlook
 from costopt.plan.budget import compare
 from costopt.plan.decide import StartGang, StopGang, is_final
-from costopt.schema.job import Budget
+from costopt.schema.status import Bill
 
 PRICED = {"budget": {"amount": "10"}, "priceBookName": "default"}
 
@@ -289,7 +291,84 @@ COSTS = [
 
 @pytest.mark.parametrize(("so_far", "verdict"), [case[1:] for case in COSTS], ids=[case[0] for case in COSTS])
 def test_where_a_cost_stands_against_its_budget(so_far: object, verdict: str) -> None:
-    assert compare(Budget(amount="10"), so_far).verdict == verdict  # type: ignore[arg-type]
+    spending = compare(spec(**PRICED), so_far)  # type: ignore[arg-type]
+    assert spending is not None
+    assert spending.verdict == verdict
+
+
+H100 = MissingPrice("nvidia.com/gpu", "NVIDIA-H100", "Spot")
+
+UNPRICED = [
+    ("no price book", bill(None, unpriced=("cpu",)), None, "the price book default was not found"),
+    ("a book that is gone", bill("1"), Outlook(False), "the price book default was not found"),
+    ("a bill alone", bill("1", unpriced=("memory",)), None, "memory has no price; add a price to default"),
+    (
+        "what is used",
+        bill("1", unpriced=("nvidia.com/gpu",)),
+        Outlook(True, (H100,)),
+        "nvidia.com/gpu (product NVIDIA-H100, capacityType Spot) has no price; add a price to default",
+    ),
+    ("what is asked for", bill("0"), Outlook(True, (MissingPrice("a/b"),)), "a/b has no price"),
+    (
+        "much",
+        bill("0"),
+        Outlook(True, tuple(MissingPrice(f"a/b{number}") for number in range(40))),
+        "a/b0, a/b1, a/b2 and 37 more have no price; add prices to default",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("so_far", "ahead", "told"), [case[1:] for case in UNPRICED], ids=[case[0] for case in UNPRICED]
+)
+def test_what_has_no_price_suspends_a_job_with_a_budget_which_says_what_would_be_right(
+    so_far: Bill, ahead: Outlook | None, told: str
+) -> None:
+    world = World(spec(**PRICED))
+    world.bill, world.outlook = so_far, ahead
+    assert world.look().start == ()
+    assert world.says("Suspended") == ("True", "PriceUnknown")
+    assert world.says("BudgetExceeded") == ("Unknown", "PriceUnknown")
+    condition = world.status.condition("Suspended")
+    assert condition is not None
+    assert told in condition.message
+    assert condition.message.endswith("or set budget.onUnknownPrice to Continue")
+    assert len(condition.message) < 1000
+
+
+def test_a_job_whose_price_comes_goes_on_by_itself_and_what_it_used_before_counts() -> None:
+    world = running(spec(**PRICED))
+    world.bill, world.outlook = bill("1", unpriced=("nvidia.com/gpu",)), Outlook(True, (H100,))
+    stop = world.look().stop
+    assert stop == (StopGang("train", 0, "PriceUnknown", checkpoint=True),)
+    world.obey()
+    decided = world.look()
+    assert world.says("Suspended") == ("True", "PriceUnknown")
+    assert decided.look_again_after == timedelta(hours=1)
+    world.outlook = Outlook(True, (), "9.5")
+    world.look()
+    assert world.says("Suspended") == ("True", "BudgetExceeded")
+    world.outlook = Outlook(True, (), "8.5")
+    assert world.look().start == (StartGang("train", 1),)
+    assert (world.stage().failures, world.stage().disruptions) == (0, 0)
+
+
+def test_a_job_may_go_on_without_prices_if_its_budget_says_so() -> None:
+    world = running(spec(**PRICED))
+    world.edit(budget={"amount": "10", "onUnknownPrice": "Continue"})
+    world.bill, world.outlook = bill("1", unpriced=("nvidia.com/gpu",)), Outlook(True, (H100,))
+    assert world.look().stop == ()
+    assert world.says("BudgetExceeded") == ("Unknown", "PriceUnknown")
+    world.bill = bill("10.01", unpriced=("nvidia.com/gpu",))
+    assert [stop.reason for stop in world.look().stop] == ["BudgetExceeded"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "most"),
+    [("BudgetExceeded", 600), ("PriceUnknown", 600), ("DeadlineExceeded", 600), ("SuspendRequested", None)],
+)
+def test_only_a_stop_for_a_limit_has_a_limit_to_its_grace(reason: Any, most: int | None) -> None:
+    assert StopGang("train", 0, reason, checkpoint=True).most_grace_seconds == most
 
 
 def test_what_has_no_price_is_named() -> None:
