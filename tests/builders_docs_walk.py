@@ -84,6 +84,7 @@ NOT_RUN = {
     "make install": "it has been run where this is",
     "make test": "it runs this very test",
     "make lint": "CI runs it",
+    "make fuzz": "it is the same tests as in tests/oracle, with more seeds",
     "make e2e": "CI runs it",
     ".ci/run": "it is what CI runs, from a fresh clone, the tests included",
     "docker build --file images/operator.Dockerfile --tag costopt-operator:0.1.0 .": "needs a Docker engine; "

@@ -1,8 +1,8 @@
 """A second opinion on every bill: what the pages say about hours, money and causes, computed in another way.
 
-Nothing here comes from `costopt.accounting`. Time is a line of whole microseconds since 1970 in UTC; what a replica held,
-what it spent its time on and what a day cost are spans of that line, and a cell of the bill is what their overlaps
-measure. Numbers are whole, or fractions of whole numbers, so nothing is rounded but hours, once.
+Nothing here comes from `costopt.accounting`. Time is a line of whole microseconds since 1970 in UTC; what a replica
+held, what it spent its time on and what a day cost are spans of that line, and a cell of the bill is what their
+overlaps measure. Numbers are whole, or fractions of whole numbers, so nothing is rounded but hours, once.
 """
 
 from collections import defaultdict

@@ -1,7 +1,7 @@
 """Usage records as they may be written, each with what it means on the oracle's line of time.
 
-Moments are written in many zones, with offsets and with names, around the days on which clocks are set forward and back;
-the day of a price is that of UTC.
+Moments are written in many zones, with offsets and with names, around the days on which clocks are set forward and
+back; the day of a price is that of UTC.
 """
 
 from collections.abc import Sequence

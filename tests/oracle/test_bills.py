@@ -12,7 +12,7 @@ from costopt.accounting.fold import fold
 from costopt.accounting.price_book import pin_prices
 from costopt.schema.usage import Usage
 from oracle.comparing import differences
-from oracle.exact_bill import DAY, Book, Microseconds, exact_bill
+from oracle.exact_bill import Book, exact_bill
 from oracle.random_records import BEGINNINGS, Written, price_book, random_book, random_record
 
 SEEDS = range(int(os.environ.get("COSTOPT_FUZZ_SEEDS", "100")))
