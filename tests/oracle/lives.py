@@ -1,0 +1,229 @@
+"""A job's whole life under the operator's decisions, at random, and a transcript of all that the operator was shown."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from builders_documents import plain_job
+from costopt.names import QUEUE_NAME_LABEL, TRAIN_STAGE
+from costopt.schema.job import CostOptJob
+from costopt.schema.replica import Progress
+from costopt.schema.status import JobStatus
+from costopt_operator.node_class import UNKNOWN_NODE, NodeClass, classify
+from costopt_operator.observe import LogSight, World
+from costopt_operator.reconcile import Memory, Todo, reconcile
+from costopt_operator.sightings import parse_child_job, parse_pod
+from oracle.cluster import SECOND, Cluster, Fate
+from oracle.exact_bill import Book, Microseconds, moment
+from oracle.limits import ACCOUNTS_OF_GANGS
+from oracle.random_records import BEGINNINGS, price_book, random_book
+
+Json = dict[str, Any]
+HOUR = 3600 * SECOND
+
+NODE_LABELS: list[dict[str, str]] = [
+    {},
+    {"nvidia.com/gpu.product": "H100"},
+    {"nvidia.com/gpu.product": "NVIDIA A100-SXM4-80GB", "karpenter.sh/capacity-type": "spot"},
+    {"cloud.google.com/gke-spot": "true"},
+    {"eks.amazonaws.com/capacityType": "CAPACITY_BLOCK"},
+]
+QUANTITIES = ["1", "500m", "1.5", "0.001", "2k", "3"]
+SIZES = ["1Gi", "1500M", "123456789", "0.5Gi", "128Mi", "1Ti"]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the operator was shown, and what it has written."""
+
+    now: Microseconds
+    pods: Mapping[str, Json]
+    meters: Mapping[str, Mapping[str, int]]
+    """Meters in logs, by uid."""
+    nodes: Mapping[str, NodeClass]
+    admissions: Mapping[str, str]
+    """Since when each Job has been allowed to have pods, by uid."""
+    book: Book | None
+    written: JobStatus | None
+
+
+@dataclass
+class Life:
+    """One job, and the operator that looks at it."""
+
+    seed: int
+    transcript: list[Look] = field(default_factory=list)
+    happened: list[str] = field(default_factory=list)
+    """For a reader of a difference."""
+
+    def __post_init__(self) -> None:
+        self.random = random = Random(self.seed)
+        begin = random.choice(BEGINNINGS)
+        self.book: Book | None = random.choice([None, *[random_book(random, "sample", "USD", begin)] * 4])
+        self.kind = random.choice(["Recipe", "Recipe", "Command"])
+        self.memory = Memory()
+        self.known_nodes: dict[str, NodeClass] = {}
+        self.lag = random.choice([0, SECOND, 90 * SECOND])
+        """Longest time from an end to its report."""
+        self.endings = random.choice([[0], [0, 0, 0, 1], [0, 1, 137, 143, 78], [1]])
+        self.cluster = Cluster(random, self._job(), begin + random.randrange(60 * SECOND), self._template(), self._fate)
+        for number in range(random.randint(1, 3)):
+            self.cluster.nodes[f"node-{number}"] = random.choice(NODE_LABELS)
+        self.status = "{}"
+
+    def _job(self) -> Json:
+        random = self.random
+        variants = [{"name": "int8", "steps": [{"type": "Quantize", "quantize": {"scheme": "Int8WeightOnly"}}]}]
+        limits = {"maxFailures": random.choice([0, 3, 100]), "maxDisruptions": 100, "stallTimeoutSeconds": 604800}
+        compress = variants if self.kind == "Recipe" and random.random() < 0.5 else []
+        plain = plain_job(compress=compress, restarts=limits)
+        train = plain["spec"]["train"]
+        train["numNodes"] = random.choice([1, 2, 4])
+        if self.kind == "Recipe" and not ACCOUNTS_OF_GANGS:
+            train["numNodes"] = 1
+        if self.kind == "Command":
+            del train["recipe"]
+            train["command"] = ["python", "own.py"]
+        queued = random.random() < 0.25 and (ACCOUNTS_OF_GANGS or self.kind == "Command")
+        labels = {QUEUE_NAME_LABEL: "team"} if queued else {}
+        plain["metadata"] = {"name": "life", "namespace": "team", "uid": "job", "generation": 1, "labels": labels}
+        return plain
+
+    def _template(self) -> Json:
+        random = self.random
+        resources: Json = {"requests": {"cpu": random.choice(QUANTITIES), "memory": random.choice(SIZES)}}
+        if random.random() < 0.5:
+            resources["limits"] = {"nvidia.com/gpu": str(random.randint(1, 8)), "memory": "2Ti"}
+        spec: Json = {"containers": [{"name": "trainer", "resources": resources}]}
+        if random.random() < 0.2:
+            spec["containers"].append(
+                {"name": "injected", "resources": {"requests": {"cpu": random.choice(QUANTITIES)}}}
+            )
+        if random.random() < 0.2:
+            spec["initContainers"] = [
+                {"name": "first", "resources": {"requests": {"cpu": random.choice(QUANTITIES), "memory": "64Mi"}}},
+                {
+                    "name": "beside",
+                    "restartPolicy": "Always",
+                    "resources": {"requests": {"cpu": random.choice(QUANTITIES)}},
+                },
+            ][: random.randint(1, 2)]
+        if random.random() < 0.2:
+            spec["overhead"] = {"cpu": "250m", "memory": "120Mi"}
+        return spec
+
+    def _fate(self, stage: str, attempt: int, index: int) -> Fate:
+        random = self.random
+        return Fate(
+            placed_after=random.randrange(random.choice([SECOND, 20 * SECOND, 300 * SECOND])),
+            starts_after=random.randrange(random.choice([SECOND, 20 * SECOND, 100 * SECOND])),
+            runs_for=random.randrange(SECOND, random.choice([60 * SECOND, HOUR, 30 * HOUR])),
+            exit_code=random.choice(self.endings),
+            told_after=random.randint(0, self.lag),
+            tells_progress=stage == TRAIN_STAGE and self.kind == "Recipe" and random.random() < 0.5,
+            startup=random.randrange(1000, 60 * SECOND) // 1000 * 1000,
+            pace=random.choice([60, 100, 100, 130]),
+        )
+
+    # The operator.
+
+    def look(self, dies: str = "") -> None:
+        """One look; it may die before it writes, or before it acts."""
+        cluster, now = self.cluster, self.cluster.now
+        pods = {uid: pod.data for uid, pod in cluster.pods.items()}
+        logs = {
+            uid: progress
+            for uid, pod in cluster.pods.items()
+            if pod.index == 0 and pod.stage == TRAIN_STAGE and self.kind == "Recipe" and (progress := pod.progress(now))
+        }
+        for name, labels in cluster.nodes.items():
+            if any(data["spec"].get("nodeName") == name for data in pods.values()):
+                self.known_nodes[name] = classify(labels)
+        wanted = {data["spec"]["nodeName"] for data in pods.values() if "nodeName" in data["spec"]}
+        nodes = {name: self.known_nodes.get(name, UNKNOWN_NODE) for name in wanted}
+        world = World(
+            job=CostOptJob.model_validate_json(json.dumps(cluster.job)),
+            status=JobStatus.model_validate_json(self.status),
+            generation=cluster.job["metadata"]["generation"],
+            child_jobs=tuple(map(parse_child_job, cluster.jobs.values())),
+            pods=tuple(map(parse_pod, self.random.sample(list(pods.values()), k=len(pods)))),
+            book=self.book and price_book(self.book),
+            nodes=nodes,
+            logs={uid: LogSight(progress=Progress.model_validate_json(json.dumps(said))) for uid, said in logs.items()},
+        )
+        todo = reconcile(world, self.memory, moment(now))
+        written = None
+        if todo.status is not None and dies != "before it writes":
+            self.status = json.dumps(todo.status.to_plain())
+            written = JobStatus.model_validate_json(self.status)
+        admissions = {
+            str(job["metadata"]["uid"]): str(job["status"].get("startTime", "")) for job in cluster.jobs.values()
+        }
+        meters = {uid: said["metered"] for uid, said in logs.items()}
+        self.transcript.append(Look(now, pods, meters, nodes, admissions, self.book, written))
+        if dies:
+            self.memory, self.known_nodes = Memory(), {}
+            return
+        self.memory = Memory(moment(now) if written else self.memory.last_written, todo.noticed)
+        self._carry_out(todo, world)
+
+    def _carry_out(self, todo: Todo, world: World) -> None:
+        for pod in todo.releases:
+            self.cluster.release(pod.uid)
+        for pod, grace in todo.delete_pods:
+            self.cluster.delete_pod(pod.uid, grace)
+        for child in todo.delete_jobs:
+            self.cluster.delete_job(child.uid)
+        for gang in todo.start:
+            self.cluster.start(gang.stage, gang.attempt, world.job.spec.num_replicas(gang.stage))
+
+    def status_written(self) -> JobStatus:
+        """The status as it stands."""
+        return JobStatus.model_validate_json(self.status)
+
+    # What happens.
+
+    def step(self) -> None:
+        """Something happens, or nothing; then time passes, and the operator looks."""
+        random, cluster = self.random, self.cluster
+        chance = random.random()
+        pods = [pod for pod in cluster.pods.values() if "deletionTimestamp" not in pod.data["metadata"]]
+        if chance < 0.03:
+            self._suspend(not cluster.job["spec"].get("suspend", False))
+        elif chance < 0.08 and cluster.job["spec"].get("suspend", False):
+            self._suspend(suspend=False)
+        elif chance < 0.11 and pods:
+            pod = random.choice(pods)
+            self._note(f"{pod.uid} is deleted")
+            cluster.delete_pod(pod.uid)
+        elif chance < 0.14 and pods:
+            self._evict(random.choice(pods).uid)
+        elif chance < 0.18 and cluster.jobs and QUEUE_NAME_LABEL in cluster.job["metadata"]["labels"]:
+            job = random.choice(list(cluster.jobs.values()))
+            self._note(f"{job['metadata']['name']} is taken back by its queue")
+            cluster.take_back(job)
+        cluster.passes(random.randrange(1, random.choice([SECOND, 5 * SECOND, 5 * SECOND, 40 * SECOND, 2 * HOUR])))
+        if random.random() < 0.9:
+            self.look(random.choice(["", "", "", "", "", "before it writes", "before it acts"]))
+
+    def ends(self) -> None:
+        """It is suspended, nothing else happens any more, and all that runs is stopped and written down."""
+        self._suspend(suspend=True)
+        for _ in range(40):
+            self.cluster.passes(10 * SECOND)
+            self.look()
+
+    def _note(self, what: str) -> None:
+        self.happened.append(f"{moment(self.cluster.now):%d %H:%M:%S.%f} {what}")
+
+    def _suspend(self, suspend: bool) -> None:
+        self._note("it is suspended" if suspend else "it is resumed")
+        self.cluster.job = {**self.cluster.job, "spec": {**self.cluster.job["spec"], "suspend": suspend}}
+
+    def _evict(self, uid: str) -> None:
+        self._note(f"{uid} is evicted")
+        told = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}
+        self.cluster.pods[uid].change(lambda data: data["status"]["conditions"].append(told))
+        self.cluster.delete_pod(uid)

@@ -1,0 +1,57 @@
+"""Random lives of jobs under the operator's decisions: at each write the bill is what the oracle says."""
+
+import os
+from fractions import Fraction
+
+import pytest
+
+from costopt.schema.status import Bill
+from oracle.comparing import differences
+from oracle.exact_bill import moment, number
+from oracle.lives import Life
+from oracle.watching import Watcher
+
+SEEDS = range(int(os.environ.get("COSTOPT_FUZZ_SEEDS", "20")))
+"""More of them are tried by `make fuzz`."""
+STEPS = 120
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_at_each_write_of_any_life_the_bill_is_the_oracles(seed: int) -> None:
+    life = Life(seed)
+    watcher = Watcher(life.kind)
+    before: Bill | None = None
+    for step in range(STEPS + 1):
+        followed = len(life.transcript)
+        if step < STEPS:
+            life.step()
+        else:
+            life.ends()
+        for look in life.transcript[followed:]:
+            expected = watcher.follow(look)
+            if look.written is None:
+                continue
+            bill = look.written.bill
+            assert bill is not None
+            told = f"step {step}, {moment(look.now)}, after {life.happened[-5:]}"
+            assert list(differences(expected, bill)) == [], told
+            if before is not None and life.lag == 0:
+                assert _cost(bill) >= _cost(before) - _rounding(bill) - _rounding(before), told
+            before = bill
+    status = life.status_written()
+    recorded = len(status.usage.records) + status.usage.folded_records if status.usage else 0
+    assert recorded == len(watcher.facts), "every pod that reached a node is recorded, once"
+    assert not any(uid in watcher.facts for uid in life.cluster.pods if _is_held(life, uid))
+
+
+def _cost(bill: Bill) -> Fraction:
+    return number(bill.priced_cost or "0")
+
+
+def _rounding(bill: Bill) -> Fraction:
+    """The most that rounding its hours can have changed."""
+    return sum((number(line.list_unit_price or "0") for line in bill.lines), Fraction()) / (2 * 10**9)
+
+
+def _is_held(life: Life, uid: str) -> bool:
+    return bool(life.cluster.pods[uid].data["metadata"]["finalizers"])
