@@ -35,4 +35,4 @@ ENV PATH=/opt/costopt/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOM
 # Without NVIDIA_VISIBLE_DEVICES: it would hand GPUs to pods that asked for none, and that no bill counts.
 ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 65532:65532
-ENTRYPOINT ["python", "-m", "costopt_trainer.launch"]
+ENTRYPOINT ["python", "-E", "-P", "-u", "-m", "costopt_trainer.launch"]

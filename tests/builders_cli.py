@@ -24,7 +24,7 @@ TRAINING: dict[str, Any] = {
 
 def program(*arguments: str) -> list[str]:
     """The command line of `costopt` with these arguments."""
-    return [sys.executable, "-m", "costopt.cli", *arguments]
+    return [sys.executable, "-P", "-m", "costopt.cli", *arguments]
 
 
 def environment() -> dict[str, str]:

@@ -15,6 +15,11 @@ A command's file is imported only when that command runs, so that `costopt --hel
 `kubectl-costopt` is the same program under the name by which kubectl finds its plugins.
 """
 
+# ruff: noqa: E402 -- nothing of the user's may be imported, so where to look is settled before all else
+from costopt.isolation import use_import_path
+
+use_import_path()
+
 import errno
 import importlib
 import os

@@ -1,15 +1,16 @@
 """`costopt plan FILE`: the dry run, as a value."""
 
-import sys
 from pathlib import PurePath
 from typing import Annotated, Literal
 
 import typer
 
 from costopt.cli.inputs import JobFile, read_one_job
+from costopt.isolation import own_program
 from costopt.names import TRAIN_STAGE
 from costopt.render.manifests import DEFAULT_IMAGE, manifests
 from costopt.render.processes import processes
+from costopt.render.settings import LAUNCHER_MODULE
 from costopt.render.text import manifests_json, process_document, processes_json, to_yaml
 
 Target = Annotated[
@@ -47,7 +48,7 @@ def plan(
                 0,
                 run_dir=PurePath("runs", job.metadata.name),
                 working_dir=PurePath(),
-                python=sys.executable,
+                launcher=own_program(LAUNCHER_MODULE),
                 rendezvous_port="<a free port>",
             )
         ]

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from costopt.local.run_folder import RunFolder
 from costopt.local.runner import Look, Runner
 from costopt.plan.decide import is_final
 from costopt.refused import Refused
+from costopt.render.processes import left_to_the_cluster
 from costopt.schema.job import CostOptJob
 from costopt.schema.status import JobStatus
 
@@ -61,6 +63,7 @@ def run(
     job, book = read_job(file, price_book)
     _require_trainer(job)
     devices = devices_for(job)
+    _say_what_is_not_set(job)
     folder = run_dir or Path("runs", job.metadata.name)
     run_folder = RunFolder(folder)
     run_folder.create()
@@ -100,6 +103,12 @@ def _require_trainer(job: CostOptJob) -> None:
         raise Refused(f"job {job.metadata.name} needs the trainer on this machine; install costopt[trainer]")
 
 
+def _say_what_is_not_set(job: CostOptJob) -> None:
+    for name in left_to_the_cluster(job):
+        state = "it is what it is in your shell" if name in os.environ else "it is not set; export it in your shell"
+        typer.echo(f"spec.pods.env takes {name} from an object of the cluster; here {state}", err=True)
+
+
 def _watch(runner: Runner, status: JobStatus, output: str) -> tuple[JobStatus, signal.Signals | None]:
     """Run the job while showing it; also returns the signal that asked for its suspension, if one did."""
     stream = sys.stderr if output == "json" else sys.stdout
@@ -122,7 +131,8 @@ def _watch(runner: Runner, status: JobStatus, output: str) -> tuple[JobStatus, s
 def _on_stop(received: list[signal.Signals], runner: Runner) -> Iterator[None]:
     """The first stop signal suspends the job, the second stops it at once.
 
-    Nothing is printed from the signal's own code, which may have interrupted a print.
+    What is ignored already stays so, as with nohup. Nothing is printed from the signal's own code, which may have
+    interrupted a print.
     """
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
@@ -130,7 +140,8 @@ def _on_stop(received: list[signal.Signals], runner: Runner) -> Iterator[None]:
         runner.suspend_requested = True
         runner.kill_requested = len(received) > 1
 
-    before = {number: signal.signal(number, on_signal) for number in STOP_SIGNALS}
+    heard = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, on_signal) for number in heard}
     try:
         yield
     finally:

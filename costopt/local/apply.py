@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from costopt.files import write_atomically
+from costopt.isolation import own_program, passed_on
 from costopt.local.devices import Devices
 from costopt.local.processes import signal_process
 from costopt.local.replica_folder import STOP_FILE, Birth, ReplicaFolder, StopRequest
@@ -21,7 +22,7 @@ from costopt.names import RESERVED_ENVIRONMENT, child_name
 from costopt.plan.actions import StartGang, StopGang
 from costopt.plan.observed import Replica
 from costopt.render.processes import LOOPBACK, Process, processes
-from costopt.render.settings import SETTINGS_FILE
+from costopt.render.settings import LAUNCHER_MODULE, SETTINGS_FILE
 from costopt.schema.job import CostOptJob
 from costopt.schema.resources import GPU_RESOURCE
 
@@ -41,7 +42,8 @@ class Gangs:
         self._devices = devices
         self._argv = argv
         """Run instead of the launcher; empty: the launcher."""
-        self._supervisors: list[subprocess.Popen[bytes]] = []
+        self._supervisors: dict[str, subprocess.Popen[bytes]] = {}
+        """Those that this process has started, by the names of their replicas."""
         self._signalled: dict[str, signal.Signals] = {}
 
     def start(self, gang: StartGang, now: datetime) -> None:
@@ -78,15 +80,24 @@ class Gangs:
                 self._signal(replica, folder, signal.SIGUSR2)
 
     def reap(self) -> None:
-        """Let go of supervisors that have ended, so that no zombies collect."""
-        self._supervisors = [supervisor for supervisor in self._supervisors if supervisor.poll() is None]
+        """Hear of supervisors that have ended, so that no zombies collect."""
+        for supervisor in self._supervisors.values():
+            supervisor.poll()
+
+    def supervisor_code(self, name: str) -> int | None:
+        """Exit code of the supervisor of a replica whose lock is free; None: another process has started it."""
+        supervisor = self._supervisors.get(name)
+        if supervisor is None:
+            return None
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it lets go of the lock a moment before its end
+            return supervisor.wait(SUPERVISOR_END_SECONDS)
+        return None
 
     def wait(self) -> None:
         """Wait for the supervisors of replicas that have all ended; having written that down, they end at once."""
-        for supervisor in self._supervisors:
+        for supervisor in self._supervisors.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 supervisor.wait(SUPERVISOR_END_SECONDS)
-        self.reap()
 
     def _draw(self, gang: StartGang) -> tuple[Process, ...]:
         return processes(
@@ -95,7 +106,7 @@ class Gangs:
             gang.attempt,
             run_dir=self._run_folder.path,
             working_dir=Path.cwd(),
-            python=sys.executable,
+            launcher=own_program(LAUNCHER_MODULE),
             rendezvous_port=str(free_port()),
             devices=self._devices.ids,
         )
@@ -127,12 +138,12 @@ class Gangs:
         return lock
 
     def _spawn(self, process: Process, lock: int) -> None:
-        inherited = {name: value for name, value in os.environ.items() if name not in RESERVED_ENVIRONMENT}
+        inherited = {name: value for name, value in passed_on().items() if name not in RESERVED_ENVIRONMENT}
         # `python3` in a user's command is the one that has torch, also where no virtual environment is activated.
         inherited["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
         with Path(process.log_file).open("ab") as log:
             supervisor = subprocess.Popen(
-                [sys.executable, "-m", "costopt.local.supervisor", process.folder, str(lock)],
+                own_program("costopt.local.supervisor", process.folder, str(lock)),
                 stdin=subprocess.PIPE,  # its lifeline: held open by this process, and by no other
                 stdout=log,
                 stderr=log,
@@ -141,7 +152,7 @@ class Gangs:
                 pass_fds=(lock,),
                 start_new_session=True,  # out of reach of the terminal's Ctrl-C
             )
-        self._supervisors.append(supervisor)
+        self._supervisors[process.name] = supervisor
 
     def _signal(self, replica: Replica, folder: ReplicaFolder, number: signal.Signals) -> None:
         """Signal the replica's supervisor once for each urgency; one that is not yet listening, at the next call."""

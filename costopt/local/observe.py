@@ -4,16 +4,17 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from pathlib import Path
 
-from costopt.local.bury import bury_if_dead
+from costopt.local.bury import bury_if_dead, log_tail
 from costopt.local.files import last_text
-from costopt.local.replica_folder import Birth, ReplicaFolder
+from costopt.local.replica_folder import Birth, End, ReplicaFolder
 from costopt.local.run_folder import RunFolder
 from costopt.plan.evidence import NOTHING, OUT_OF_MEMORY
 from costopt.plan.observed import Replica
 from costopt.plan.silence import Silence
 from costopt.schema.job import JobSpec
-from costopt.schema.replica import EXIT_DONE, log_lines, phase_in_log, progress_in_log
+from costopt.schema.replica import EXIT_DONE, TerminationMessage, log_lines, phase_in_log, progress_in_log
 from costopt.schema.usage import UsageRecord
 from costopt.schema.variant_report import VariantStatus
 
@@ -34,9 +35,16 @@ class Sighting:
 class Lookout:
     """Sees a run folder's replicas; what has ended never changes, so it is read just once."""
 
-    def __init__(self, run_folder: RunFolder, steady_clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        run_folder: RunFolder,
+        steady_clock: Callable[[], float] = time.monotonic,
+        supervisor_code: Callable[[str], int | None] = lambda _name: None,
+    ) -> None:
+        """`supervisor_code`: how the supervisor of the replica of that name ended; None: unknown."""
         self._run_folder = run_folder
         self._steady_clock = steady_clock
+        self._supervisor_code = supervisor_code
         self._ended: dict[str, Sighting] = {}
         self._silences: dict[str, Silence] = {}
         """Of live replicas, by the names of their folders."""
@@ -52,7 +60,9 @@ class Lookout:
                 birth = folder.birth()
                 if birth is None:
                     continue
-                bury_if_dead(folder, birth)
+                if folder.is_unwatched():
+                    code = self._supervisor_code(folder.name)
+                    bury_if_dead(folder, birth, self._run_folder.log_file(folder.name), code)
                 sighting = sight(self._run_folder, folder, birth, now)
                 if sighting.replica.live:
                     silent_for = self._listen(folder)
@@ -95,7 +105,7 @@ def sight(run_folder: RunFolder, folder: ReplicaFolder, birth: Birth, now: datet
         disrupted=end is not None and end.exit_code is None,
         evidence=OUT_OF_MEMORY if end is not None and end.out_of_memory else NOTHING,
         ended_at=end.ended_at if end else None,
-        termination=folder.termination() if end else None,
+        termination=(folder.termination() or _said_nothing(end, log_file)) if end else None,
         progress=progress,
         phase=phase_in_log(said),
         starting_for=now - started_at if started_at and progress is None else None,
@@ -117,6 +127,13 @@ def sight(run_folder: RunFolder, folder: ReplicaFolder, birth: Birth, now: datet
         metered=progress.metered if progress else None,
     )
     return Sighting(replica, usage)
+
+
+def _said_nothing(end: End, log_file: Path) -> TerminationMessage | None:
+    """In place of the last word of a launcher that left none, perhaps because it ended at birth: the end of its log."""
+    if end.exit_code is None or end.exit_code == EXIT_DONE:
+        return None
+    return TerminationMessage(exit_code=end.exit_code, log_tail=log_tail(log_file))
 
 
 def variant_reports(run_folder: RunFolder, spec: JobSpec) -> tuple[VariantStatus, ...]:

@@ -146,6 +146,11 @@ class ReplicaFolder:
         """Differs once it has reported progress or logged a line; this is compared with itself, and with no clock."""
         return " ".join(str(version_of(path)) for path in (self.path / PROGRESS_FILE, log_file))
 
+    def is_unwatched(self) -> bool:
+        """Whether no supervisor lives, though nobody has written down the replica's end."""
+        with self.locked() as lock:
+            return lock is not None and self.end() is None
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[int | None]:
         """Hold the lock and yield its descriptor; None if a supervisor holds it, that is, lives."""

@@ -73,8 +73,8 @@ class Runner:
         self._status = run_folder.status()
         self._status_on_disk = self._status
         self._ledger = run_folder.ledger()
-        self._lookout = Lookout(run_folder, steady_clock)
         self._gangs = Gangs(run_folder, job, devices, argv)
+        self._lookout = Lookout(run_folder, steady_clock, self._gangs.supervisor_code)
         self._written_at: datetime | None = None
         self.suspend_requested = False
         """Set to save a checkpoint, stop, and keep the job for another run."""

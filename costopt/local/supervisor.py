@@ -1,4 +1,4 @@
-"""The process above one launcher: `python -m costopt.local.supervisor FOLDER [LOCK_FD]`.
+"""The process above one launcher: `costopt.local.supervisor FOLDER [LOCK_FD]`.
 
 It starts the launcher named in the folder's replica.json, beats while the launcher lives, and writes down its end. It
 imports neither torch nor pydantic, so that it starts at once and costs nothing to keep.
@@ -25,6 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
+from costopt.isolation import passed_on
 from costopt.local.files import write_json
 from costopt.local.processes import kill_replica, start_time
 from costopt.names import ENV_LIFELINE_FD, ENV_REPLICA_UID
@@ -78,7 +79,7 @@ def supervise(folder: Path, lock_fd: int | None) -> None:
 
     oom_kills_before = count_oom_kills()
     lifeline, holding = os.pipe()
-    environment = {**os.environ, ENV_REPLICA_UID: uid, ENV_LIFELINE_FD: "0"}
+    environment = {**passed_on(), ENV_REPLICA_UID: uid, ENV_LIFELINE_FD: "0"}
     try:
         launcher = subprocess.Popen(birth["argv"], stdin=lifeline, env=environment, start_new_session=True)
     except OSError as error:
@@ -131,8 +132,10 @@ def _listen() -> tuple[Stop, int]:
     for number in _GRACE_OF_SIGNAL:
         signal.signal(number, on_stop)
     # A terminal's signals are the runner's business. Not SIG_IGN, which the launcher would inherit.
+    # What the user's shell ignores (nohup) stays so, also for the user's program.
     for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda _number, _frame: None)
+        if number == signal.SIGCHLD or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda _number, _frame: None)
     return stop, woken
 
 

@@ -8,6 +8,7 @@ https://docs.pytorch.org/docs/stable/torch_nccl_environment_variables.html
 """
 
 from costopt import names
+from costopt.isolation import FLAGS
 from costopt.render.labels import Manifest, child_labels, service_name
 from costopt.render.processes import LOOPBACK
 from costopt.render.settings import LAUNCHER_MODULE, Surroundings, replica_environment
@@ -24,8 +25,6 @@ DEFAULT_ENVIRONMENT = {
     # The user has no entry in the image's passwd, and only /tmp can be written: libraries ask for both.
     "HOME": "/tmp",  # noqa: S108 -- the pod's own
     "USER": "costopt",
-    # The working directory may be a claim that others write to: no file there is taken for a module.
-    "PYTHONSAFEPATH": "1",
     # A collective that fails or hangs ends its rank, and with it the gang, instead of waiting for ever: as torch does
     # unless an image says otherwise.
     "TORCH_NCCL_ASYNC_ERROR_HANDLING": "3",
@@ -156,7 +155,8 @@ def _container(job: CostOptJob, stage: str, attempt: int, pods: PodOverrides, de
     return {
         "name": CONTAINER,
         "image": job.spec.train.image or default_image,
-        "command": ["python", "-m", LAUNCHER_MODULE],
+        # The working directory may be a claim that others write to: the launcher takes no file there for a module.
+        "command": ["python", *FLAGS, "-m", LAUNCHER_MODULE],
         # Relative data paths of a recipe begin at the claim. A command begins where its image says.
         **({"workingDir": names.STORAGE_MOUNT} if job.spec.train.command is None else {}),
         "env": _environment(job, stage, attempt, pods),

@@ -1,7 +1,8 @@
 """An attempt as processes of this machine: one launcher per node, all on loopback.
 
 Environment variables given here go before what the processes inherit, so that nothing left over in a user's shell can
-change which rank a process is. A node sees just the GPUs it asks for, as a pod would; without GPUs asked for, none.
+change which rank a process is. spec.pods.env applies here too, but for what only a cluster knows. A node sees just the
+GPUs it asks for, as a pod would; without GPUs asked for, none.
 """
 
 from collections.abc import Sequence
@@ -9,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from costopt.names import ENV_REPLICA_INDEX, child_name
+from costopt.render.references import resolved
 from costopt.render.settings import (
-    LAUNCHER_MODULE,
     SETTINGS_FILE,
     Surroundings,
     gpus_of,
@@ -48,6 +49,11 @@ class Process:
     """Text of its settings.json."""
 
 
+def left_to_the_cluster(job: CostOptJob) -> list[str]:
+    """Names of the variables whose values are in a Secret or ConfigMap, and so are not set on one machine."""
+    return [variable.name for variable in (job.spec.pods.env if job.spec.pods else []) if variable.value is None]
+
+
 def processes(
     job: CostOptJob,
     stage: str,
@@ -55,14 +61,18 @@ def processes(
     *,
     run_dir: PurePath,
     working_dir: PurePath,
-    python: str,
+    launcher: Sequence[str],
     rendezvous_port: str,
     devices: Sequence[str] = (),
 ) -> tuple[Process, ...]:
-    """The replicas of an attempt. `devices` names the machine's GPUs, as CUDA_VISIBLE_DEVICES would."""
+    """The replicas of an attempt. `launcher` is the command line of one;
+    `devices` names the machine's GPUs, as CUDA_VISIBLE_DEVICES would.
+    """
     settings = settings_text(replica_settings(job, stage))
     gpus = gpus_of(job, stage)
     child = child_name(job.metadata.name, stage, attempt)
+    variables = job.spec.pods.env if job.spec.pods else []
+    users = {variable.name: variable.value for variable in variables if variable.value is not None}
     drawn = []
     for index in range(job.spec.num_replicas(stage)):
         name = f"{child}-{index}"
@@ -79,13 +89,15 @@ def processes(
             ENV_REPLICA_INDEX: str(index),
             "CUDA_VISIBLE_DEVICES": ",".join(devices[index * gpus : (index + 1) * gpus]),
         }
+        for name, value in users.items():
+            environment[name] = resolved(value, environment)
         drawn.append(
             Process(
                 name=name,
                 stage=stage,
                 attempt=attempt,
                 index=index,
-                argv=(python, "-m", LAUNCHER_MODULE),
+                argv=tuple(launcher),
                 environment=environment,
                 working_dir=str(working_dir),
                 folder=str(folder),

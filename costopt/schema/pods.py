@@ -95,8 +95,9 @@ class EnvVar(Strict):
     name: VariableName
     """Name of the variable. It may replace a default such as NCCL_DEBUG or OMP_NUM_THREADS, but none that says which
     rank a process is."""
-    value: Annotated[str, StringConstraints(max_length=4096)] | None = None
-    """Its value. Exactly one of value and valueFrom."""
+    value: Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=4096)] | None = None
+    """Its value. Exactly one of value and valueFrom. As everywhere in Kubernetes `$(NAME)` is the value of a variable
+    set before this one, and `$$` is one `$`: write `$$(NAME)` for the text `$(NAME)`."""
     value_from: EnvSource | None = None
     """Where its value comes from."""
 
@@ -213,7 +214,7 @@ class PodOverrides(Strict):
     env: Annotated[list[EnvVar], Field(max_length=128)] = Field(
         default_factory=list, json_schema_extra=list_map_keys("name")
     )
-    """Further environment variables of every rank."""
+    """Further environment variables of every rank; `costopt run` sets them too, but for those with valueFrom."""
     volumes: Annotated[list[Volume], Field(max_length=32)] = Field(
         default_factory=list, json_schema_extra=list_map_keys("name")
     )

@@ -1,6 +1,7 @@
 """The local shell with real processes: gangs end, fail, restart and are suspended, and every end is counted."""
 
 import json
+import sys
 import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -10,6 +11,7 @@ import pytest
 
 from builders_local import argv_of, job, price_book, processes_below, runner_in
 from costopt.accounting.intervals import held_of
+from costopt.local import apply
 from costopt.local.run_folder import RunFolder
 from costopt.local.runner import Look, Runner
 from costopt.schema.replica import Progress
@@ -207,3 +209,44 @@ def test_a_machine_that_slept_for_an_hour_makes_nobody_silent(tmp_path: Path) ->
     )
     status = runner.run(sleep_once)
     assert (status.failure, condition(status, "Suspended")[0]) == (None, "True")
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "says"),
+    [
+        ("raise RuntimeError('no such luck')", "ended at its start with exit code 1: RuntimeError: no such luck"),
+        ("raise SystemExit(3)", "ended at its start with exit code 3"),
+    ],
+)
+def test_a_supervisor_that_dies_at_birth_is_a_failure_with_its_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoiled: str, says: str
+) -> None:
+    monkeypatch.setattr(apply, "own_program", lambda *_: (sys.executable, "-c", spoiled))
+    status = runner_in(tmp_path / "run", job(restarts={"maxFailures": 1}), "finish").run()
+    assert condition(status, "Succeeded")[0] == "False"
+    [train] = status.stages
+    assert (train.failures, train.disruptions) == (2, 0)
+    assert status.failure is not None
+    assert status.failure.reason == "StartFailed"
+    assert says in status.failure.message
+    assert {record.outcome for record in RunFolder(tmp_path / "run").ledger().records} <= {"Failed", "Stopped"}
+
+
+def test_a_supervisor_that_is_killed_at_birth_is_a_disruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    monkeypatch.setattr(apply, "own_program", lambda *_: (sys.executable, "-c", kill))
+    status = runner_in(tmp_path / "run", job(restarts={"maxDisruptions": 1}), "finish").run()
+    [train] = status.stages
+    assert (train.failures, train.disruptions) == (0, 2)
+
+
+def test_a_launcher_that_dies_without_a_word_of_its_own_leaves_the_end_of_its_log(tmp_path: Path) -> None:
+    tiny = job(restarts={"maxFailures": 0})
+    run_folder = RunFolder(tmp_path / "run")
+    run_folder.create()
+    run_folder.claim(tiny)
+    argv = (sys.executable, "-c", "raise ImportError('\\x1b[2J is missing')")
+    status = Runner(run_folder, tiny, None, argv=argv).run()
+    assert status.failure is not None
+    assert status.failure.log_tail[-1].startswith("ImportError: ")
+    assert "\x1b" not in status.failure.log_tail[-1]

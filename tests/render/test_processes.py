@@ -8,7 +8,8 @@ from builders_golden import check_golden
 from builders_local import INT8, RECIPE, job, recipe_job
 from costopt.names import ENV_LAUNCHER_PID, ENV_LAUNCHER_STARTED, ENV_LIFELINE_FD, ENV_REPLICA_UID, RESERVED_ENVIRONMENT
 from costopt.render.manifests import manifests
-from costopt.render.processes import Process, processes
+from costopt.render.processes import Process, left_to_the_cluster, processes
+from costopt.render.references import resolved
 from costopt.render.settings import threads_per_rank
 from costopt.render.text import process_document, to_yaml
 from costopt.schema.job import CostOptJob
@@ -23,7 +24,7 @@ def draw(
         attempt,
         run_dir=PurePosixPath("/runs/tiny"),
         working_dir=PurePosixPath("/work"),
-        python="python",
+        launcher=("python", "-m", "costopt_trainer.launch"),
         rendezvous_port="40123",
         devices=devices,
     )
@@ -88,3 +89,44 @@ def test_a_variant_is_made_by_one_rank_on_one_node_with_resources_of_its_own() -
     [process] = draw(recipe_job(compress=[own]), "int8")
     assert '"processesPerNode": 1' in process.settings
     assert process.environment["OMP_NUM_THREADS"] == "3"
+
+
+VARIABLES = [
+    {"name": "FOLDER", "value": "/data"},
+    {"name": "TEXT", "value": "$(FOLDER)/$(COSTOPT_ATTEMPT)/text $$ $(LATER) $FOLDER"},
+    {"name": "LATER", "value": "1"},
+    {"name": "OMP_NUM_THREADS", "value": "3"},
+    {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}},
+]
+
+
+def test_the_variables_of_the_pods_are_those_of_the_processes_too() -> None:
+    tiny = job(pods={"env": VARIABLES})
+    given = draw(tiny)[0].environment
+    assert given["TEXT"] == "/data/0/text $ $(LATER) $FOLDER"
+    assert (given["LATER"], given["OMP_NUM_THREADS"]) == ("1", "3")
+    assert "TOKEN" not in given
+    assert left_to_the_cluster(tiny) == ["TOKEN"]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("", ""),
+        ("$", "$"),
+        ("$$", "$"),
+        ("$$$", "$$"),
+        ("a$b", "a$b"),
+        ("$(A)", "1"),
+        ("$$(A)", "$(A)"),
+        ("$$$(A)", "$1"),
+        ("$(B)", "$(B)"),
+        ("$(A", "$(A"),
+        ("$()", "$()"),
+        ("$(A)$(A)", "11"),
+        ("$($(A))", "$($(A))"),
+        ("$(REF)", "$(A)"),
+    ],
+)
+def test_references_are_resolved_as_a_kubelet_does(written: str, meant: str) -> None:
+    assert resolved(written, {"A": "1", "REF": "$(A)"}) == meant

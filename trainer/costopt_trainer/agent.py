@@ -8,7 +8,6 @@ it gives ranks 30 s in which to hang after a peer has died, tees their output th
 import contextlib
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,11 +22,12 @@ from torch.distributed.elastic.agent.server.api import (
 )
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
+from costopt.isolation import own_program
 from costopt.schema.replica import EXIT_DONE
 from costopt_trainer.local_ranks import LocalRanks
 from costopt_trainer.rendezvous import GangRendezvous
 
-WORKER_ARGV = (sys.executable, "-m", "costopt_trainer.worker")
+WORKER_ARGV = own_program("costopt_trainer.worker")
 MONITOR_SECONDS = 0.1
 EXIT_BARRIER_SECONDS = 300.0
 """How long replica 0, which holds the store, stays for ranks of other replicas that finish after its own."""

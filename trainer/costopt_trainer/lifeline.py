@@ -26,7 +26,8 @@ def watch_for_stop(on_stop: Callable[[str], None], lifeline_fd: int | None) -> N
     """Call `on_stop(why)` once, at the first stop signal or when the other end of `lifeline_fd` is closed.
 
     The call comes from a thread of its own, because the main thread may sit in torch's C++ for minutes, where Python
-    runs no signal handlers. Later signals change nothing. Raises OSError if `lifeline_fd` is not open.
+    runs no signal handlers. Later signals change nothing, and SIGINT and SIGHUP that are ignored
+    already stay so. Raises OSError if `lifeline_fd` is not open.
     """
     if lifeline_fd is not None:
         os.fstat(lifeline_fd)
@@ -34,6 +35,8 @@ def watch_for_stop(on_stop: Callable[[str], None], lifeline_fd: int | None) -> N
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     for stop_signal in STOP_SIGNALS:
+        if stop_signal != signal.SIGTERM and signal.getsignal(stop_signal) == signal.SIG_IGN:
+            continue  # as with nohup
         signal.signal(stop_signal, lambda _number, _frame: None)
         signal.siginterrupt(stop_signal, False)  # system calls of C++ code go on undisturbed
     threading.Thread(target=_watch, args=(on_stop, woken, lifeline_fd), name="stop-watch", daemon=True).start()

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from costopt.isolation import passed_on
 from costopt.names import ENV_LAUNCHER_PID
 from costopt.schema.replica import EXIT_DONE
 from costopt_trainer.failure import ERROR_FILE_VARIABLE, RankError, error_from_lines, read_error
@@ -65,8 +66,8 @@ class LocalRanks:
                 error_file = self._scratch / f"rank-{rank}.json"
                 process = subprocess.Popen(
                     argv,
-                    env=os.environ
-                    | additions
+                    env=passed_on()
+                    | dict(additions)
                     | {ERROR_FILE_VARIABLE: str(error_file), ENV_LAUNCHER_PID: str(os.getpid())},
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,

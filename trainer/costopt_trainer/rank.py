@@ -16,6 +16,7 @@ from types import FrameType
 from typing import NoReturn
 
 from costopt import names
+from costopt.isolation import passed_on
 from costopt.schema.replica import EXIT_DONE, EXIT_NOT_RETRYABLE
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.failure import ERROR_FILE_VARIABLE, memory_reason, record_error
@@ -88,10 +89,10 @@ def start_program(argv: Sequence[str], *, becomes_it: bool = sys.platform == "li
     sys.stderr.flush()
     try:
         if not becomes_it:
-            _watch_over(subprocess.Popen(argv))
+            _watch_over(subprocess.Popen(argv, env=passed_on()))
         for ignored_by_python in (signal.SIGPIPE, signal.SIGXFSZ):  # an ignored signal stays ignored after exec
             signal.signal(ignored_by_python, signal.SIG_DFL)
-        os.execvp(argv[0], list(argv))  # noqa: S606 - no shell is meant
+        os.execvpe(argv[0], list(argv), passed_on())  # noqa: S606 - no shell is meant
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise NotRetryable(

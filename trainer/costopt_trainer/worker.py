@@ -1,4 +1,4 @@
-"""One rank: `python -m costopt_trainer.worker`, started by the launcher. Ties its life to it, then becomes `rank`."""
+"""One rank: `costopt_trainer.worker`, started by the launcher. Ties its life to it, then becomes `rank`."""
 
 import os
 

@@ -1,7 +1,7 @@
 """Does a fresh process that loads the artifact get the output that the variant gave before it was saved?
 
     write_probe               in the process that made the variant: store an input and the output
-    verify_in_fresh_process   start `python -m costopt_trainer.compress.verify FOLDER PROBE` and judge its answer
+    verify_in_fresh_process   start `costopt_trainer.compress.verify FOLDER PROBE` and judge its answer
     main                      in that process: load, compute, compare
 
 The comparison is bitwise: the same torch, machine, number of threads and uncompiled kernels give the same bits. The
@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from costopt.isolation import own_program
 from costopt_trainer.artifact import load_model
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.phases import phase
@@ -42,7 +43,7 @@ def verify_in_fresh_process(folder: Path, probe: Path) -> None:
     """
     with phase("Verifying"):
         answer = subprocess.run(
-            [sys.executable, "-m", "costopt_trainer.compress.verify", str(folder), str(probe)],
+            own_program("costopt_trainer.compress.verify", str(folder), str(probe)),
             check=False,
             stdin=subprocess.DEVNULL,
             capture_output=True,
