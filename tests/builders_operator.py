@@ -31,8 +31,9 @@ def moment(seconds: float) -> datetime:
 
 
 def a_job(name: str = "tiny", *, labels: dict[str, str] | None = None, **spec: Any) -> CostOptJob:
-    """A valid job as it is on the API server; two replicas, no variants unless asked for."""
-    plain = plain_job(**{"compress": [], **spec})
+    """A valid job as it is on the API server; two replicas, no variants unless asked for, restarted at once."""
+    restarts = {"backoffSeconds": 0, **spec.pop("restarts", {})}
+    plain = plain_job(**{"compress": [], "restarts": restarts, **spec})
     plain["metadata"] = {"name": name, "namespace": "team", "uid": UID, "generation": 1, "labels": labels or {}}
     return CostOptJob.model_validate(plain)
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from costopt.accounting.outcome import Attempt, AttemptEnd, Counted, outcome_in
 from costopt.accounting.outlook import Outlook
+from costopt.plan.backoff import starts_in
 from costopt.plan.causes import CAUSES
 from costopt.plan.decide import Observed, Plan, Replica, StopGang, is_final, is_suspended, plan
 from costopt.plan.ends import ends_of
@@ -26,7 +27,8 @@ PRUNED = {"name": "pruned", "steps": [{"type": "Prune", "prune": {"structure": "
 
 
 def spec(*variants: dict[str, Any], **changed: Any) -> JobSpec:
-    """Two training nodes and the given variants; fields by their camelCase names, `numNodes` for the gang's size."""
+    """Two training nodes and the given variants, restarted at once unless `restarts` says otherwise; fields by their
+    camelCase names, `numNodes` for the gang's size."""
     return JobSpec.model_validate(
         {
             "train": {
@@ -41,6 +43,7 @@ def spec(*variants: dict[str, Any], **changed: Any) -> JobSpec:
                 },
             },
             "compress": list(variants),
+            "restarts": {"backoffSeconds": 0, **changed.pop("restarts", {})},
             **changed,
         }
     )
@@ -314,6 +317,7 @@ def checked_plan(observed: Observed, now: datetime) -> Plan:
         stage = after.stage(start.stage)
         assert stage is not None
         assert (stage.state, stage.attempt) == ("Starting", start.attempt), "what is started is not written down"
+        assert not starts_in(stage, observed.spec.restarts, now), "an attempt is started before its pause is over"
     assert {(stop.stage, stop.attempt) for stop in decided.stop} <= live, "what does not run is stopped"
 
     if is_final(before):

@@ -111,6 +111,7 @@ class Runner:
                 bill=bill,
                 outlook=outlook(bill, self._book, requested, now.astimezone(UTC).date()) if spec.budget else None,
                 variants=variant_reports(self._run_folder, self._job.spec),
+                identity=self._job.metadata.name,
                 max_parallel_variants=1,  # they share this machine, and would spoil each other's latencies
             ),
             now,

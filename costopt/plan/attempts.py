@@ -101,7 +101,7 @@ def _after_its_end(stage: StageStatus, gang: Gang, situation: Situation) -> Step
             return Step(_waiting(stage), end=AttemptEnd("Stop" if situation.ends_job else "Suspension"))
         cause = first_failure(gang.failed, stage.failure) or _cause_without_a_failed_replica(stage, gang)
         kind = _kind(cause, gang)
-    after = after_lost_attempt(stage, kind, cause, limits, now)
+    after = after_lost_attempt(stage, kind, cause, limits, now, identity=observed.identity)
     told = after.failure or cause
     counted: Counted = "Disruption" if kind == "Disruption" else "Failure"
     end = AttemptEnd(counted, cause.reason, all_ended_well=gang.succeeded)
@@ -115,7 +115,7 @@ def _kind(cause: Failure, gang: Gang) -> FailureKind:
 
 def _waiting(stage: StageStatus) -> StageStatus:
     """The attempt is over because the job was stopped: it counts as neither failure nor disruption."""
-    return stage.model_copy(update={"state": "Waiting", "failure": None})
+    return stage.model_copy(update={"state": "Waiting", "failure": None, "losses_in_a_row": 0})
 
 
 def _result_is_there(stage: StageStatus, observed: Observed) -> bool:

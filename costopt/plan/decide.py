@@ -3,7 +3,8 @@
 A job is a row of stages: training, then the variants. A stage goes from state to state like this:
 
     Waiting     it is due: training is first, variants follow it ───▶ Starting, with the next attempt (the first is 0)
-    Starting    a replica of the attempt is seen ───────────────────▶ Running
+    Starting    its pause after losses in a row is not over ────────▶ Starting
+                a replica of the attempt is seen ───────────────────▶ Running
                 the job is stopped before that ─────────────────────▶ Waiting
     Running     all replicas ended well, a variant's with a report ─▶ Succeeded
                 one did not, or waits too long to run, none stirs any
@@ -36,6 +37,7 @@ from costopt.names import TRAIN_STAGE
 from costopt.plan import budget, conditions
 from costopt.plan.actions import Plan, StartGang, StopGang, StopReason
 from costopt.plan.attempts import Situation, advance, stage_gang, startup_left
+from costopt.plan.backoff import starts_in
 from costopt.plan.conditions import Finding
 from costopt.plan.foreign_text import safe_progress, safe_report
 from costopt.plan.halts import Halt, find_halt, is_stopping, is_suspended
@@ -121,7 +123,7 @@ def plan(observed: Observed, now: datetime) -> Plan:
     )
     return Plan(
         status=status,
-        start=gangs_to_start(stages, observed.replicas),
+        start=gangs_to_start(stages, observed, now),
         stop=(*stops, *strays_to_stop(stages, observed.replicas)),
         ends=ends,
         delete=_is_due(deletion_in(observed.spec, status, now)),
@@ -220,6 +222,8 @@ def _lost_work(stages: list[StageStatus], observed: Observed) -> str:
 def _with_phase(stage: StageStatus, observed: Observed, now: datetime) -> StageStatus:
     """The stage with what its current attempt is at, or waits for, while no step ends."""
     phase = None
+    if stage.state == "Starting" and starts_in(stage, observed.spec.restarts, now):
+        phase = _pause_of(stage)
     if stage.state == "Running":
         gang = stage_gang(observed, stage)
         waits = f"waiting for {gang.waits_for}" if _is_due(_pending_in(stage, now)) else ""
@@ -227,11 +231,19 @@ def _with_phase(stage: StageStatus, observed: Observed, now: datetime) -> StageS
     return stage if phase == stage.phase else stage.model_copy(update={"phase": phase})
 
 
+def _pause_of(stage: StageStatus) -> str:
+    """In the same words while it lasts."""
+    until = stage.attempt_start_time
+    return f"attempt {stage.attempt} starts after a pause, at {until:%Y-%m-%d %H:%M:%S} UTC" if until else ""
+
+
 def _under_way(stages: list[StageStatus], observed: Observed, now: datetime) -> Finding:
     training, *variants = stages
     waits_for = stage_gang(observed, training).waits_for
     if training.state == "Running" and waits_for and _is_due(_pending_in(training, now)):
         return Finding("Unknown", "Pending", f"training, attempt {training.attempt}, waits for: {waits_for}")
+    if training.state == "Starting" and starts_in(training, observed.spec.restarts, now):
+        return Finding("Unknown", "BackingOff", f"training: {_pause_of(training)}, for the one before was lost")
     if training.state != "Succeeded":
         return Finding("Unknown", "Training", f"training, attempt {training.attempt}")
     done = sum(stage.state in FINAL for stage in variants)
@@ -270,6 +282,8 @@ def _look_again(observed: Observed, status: JobStatus, now: datetime) -> timedel
         running = [stage for stage in status.stages if stage.state == "Running"]
         waits += [_pending_in(stage, now) for stage in running if stage_gang(observed, stage).waits_for]
         waits += [startup_left(stage, observed) for stage in running]
+        starting = [stage for stage in status.stages if stage.state == "Starting"]
+        waits += [starts_in(stage, observed.spec.restarts, now) for stage in starting]
         if observed.spec.restarts.start_timeout_seconds is not None:
             start_timeout = timedelta(seconds=observed.spec.restarts.start_timeout_seconds)
             waits += [stage_gang(observed, stage).gives_up_waiting_in(start_timeout, now) for stage in running]

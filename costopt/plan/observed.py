@@ -93,6 +93,8 @@ class Observed:
     """Reports found in the job's storage."""
     max_parallel_variants: int | None = None
     """Variants that may be made at the same time. None: all."""
+    identity: str = ""
+    """What tells the job from others: jobs that were lost together do not all come back at the same moment."""
 
     @cached_property
     def gangs(self) -> Mapping[tuple[str, int], tuple[Replica, ...]]:

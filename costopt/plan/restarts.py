@@ -8,23 +8,24 @@ same resources does so a third time. They are counted by reason over the whole s
 the settings of a stage cannot change within one status.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
+from costopt.plan.backoff import losses_in_a_row, pause
 from costopt.plan.causes import FailureKind, is_spent
 from costopt.plan.conditions import MESSAGE_LIMIT
 from costopt.schema.job import Restarts
 from costopt.schema.status import Failure, StageStatus
 
 
-def begin(stage: StageStatus, attempt: int, now: datetime) -> StageStatus:
-    """The stage with `attempt` decided: to be started."""
+def begin(stage: StageStatus, attempt: int, now: datetime, after: timedelta = timedelta(0)) -> StageStatus:
+    """The stage with `attempt` decided: to be started `after` a pause."""
     return stage.model_copy(
         update={
             "state": "Starting",
             "attempt": attempt,
             "start_time": stage.start_time or now,
-            "attempt_start_time": now,
+            "attempt_start_time": now + after,
             "failure": None,
         }
     )
@@ -37,14 +38,22 @@ def finish(stage: StageStatus, state: Literal["Succeeded", "Failed"], now: datet
 
 
 def after_lost_attempt(
-    stage: StageStatus, kind: FailureKind, cause: Failure, limits: Restarts, now: datetime
+    stage: StageStatus, kind: FailureKind, cause: Failure, limits: Restarts, now: datetime, *, identity: str
 ) -> StageStatus:
     """The stage after an attempt that ended otherwise than well, for this `cause`, and not because the job was to
-    stop."""
+    stop. `identity` tells the job from others."""
+    losses = losses_in_a_row(stage, now)
+    after = pause(
+        limits,
+        losses,
+        disrupted=kind == "Disruption",
+        spread_by=f"{identity}/{stage.name}/{stage.attempt}",
+    )
+    stage = stage.model_copy(update={"losses_in_a_row": losses})
     if kind == "Disruption":
         counted = stage.model_copy(update={"failure": cause, "disruptions": stage.disruptions + 1})
         worth_another = counted.disruptions <= limits.max_disruptions
-        return begin(counted, counted.attempt + 1, now) if worth_another else finish(counted, "Failed", now)
+        return begin(counted, counted.attempt + 1, now, after) if worth_another else finish(counted, "Failed", now)
     times = stage.failures_by_reason.get(cause.reason, 0) + 1
     spent = is_spent(cause.reason, times)
     counted = stage.model_copy(
@@ -55,7 +64,7 @@ def after_lost_attempt(
         }
     )
     worth_another = kind == "Failure" and counted.failures <= limits.max_failures and not spent
-    return begin(counted, counted.attempt + 1, now) if worth_another else finish(counted, "Failed", now)
+    return begin(counted, counted.attempt + 1, now, after) if worth_another else finish(counted, "Failed", now)
 
 
 def _tried(cause: Failure, times: int) -> Failure:

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from costopt.names import TRAIN_STAGE
 from costopt.plan.actions import StartGang, StopGang
+from costopt.plan.backoff import starts_in
 from costopt.plan.observed import Observed, Replica
 from costopt.plan.restarts import begin
 from costopt.schema.job import JobSpec
@@ -44,14 +45,18 @@ def _begin_next(stage: StageStatus, observed: Observed, now: datetime) -> StageS
     return begin(stage, max([after_own, *(attempt + 1 for attempt in seen)]), now)
 
 
-def gangs_to_start(stages: Sequence[StageStatus], replicas: Sequence[Replica]) -> tuple[StartGang, ...]:
-    """Attempts that were decided and of which nothing is seen, once no other attempt of their stage lives."""
-    seen = {(replica.stage, replica.attempt) for replica in replicas}
-    still_live = {replica.stage for replica in replicas if replica.live}
+def gangs_to_start(stages: Sequence[StageStatus], observed: Observed, now: datetime) -> tuple[StartGang, ...]:
+    """Attempts that were decided and of which nothing is seen, once no other attempt of their stage lives and the pause
+    before them is over."""
+    still_live = {replica.stage for replica in observed.replicas if replica.live}
+    limits = observed.spec.restarts
     return tuple(
         StartGang(stage.name, stage.attempt)
         for stage in stages
-        if stage.state == "Starting" and (stage.name, stage.attempt) not in seen and stage.name not in still_live
+        if stage.state == "Starting"
+        and (stage.name, stage.attempt) not in observed.gangs
+        and stage.name not in still_live
+        and not starts_in(stage, limits, now)
     )
 
 

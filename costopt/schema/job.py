@@ -164,6 +164,12 @@ class Restarts(Strict):
     end in between do not start that count anew."""
     max_disruptions: Annotated[int, Field(ge=0, le=10000)] = 20
     """Attempts of one stage that may be lost to the platform (preemption, node loss) before the job fails."""
+    backoff_seconds: Annotated[int, Field(ge=0, le=3600)] = 2
+    """Longest pause before the attempt that follows a failure; the first disruption costs none. For each further
+    attempt lost within ten minutes of its start it doubles, up to maxBackoffSeconds; a job waits between a half and
+    the whole of it, so that many do not come back at once. 0 restarts at once."""
+    max_backoff_seconds: Annotated[int, Field(ge=0, le=86400)] = 300
+    """Longest pause before any attempt. Time of a pause counts for activeDeadlineSeconds."""
     stall_timeout_seconds: Annotated[int, Field(ge=10, le=604800)] = 600
     """Restart the gang when no step was finished and no line was logged for this long. Where no step ends (imports,
     tokenizing, evaluations, checkpoints, compression) the built-in trainer logs a line every 5 seconds while it gets

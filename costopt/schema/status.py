@@ -87,10 +87,12 @@ class StageStatus(Strict):
     completion_time: Timestamp | None = None
     """When the stage became Succeeded or Failed."""
     attempt_start_time: Timestamp | None = None
-    """When the current attempt was decided."""
+    """When the current attempt was decided, or is to start after a pause (see backoffSeconds)."""
+    losses_in_a_row: Count = 0
+    """Attempts lost one after the other, each within ten minutes of its start."""
     phase: ShortText | None = None
-    """What its first replica is at, or waits for, while no step ends, such as "tokenizing 40 %". None while steps are
-    taken, and when nothing runs."""
+    """What its first replica is at, or waits for, while no step ends, such as "tokenizing 40 %"; or when the next
+    attempt starts. None while steps are taken, and when nothing is to run."""
     failure: Failure | None = None
     """Why the current attempt is broken, while it is stopped and when the stage has Failed."""
 

@@ -124,6 +124,7 @@ def observe(world: World, bill: Bill, now: datetime) -> Observed:
         outlook=_outlook(world, bill, now),
         variants=tuple(reports),
         gang_sizes=sizes,
+        identity=world.job.metadata.uid or "",
     )
 
 

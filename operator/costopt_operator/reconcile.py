@@ -150,7 +150,7 @@ def _decisive(status: JobStatus) -> object:
     """What a change of is to be written at once."""
     started = {"Starting": "Begun", "Running": "Begun"}
     stages = [(stage.name, started.get(stage.state, stage.state), stage.attempt) for stage in status.stages]
-    begun = {"Pending": "Begun", "Training": "Begun", "Compressing": "Begun"}
+    begun = {"Pending": "Begun", "BackingOff": "Begun", "Training": "Begun", "Compressing": "Begun"}
     conditions = [(item.type, item.status, begun.get(item.reason, item.reason)) for item in status.conditions]
     return (stages, [item for item in conditions if item[0] != "Priced"], status.failure, status.execution)
 

@@ -48,7 +48,11 @@ class History(RuleBasedStateMachine):
                 "maxDisruptions": st.integers(0, 4),
                 "stallTimeoutSeconds": st.sampled_from([30, 600]),
             },
-            optional={"startTimeoutSeconds": st.sampled_from([20, 500])},
+            optional={
+                "startTimeoutSeconds": st.sampled_from([20, 500]),
+                "backoffSeconds": st.sampled_from([0, 2, 100]),
+                "maxBackoffSeconds": st.sampled_from([0, 3, 300]),
+            },
         ),
         deadline=st.sampled_from([None, 200, 5000]),
         budget=st.sampled_from([None, "CheckpointAndSuspend", "Fail"]),
@@ -225,7 +229,10 @@ class History(RuleBasedStateMachine):
         for _ in range(STEPS_UNTIL_REST):
             before, quiet = self.world.status, not self.world.live()
             decided = self.world.look()
-            idle = not decided.start and not decided.stop and decided.look_again_after != timedelta(0)
+            paused = [stage for stage in self.world.status.stages if stage.state == "Starting"] and not decided.start
+            if paused and decided.look_again_after:
+                self.world.passes(decided.look_again_after.total_seconds())
+            idle = not (paused or decided.start or decided.stop) and decided.look_again_after != timedelta(0)
             if quiet and idle and self.world.status == before:
                 break
             self.world.obey()
@@ -260,7 +267,12 @@ def test_a_long_history_comes_to_rest(seed: int) -> None:
     history.begin(
         variants=(INT8, PRUNED),
         nodes=2,
-        limits={"maxFailures": 8, "maxDisruptions": 12, "stallTimeoutSeconds": 30},
+        limits={
+            "maxFailures": 8,
+            "maxDisruptions": 12,
+            "stallTimeoutSeconds": 30,
+            "backoffSeconds": random.choice([0, 2, 40]),
+        },
         deadline=None,
         budget=random.choice([None, "CheckpointAndSuspend"]),
         time_to_live=100,
