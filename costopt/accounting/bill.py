@@ -1,29 +1,30 @@
 """Records and prices -> the bill.
 
 Records are counted into cells (see `cells`), and cells priced: at the price pinned in the record, else at the book's
-price of the day (UTC) on which the record's time began. Cells of the same stage, resource, cause, device model,
-capacity type and price row become one line: its hours are rounded once, its cost is those hours times the unit price,
-exactly. Every total is a sum of lines, so whoever adds up the lines shown gets the totals shown, to the last digit.
+price of the day (UTC) on which the time was held. Cells of the same stage, resource, cause, device model, capacity type
+and price row become one line: its hours are rounded once, its cost is those hours times the unit price, exactly. Every
+total is a sum of lines, so whoever adds up the lines shown gets the totals shown, to the last digit.
 
 All money is in one currency: the book's, or without a book that of the pinned prices. What was pinned in another
 currency (a book was deleted and made anew) has no price here.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import date
 from decimal import Decimal
-from typing import NamedTuple, get_args
+from typing import get_args
 
 from costopt.accounting.cells import Alike, Cell, Cells, count, once_per_replica
+from costopt.accounting.coarsen import coarsen
 from costopt.accounting.exact import HOUR_DECIMALS, hours, multiply, plain, total
-from costopt.accounting.fold import is_estimated
-from costopt.accounting.price_book import find_price, pinned
+from costopt.accounting.fold import in_order, is_estimated
+from costopt.accounting.price_book import MEAN, Prices
 from costopt.names import TRAIN_STAGE
 from costopt.schema.base import decimal
 from costopt.schema.prices import PriceBook, pricing_unit
 from costopt.schema.status import Bill, BillLine, Total
-from costopt.schema.usage import CapacityType, Cause, FoldedUsage, PinnedPrice, Usage, UsageRecord
+from costopt.schema.usage import Cause, Coarsened, FoldedUsage, PinnedPrice, Usage, UsageRecord
 
 BASE_PER_UNIT = {"GiB-Hours": 2**30}
 """Base units (see `UsageRecord.resources`) in one counted unit, where that is not 1."""
@@ -31,15 +32,8 @@ BASE_PER_UNIT = {"GiB-Hours": 2**30}
 _CAUSE_ORDER = {cause: place for place, cause in enumerate(get_args(Cause))}
 
 
-class _Line(NamedTuple):
-    """What one line of the bill is about."""
-
-    stage: str
-    resource: str
-    cause: Cause
-    product: str | None
-    capacity_type: CapacityType
-    price: PinnedPrice | None
+MOST_LINES = 1000
+"""Lines of a bill, of about 350 bytes each."""
 
 
 def make_bill(
@@ -48,24 +42,28 @@ def make_bill(
     folded: Iterable[FoldedUsage] = (),
     *,
     folded_estimated: int = 0,
+    folded_coarsened: Collection[Coarsened] = (),
     alike: Iterable[Alike] = (),
 ) -> Bill:
-    """The bill of `records`, in any order, and of `folded` ones, of which `folded_estimated` had an estimated end.
-    What is `alike` is of further replicas, none of which has a record of its own.
+    """The bill of `records`, in any order, and of `folded` ones, of which `folded_estimated` had an estimated end,
+    and in which `folded_coarsened` was put together. What is `alike` is of further replicas, none of which has a record
+    of its own.
 
     Without a book hours are counted all the same. A replica counts once: a record given twice is one record, and the
     record of its end goes before one of the same replica still running. Raises ValueError when two records say
     different things about one replica.
     """
     counted = [*map(Alike, once_per_replica(records)), *alike]
-    cells = count(counted, folded)
+    prices = Prices(book) if book else None
+    cells = count(counted, folded, dated=False, prices=prices)
     currency = book.spec.currency if book else min((cell.currency for cell in cells if cell.currency), default=None)
-    quantities = _price(cells, book, currency)
-    lines = [_line(line, quantities[line]) for line in sorted(quantities, key=_order)]
+    quantities, coarsened = coarsen(_priced(cells, prices, currency), MOST_LINES)
+    lines = [_line(cell, quantities[cell]) for cell in sorted(quantities, key=_order)]
     priced = total(_costs(lines))
     complete = all(line.list_cost is not None for line in lines)
     by_cause = sorted(lines, key=lambda line: _CAUSE_ORDER[line.cause])
     has_money = currency is not None
+    means: set[Coarsened] = {"Prices"} if any(line.price_source == MEAN for line in lines) else set()
     return Bill(
         currency=currency,
         price_book=book.metadata.name if book else None,
@@ -77,38 +75,41 @@ def make_bill(
         priced_cost=plain(priced) if has_money else None,
         unpriced_resources=sorted({line.resource for line in lines if line.list_cost is None}),
         estimated_records=folded_estimated + sum(item.replicas for item in counted if is_estimated(item.record)),
+        coarsened=in_order({*folded_coarsened, *coarsened, *means}),
     )
 
 
 def bill_of(usage: Usage, others: Iterable[Alike], book: PriceBook | None) -> Bill:
     """The bill of the replicas that are recorded in `usage`, and of `others`, which are not: those still running."""
-    return make_bill(usage.records, book, usage.folded, folded_estimated=usage.folded_estimated, alike=others)
+    return make_bill(
+        usage.records,
+        book,
+        usage.folded,
+        folded_estimated=usage.folded_estimated,
+        folded_coarsened=usage.coarsened,
+        alike=others,
+    )
 
 
-def _price(cells: Cells, book: PriceBook | None, currency: str | None) -> dict[_Line, Decimal]:
-    quantities: defaultdict[_Line, Decimal] = defaultdict(Decimal)
+def _priced(cells: Cells, prices: Prices | None, currency: str | None) -> Cells:
+    """The cells with their prices in that currency, and without what only told them apart to find those."""
+    lines: defaultdict[Cell, Decimal] = defaultdict(Decimal)
     for cell, quantity in cells.items():
-        line = _Line(*cell[:5], price=_price_of(cell, book, currency))
-        quantities[line] = total((quantities[line], quantity))
-    return quantities
+        price = _price_of(cell, prices, currency)
+        line = cell._replace(day=None, currency=None, price=price)
+        lines[line] = total((lines[line], quantity))
+    return lines
 
 
-def _price_of(cell: Cell, book: PriceBook | None, currency: str | None) -> PinnedPrice | None:
+def _price_of(cell: Cell, prices: Prices | None, currency: str | None) -> PinnedPrice | None:
     if cell.day is None:
         return cell.price if cell.currency == currency else None
-    if book is None:
+    if prices is None:
         return None
-    price = find_price(
-        book,
-        resource=cell.resource,
-        product=cell.product,
-        capacity_type=cell.capacity_type,
-        day=date.fromisoformat(cell.day),
-    )
-    return pinned(price) if price else None
+    return prices.on(cell.resource, cell.product, cell.capacity_type, date.fromisoformat(cell.day))
 
 
-def _line(line: _Line, unit_microseconds: Decimal) -> BillLine:
+def _line(line: Cell, unit_microseconds: Decimal) -> BillLine:
     unit = pricing_unit(line.resource)
     consumed = hours(unit_microseconds, base_per_unit=BASE_PER_UNIT.get(unit, 1))
     price = line.price
@@ -128,7 +129,7 @@ def _line(line: _Line, unit_microseconds: Decimal) -> BillLine:
     )
 
 
-def _order(line: _Line) -> tuple[object, ...]:
+def _order(line: Cell) -> tuple[object, ...]:
     price = line.price
     # A row that was edited makes two prices of the same day and product.
     price_key = (price.effective_from, price.product, price.list_unit_price, price.source) if price else ("",) * 4

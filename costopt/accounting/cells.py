@@ -1,17 +1,22 @@
 """Records counted into cells: the finest things that are told apart, with their time to the last microsecond.
 
-A record's held time is split by cause and multiplied by each quantity it held. What a record leaves behind in the cells
-is all that the bill needs of it, so that folded records and whole ones make the same bill.
+A record's held time is cut wherever something changes: its causes, which follow one another (see `goodput`), the
+quantity held, the price, the day. Equal pieces are
+added up and multiplied by their quantity. What a record leaves behind in the cells is
+all that the bill needs of it, so that folded records and whole ones make the same bill.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from datetime import UTC
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, timedelta
 from decimal import Decimal
+from itertools import groupby
 from typing import NamedTuple, Self
 
 from costopt.accounting.exact import multiply, plain, total
-from costopt.accounting.goodput import split_by_cause
+from costopt.accounting.goodput import cause_steps
+from costopt.accounting.intervals import Steps, held_of, midnight, overlay, since
+from costopt.accounting.price_book import Prices, pin_prices, price_steps, resources_of
 from costopt.schema.base import decimal
 from costopt.schema.usage import CapacityType, Cause, FoldedUsage, PinnedPrice, UsageRecord
 
@@ -28,7 +33,7 @@ class Cell(NamedTuple):
     product: str | None
     capacity_type: CapacityType
     day: str | None
-    """Day (UTC) whose price applies. None: the price is pinned."""
+    """Day (UTC) whose price applies. None: the price is pinned, or no price book can come."""
     currency: str | None
     """Currency of the pinned price."""
     price: PinnedPrice | None
@@ -52,62 +57,67 @@ class Alike(NamedTuple):
     replicas: int = 1
 
 
-class _Kind(NamedTuple):
-    """What records of the same quantities and prices have in common: their time is added up before it is multiplied."""
+def count(
+    records: Iterable[Alike], folded: Iterable[FoldedUsage] = (), *, dated: bool, prices: Prices | None = None
+) -> Cells:
+    """All of it in cells. A replica must be counted by `records` once.
 
-    stage: str
-    resources: tuple[tuple[str, str], ...]
-    product: str | None
-    capacity_type: CapacityType
-    day: str | None
-    currency: str | None
-    prices: tuple[PinnedPrice, ...]
-
-    @classmethod
-    def of(cls, record: UsageRecord) -> Self:
-        is_pinned = record.prices is not None
-        return cls(
-            stage=record.stage,
-            resources=tuple(record.resources.items()),
-            product=record.product,
-            capacity_type=record.capacity_type,
-            day=None if is_pinned else record.held_from.astimezone(UTC).date().isoformat(),
-            currency=record.currency if is_pinned else None,
-            prices=tuple(price for price in record.prices or () if price.list_unit_price is not None),
-        )
-
-
-def count(records: Iterable[Alike], folded: Iterable[FoldedUsage] = ()) -> Cells:
-    """All of it in cells. A replica must be counted by `records` once."""
+    What is not pinned is priced by `prices`; without them it is told apart by days if it is to be `dated`, because a
+    price book may come that has a price for them.
+    """
     cells: defaultdict[Cell, Decimal] = defaultdict(Decimal)
     for sum_ in folded:
-        _add(cells, Cell.of(sum_), decimal(sum_.quantity_microseconds))
-    microseconds: defaultdict[tuple[_Kind, Cause], int] = defaultdict(int)
+        cell = Cell.of(sum_)
+        _add(cells, cell if dated or prices else cell._replace(day=None), decimal(sum_.quantity_microseconds))
+    microseconds: defaultdict[tuple[Cell, Decimal], int] = defaultdict(int)
     for record, replicas in records:
-        kind = _Kind.of(record)
-        for cause, part in split_by_cause(record).items():
-            microseconds[kind, cause] += part * replicas
-    for (kind, cause), length in microseconds.items():
-        _multiply(kind, cause, length, cells)
+        for piece, length in _pieces(pin_prices(record, prices), dated=dated):
+            microseconds[piece] += length * replicas
+    for (cell, quantity), length in microseconds.items():
+        _add(cells, cell, multiply(quantity, Decimal(length)))
     return cells
 
 
-def _multiply(kind: _Kind, cause: Cause, microseconds: int, cells: defaultdict[Cell, Decimal]) -> None:
-    pinned = {price.resource: price for price in kind.prices}
-    for resource, quantity in kind.resources:
-        if not decimal(quantity):
-            continue
-        cell = Cell(
-            stage=kind.stage,
-            resource=resource,
-            cause=cause,
-            product=kind.product,
-            capacity_type=kind.capacity_type,
-            day=kind.day,
-            currency=kind.currency,
-            price=pinned.get(resource),
-        )
-        _add(cells, cell, multiply(decimal(quantity), Decimal(microseconds)))
+def _pieces(record: UsageRecord, *, dated: bool) -> Iterator[tuple[tuple[Cell, Decimal], int]]:
+    """The record's time, cut wherever something changes: each cell and quantity with its microseconds."""
+    length = held_of(record).microseconds
+    causes = cause_steps(record)
+    if not length:
+        return
+    days = _day_steps(record) if dated and record.prices is None else [(0, None)]
+    pinned = {name: list(each) for name, each in groupby(record.prices or (), key=lambda price: price.resource)}
+    for resource in resources_of(record):
+        prices = price_steps(pinned[resource], record) if resource in pinned else [(0, None)]
+        quantities = _quantity_steps(record, resource)
+        for microseconds, (cause, quantity, day, price) in overlay(length, causes, quantities, days, prices):
+            if not quantity:
+                continue
+            cell = Cell(
+                stage=record.stage,
+                resource=resource,
+                cause=cause,
+                product=record.product,
+                capacity_type=record.capacity_type,
+                day=day,
+                currency=record.currency if record.prices is not None else None,
+                price=price,
+            )
+            yield (cell, quantity), microseconds
+
+
+def _quantity_steps(record: UsageRecord, resource: str) -> Steps[Decimal]:
+    at_first = (0, decimal(record.resources.get(resource, "0")))
+    changes = sorted(record.resizes, key=lambda resize: resize.since)
+    return [
+        at_first,
+        *((since(record.held_from, each.since), decimal(each.resources.get(resource, "0"))) for each in changes),
+    ]
+
+
+def _day_steps(record: UsageRecord) -> Steps[str | None]:
+    first, last = record.held_from.astimezone(UTC).date(), record.held_until.astimezone(UTC).date()
+    days = (first + timedelta(days=number) for number in range((last - first).days + 1))
+    return [(since(record.held_from, midnight(day)), day.isoformat()) for day in days]
 
 
 def _add(cells: defaultdict[Cell, Decimal], cell: Cell, part: Decimal) -> None:

@@ -9,12 +9,14 @@ The ninth is 3.6 microseconds of one vCPU.
 from collections.abc import Iterable
 from decimal import Context, Decimal, DivisionByZero, Inexact, InvalidOperation, Overflow
 from fractions import Fraction
+from math import ceil
 
 from costopt.accounting.intervals import MICROSECONDS_PER_HOUR
 
 _EXACT = Context(prec=400, traps=[Inexact, InvalidOperation, Overflow, DivisionByZero])
 
 HOUR_DECIMALS = 9
+PRICE_DECIMALS = 12
 
 _SHOWN_HOUR_DIGIT = Decimal(1).scaleb(-HOUR_DECIMALS)
 
@@ -39,6 +41,17 @@ def hours(unit_microseconds: Decimal, *, base_per_unit: int = 1) -> Decimal:
     """
     exact = Fraction(unit_microseconds) / (MICROSECONDS_PER_HOUR * base_per_unit)
     return _EXACT.multiply(Decimal(round(exact * 10**HOUR_DECIMALS)), _SHOWN_HOUR_DIGIT)
+
+
+def mean_price(weighed: Iterable[tuple[Decimal, int | Decimal]]) -> str:
+    """The mean of prices by weight, rounded up to the twelve decimals that a price may have."""
+    parts = [(Fraction(price), Fraction(weight)) for price, weight in weighed]
+    weights = sum(weight for _, weight in parts)
+    if weights:
+        mean = sum(price * weight for price, weight in parts) / weights
+    else:
+        mean = max(price for price, _ in parts)
+    return plain(Decimal(ceil(mean * 10**PRICE_DECIMALS)).scaleb(-PRICE_DECIMALS, context=_EXACT))
 
 
 def plain(number: Decimal) -> str:

@@ -10,8 +10,9 @@ Training with a meter that never reported never got past its start.
 """
 
 from collections.abc import Iterator
+from itertools import accumulate
 
-from costopt.accounting.intervals import held_of
+from costopt.accounting.intervals import Steps, held_of
 from costopt.names import TRAIN_STAGE
 from costopt.schema.replica import MeteredMilliseconds
 from costopt.schema.usage import Cause, UsageRecord
@@ -23,14 +24,30 @@ def split_by_cause(record: UsageRecord) -> dict[Cause, int]:
     A meter that claims more than was held (its clock is another one) is cut off where the held time ends, in the order
     of `_claims`.
     """
-    left = held_of(record).microseconds
     parts: dict[Cause, int] = {}
+    for cause, part in _parts(record):
+        parts[cause] = parts.get(cause, 0) + part
+    return parts
+
+
+def cause_steps(record: UsageRecord) -> Steps[Cause]:
+    """What the meter says laid one after another along the held time, so that what changes meanwhile falls somewhere.
+
+    It says how much time each cause took, and not when: start-up was first, and the others follow in the order of
+    `_claims`.
+    """
+    parts = list(_parts(record))
+    begins = accumulate((part for _, part in parts), initial=0)
+    return [(begin, cause) for begin, (cause, _) in zip(begins, parts, strict=False)]
+
+
+def _parts(record: UsageRecord) -> Iterator[tuple[Cause, int]]:
+    left = held_of(record).microseconds
     for cause, milliseconds in _claims(record):
         part = left if milliseconds is None else min(left, milliseconds * 1000)
         if part:
-            parts[cause] = parts.get(cause, 0) + part
+            yield cause, part
             left -= part
-    return parts
 
 
 def _claims(record: UsageRecord) -> Iterator[tuple[Cause, int | None]]:

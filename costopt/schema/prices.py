@@ -53,7 +53,8 @@ class Price(Strict):
     capacity_type: Literal["OnDemand", "Spot", "Reserved"] = "OnDemand"
     """Kind of capacity the price holds for."""
     effective_from: Date
-    """First day (UTC) on which the price holds, until a later row takes over."""
+    """First day (from 00:00 UTC) on which the price holds, until a later row takes over. What is held over that moment
+    is billed at the old price before it, and at the new one after it."""
     source: ShortText
     """Where the figure comes from, so that a reader of the bill can check it."""
 

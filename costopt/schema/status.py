@@ -17,7 +17,7 @@ from costopt.schema.base import (
 )
 from costopt.schema.prices import Currency, PricingUnit
 from costopt.schema.replica import FailureReason, Progress
-from costopt.schema.usage import CapacityType, Cause, Usage
+from costopt.schema.usage import CapacityType, Cause, Coarsened, Usage
 from costopt.schema.variant_report import VariantStatus
 
 ConditionStatus = Literal["True", "False", "Unknown"]
@@ -121,7 +121,7 @@ class BillLine(Strict):
     price_source: ShortText | None = None
     """The price book's source for the unit price."""
     price_effective_from: ShortText | None = None
-    """Day since which the unit price holds."""
+    """Day (00:00 UTC) since which the unit price holds."""
 
 
 class Total(Strict):
@@ -157,7 +157,9 @@ class Bill(Strict):
     unpriced_resources: Annotated[list[ShortText], Field(max_length=64)] = Field(default_factory=list)
     """Resources without a price."""
     estimated_records: Count = 0
-    """Usage records whose end had to be estimated."""
+    """Usage records whose end, or a quantity in them, had to be estimated."""
+    coarsened: Annotated[list[Coarsened], Field(max_length=16)] = Field(default_factory=list)
+    """What was put together so that the status stays small (see usage); hours and totals still are complete."""
 
     def to_plain(self) -> dict[str, Any]:
         """As any document, but with an explicit null for what is unknown."""

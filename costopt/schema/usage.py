@@ -26,7 +26,16 @@ ExactDecimal = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?$", 
 MAX_RECORDS = 256
 """Records kept singly. About 500 bytes each, in an object that may have 1.5 MB."""
 MAX_FOLDED = 2000
-"""Sums kept. Training that runs for a year at prices that change every month needs fewer than 400."""
+"""Sums that a status may hold; fewer are made, see `costopt.accounting.fold`."""
+MAX_RESIZES = 8
+"""Changes of quantity kept in one record."""
+MAX_PRICES = 32
+"""Prices kept in one record."""
+
+Coarsened = Literal["Days", "Causes", "Prices", "Products", "Resources", "Currencies", "Stages"]
+"""What was put together so that a status stays small. Days: usage without a price is dated to its month or year.
+Causes: to Other. Prices: to their mean. Products, Resources, Stages: no longer told apart. Currencies: money in another
+currency than the price book's is no longer told."""
 
 
 class PinnedPrice(Strict):
@@ -39,9 +48,18 @@ class PinnedPrice(Strict):
     product: Annotated[str, StringConstraints(max_length=256)] = ""
     """Device model of the price book's row. Empty: a row for any model."""
     effective_from: Date | None = None
-    """Day since which the price held. None without a price."""
+    """Day (UTC) since which the price held. None without a price."""
     source: ShortText | None = None
     """The price book's source for the price. None without a price."""
+
+
+class Resize(Strict):
+    """Other quantities from a moment on: a running pod was resized in place."""
+
+    since: Timestamp
+    """When that was seen (aware)."""
+    resources: Annotated[dict[ShortText, DecimalString], Field(max_length=16)]
+    """Quantities held from then on, by resource name, in base units; what is not named was given up."""
 
 
 class UsageRecord(Strict):
@@ -57,6 +75,11 @@ class UsageRecord(Strict):
     """Completion index within the gang."""
     resources: Annotated[dict[ShortText, DecimalString], Field(max_length=16)]
     """Quantities held, by resource name, in base units: vCPU, bytes, devices."""
+    resizes: Annotated[list[Resize], Field(max_length=MAX_RESIZES)] = Field(default_factory=list)
+    """Changes of those quantities, the earliest first."""
+    resources_estimated: bool = False
+    """True: a quantity could not be read, so what the job asks for was counted; or there were more resizes, or more
+    resources, than are kept."""
     product: ShortText | None = None
     """Device model of the node's GPUs, if known."""
     capacity_type: CapacityType = "OnDemand"
@@ -72,7 +95,7 @@ class UsageRecord(Strict):
     held_until: Timestamp
     """When its last process ended, or now while it runs (aware)."""
     end_estimated: bool = False
-    """True: nobody saw its end; `held_until` is when it was last known to live."""
+    """True: nobody saw its end, so `held_until` is when it was last known to live; or clocks disagree about it."""
     outcome: Outcome
     """How it ended. Running: it has not, and is counted up to now. Succeeded: with exit code 0. Otherwise what its
     attempt was counted as, whichever replica was the cause: a failure (Failed, Stalled), a disruption (Disrupted), or
@@ -83,8 +106,9 @@ class UsageRecord(Strict):
     """Its own account of its time. None: it never reported."""
     currency: Currency | None = None
     """Currency of `prices`. None while they are not pinned."""
-    prices: Annotated[list[PinnedPrice], Field(max_length=16)] | None = None
-    """Prices that apply whatever becomes of the price book. None: not pinned, so the book's of each bill apply."""
+    prices: Annotated[list[PinnedPrice], Field(max_length=MAX_PRICES)] | None = None
+    """Prices that apply whatever becomes of the price book. There may be several of one resource: the first holds from
+    the beginning, each other from 00:00 UTC of its effectiveFrom. None: not pinned, so each bill's book applies."""
 
 
 class FoldedUsage(Strict):
@@ -101,7 +125,8 @@ class FoldedUsage(Strict):
     capacity_type: CapacityType = "OnDemand"
     """Kind of capacity."""
     day: Date | None = None
-    """Day (UTC) whose price applies, as none was pinned. None: pinned."""
+    """Day (UTC) on which it was held, and whose price applies, as none was pinned. None: pinned, or the job names no
+    price book."""
     currency: Currency | None = None
     """Currency of the pinned price. None: not pinned."""
     price: PinnedPrice | None = None
@@ -123,7 +148,10 @@ class Usage(Strict):
     folded_records: Count = 0
     """Records in those sums."""
     folded_estimated: Count = 0
-    """How many of them had an end that had to be estimated."""
+    """How many of them had an end, or a quantity, that had to be estimated."""
+    coarsened: Annotated[list[Coarsened], Field(max_length=16)] = Field(default_factory=list)
+    """What was put together in the sums because they had become too many. Hours stay exact. Days: the price of the
+    first day of the month, or year, applies. Prices: their mean applies."""
 
     def to_plain(self) -> dict[str, Any]:
         """As any document, but without what is at its default: there may be hundreds of records."""

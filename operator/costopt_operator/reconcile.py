@@ -84,7 +84,7 @@ def reconcile(world: World, memory: Memory, now: datetime) -> Todo:
     if world.deleting:
         return Todo(releases=tuple(pod for pod in world.pods if pod.ended and pod.has_finalizer))
     usage = world.status.usage or Usage()
-    kept = fold(usage, foldable(world, usage))
+    kept = fold(usage, foldable(world, usage), dated=world.job.spec.price_book_name is not None)
     if _cannot_record_yet(world, kept):
         in_status = {record.uid for record in usage.records}
         releases = tuple(pod for pod in world.pods if _may_be_released(pod, in_status))

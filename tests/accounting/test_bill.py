@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 import costopt
 from builders_accounting import GPU, MIDNIGHT, book, histories, price, price_books, record
-from costopt.accounting.bill import make_bill
+from costopt.accounting.bill import MOST_LINES, make_bill
 from costopt.accounting.intervals import held_of
 from costopt.schema.prices import PriceBook
 from costopt.schema.replica import MeteredMilliseconds
 from costopt.schema.status import Bill, BillLine, Total
-from costopt.schema.usage import UsageRecord
+from costopt.schema.usage import Resize, UsageRecord
 
 
 def test_two_vcpus_and_four_gib_held_for_an_hour_cost_their_hours_times_their_prices() -> None:
@@ -102,10 +102,68 @@ def test_lines_come_training_first_then_by_resource_and_cause() -> None:
     ]
 
 
-def test_a_record_over_midnight_is_priced_whole_at_the_day_it_began() -> None:
+def test_a_record_over_a_price_change_is_cut_at_midnight() -> None:
     prices = book(price("cpu", "1"), price("cpu", "2", effectiveFrom="2026-11-20"))
     late = record(resources={"cpu": "1"}, held_from=MIDNIGHT - timedelta(minutes=30))
-    assert make_bill([late], prices).list_cost == "1"
+    bill = make_bill([late], prices)
+    lines = [(line.price_effective_from, line.consumed_quantity, line.list_cost) for line in bill.lines]
+    assert lines == [("2026-01-01", "0.500000000", "0.5"), ("2026-11-20", "0.500000000", "1")]
+    assert make_bill([late.model_copy(update={"outcome": "Running"})], prices).list_cost == "1.5"
+
+
+def test_before_the_first_price_of_a_book_there_is_none() -> None:
+    late = record(resources={"cpu": "1"}, held_from=MIDNIGHT - timedelta(minutes=30))
+    bill = make_bill([late], book(price("cpu", "2", effectiveFrom="2026-11-20")))
+    assert [(line.consumed_quantity, line.list_cost) for line in bill.lines] == [
+        ("0.500000000", None),
+        ("0.500000000", "1"),
+    ]
+    assert (bill.list_cost, bill.priced_cost, bill.unpriced_resources) == (None, "1", ["cpu"])
+
+
+def test_a_price_change_and_causes_cut_the_same_time() -> None:
+    prices = book(price("cpu", "1"), price("cpu", "2", effectiveFrom="2026-11-20"))
+    meter = MeteredMilliseconds(startup=600_000, productive=1_800_000)
+    late = record(resources={"cpu": "1"}, held_from=MIDNIGHT - timedelta(minutes=30), metered=meter)
+    lines = [
+        (line.cause, line.list_unit_price, Decimal(line.consumed_quantity) * 3600)
+        for line in make_bill([late], prices).lines
+    ]
+    assert [(cause, unit, round(seconds)) for cause, unit, seconds in lines] == [
+        ("Startup", "1", 600),
+        ("Productive", "1", 1200),
+        ("Productive", "2", 600),
+        ("Other", "2", 1200),
+    ]
+
+
+def test_a_row_for_the_device_model_ends_the_general_price_on_its_day() -> None:
+    general, own = price(GPU, "1"), price(GPU, "5", product="H100", effectiveFrom="2026-11-20")
+    later = price(GPU, "2", effectiveFrom="2026-11-21")
+    held = record(resources={GPU: "1"}, product="H100", held_from=MIDNIGHT - timedelta(hours=1), seconds=49 * 3600)
+    assert make_bill([held], book(general, own, later)).list_cost == str(1 + 48 * 5)
+
+
+def test_a_resize_counts_from_the_moment_it_was_seen_and_not_before() -> None:
+    smaller = Resize(since=MIDNIGHT + timedelta(seconds=3599), resources={"cpu": "0.001", GPU: "1"})
+    one = record(resources={"cpu": "640"}, resizes=[smaller])
+    quantities = {line.resource: Decimal(line.consumed_quantity) for line in make_bill([one], None).lines}
+    assert abs(quantities["cpu"] - Decimal(640 * 3599 + Decimal("0.001")) / 3600) < Decimal("1e-9")
+    assert abs(quantities[GPU] - Decimal(1) / 3600) < Decimal("1e-9")
+
+
+def test_a_bill_of_more_lines_than_a_status_holds_is_put_together_and_says_so() -> None:
+    records = [
+        record(f"r{number}", resources={"cpu": "1", f"example.com/{number}": "1"}, product=f"model {number}")
+        for number in range(MOST_LINES + 1)
+    ]
+    bill = make_bill(records, book())
+    assert len(bill.lines) <= MOST_LINES
+    assert set(bill.coarsened) == {"Products", "Resources"}
+    hours = {line.resource: Decimal(line.consumed_quantity) for line in bill.lines}
+    assert hours == {"cpu": MOST_LINES + 1, "other": MOST_LINES + 1}
+    assert bill.by_resource[0].list_cost == str(Decimal("0.04") * (MOST_LINES + 1))
+    Bill.model_validate_json(json.dumps(bill.to_plain()))
 
 
 def test_the_day_of_a_price_is_the_day_in_utc() -> None:

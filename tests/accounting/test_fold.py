@@ -1,20 +1,23 @@
 """Prices that stay, and records folded into sums: the bill never changes by a digit."""
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable
 from datetime import timedelta
+from decimal import Decimal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders_accounting import GPU, MIDNIGHT, book, histories, price, price_books, record
+from builders_accounting import GPU, MIDNIGHT, book, histories, price, price_books, record, usage_records
 from costopt.accounting.bill import bill_of, make_bill
 from costopt.accounting.fold import fold
+from costopt.accounting.intervals import held_of
 from costopt.accounting.price_book import pin_prices
 from costopt.schema.prices import PriceBook
 from costopt.schema.status import JobStatus
-from costopt.schema.usage import MAX_FOLDED, Usage, UsageRecord
+from costopt.schema.usage import MAX_PRICES, Usage, UsageRecord
 
 HOURLY = {"resources": {"cpu": "1"}}
 
@@ -77,14 +80,65 @@ def test_many_attempts_fold_into_few_sums() -> None:
     assert folded.folded[0].quantity_microseconds == str(200 * 2 * 3600 * 10**6)
 
 
-def test_sums_beyond_their_limit_are_not_made() -> None:
-    days = [record(f"r{day}", held_from=MIDNIGHT + timedelta(days=day)) for day in range(MAX_FOLDED // 2 + 1)]
-    most = fold(Usage(records=days[:250]), {each.uid for each in days})
-    for begin in range(250, len(days) - 1, 250):
-        most = fold(most.model_copy(update={"records": days[begin : begin + 250]}), {each.uid for each in days})
-    full = most.model_copy(update={"records": days[-1:]})
-    assert len(full.folded) == MAX_FOLDED
-    assert fold(full, {days[-1].uid}) is full
+def test_without_a_price_book_no_day_is_kept() -> None:
+    days = [record(f"r{day}", held_from=MIDNIGHT + timedelta(days=day)) for day in range(200)]
+    folded = fold(Usage(records=days), {each.uid for each in days}, dated=False)
+    assert [each.day for each in folded.folded] == [None, None]
+    dated = fold(Usage(records=days), {each.uid for each in days})
+    more = dated.model_copy(update={"records": [record("new")]})
+    assert fold(more, {"new"}, dated=False).folded[0].day is None, "days that were kept before go too"
+
+
+@pytest.fixture
+def few_sums(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Sums kept during the test: fewer, so that a life of months is long."""
+    monkeypatch.setattr("costopt.accounting.fold.MOST_SUMS", 60)
+    return 60
+
+
+def test_sums_beyond_their_limit_are_made_coarser_and_keep_every_hour(few_sums: int) -> None:
+    usage = Usage()
+    for day in range(150):
+        usage = usage.model_copy(update={"records": [record("r", held_from=MIDNIGHT + timedelta(days=day))]})
+        usage = fold(usage, {"r"})
+        assert len(usage.folded) <= few_sums
+    assert usage.folded_records == 150
+    assert usage.coarsened == ["Days"]
+    bill = bill_of(usage, [], None)
+    assert bill.coarsened == ["Days"]
+    assert {line.resource: line.consumed_quantity for line in bill.lines} == {
+        "cpu": f"{2 * 150}.000000000",
+        "memory": f"{4 * 150}.000000000",
+    }
+
+
+def test_prices_that_are_too_many_become_their_mean_and_cost_the_same(few_sums: int) -> None:
+    usage, cost = Usage(), Decimal(0)
+    for number in range(2 * few_sums):
+        amount = f"0.{number + 1:04}"
+        pinned = pin_prices(record("r", **HOURLY), book(price("cpu", amount)))
+        usage = fold(usage.model_copy(update={"records": [pinned]}), {"r"})
+        cost += Decimal(amount)
+    assert usage.coarsened == ["Prices"]
+    found = bill_of(usage, [], book())
+    assert found.list_cost is not None
+    assert 0 <= Decimal(found.list_cost) - cost < Decimal("1e-6")
+    assert found.coarsened == ["Prices"]
+
+
+def test_a_record_held_over_more_price_changes_than_it_keeps_costs_the_same() -> None:
+    rows = [
+        price("cpu", f"{1 + day % 7}", effectiveFrom=(MIDNIGHT + timedelta(days=day)).date().isoformat())
+        for day in range(100)
+    ]
+    held = record(**HOURLY, seconds=100 * 86400, stage="int8")
+    kept = pin_prices(held, book(*rows))
+    assert len(kept.prices or []) == MAX_PRICES
+    bill = make_bill([kept], book(*rows))
+    assert bill.list_cost is not None
+    assert abs(Decimal(bill.list_cost) - sum(24 * (1 + day % 7) for day in range(100))) < Decimal("1e-6")
+    assert bill.coarsened == ["Prices"]
+    assert make_bill([held.model_copy(update={"outcome": "Running"})], book(*rows)) == bill
 
 
 def test_usage_takes_little_room_in_the_status() -> None:
@@ -105,6 +159,45 @@ def test_usage_takes_little_room_in_the_status() -> None:
     }
     full = pin_prices(record(f"{'u' * 36}", node="n" * 60, node_labels={"topology.kubernetes.io/zone": "z"}), book())
     assert len(Usage(records=[full]).model_dump_json(by_alias=True, exclude_defaults=True)) < 1000
+
+
+@st.composite
+def years(draw: st.DrawFn) -> tuple[list[UsageRecord], list[PriceBook | None]]:
+    """Restarts for years, at prices that come, go and change."""
+    number = draw(st.integers(1, 16))
+    pace = timedelta(hours=draw(st.integers(1, 2000)))
+    records = []
+    for place in range(number):
+        one = draw(usage_records(f"r{place}"))
+        length = one.held_until - one.held_from
+        begin = MIDNIGHT + place * pace
+        records.append(one.model_copy(update={"held_from": begin, "held_until": begin + length}))
+    return records, [draw(st.none() | price_books()) for _ in range(number)]
+
+
+@given(years(), st.booleans(), st.sampled_from([24, 40]))
+def test_however_often_a_job_restarts_recording_goes_on_and_hours_stay_exact(
+    life: tuple[list[UsageRecord], list[PriceBook | None]], dated: bool, most: int
+) -> None:
+    usage = Usage()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("costopt.accounting.fold.MOST_SUMS", most)
+        for one, prices in zip(*life, strict=True):
+            usage = fold(usage.model_copy(update={"records": [pin_prices(one, prices)]}), {one.uid}, dated=dated)
+            assert len(usage.folded) <= most
+            assert usage.records == []
+    assert usage.folded_records == len(life[0])
+    sums: defaultdict[str, Decimal] = defaultdict(Decimal)
+    for each in usage.folded:
+        sums[each.resource] += Decimal(each.quantity_microseconds)
+    whole: defaultdict[str, Decimal] = defaultdict(Decimal)
+    for one in life[0]:
+        for resource, quantity in one.resources.items():
+            if held_of(one).microseconds and Decimal(quantity):
+                named = resource if resource in sums else "other"
+                whole[named] += Decimal(quantity) * held_of(one).microseconds
+    assert sums == whole
+    assert JobStatus.model_validate_json(json.dumps(JobStatus(usage=usage).to_plain())).usage == usage
 
 
 # Properties. A history is pinned in parts, with different books, as a book changes while a job runs.

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from builders_accounting import GPU, book, price
-from costopt.accounting.price_book import find_price
+from costopt.accounting.price_book import Prices
 
 BOOK = book(
     price("cpu", "0.04"),
@@ -41,5 +41,5 @@ CASES: list[tuple[str, dict[str, Any], str | None]] = [
 @pytest.mark.parametrize(("wanted", "amount"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
 def test_price_lookup(wanted: dict[str, Any], amount: str | None) -> None:
     asked = {"product": None, "capacity_type": "OnDemand", "day": date(2026, 8, 1), **wanted}
-    found = find_price(BOOK, **asked)
+    found = Prices(BOOK).on(**asked)
     assert (found and found.list_unit_price) == amount

@@ -3,7 +3,7 @@
 Each flag names one such thing. It is opened, and then deleted, with the change that makes costopt right.
 """
 
-PRICES_CHANGE_WHILE_HELD = False
+PRICES_CHANGE_WHILE_HELD = True
 """A price that changes on a day on which a replica is held: each day's time is to be priced at that day's rate."""
 ENDS_NOBODY_SAW = False
 """Pods whose end no kubelet dates: of containers that were lost, on nodes that were lost, deleted by force."""
