@@ -10,7 +10,7 @@ from datetime import date
 from decimal import Decimal
 
 from costopt.accounting.exact import multiply, plain, total
-from costopt.accounting.price_book import find_price
+from costopt.accounting.price_book import Prices
 from costopt.names import TRAIN_STAGE
 from costopt.schema.base import decimal
 from costopt.schema.job import JobSpec
@@ -46,16 +46,15 @@ def outlook(bill: Bill, book: PriceBook | None, requested: Iterable[str], day: d
     """The outlook on `day` (UTC) for what is on the `bill`, and for the resources `requested` by what is to come."""
     if book is None:
         return Outlook(has_book=False)
+    prices = Prices(book)
     missing: list[MissingPrice] = []
     late: list[Decimal] = []
     for line in bill.lines:
         if line.list_cost is not None:
             continue
         used = MissingPrice(line.resource, line.product, line.capacity_type)
-        price = find_price(
-            book, resource=used.resource, product=used.product, capacity_type=line.capacity_type, day=day
-        )
-        if price is not None:
+        price = prices.on(used.resource, used.product, line.capacity_type, day)
+        if price is not None and price.list_unit_price is not None:
             late.append(multiply(decimal(line.consumed_quantity), decimal(price.list_unit_price)))
         elif used not in missing:
             missing.append(used)
