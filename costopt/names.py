@@ -1,6 +1,7 @@
 """Every name that two rooms must agree on: labels, environment variables, files, child names. One place each."""
 
 import hashlib
+import re
 
 TRAIN_STAGE = "train"
 
@@ -100,25 +101,48 @@ REPORT_FILE = "report.json"
 MAX_CHILD_NAME = 52
 """A pod of an Indexed Job is named <job>-<index>-<5 random>, and its host name <job>-<index> is at most 63."""
 
+# No two children of a kind share a name, whichever jobs and stages they are of. A name is read from its right: when the
+# attempt (or a fixed word) is taken off, its last part is either a digest, which stands for the job and the stage as a
+# whole, or a stage, which is no digest and has no '-', and then what is left is the job's name.
+_DIGEST = re.compile(r"[0-9a-f]{10}")
+
 
 def child_name(job_name: str, stage: str, attempt: int) -> str:
-    """Name of a stage's attempt: `<job>-<stage>-a<attempt>`, shortened with a hash of the job's name if it must be."""
-    return _shortened(job_name, f"-{stage}-a{attempt}")
+    """Name of a stage's attempt: `<job>-<stage>-a<attempt>`, or with a digest of job and stage in it where that would
+    be too long, or could be read in two ways."""
+    plain = f"{job_name}-{stage}-a{attempt}"
+    if "." not in job_name and "-" not in stage and not _DIGEST.fullmatch(stage) and len(plain) <= MAX_CHILD_NAME:
+        return plain
+    return _digested(f"{job_name}-{stage}", f"{job_name}/{stage}", f"-a{attempt}")
 
 
-def job_wide_name(job_name: str) -> str:
-    """Name of what a job has one of, such as its NetworkPolicy: the job's own, shortened with a hash if it must be."""
-    return _shortened(job_name, "")
+def service_name(job_name: str, stage: str, attempt: int) -> str:
+    """Name of an attempt's headless Service: the attempt's own, if it does not begin with a digit (RFC 1035)."""
+    child = child_name(job_name, stage, attempt)
+    if child[0].isalpha():
+        return child
+    return _digested(f"s-{job_name}-{stage}", f"service/{job_name}/{stage}", f"-a{attempt}")
+
+
+def network_policy_name(job_name: str) -> str:
+    """Name of the job's NetworkPolicy: `<job>-peers`, or with a digest likewise."""
+    return _job_wide_name(job_name, "peers")
 
 
 def storage_claim_name(job_name: str) -> str:
-    """Name of the claim that `storage.create` makes: `<job>-storage`, shortened likewise."""
-    return _shortened(job_name, "-storage")
+    """Name of the claim that `storage.create` makes: `<job>-storage`, or with a digest likewise."""
+    return _job_wide_name(job_name, "storage")
 
 
-def _shortened(job_name: str, suffix: str) -> str:
-    label = job_name.replace(".", "-")
-    if len(label) + len(suffix) <= MAX_CHILD_NAME and label == job_name:
-        return label + suffix
-    digest = hashlib.sha256(job_name.encode()).hexdigest()[:8]
-    return f"{label[: MAX_CHILD_NAME - len(suffix) - 9].rstrip('-')}-{digest}{suffix}"
+def _job_wide_name(job_name: str, word: str) -> str:
+    plain = f"{job_name}-{word}"
+    looks_digested = _DIGEST.fullmatch(job_name.rpartition("-")[2])
+    if "." not in job_name and not looks_digested and len(plain) <= MAX_CHILD_NAME:
+        return plain
+    return _digested(job_name, job_name, f"-{word}")
+
+
+def _digested(for_people: str, whole: str, suffix: str) -> str:
+    digest = hashlib.sha256(whole.encode()).hexdigest()[:10]
+    room = MAX_CHILD_NAME - len(suffix) - len(digest) - 1
+    return f"{for_people.replace('.', '-')[:room].rstrip('-')}-{digest}{suffix}"

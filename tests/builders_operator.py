@@ -53,6 +53,11 @@ def _labels(stage: str, attempt: int, job: str, uid: str) -> dict[str, str]:
     }
 
 
+def owner(kind: str, name: str, uid: str) -> Json:
+    """A controller reference to that object."""
+    return {"kind": kind, "name": name, "uid": uid, "controller": True}
+
+
 def child_json(stage: str = "train", attempt: int = 0, *, job: str = "tiny", uid: str = UID, **changes: Any) -> Json:
     """A batch Job; `conditions` names those that are True."""
     conditions = changes.pop("conditions", ())
@@ -67,6 +72,7 @@ def child_json(stage: str = "train", attempt: int = 0, *, job: str = "tiny", uid
             "resourceVersion": "10",
             "creationTimestamp": at(0),
             "labels": _labels(stage, attempt, job, uid),
+            "ownerReferences": [owner("CostOptJob", job, uid)],
             **changes.pop("metadata", {}),
         },
         "spec": {"completions": 2 if stage == "train" else 1, **changes},

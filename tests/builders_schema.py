@@ -281,6 +281,12 @@ MISTAKES = [
         "Too long: may not be more than 63 bytes",
     ),
     MistakeCase(
+        "a variant's name that is too long",
+        in_job("spec.compress.0.name", "v" * 31),
+        "spec.compress[0].name",
+        "Too long: may not be more than 30 bytes",
+    ),
+    MistakeCase(
         "more variants than a job may have",
         in_job("spec.compress", lambda found: [{**found[0], "name": f"v{index}"} for index in range(17)]),
         "spec.compress",

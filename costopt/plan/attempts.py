@@ -60,6 +60,12 @@ def stage_gang(observed: Observed, stage: StageStatus) -> Gang:
     return Gang(observed.gangs.get(attempt, ()), size)
 
 
+def waits_for(stage: StageStatus, observed: Observed) -> str:
+    """What the stage's current attempt waits for before all of it can run; empty when it waits for nothing."""
+    held_up = observed.held_up.get((stage.name, stage.attempt), "") if stage.state in ("Starting", "Running") else ""
+    return held_up or stage_gang(observed, stage).waits_for
+
+
 def advance(stage: StageStatus, situation: Situation) -> Step:
     """One step of a stage in flight (Starting, Running, Stopping)."""
     gang = stage_gang(situation.observed, stage)

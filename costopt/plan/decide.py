@@ -36,7 +36,7 @@ from costopt.accounting.outcome import Attempt, AttemptEnd
 from costopt.names import TRAIN_STAGE
 from costopt.plan import budget, conditions
 from costopt.plan.actions import Plan, StartGang, StopGang, StopReason
-from costopt.plan.attempts import Situation, advance, stage_gang, startup_left
+from costopt.plan.attempts import Situation, advance, stage_gang, startup_left, waits_for
 from costopt.plan.backoff import starts_in
 from costopt.plan.conditions import Finding
 from costopt.plan.foreign_text import safe_progress, safe_report
@@ -55,6 +55,9 @@ BUDGET_LOOK = timedelta(seconds=15)
 """How often a running job with a budget is looked at: money is spent without an event that would say so."""
 PRICE_LOOK = timedelta(hours=1)
 """How often one is looked at that waits for a price: a price comes with its day, without an event."""
+
+_MAY_WAIT = frozenset({"Starting", "Running"})
+"""States of a stage whose attempt may wait for something."""
 
 PHASE_CHARACTERS = 256
 """As many as the status has room for."""
@@ -224,10 +227,10 @@ def _with_phase(stage: StageStatus, observed: Observed, now: datetime) -> StageS
     phase = None
     if stage.state == "Starting" and starts_in(stage, observed.spec.restarts, now):
         phase = _pause_of(stage)
-    if stage.state == "Running":
-        gang = stage_gang(observed, stage)
-        waits = f"waiting for {gang.waits_for}" if _is_due(_pending_in(stage, now)) else ""
-        phase = (waits if gang.waits_for else gang.phase)[:PHASE_CHARACTERS] or None
+    elif stage.state in _MAY_WAIT:
+        awaited = waits_for(stage, observed)
+        waits = f"waiting for {awaited}" if _is_due(_pending_in(stage, now)) else ""
+        phase = (waits if awaited else stage_gang(observed, stage).phase)[:PHASE_CHARACTERS] or None
     return stage if phase == stage.phase else stage.model_copy(update={"phase": phase})
 
 
@@ -239,9 +242,9 @@ def _pause_of(stage: StageStatus) -> str:
 
 def _under_way(stages: list[StageStatus], observed: Observed, now: datetime) -> Finding:
     training, *variants = stages
-    waits_for = stage_gang(observed, training).waits_for
-    if training.state == "Running" and waits_for and _is_due(_pending_in(training, now)):
-        return Finding("Unknown", "Pending", f"training, attempt {training.attempt}, waits for: {waits_for}")
+    awaited = waits_for(training, observed)
+    if training.state in _MAY_WAIT and awaited and _is_due(_pending_in(training, now)):
+        return Finding("Unknown", "Pending", f"training, attempt {training.attempt}, waits for: {awaited}")
     if training.state == "Starting" and starts_in(training, observed.spec.restarts, now):
         return Finding("Unknown", "BackingOff", f"training: {_pause_of(training)}, for the one before was lost")
     if training.state != "Succeeded":
@@ -280,7 +283,8 @@ def _look_again(observed: Observed, status: JobStatus, now: datetime) -> timedel
     if status.active_since is not None:
         waits.append(deadline_in(observed.spec, status, now))
         running = [stage for stage in status.stages if stage.state == "Running"]
-        waits += [_pending_in(stage, now) for stage in running if stage_gang(observed, stage).waits_for]
+        waiting = [stage for stage in status.stages if stage.state in _MAY_WAIT and waits_for(stage, observed)]
+        waits += [_pending_in(stage, now) for stage in waiting]
         waits += [startup_left(stage, observed) for stage in running]
         starting = [stage for stage in status.stages if stage.state == "Starting"]
         waits += [starts_in(stage, observed.spec.restarts, now) for stage in starting]

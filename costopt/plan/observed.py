@@ -85,6 +85,9 @@ class Observed:
     """Replicas of all attempts still known, in any order."""
     gang_sizes: Mapping[tuple[str, int], int] = field(default_factory=dict)
     """Replicas that an attempt (stage, number) really has, where a queue admitted fewer than asked for."""
+    held_up: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    """Attempts (stage, number) that cannot be started yet, or not go on, and what they wait for; in the same words at
+    each look."""
     bill: Bill | None = None
     """The bill so far, with running replicas counted up to now. None: not made yet."""
     outlook: Outlook | None = None

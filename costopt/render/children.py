@@ -14,7 +14,7 @@ Reference: https://kubernetes.io/docs/concepts/workloads/controllers/job/#pod-fa
 """
 
 from costopt import names
-from costopt.render.labels import Manifest, attempt_labels, child_labels, job_labels, metadata, service_name
+from costopt.render.labels import Manifest, attempt_labels, child_labels, job_labels, metadata
 from costopt.render.pods import CONTAINER, claim_name, pod_template, settings_key
 from costopt.render.settings import replica_settings, settings_text
 from costopt.schema.job import CostOptJob
@@ -52,7 +52,7 @@ def network_policy(job: CostOptJob) -> Manifest:
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": metadata(job, names.job_wide_name(job.metadata.name), job_labels(job)),
+        "metadata": metadata(job, names.network_policy_name(job.metadata.name), job_labels(job)),
         "spec": {
             "podSelector": pods,
             "policyTypes": ["Ingress"],
@@ -81,11 +81,14 @@ def config_map(job: CostOptJob, train_attempt: int, *, execution: int = 1, num_n
 
 def service(job: CostOptJob, stage: str, attempt: int, *, execution: int = 1) -> Manifest:
     """The headless Service through which the replicas of a gang find the first of them."""
-    child = names.child_name(job.metadata.name, stage, attempt)
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": metadata(job, service_name(child), child_labels(job, stage, attempt, execution)),
+        "metadata": metadata(
+            job,
+            names.service_name(job.metadata.name, stage, attempt),
+            child_labels(job, stage, attempt, execution),
+        ),
         "spec": {
             "clusterIP": "None",
             # The gang meets before any of it is ready; names must resolve until then too.

@@ -27,7 +27,8 @@ def child_labels(job: CostOptJob, stage: str, attempt: int, execution: int) -> d
 
 
 def label_value(name: str) -> str:
-    """A name as a label's value: at most 63 characters, shortened with a hash of the whole."""
+    """A name as a label's value: at most 63 characters, shortened with a hash of the whole. For people and selectors;
+    what decides something goes by uids, for another job may have this very text as its name."""
     if len(name) <= 63:
         return name
     return f"{name[:54].rstrip('-.')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
@@ -50,8 +51,3 @@ def metadata(job: CostOptJob, name: str, labels: dict[str, str], *, owned: bool 
             }
         ]
     return drawn
-
-
-def service_name(child: str) -> str:
-    """The child's headless Service: its own name, which for a Service may not begin with a digit (RFC 1035)."""
-    return child if child[0].isalpha() else f"s-{child}"

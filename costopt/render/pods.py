@@ -9,7 +9,7 @@ https://docs.pytorch.org/docs/stable/torch_nccl_environment_variables.html
 
 from costopt import names
 from costopt.isolation import FLAGS
-from costopt.render.labels import Manifest, child_labels, service_name
+from costopt.render.labels import Manifest, child_labels
 from costopt.render.processes import LOOPBACK
 from costopt.render.settings import LAUNCHER_MODULE, Surroundings, replica_environment
 from costopt.schema.job import CostOptJob
@@ -94,7 +94,7 @@ def is_gang(job: CostOptJob, stage: str) -> bool:
 def _rendezvous_name(job: CostOptJob, stage: str, attempt: int) -> Manifest:
     if not is_gang(job, stage):
         return {}
-    return {"subdomain": service_name(names.child_name(job.metadata.name, stage, attempt))}
+    return {"subdomain": names.service_name(job.metadata.name, stage, attempt)}
 
 
 def _placement(pods: PodOverrides) -> Manifest:
@@ -131,12 +131,13 @@ def _volumes(job: CostOptJob, pods: PodOverrides, config_map: str) -> list[Manif
 def _environment(job: CostOptJob, stage: str, attempt: int, pods: PodOverrides) -> list[Manifest]:
     """Ours, then the defaults that the user did not replace, then the user's."""
     child = names.child_name(job.metadata.name, stage, attempt)
+    service = names.service_name(job.metadata.name, stage, attempt)
     surroundings = Surroundings(
         settings_file=f"{names.SETTINGS_MOUNT}/{settings_key(stage)}",
         storage_dir=f"{names.STORAGE_MOUNT}/{job.metadata.name}",
         progress_file="/tmp/costopt-progress.json",  # noqa: S108 -- the pod's own emptyDir
         termination_file="/dev/termination-log",
-        rendezvous_host=f"{child}-0.{service_name(child)}" if is_gang(job, stage) else LOOPBACK,
+        rendezvous_host=f"{child}-0.{service}" if is_gang(job, stage) else LOOPBACK,
         rendezvous_port=str(names.RENDEZVOUS_PORT),
     )
     ours = replica_environment(job, stage, attempt, surroundings) | DEFAULT_ENVIRONMENT

@@ -53,7 +53,7 @@ class Step(Strict):
 class Variant(Strict):
     """One compressed form of the trained model. Each variant is made and measured in a pod of its own."""
 
-    name: Name = Field(max_length=30)
+    name: Annotated[Name, Field(max_length=30)]
     """Name of the variant, used in child names and in the status; not "train"."""
     steps: Annotated[list[Step], Field(min_length=1, max_length=8)]
     """Steps in order."""

@@ -62,6 +62,19 @@ Unreachable = (aiohttp.ClientError, TimeoutError, OSError)
 """What is raised when the API server cannot be reached."""
 
 
+_GROUP_PLURALS = {"Workload": "workloads", "PodGroup": "podgroups"}
+"""Kinds of scheduling.k8s.io, of which each version of Kubernetes has another."""
+
+
+def path_of(manifest: Json, *, named: bool = False) -> str:
+    """Path of the objects of this one's kind and version in its namespace; `named`: of the object itself."""
+    kind, metadata = manifest["kind"], manifest["metadata"]
+    if kind not in _GROUP_PLURALS:
+        return object_path(kind, metadata["namespace"], metadata["name"] if named else None)
+    path = f"/apis/{manifest['apiVersion']}/namespaces/{metadata['namespace']}/{_GROUP_PLURALS[kind]}"
+    return f"{path}/{metadata['name']}" if named else path
+
+
 def object_path(kind: str, namespace: str, name: str | None = None) -> str:
     """Path of the objects of a kind in a namespace, or of one of them."""
     prefix, plural = _RESOURCE_PATHS[kind]
@@ -168,8 +181,12 @@ class Api:
 
     async def get(self, kind: str, namespace: str, name: str) -> Json | None:
         """The object, or None if there is none of that name."""
+        return await self.read({"kind": kind, "metadata": {"namespace": namespace, "name": name}})
+
+    async def read(self, manifest: Json) -> Json | None:
+        """The object of this kind and name as it is, or None if there is none."""
         try:
-            return await self.request("GET", object_path(kind, namespace, name))
+            return await self.request("GET", path_of(manifest, named=True))
         except ApiError as error:
             if error.status == 404:
                 return None
@@ -177,19 +194,12 @@ class Api:
 
     async def create(self, manifest: Json) -> Json:
         """POST the object; ApiError with the reason AlreadyExists if there is one of that name."""
-        path = object_path(manifest["kind"], manifest["metadata"]["namespace"])
-        return await self.request("POST", path, query={"fieldManager": FIELD_MANAGER}, body=manifest)
+        return await self.request("POST", path_of(manifest), query={"fieldManager": FIELD_MANAGER}, body=manifest)
 
-    async def apply(self, manifest: Json) -> Json:
-        """Server-side apply: the fields of `manifest` are ours, all others are left as they are."""
-        path = object_path(manifest["kind"], manifest["metadata"]["namespace"], manifest["metadata"]["name"])
-        return await self.request(
-            "PATCH",
-            path,
-            query={"fieldManager": FIELD_MANAGER, "force": "true"},
-            body=manifest,
-            content_type="application/apply-patch+yaml",
-        )
+    async def replace(self, document: Json) -> Json:
+        """PUT an object that was read; ApiError with status 409 if it is another by now, or was written since."""
+        path = path_of(document, named=True)
+        return await self.request("PUT", path, query={"fieldManager": FIELD_MANAGER}, body=document)
 
     async def replace_status(self, manifest: Json) -> Json:
         """PUT the status of a CostOptJob; ApiError with status 409 if it was written since `resourceVersion`."""

@@ -5,8 +5,9 @@ import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -20,7 +21,7 @@ from costopt_operator.allowance import Allowance
 from costopt_operator.api import Api, ApiError, NotLeading, Unreachable, object_path
 from costopt_operator.cluster import Cluster
 from costopt_operator.events import Event, event_manifest
-from costopt_operator.gangs import Gangs, NotYet
+from costopt_operator.gangs import Gangs, NameTaken, NotYet
 from costopt_operator.known_fields import read_known
 from costopt_operator.listening import Logs
 from costopt_operator.logs import about
@@ -37,6 +38,9 @@ log = logging.getLogger(__name__)
 
 WORKERS = 64
 """Jobs looked at at the same time: they wait for the API server, not for each other."""
+LONGEST_WAIT_SECONDS = 10.0
+"""Longest pause between two tries of an attempt whose children cannot be made yet: an object of somebody else's is not
+watched, so nothing tells that it is gone."""
 FIGURES_PER_SECOND = 5.0
 """Statuses of all jobs together in which only figures have grown: thousands of running jobs are no load for that."""
 FIGURES_PUT_OFF = timedelta(seconds=10)
@@ -92,7 +96,8 @@ class Controller:
         except NotLeading:
             pass  # the whole process is about to end
         except NotYet as reason:
-            log.info("%s; looking again in %.1f s", reason, self._queue.failed(key))
+            pause = self._queue.failed(key, longest=LONGEST_WAIT_SECONDS)
+            log.info("it waits for %s; looking again in %.1f s", reason, pause)
         except ApiError as error:
             pause = self._queue.failed(key)
             self._metrics.errors.labels(error.reason or str(error.status)).inc()
@@ -160,6 +165,7 @@ class Controller:
             book=self._cluster.books.get(model.spec.price_book_name or ""),
             nodes=await self._nodes.of(pods),
             refused=self._gangs.refused(job),
+            held_up=self._gangs.held_up(job),
         )
         self._logs.follow(leaving_speakers(world))
         return dataclasses.replace(
@@ -212,15 +218,33 @@ class Controller:
         await run_all(self._delete_if_lost(pod) for pod in todo.overdue)
         for event in todo.events:
             await self._tell(event, todo, job)
-        for gang in todo.start:
-            await self._start(gang, todo, world, job)
-        for child in todo.settle:
-            await self._gangs.settle(child, world, todo.execution)
-        for child in todo.connect:
-            await self._gangs.connect(child, world, todo.execution)
+        # Each by itself: what one attempt waits for holds no other up.
+        held_up = [
+            *[await self._unless_held_up(self._start(gang, todo, world, job), todo, job) for gang in todo.start],
+            *[
+                await self._unless_held_up(self._gangs.settle(child, world, todo.execution, job), todo, job)
+                for child in todo.settle
+            ],
+            *[
+                await self._unless_held_up(self._gangs.connect(child, world, todo.execution, job), todo, job)
+                for child in todo.connect
+            ],
+        ]
+        if any(held_up):
+            raise next(filter(None, held_up))
         if todo.delete:
             log.info("the job's time to live is over")
             await self._api.delete("CostOptJob", job.namespace, job.name, uid=job.uid)
+
+    async def _unless_held_up(self, step: Coroutine[Any, Any, None], todo: Todo, job: JobObject) -> NotYet | None:
+        """Do the step; what it has to wait for, if it has to. Of a name that is taken the job is told once."""
+        try:
+            await step
+        except NotYet as reason:
+            if isinstance(reason, NameTaken) and self._gangs.is_news(job, reason.child):
+                await self._tell(Event("Warning", "NameTaken", reason.advice, about=reason.child), todo, job)
+            return reason
+        return None
 
     async def _release(self, pod: Pod) -> None:
         answer = await self._api.remove_finalizer(pod.namespace, pod.name, pod.uid, USAGE_FINALIZER)
@@ -262,7 +286,7 @@ class Controller:
             namespace=job.namespace,
             name=job.name,
             uid=job.uid,
-            key=f"{todo.execution}/{attempts}",
+            key=event.about or f"{todo.execution}/{attempts}",
             now=self._clock(),
         )
         log.info("%s: %s", event.reason, event.message)

@@ -23,6 +23,8 @@ class Event:
     type: Literal["Normal", "Warning"]
     reason: str
     message: str
+    about: str = ""
+    """What it is about, where a job is told of each such thing once; empty: it may happen in each attempt."""
 
 
 def events_between(before: JobStatus, after: JobStatus) -> Iterator[Event]:

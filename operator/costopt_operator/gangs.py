@@ -1,15 +1,22 @@
-"""Making the children of an attempt. Each is made once: what is there already is recognised, and left as it is."""
+"""Making the children of an attempt. Each is made once: what is there already is recognised, and left as it is.
 
+An object of a child's name that is not the job's own (see `ownership`) is never touched: the attempt waits until it is
+gone.
+"""
+
+import contextlib
 import logging
+from collections.abc import AsyncIterator
 
 from costopt.accounting.outcome import Attempt
-from costopt.names import LABEL_JOB_UID, QUEUE_NAME_LABEL, TRAIN_STAGE
+from costopt.names import QUEUE_NAME_LABEL, TRAIN_STAGE
 from costopt.plan.actions import StartGang
 from costopt.render.children import config_map, service
 from costopt.render.manifests import manifests
 from costopt_operator.api import Api, ApiError, Json
 from costopt_operator.cluster import Cluster
 from costopt_operator.observe import World
+from costopt_operator.ownership import standing
 from costopt_operator.reconcile import Todo
 from costopt_operator.run_all import run_all
 from costopt_operator.sightings import ChildJob, JobObject, parse_child_job, parse_service
@@ -18,7 +25,19 @@ log = logging.getLogger(__name__)
 
 
 class NotYet(Exception):
-    """Something must happen first; the sentence says what. Looked at again soon, with backoff."""
+    """An attempt waits for something; the words say what. Looked at again soon, with backoff."""
+
+
+class NameTaken(NotYet):
+    """A child's name is that of an object which is not the job's. It goes on when that is gone."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(f"the name {name}, which a {kind} has that is not this job's")
+        self.child = f"{kind} {name}"
+        self.advice = (
+            f"the {kind} {name} is not this job's, so it is left as it is, and the job waits: "
+            f"delete that {kind}, or create the job under another name"
+        )
 
 
 class Gangs:
@@ -33,12 +52,18 @@ class Gangs:
         """By job uid."""
         self._settled: dict[str, set[tuple[str, int]]] = {}
         """By job uid: admitted batch Jobs whose settings are there, each with the number of replicas they name."""
+        self._held_up: dict[str, dict[Attempt, str]] = {}
+        """By job uid: attempts whose children cannot be made yet, and what they wait for."""
         self._told: dict[str, set[str]] = {}
         """By job uid: sentences that have been told."""
 
     def refused(self, job: JobObject) -> dict[Attempt, str]:
         """Attempts whose children the API server has refused as invalid, with its sentence."""
         return self._refused.get(job.uid, {})
+
+    def held_up(self, job: JobObject) -> dict[Attempt, str]:
+        """Attempts whose children cannot be made yet, and what they wait for."""
+        return dict(self._held_up.get(job.uid, {}))
 
     def is_news(self, job: JobObject, sentence: str) -> bool:
         """Whether the sentence has not been told before; from now on it has."""
@@ -49,13 +74,13 @@ class Gangs:
 
     def forget(self, uid: str) -> None:
         """The job is gone: nothing needs to be remembered of it."""
-        for memory in (self._refused, self._settled, self._told):
+        for memory in (self._refused, self._settled, self._held_up, self._told):
             memory.pop(uid, None)
 
     async def start(self, gang: StartGang, todo: Todo, world: World, job: JobObject) -> bool:
         """Create the children of an attempt; the batch Job last, and only once.
 
-        Returns False if the API server refuses them as invalid, which `refused` tells from then on.
+        Returns False if the API server refuses them as invalid, which `refused` tells from then on. Raises NotYet.
         """
         queued = QUEUE_NAME_LABEL in world.job.metadata.labels
         drawn = manifests(
@@ -75,8 +100,9 @@ class Gangs:
         first = gang.stage == TRAIN_STAGE and gang.attempt == 0
         log.info("starting attempt %d of %s", gang.attempt, gang.stage)
         try:
-            await run_all(self._ensure(manifest, likely_there=not first) for manifest in others)
-            created = await self._create_or_adopt(batch_job, job)
+            async with self._holding_up(job, (gang.stage, gang.attempt)):
+                await run_all(self._ensure(manifest, job, likely_there=not first) for manifest in others)
+                created = await self._ensure(batch_job, job, likely_there=False)
         except ApiError as error:
             if error.reason != "Invalid":
                 raise
@@ -86,80 +112,72 @@ class Gangs:
         self._cluster.child_jobs.learn(parse_child_job(created), job.namespace)
         return True
 
-    async def _create_or_adopt(self, batch_job: Json, job: JobObject) -> Json:
-        try:
-            return await self._api.create(batch_job)
-        except ApiError as error:
-            if error.reason != "AlreadyExists":
-                raise
-        return await self._adopt(batch_job, job)
+    async def _ensure(self, manifest: Json, job: JobObject, *, likely_there: bool = True) -> Json:
+        """The child as it is on the API server, made if it is not there. Raises NotYet if its name is not free.
 
-    async def _adopt(self, batch_job: Json, job: JobObject) -> Json:
-        """The Job of that name, if it is of this very CostOptJob: made before a crash."""
-        name = batch_job["metadata"]["name"]
-        found = await self._api.get("Job", job.namespace, name)
+        Reading first is cheaper than writing, except when a job begins.
+        """
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
+        if not likely_there and (made := await self._made(manifest)) is not None:
+            return made
+        found = await self._api.read(manifest)
         if found is None:
-            raise NotYet(f"the Job {name} has just gone")
-        if found["metadata"].get("labels", {}).get(LABEL_JOB_UID) != job.uid:
-            raise NotYet(f"a Job {name} that is not this job's must go first")
+            if (made := await self._made(manifest)) is not None:
+                return made
+            raise NotYet(f"somebody else who makes a {kind} {name} just now")
+        self._demand_ours(found, manifest, job)
         return found
 
-    async def _ensure(self, manifest: Json, *, likely_there: bool = True) -> None:
-        """Make what is not there. Reading first is cheaper than writing, except when a job begins."""
-        metadata = manifest["metadata"]
-        if "scheduling.k8s.io" in manifest["apiVersion"]:
-            await self._ensure_group(manifest)
-            return
-        if not likely_there and await self._made(manifest):
-            return
-        found = await self._api.get(manifest["kind"], metadata["namespace"], metadata["name"])
-        if found is None:
-            if not await self._made(manifest):
-                raise NotYet(f"somebody makes a {manifest['kind']} {metadata['name']} just now")
-        elif _belongs_to_another(found, manifest):
-            raise NotYet(f"the {manifest['kind']} {metadata['name']} is of an earlier job and must go first")
+    @staticmethod
+    def _demand_ours(found: Json, manifest: Json, job: JobObject) -> None:
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
+        match standing(found, manifest, job_uid=job.uid):
+            case "Foreign":
+                raise NameTaken(kind, name)
+            case "Earlier":
+                raise NotYet(f"the {kind} {name} of an earlier job to be deleted")
 
-    async def _made(self, manifest: Json) -> bool:
-        """Create it; False if there is one of that name."""
+    async def _made(self, manifest: Json) -> Json | None:
+        """What was created; None if there is one of that name."""
         try:
-            self._learn_child(await self._api.create(manifest), manifest)
+            created = await self._api.create(manifest)
         except ApiError as error:
             if error.reason != "AlreadyExists":
                 raise
-            return False
-        return True
-
-    def _learn_child(self, answer: Json, manifest: Json) -> None:
+            return None
         if manifest["kind"] == "Service":
-            self._cluster.services.learn(parse_service(answer), manifest["metadata"]["namespace"])
+            self._cluster.services.learn(parse_service(created), manifest["metadata"]["namespace"])
+        return created
 
-    async def _ensure_group(self, manifest: Json) -> None:
-        plural = "workloads" if manifest["kind"] == "Workload" else "podgroups"
-        path = f"/apis/{manifest['apiVersion']}/namespaces/{manifest['metadata']['namespace']}/{plural}"
-        try:
-            await self._api.request("POST", path, body=manifest)
-        except ApiError as error:
-            if error.reason != "AlreadyExists":
-                raise
+    async def settle(self, child: ChildJob, world: World, execution: int, job: JobObject) -> None:
+        """Give an admitted gang its settings, with the number of replicas that was admitted.
 
-    async def settle(self, child: ChildJob, world: World, execution: int) -> None:
-        """Give an admitted gang its settings, with the number of replicas that was admitted."""
-        settled = self._settled.setdefault(child.job_uid, set())
-        if (child.uid, child.completions) not in settled:
-            drawn = config_map(world.job, child.attempt, execution=execution, num_nodes=child.completions)
-            await self._api.apply(drawn)
-            settled.add((child.uid, child.completions))
+        Only the very object that was found to be this job's is changed: one written meanwhile is a conflict (409).
+        """
+        settled = self._settled.setdefault(job.uid, set())
+        if (child.uid, child.completions) in settled:
+            return
+        drawn = config_map(world.job, child.attempt, execution=execution, num_nodes=child.completions)
+        async with self._holding_up(job, (child.stage, child.attempt)):
+            found = await self._ensure(drawn, job)
+            if found.get("data") != drawn["data"]:
+                await self._api.replace({**found, "apiVersion": "v1", "kind": "ConfigMap", "data": drawn["data"]})
+        settled.add((child.uid, child.completions))
 
-    async def connect(self, child: ChildJob, world: World, execution: int) -> None:
+    async def connect(self, child: ChildJob, world: World, execution: int, job: JobObject) -> None:
         """Make the gang's Service again if somebody has deleted it."""
         drawn = service(world.job, child.stage, child.attempt, execution=execution)
-        there = self._cluster.services.of((child.namespace, child.job_label))
-        if drawn["metadata"]["name"] not in {found.name for found in there}:
-            await self._ensure(drawn)
+        there = self._cluster.services.of(job.key)
+        if not any(found.name == drawn["metadata"]["name"] and found.job_uid == job.uid for found in there):
+            async with self._holding_up(job, (child.stage, child.attempt)):
+                await self._ensure(drawn, job)
 
-
-def _belongs_to_another(found: Json, manifest: Json) -> bool:
-    """The object was made for an earlier job of the same name."""
-    wanted = manifest["metadata"].get("labels", {}).get(LABEL_JOB_UID)
-    kept = not manifest["metadata"].get("ownerReferences")  # a claim that outlives its job is meant to be found again
-    return not kept and bool(found["metadata"].get("labels", {}).get(LABEL_JOB_UID) != wanted)
+    @contextlib.asynccontextmanager
+    async def _holding_up(self, job: JobObject, attempt: Attempt) -> AsyncIterator[None]:
+        """What the block waits for is what the attempt waits for."""
+        try:
+            yield
+        except NotYet as reason:
+            self._held_up.setdefault(job.uid, {})[attempt] = str(reason)
+            raise
+        self._held_up.get(job.uid, {}).pop(attempt, None)

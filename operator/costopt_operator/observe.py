@@ -74,6 +74,8 @@ class World:
     """Uids of ended pods whose logs are being read once more, which takes a moment."""
     refused: Mapping[Attempt, str] = field(default_factory=dict)
     """Attempts whose batch Job the API server refused as invalid, with its sentence."""
+    held_up: Mapping[Attempt, str] = field(default_factory=dict)
+    """Attempts whose children cannot be made yet, and what they wait for."""
 
     def child_job(self, attempt: Attempt) -> ChildJob | None:
         """The batch Job of that attempt."""
@@ -125,6 +127,7 @@ def observe(world: World, bill: Bill, now: datetime) -> Observed:
         variants=tuple(reports),
         gang_sizes=sizes,
         identity=world.job.metadata.uid or "",
+        held_up=world.held_up,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 AT_A_TIME = 32
 
 
-async def run_all(steps: Iterable[Coroutine[Any, Any, None]]) -> None:
+async def run_all(steps: Iterable[Coroutine[Any, Any, object]]) -> None:
     """Run all steps, at most a few dozen at a time; raises the first failure once all have ended."""
     pending = list(steps)
     for begin in range(0, len(pending), AT_A_TIME):

@@ -17,6 +17,7 @@ from costopt.render.labels import label_value
 from costopt.render.pods import CONTAINER as TRAINER_CONTAINER
 from costopt.schema.base import NAME_PATTERN
 from costopt.schema.replica import TerminationMessage
+from costopt_operator.ownership import controller_of
 from costopt_operator.pod_requests import effective_requests_of
 from costopt_operator.pod_words import container_time, evidence_of, said_at_end, wait_of
 from costopt_operator.work_queue import Key
@@ -158,6 +159,8 @@ class ServiceObject:
     uid: str
     resource_version: int = field(compare=False)
     job_label: str
+    job_uid: str
+    """Of the job that owns it."""
 
     @property
     def key(self) -> Key:
@@ -256,6 +259,7 @@ def parse_service(data: Json) -> ServiceObject:
         uid=metadata["uid"],
         resource_version=int(metadata["resourceVersion"]),
         job_label=metadata.get("labels", {}).get(names.LABEL_JOB, ""),
+        job_uid=controller_of(metadata).uid,
     )
 
 

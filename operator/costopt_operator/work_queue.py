@@ -60,11 +60,12 @@ class WorkQueue:
             heapq.heappush(self._later, (at, next(self._order), key))
             self._set_alarm()
 
-    def failed(self, key: Key) -> float:
-        """Look at `key` again after a pause that grows with each failure in a row; returns it, in seconds."""
+    def failed(self, key: Key, *, longest: float = LONGEST_BACKOFF_SECONDS) -> float:
+        """Look at `key` again after a pause that grows with each failure in a row, to `longest`; returns it, in
+        seconds."""
         count = self._failures.get(key, 0)
         self._failures[key] = count + 1
-        pause = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(count, 20))
+        pause = min(longest, FIRST_BACKOFF_SECONDS * 2.0 ** min(count, 20))
         self.add_after(key, pause)
         return pause
 

@@ -15,12 +15,12 @@ IN_A_NAMESPACE = {
     ("batch", "jobs"): "get list watch create delete",
     ("", "pods"): "get list watch patch delete",
     ("", "pods/log"): "get",
-    ("", "services"): "get list watch create patch",
-    ("", "configmaps"): "get create patch",
-    ("", "persistentvolumeclaims"): "get create patch",
-    ("networking.k8s.io", "networkpolicies"): "get create patch",
-    ("scheduling.k8s.io", "workloads"): "create",
-    ("scheduling.k8s.io", "podgroups"): "create",
+    ("", "services"): "get list watch create",
+    ("", "configmaps"): "get create update",
+    ("", "persistentvolumeclaims"): "get create",
+    ("networking.k8s.io", "networkpolicies"): "get create",
+    ("scheduling.k8s.io", "workloads"): "get create",
+    ("scheduling.k8s.io", "podgroups"): "get create",
     ("", "events"): "create patch",
 }
 NODES = {("", "nodes"): "get"}

@@ -59,12 +59,12 @@ def test_settings_and_network_policy_deleted_by_hand_do_not_harm_the_next_attemp
     job = team.submit(FIRST_STAYS, variants=("int8",))
     pods = job.wait_until_running()
     team.rest.must("DELETE", team.path("configmaps", "tiny-train-a0"))
-    team.rest.must("DELETE", team.path("networkpolicies", "tiny"))
+    team.rest.must("DELETE", team.path("networkpolicies", "tiny-peers"))
     team.rest.must("DELETE", team.path("pods", pods[0]["metadata"]["name"]))
     job.wait_until_ended()
     assert job.stage()["disruptions"] == 1
     assert [each["metadata"]["name"] for each in team.objects("configmaps")] == ["tiny-train-a1"]
-    assert [each["metadata"]["name"] for each in team.objects("networkpolicies")] == ["tiny"]
+    assert [each["metadata"]["name"] for each in team.objects("networkpolicies")] == ["tiny-peers"]
     team.check_usage(job)
 
 

@@ -36,7 +36,7 @@ def test_a_job_succeeds_with_its_variants_and_a_bill_of_exactly_what_its_pods_he
     assert [each["metadata"]["name"] for each in job.batch_jobs()] == ["tiny-int4-a0", "tiny-int8-a0", "tiny-train-a0"]
     others = ["configmaps", "services", "networkpolicies"]
     children = [[each["metadata"]["name"] for each in team.objects(kind)] for kind in others]
-    assert children == [["tiny-train-a0"], ["tiny-train-a0"], ["tiny"]]
+    assert children == [["tiny-train-a0"], ["tiny-train-a0"], ["tiny-peers"]]
     assert [event["reason"] for event in job.events()] == ["Completed"]
 
 

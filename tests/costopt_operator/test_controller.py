@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from builders_operator import START, UID, a_job, child_json, pod_json
+from builders_operator import START, UID, a_job, child_json, owner, pod_json
 from costopt import names
 from costopt.schema.status import JobStatus
 from costopt_operator.allowance import Allowance
@@ -65,9 +65,12 @@ class PlayedApi:
             raise ApiError(409, "AlreadyExists", f"{what} already exists")
         return self.put(manifest["kind"], manifest)
 
-    async def apply(self, manifest: Json) -> Json:
-        self._write(f"apply {manifest['kind']} {manifest['metadata']['name']}")
-        return self.put(manifest["kind"], manifest)
+    async def read(self, manifest: Json) -> Json | None:
+        return await self.get(manifest["kind"], "team", manifest["metadata"]["name"])
+
+    async def replace(self, document: Json) -> Json:
+        self._write(f"replace {document['kind']} {document['metadata']['name']}")
+        return self.put(document["kind"], document)
 
     async def replace_status(self, manifest: Json) -> Json:
         self._write("status")
@@ -188,14 +191,15 @@ def test_a_job_of_ours_that_is_there_already_is_taken_over() -> None:
     assert play.errors("AlreadyExists") == 0
 
 
-def test_a_job_of_somebody_else_is_waited_for_until_it_has_gone(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_job_of_an_earlier_costoptjob_is_waited_for_until_it_has_gone(caplog: pytest.LogCaptureFixture) -> None:
     play = Scene()
     play.add_job()
     play.api.put("Job", {"apiVersion": "batch/v1", "kind": "Job", **child_json(uid="another-job")})
     with caplog.at_level(logging.INFO):
         asyncio.run(play.look(2))
     assert play.cluster.child_jobs.of(KEY) == ()
-    assert "a Job tiny-train-a0 that is not this job's must go first" in caplog.text
+    assert "it waits for the Job tiny-train-a0 of an earlier job to be deleted" in caplog.text
+    assert play.count("event NameTaken") == 0
     del play.api.objects[ATTEMPT]
     asyncio.run(play.look())
     assert [child.job_uid for child in play.cluster.child_jobs.of(KEY)] == [UID]
@@ -208,7 +212,13 @@ def test_a_settings_object_of_an_earlier_job_of_that_name_is_waited_for_until_it
 ) -> None:
     play = Scene()
     play.add_job()
-    earlier = {"labels": {names.LABEL_JOB_UID: "earlier"}, "name": "tiny-train-a0", "namespace": "team", **deleted}
+    earlier = {
+        "labels": names.MANAGED_BY,
+        "ownerReferences": [owner("CostOptJob", "tiny", "earlier")],
+        "name": "tiny-train-a0",
+        "namespace": "team",
+        **deleted,
+    }
     play.api.put("ConfigMap", {"kind": "ConfigMap", "metadata": earlier, "data": {"train.json": "old"}})
     asyncio.run(play.look())
     assert play.api.objects["ConfigMap tiny-train-a0"]["data"] == {"train.json": "old"}

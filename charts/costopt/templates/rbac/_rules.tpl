@@ -20,16 +20,19 @@
   verbs: [get] # progress, and the tail of what failed
 - apiGroups: [""]
   resources: [services]
-  verbs: [get, list, watch, create, patch]
+  verbs: [get, list, watch, create]
 - apiGroups: [""]
-  resources: [configmaps, persistentvolumeclaims]
-  verbs: [get, create, patch]
+  resources: [configmaps]
+  verbs: [get, create, update] # update: settings of a gang that a queue admits again
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [get, create]
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
-  verbs: [get, create, patch]
+  verbs: [get, create]
 - apiGroups: [scheduling.k8s.io]
   resources: [workloads, podgroups]
-  verbs: [create] # gangs placed whole, where the server offers that
+  verbs: [get, create] # gangs placed whole, where the server offers that
 - apiGroups: [""]
   resources: [events]
   verbs: [create, patch]

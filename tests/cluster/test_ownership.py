@@ -1,0 +1,129 @@
+"""Whose an object is: what is not a job's own by its owner's uid is never changed, owned or deleted, whatever its name or
+labels say. The job waits, says so, and goes on by itself."""
+
+from typing import Any
+
+import pytest
+
+from builders_cluster import Play
+from cluster.rest import MERGE, Json
+from cluster.team import LiveJob, Team, condition_of
+from costopt import names
+
+pytestmark = pytest.mark.usefixtures("operator")
+
+CLAIM = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
+CONTAINER = {"name": "main", "image": "registry.invalid/any:1"}
+FOREIGN: dict[str, tuple[str, str, Json]] = {
+    "NetworkPolicy": ("networkpolicies", "tiny-peers", {"spec": {"podSelector": {}, "policyTypes": ["Ingress"]}}),
+    "ConfigMap": ("configmaps", "tiny-train-a0", {"data": {"of": "somebody"}}),
+    "Service": ("services", "tiny-train-a0", {"spec": {"clusterIP": "None", "selector": {"app": "a"}}}),
+    "PersistentVolumeClaim": ("persistentvolumeclaims", "tiny-storage", {"spec": {**CLAIM, "volumeName": "nowhere"}}),
+    "Job": (
+        "jobs",
+        "tiny-train-a0",
+        {"spec": {"suspend": True, "template": {"spec": {"restartPolicy": "Never", "containers": [CONTAINER]}}}},
+    ),
+}
+"""By kind: plural, the name that the job `tiny` wants, and something of somebody else's."""
+APIS = {"NetworkPolicy": "networking.k8s.io/v1", "Job": "batch/v1"}
+
+
+def put_foreign(team: Team, kind: str, **metadata: Any) -> Json:
+    plural, name, rest = FOREIGN[kind]
+    manifest = {"apiVersion": APIS.get(kind, "v1"), "kind": kind, "metadata": {"name": name, **metadata}, **rest}
+    team.rest.must("POST", team.path(plural), manifest)
+    return foreign(team, kind)
+
+
+def foreign(team: Team, kind: str) -> Json:
+    """As it is now, without what its own controllers count."""
+    plural, name, _ = FOREIGN[kind]
+    found = team.rest.must("GET", team.path(plural, name))
+    return {key: value for key, value in found.items() if key != "status"}
+
+
+def remove_foreign(team: Team, kind: str) -> None:
+    plural, name, _ = FOREIGN[kind]
+    team.rest.must("DELETE", team.path(plural, name), {"propagationPolicy": "Background"})
+
+
+def submit(team: Team, *directions: Play, **changes: Any) -> LiveJob:
+    return team.submit(*directions, storage={"create": {"size": "1Gi", "accessMode": "ReadWriteMany"}}, **changes)
+
+
+def wait_until_it_says_so(team: Team, job: LiveJob, kind: str) -> None:
+    name = FOREIGN[kind][1]
+    words = f"waits for: the name {name}, which a {kind} has that is not this job's"
+    job.wait_until(lambda status: words in condition_of(status, "Succeeded").get("message", ""), "waiting for the name")
+    assert job.stage()["phase"].startswith(f"waiting for the name {name}")
+    told = [event for event in job.events() if event["reason"] == "NameTaken"]
+    assert [event["type"] for event in told] == ["Warning"]
+    assert f"the {kind} {name} is not this job's" in told[0]["message"]
+    assert "or create the job under another name" in told[0]["message"]
+    assert job.pods() == []
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_an_object_of_somebody_else_is_left_as_it_is_and_the_job_goes_on_when_it_is_gone(team: Team, kind: str) -> None:
+    before = put_foreign(team, kind)
+    job = submit(team)
+    wait_until_it_says_so(team, job, kind)
+    assert foreign(team, kind) == before
+    remove_foreign(team, kind)
+    job.wait_until_ended()
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_labels_make_nothing_a_jobs_own_and_its_deletion_takes_nothing_with_it(team: Team, kind: str) -> None:
+    labels = {**names.MANAGED_BY, names.LABEL_JOB: "another", names.LABEL_STAGE: "train", names.LABEL_ATTEMPT: "0"}
+    before = put_foreign(team, kind, labels=labels)
+    job = submit(team)
+    team.rest.must(
+        "PATCH", team.path(*FOREIGN[kind][:2]), {"metadata": {"labels": {names.LABEL_JOB_UID: job.uid}}}, MERGE
+    )
+    before = foreign(team, kind)
+    wait_until_it_says_so(team, job, kind)
+    job.delete()
+    team.wait_for(job.is_gone, "the job gone")
+    mine = {f"{plural}/{name}" for plural, name, _ in (FOREIGN[kind],)}
+    team.wait_for(lambda: set(team.leftovers()) <= mine, "its own children gone")
+    assert foreign(team, kind) == before
+
+
+def test_a_job_of_the_name_of_a_network_policy_leaves_it_alone(team: Team) -> None:
+    policy = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "default-deny"}}
+    team.rest.must("POST", team.path("networkpolicies"), policy | {"spec": {"podSelector": {}}})
+    before = team.rest.get(team.path("networkpolicies", "default-deny"))
+    job = team.submit(name="default-deny")
+    job.wait_until_ended()
+    job.delete()
+    team.wait_for(lambda: not team.leftovers(), "all of the job's gone")
+    assert team.rest.get(team.path("networkpolicies", "default-deny")) == before
+
+
+def test_settings_of_an_admitted_gang_are_not_written_over_what_somebody_else_has(team: Team) -> None:
+    job = team.submit(labels={names.QUEUE_NAME_LABEL: "gpus"})
+    team.wait_for(job.batch_jobs, "a batch Job for the queue")
+    before = put_foreign(team, "ConfigMap")
+    team.rest.must("PATCH", team.path("jobs", "tiny-train-a0"), {"spec": {"suspend": False}}, MERGE)
+    team.wait_for(lambda: [one for one in job.events() if one["reason"] == "NameTaken"], "told")
+    assert foreign(team, "ConfigMap") == before
+    remove_foreign(team, "ConfigMap")
+    job.wait_until_ended()
+    (settings,) = team.objects("configmaps")
+    assert settings["metadata"]["ownerReferences"][0]["uid"] == job.uid
+
+
+def test_a_job_made_anew_at_once_waits_for_the_children_of_the_one_before_and_then_runs(team: Team) -> None:
+    first = submit(team, Play(run_seconds="forever", stop_seconds=3))
+    first.wait_until_running()
+    first.delete()
+    team.wait_for(first.is_gone, "the first gone")
+    second = submit(team)
+    second.wait_until_ended()
+    assert not [event for event in second.events() if event["reason"] == "NameTaken"]
+    (settings,) = team.objects("configmaps")
+    assert settings["metadata"]["ownerReferences"][0]["uid"] == second.uid
+    (claim,) = team.objects("persistentvolumeclaims")
+    assert "ownerReferences" not in claim["metadata"]
