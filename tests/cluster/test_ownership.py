@@ -1,5 +1,5 @@
-"""Whose an object is: what is not a job's own by its owner's uid is never changed, owned or deleted, whatever its name or
-labels say. The job waits, says so, and goes on by itself."""
+"""Whose an object is: what is not a job's own by its owner's uid is never changed, owned or deleted, whatever its name
+or labels say. The job waits, says so, and goes on by itself."""
 
 from typing import Any
 
@@ -33,6 +33,9 @@ def put_foreign(team: Team, kind: str, **metadata: Any) -> Json:
     plural, name, rest = FOREIGN[kind]
     manifest = {"apiVersion": APIS.get(kind, "v1"), "kind": kind, "metadata": {"name": name, **metadata}, **rest}
     team.rest.must("POST", team.path(plural), manifest)
+    if kind == "Job":
+        seen = lambda: team.rest.must("GET", team.path(plural, name)).get("status", {}).get("conditions")  # noqa: E731
+        team.wait_for(seen, "seen by the Job controller, which writes that it is suspended")
     return foreign(team, kind)
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from builders_operator import START, UID, a_job, child_json, owner, pod_json
 from costopt import names
+from costopt.render.manifests import manifests
 from costopt.schema.status import JobStatus
 from costopt_operator.allowance import Allowance
 from costopt_operator.api import ApiError, NotLeading
@@ -40,6 +41,8 @@ class PlayedApi:
         """What was done, such as "create Job tiny-train-a0", refused or not."""
         self.next: defaultdict[str, list[Exception]] = defaultdict(list)
         """What is answered instead, once each."""
+        self.replaced: list[Json] = []
+        """Documents of all PUTs, refused or not."""
         self.graces: dict[str, int | None] = {}
         """Grace in seconds with which each object was deleted first or last."""
 
@@ -69,6 +72,7 @@ class PlayedApi:
         return await self.get(manifest["kind"], "team", manifest["metadata"]["name"])
 
     async def replace(self, document: Json) -> Json:
+        self.replaced.append(document)
         self._write(f"replace {document['kind']} {document['metadata']['name']}")
         return self.put(document["kind"], document)
 
@@ -112,14 +116,21 @@ class PlayedApi:
 class Scene:
     """A controller, what it knows, and the job `tiny`."""
 
-    def __init__(self) -> None:
+    def __init__(self, gang_api: str | None = None) -> None:
         self.api = PlayedApi()
+        self.now = START
         api: Any = self.api
         self.queue = WorkQueue()
         self.metrics = Metrics()
         self.cluster = Cluster(api, ("team",), None, self.queue.add)
         self.controller = Controller(
-            api, self.cluster, self.queue, self.metrics, default_image="trainer:1", clock=lambda: START
+            api,
+            self.cluster,
+            self.queue,
+            self.metrics,
+            default_image="trainer:1",
+            gang_api=gang_api,
+            clock=lambda: self.now,
         )
         self.cluster.on_job_gone = self.controller.forget
 
@@ -147,6 +158,11 @@ class Scene:
     @property
     def status(self) -> JobStatus:
         return JobStatus.model_validate_json(parse_job(self.api.objects[JOB]).status)
+
+    def gone_on(self) -> bool:
+        """The first stage runs, and its condition says that it waits for no name."""
+        condition = self.status.condition("Succeeded")
+        return self.status.stages[0].state == "Running" and "the name" not in (condition.message if condition else "")
 
     def count(self, what: str) -> int:
         return self.api.written.count(what)
@@ -338,8 +354,6 @@ def test_a_quota_that_is_used_up_is_tried_again_later_and_later_and_told_once_a_
 def test_growing_figures_wait_while_those_of_other_jobs_take_all_there_is() -> None:
     play = Scene()
     play.add_job()
-    now = [START]
-    play.controller._clock = lambda: now[0]
 
     async def go() -> None:
         await play.look()
@@ -347,10 +361,10 @@ def test_growing_figures_wait_while_those_of_other_jobs_take_all_there_is() -> N
         for index in (0, 1):
             play.add_pod(index)
         for _ in range(2):
-            now[0] += timedelta(seconds=10)
+            play.now += timedelta(seconds=10)
             await play.look()
         written = play.count("status")
-        now[0] += timedelta(minutes=5)
+        play.now += timedelta(minutes=5)
         while play.controller._figures.take():
             pass
         await play.look()
@@ -465,3 +479,69 @@ def test_a_job_that_is_not_understood_is_left_alone(caplog: pytest.LogCaptureFix
     asyncio.run(play.look(2))
     assert play.api.written == []
     assert "the job is not understood" in caplog.text
+
+
+KINDS_MADE = ["PersistentVolumeClaim", "NetworkPolicy", "ConfigMap", "Service", "Workload", "Job"]
+
+
+@pytest.mark.parametrize("kind", KINDS_MADE)
+def test_nothing_of_somebody_else_is_written_over_and_the_job_says_what_it_waits_for(kind: str) -> None:
+    play = Scene(gang_api="v1alpha1")
+    play.add_job(storage={"create": {"size": "1Gi"}})
+    drawn = manifests(a_job(storage={"create": {"size": "1Gi"}}), "train", 0, gang_api="v1alpha1")
+    assert [manifest["kind"] for manifest in drawn] == KINDS_MADE
+    name = next(manifest["metadata"]["name"] for manifest in drawn if manifest["kind"] == kind)
+    labels = {**names.MANAGED_BY, names.LABEL_JOB_UID: UID}
+    foreign = play.api.put(kind, {"metadata": {"name": name, "namespace": "team", "labels": labels}, "data": "theirs"})
+
+    for _ in range(4):
+        asyncio.run(play.look())
+        play.now += timedelta(seconds=11)
+    assert play.api.objects[f"{kind} {name}"] == foreign
+    assert play.count("event NameTaken") == 1
+    assert play.status.stages[0].state == "Starting"
+    condition = play.status.condition("Succeeded")
+    assert condition is not None
+    assert condition.reason == "Pending"
+    assert f"waits for: the name {name}, which a {kind} has that is not this job's" in condition.message
+
+    del play.api.objects[f"{kind} {name}"]
+    for _ in range(3):
+        asyncio.run(play.look())
+        play.now += timedelta(seconds=3)
+    assert [child.name for child in play.cluster.child_jobs.of(KEY)] == ["tiny-train-a0"]
+    assert play.gone_on()
+
+
+def test_a_name_that_is_taken_holds_up_no_other_attempt() -> None:
+    play = Scene()
+    variant = {"steps": [{"type": "Quantize", "quantize": {"scheme": "Int8WeightOnly"}}]}
+    play.add_job(compress=[{"name": "first", **variant}, {"name": "second", **variant}])
+    asyncio.run(play.look())
+    play.add_child(conditions=("Complete",))
+    for index in (0, 1):
+        play.add_pod(index, phase="Succeeded", exit_code=0)
+    play.api.put("Job", {"kind": "Job", "metadata": {"name": "tiny-first-a0", "namespace": "team"}})
+    asyncio.run(play.look(3))
+    assert play.count("create Job tiny-second-a0") == 1
+    assert play.count("event NameTaken") == 1
+
+
+@pytest.mark.parametrize("written_meanwhile", [False, True])
+def test_settings_are_changed_in_the_very_object_that_was_found_to_be_the_jobs(written_meanwhile: bool) -> None:
+    play = Scene()
+    play.add_job(labels={names.QUEUE_NAME_LABEL: "gpus"})
+    asyncio.run(play.look())
+    play.add_child(suspend=False, completions=1)
+    theirs = {"labels": names.MANAGED_BY, "ownerReferences": [owner("CostOptJob", "tiny", UID)]}
+    settings = {"metadata": {"name": "tiny-train-a0", "namespace": "team", **theirs}, "data": {"train.json": "old"}}
+    before = play.api.put("ConfigMap", settings)
+    if written_meanwhile:
+        play.api.next["replace ConfigMap tiny-train-a0"] = [ApiError(409, "Conflict", "the object has been modified")]
+    asyncio.run(play.look(3))
+    written = play.api.replaced[0]
+    assert {key: written["metadata"][key] for key in ("uid", "resourceVersion")} == {
+        key: before["metadata"][key] for key in ("uid", "resourceVersion")
+    }
+    assert play.count("replace ConfigMap tiny-train-a0") == 1 + written_meanwhile
+    assert '"numNodes": 1' in play.api.objects["ConfigMap tiny-train-a0"]["data"]["train.json"]
