@@ -214,6 +214,57 @@ class Cluster:
             pod.change(lambda data: data["metadata"]["finalizers"].remove(finalizer))
             self._sweep(pod)
 
+    # What befalls pods.
+
+    def lose_node(self, name: str) -> None:
+        """A node is gone with all that ran there; its pods are collected some minutes later."""
+        del self.nodes[name]
+        for pod in self.pods.values():
+            if pod.data["spec"].get("nodeName") == name and not pod.told:
+                pod.ends = pod.ends or self.now
+                self.later(self.random.randrange(SECOND, 300 * SECOND), lambda pod=pod: self._collect(pod))  # type: ignore[misc]
+
+    def _collect(self, pod: PlayedPod) -> None:
+        def collected(data: Json) -> None:
+            data["status"]["phase"] = "Failed"
+            told = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC"}
+            data["status"]["conditions"].append({**told, "lastTransitionTime": stamp(self.now)})
+
+        if pod.uid in self.pods and not pod.told:
+            pod.change(collected)
+            pod.told = True
+            self.delete_pod(pod.uid, 0)
+
+    def vanish(self, uid: str) -> None:
+        """Somebody removes the finalizer and deletes the pod by force: nothing is left to look at."""
+        pod = self.pods.pop(uid)
+        pod.ends = pod.ends or self.now
+
+    def resize(self, pod: PlayedPod, requests: Mapping[str, str]) -> None:
+        """Somebody patches the requests of its first container; its node follows later, or cannot."""
+
+        def asked(data: Json) -> None:
+            first = data["spec"]["containers"][0]
+            told = next(item for item in data["status"]["containerStatuses"] if item["name"] == first["name"])
+            told.setdefault("resources", copy.deepcopy(first["resources"]))
+            first["resources"] = {**first["resources"], "requests": {**requests}}
+            conditions = [item for item in data["status"]["conditions"] if item["type"] != "PodResizePending"]
+            data["status"]["conditions"] = conditions
+            if in_vain:
+                pending = {"type": "PodResizePending", "status": "True", "reason": "Infeasible"}
+                conditions.append({**pending, "lastTransitionTime": stamp(self.now)})
+
+        def followed(data: Json) -> None:
+            first = data["spec"]["containers"][0]
+            for item in data["status"]["containerStatuses"]:
+                if item["name"] == first["name"]:
+                    item["resources"] = copy.deepcopy(first["resources"])
+
+        in_vain = self.random.random() < 0.2
+        pod.change(asked)
+        if not in_vain:
+            self.later(self.random.randrange(60 * SECOND), lambda: None if pod.told else pod.change(followed))
+
     # Who else changes things.
 
     def _controllers(self) -> None:

@@ -24,6 +24,7 @@ def differences(expected: ExactBill, found: Bill) -> Iterator[str]:
         ("currency", expected.currency, found.currency),
         ("price book", expected.price_book, found.price_book),
         ("unpriced resources", sorted(expected.unpriced), found.unpriced_resources),
+        ("what was put together", [], found.coarsened),
         ("estimated records", expected.estimated, found.estimated_records),
         ("priced cost", expected.priced if expected.currency else None, _money(found.priced_cost)),
         (

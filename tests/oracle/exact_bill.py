@@ -15,6 +15,8 @@ from typing import Literal
 Microseconds = int
 Span = tuple[Microseconds, Microseconds]
 
+Kind = Literal["Recipe", "Command", "Variant"]
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY: Microseconds = 86_400 * 10**6
 HOUR: Microseconds = 3_600 * 10**6
@@ -108,7 +110,7 @@ class Holding:
     capacity_type: str = "OnDemand"
     outcome: str = "Succeeded"
     """As in a usage record."""
-    kind: Literal["Recipe", "Command", "Variant"] = "Recipe"
+    kind: Kind = "Recipe"
     """What ran: the training of a recipe, which keeps a meter; a user's own program, or the making of a variant."""
     meter: Meter | None = None
     estimated: bool = False

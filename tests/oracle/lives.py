@@ -15,9 +15,9 @@ from costopt_operator.node_class import UNKNOWN_NODE, NodeClass, classify
 from costopt_operator.observe import LogSight, World
 from costopt_operator.reconcile import Memory, Todo, reconcile
 from costopt_operator.sightings import parse_child_job, parse_pod
-from oracle.cluster import SECOND, Cluster, Fate
-from oracle.exact_bill import Book, Microseconds, moment
-from oracle.limits import ACCOUNTS_OF_GANGS
+from oracle.cluster import SECOND, Cluster, Fate, PlayedPod
+from oracle.exact_bill import Book, Kind, Microseconds, moment
+from oracle.limits import ACCOUNTS_OF_GANGS, ENDS_NOBODY_SAW, NODE_CLOCKS_AHEAD, ODD_QUANTITIES, RESIZES, VANISHING
 from oracle.random_records import BEGINNINGS, price_book, random_book
 
 Json = dict[str, Any]
@@ -31,6 +31,7 @@ NODE_LABELS: list[dict[str, str]] = [
     {"eks.amazonaws.com/capacityType": "CAPACITY_BLOCK"},
 ]
 QUANTITIES = ["1", "500m", "1.5", "0.001", "2k", "3"]
+ODD = ["1e1", "5E-1", "250000u", "123456789n", ".5", "5.", "+2", "0", "0.0000000001"]
 SIZES = ["1Gi", "1500M", "123456789", "0.5Gi", "128Mi", "1Ti"]
 
 
@@ -47,6 +48,8 @@ class Look:
     """Since when each Job has been allowed to have pods, by uid."""
     book: Book | None
     written: JobStatus | None
+    forgets: bool
+    """The operator dies after that: what it has not written is lost."""
 
 
 @dataclass
@@ -62,7 +65,8 @@ class Life:
         self.random = random = Random(self.seed)
         begin = random.choice(BEGINNINGS)
         self.book: Book | None = random.choice([None, *[random_book(random, "sample", "USD", begin)] * 4])
-        self.kind = random.choice(["Recipe", "Recipe", "Command"])
+        self.kind: Kind = random.choice(["Recipe", "Recipe", "Command"])
+        self.quantities = [*QUANTITIES, *ODD] if ODD_QUANTITIES else QUANTITIES
         self.memory = Memory()
         self.known_nodes: dict[str, NodeClass] = {}
         self.lag = random.choice([0, SECOND, 90 * SECOND])
@@ -93,25 +97,27 @@ class Life:
 
     def _template(self) -> Json:
         random = self.random
-        resources: Json = {"requests": {"cpu": random.choice(QUANTITIES), "memory": random.choice(SIZES)}}
+        resources: Json = {"requests": {"cpu": random.choice(self.quantities), "memory": random.choice(SIZES)}}
         if random.random() < 0.5:
             resources["limits"] = {"nvidia.com/gpu": str(random.randint(1, 8)), "memory": "2Ti"}
         spec: Json = {"containers": [{"name": "trainer", "resources": resources}]}
         if random.random() < 0.2:
             spec["containers"].append(
-                {"name": "injected", "resources": {"requests": {"cpu": random.choice(QUANTITIES)}}}
+                {"name": "injected", "resources": {"requests": {"cpu": random.choice(self.quantities)}}}
             )
         if random.random() < 0.2:
             spec["initContainers"] = [
-                {"name": "first", "resources": {"requests": {"cpu": random.choice(QUANTITIES), "memory": "64Mi"}}},
+                {"name": "first", "resources": {"requests": {"cpu": random.choice(self.quantities), "memory": "64Mi"}}},
                 {
                     "name": "beside",
                     "restartPolicy": "Always",
-                    "resources": {"requests": {"cpu": random.choice(QUANTITIES)}},
+                    "resources": {"requests": {"cpu": random.choice(self.quantities)}},
                 },
             ][: random.randint(1, 2)]
         if random.random() < 0.2:
             spec["overhead"] = {"cpu": "250m", "memory": "120Mi"}
+        if random.random() < 0.2 and ODD_QUANTITIES:
+            spec["resources"] = {"requests": {"cpu": random.choice(self.quantities)}, "limits": {"memory": "3Gi"}}
         return spec
 
     def _fate(self, stage: str, attempt: int, index: int) -> Fate:
@@ -125,6 +131,7 @@ class Life:
             tells_progress=stage == TRAIN_STAGE and self.kind == "Recipe" and random.random() < 0.5,
             startup=random.randrange(1000, 60 * SECOND) // 1000 * 1000,
             pace=random.choice([60, 100, 100, 130]),
+            clock_ahead=random.choice([0, 0, 0, HOUR]) if NODE_CLOCKS_AHEAD else 0,
         )
 
     # The operator.
@@ -162,11 +169,12 @@ class Life:
             str(job["metadata"]["uid"]): str(job["status"].get("startTime", "")) for job in cluster.jobs.values()
         }
         meters = {uid: said["metered"] for uid, said in logs.items()}
-        self.transcript.append(Look(now, pods, meters, nodes, admissions, self.book, written))
+        self.transcript.append(Look(now, pods, meters, nodes, admissions, self.book, written, bool(dies)))
         if dies:
             self.memory, self.known_nodes = Memory(), {}
             return
-        self.memory = Memory(moment(now) if written else self.memory.last_written, todo.noticed)
+        remembered = [todo.remembered] if hasattr(todo, "remembered") else []
+        self.memory = Memory(moment(now) if written else self.memory.last_written, todo.noticed, *remembered)
         self._carry_out(todo, world)
 
     def _carry_out(self, todo: Todo, world: World) -> None:
@@ -204,6 +212,10 @@ class Life:
             job = random.choice(list(cluster.jobs.values()))
             self._note(f"{job['metadata']['name']} is taken back by its queue")
             cluster.take_back(job)
+        elif chance < 0.21 and ENDS_NOBODY_SAW:
+            self._is_lost(random, pods)
+        elif chance < 0.24 and RESIZES:
+            self._resize(random)
         cluster.passes(random.randrange(1, random.choice([SECOND, 5 * SECOND, 5 * SECOND, 40 * SECOND, 2 * HOUR])))
         if random.random() < 0.9:
             self.look(random.choice(["", "", "", "", "", "before it writes", "before it acts"]))
@@ -217,6 +229,30 @@ class Life:
 
     def _note(self, what: str) -> None:
         self.happened.append(f"{moment(self.cluster.now):%d %H:%M:%S.%f} {what}")
+
+    def _is_lost(self, random: Random, pods: list[PlayedPod]) -> None:
+        what = random.choice(["node", "force", "vanish"])
+        if what == "node" and len(self.cluster.nodes) > 1:
+            name = random.choice(sorted(self.cluster.nodes))
+            self._note(f"{name} is lost")
+            self.cluster.lose_node(name)
+            self.cluster.nodes[f"{name}-again"] = random.choice(NODE_LABELS)
+        elif what == "force" and pods:
+            pod = random.choice(pods)
+            self._note(f"{pod.uid} is deleted by force")
+            self.cluster.delete_pod(pod.uid, 0)
+        elif what == "vanish" and pods and VANISHING:
+            pod = random.choice(pods)
+            self._note(f"{pod.uid} vanishes")
+            self.cluster.vanish(pod.uid)
+
+    def _resize(self, random: Random) -> None:
+        running = [pod for pod in self.cluster.pods.values() if pod.started is not None and not pod.told]
+        if running:
+            pod = random.choice(running)
+            requests = {"cpu": random.choice(self.quantities), "memory": random.choice(SIZES)}
+            self._note(f"{pod.uid} is resized to {requests}")
+            self.cluster.resize(pod, requests)
 
     def _suspend(self, suspend: bool) -> None:
         self._note("it is suspended" if suspend else "it is resumed")

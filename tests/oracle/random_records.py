@@ -14,7 +14,6 @@ from costopt.schema.prices import PriceBook, pricing_unit
 from costopt.schema.replica import MeteredMilliseconds
 from costopt.schema.usage import Outcome, UsageRecord
 from oracle.exact_bill import HOUR, Book, Holding, Meter, Microseconds, Rate, Row, microseconds, moment, number
-from oracle.limits import PRICES_CHANGE_WHILE_HELD
 
 ZONES: Sequence[tzinfo] = [
     UTC,
@@ -44,7 +43,7 @@ PRODUCTS = [None, "H100", "NVIDIA A100-SXM4-80GB"]
 CAPACITY_TYPES = ["OnDemand", "Spot", "Reserved"]
 OUTCOMES: Sequence[Outcome] = ["Succeeded", "Failed", "Stalled", "Disrupted", "Suspended", "Stopped"]
 STAGES = ["train", "int8", "abc"]
-_ROW_DAYS = [-400, -1, 0, 0, 1, 1, 2, 3] if PRICES_CHANGE_WHILE_HELD else [-400, -30, -2, 30]
+_ROW_DAYS = [-400, -1, 0, 0, 1, 1, 2, 3]
 """When rows of a price book begin, counted from the day about which records are made."""
 
 

@@ -12,14 +12,14 @@ from typing import Any
 
 from costopt import names
 from oracle.cluster import INDEX, SECOND
-from oracle.exact_bill import ExactBill, Holding, Meter, Microseconds, exact_bill, microseconds
+from oracle.exact_bill import ExactBill, Holding, Kind, Meter, Microseconds, exact_bill, microseconds
 from oracle.lives import Look
 from oracle.quantities import Quantities, held
 
 Json = Mapping[str, Any]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Facts:
     """What is known of one pod."""
 
@@ -29,10 +29,14 @@ class Facts:
     admission: str
     """Since when its Job has been allowed to have pods."""
     since: Microseconds
-    quantities: Quantities
+    quantities: tuple[tuple[Microseconds, Quantities], ...]
+    """What it holds, each from a moment on."""
     pod: Json
+    seen: Microseconds
+    """When it was last seen alive."""
     product: str | None = None
     capacity_type: str = "OnDemand"
+    node_known: bool = False
     said: Mapping[str, int] | None = None
     """Its own account of its time, the newest."""
     recorded: Holding | None = None
@@ -42,82 +46,115 @@ class Facts:
 class Watcher:
     """Follows a life look by look."""
 
-    kind: str
+    kind: Kind
     facts: dict[str, Facts] = field(default_factory=dict)
+    written: dict[str, Facts] = field(default_factory=dict)
+    """What was known when a status was last written: all that a new operator knows of what it does not see."""
 
     def follow(self, look: Look) -> ExactBill:
         """The bill as it should be at this look."""
         for uid, pod in look.pods.items():
             if (since := _time(pod, "PodScheduled")) is not None:
-                self._learn(uid, pod, since, look)
+                self.facts[uid] = self._learn(self.facts.get(uid), pod, since, look)
         for record in look.written.usage.records if look.written and look.written.usage else []:
             facts = self.facts[record.uid]
             if facts.recorded is None:
-                until, estimated = _end(facts.pod, look.now)
-                facts.recorded = replace(
-                    self._holding(facts, until, record.outcome),
-                    estimated=estimated,
+                holding = replace(
+                    self._holding(facts, *self._end(record.uid, look), record.outcome),
                     book=look.book,
                     pinned=look.book is not None,
                 )
-        return exact_bill(list(self._holdings(look)), look.book)
+                self.facts[record.uid] = replace(facts, recorded=holding)
+        bill = exact_bill(list(self._holdings(look)), look.book)
+        if look.written is not None:
+            self.written = dict(self.facts)
+        if look.forgets:
+            self.facts = dict(self.written)
+        return bill
 
-    def _learn(self, uid: str, pod: Json, since: Microseconds, look: Look) -> None:
+    def _learn(self, facts: Facts | None, pod: Json, since: Microseconds, look: Look) -> Facts:
         labels = pod["metadata"]["labels"]
-        facts = self.facts.setdefault(
-            uid,
-            Facts(
+        node = look.nodes[pod["spec"]["nodeName"]]
+        holds = held(pod)
+        if facts is None:
+            facts = Facts(
                 stage=labels[names.LABEL_STAGE],
                 attempt=int(labels[names.LABEL_ATTEMPT]),
                 index=int(labels[INDEX]),
                 admission=look.admissions.get(pod["metadata"]["ownerReferences"][0]["uid"], ""),
                 since=since,
-                quantities=held(pod["spec"]),
+                quantities=((since, holds),),
                 pod=pod,
-            ),
+                seen=look.now,
+            )
+        if holds != facts.quantities[-1][1] and not _ended(pod):
+            facts = replace(facts, quantities=(*facts.quantities, (look.now, holds)))
+        if node.labels or not facts.node_known:
+            facts = replace(facts, product=node.product, capacity_type=node.capacity_type, node_known=bool(node.labels))
+        return replace(
+            facts, pod=pod, seen=look.now, said=_message_meter(pod) or look.meters.get(_uid(pod)) or facts.said
         )
-        facts.pod = pod
-        node = look.nodes[pod["spec"]["nodeName"]]
-        facts.product, facts.capacity_type = node.product, node.capacity_type
-        facts.said = _message_meter(pod) or look.meters.get(uid) or facts.said
 
     def _holdings(self, look: Look) -> Iterator[Holding]:
         for uid, facts in self.facts.items():
             if facts.recorded is not None:
                 yield facts.recorded
-            elif uid in look.pods:
-                until = _end(facts.pod, look.now)[0] if _ended(facts.pod) else look.now // SECOND * SECOND
-                yield self._holding(facts, until, "Running")
+            else:
+                yield replace(self._holding(facts, *self._end(uid, look), "Running"), estimated=False)
 
-    def _holding(self, facts: Facts, until: Microseconds, outcome: str) -> Holding:
+    def _end(self, uid: str, look: Look) -> tuple[Microseconds, bool]:
+        """Until when it has held what it has, as far as is known, and whether that is an estimate."""
+        facts = self.facts[uid]
+        if not _ended(facts.pod):
+            gone = uid not in look.pods
+            return (self.written[uid].seen if gone else look.now) // SECOND * SECOND, gone
+        end, estimated = _end(facts.pod)
+        return (look.now // SECOND * SECOND, True) if end > look.now else (end, estimated)
+
+    def _holding(self, facts: Facts, until: Microseconds, estimated: bool, outcome: str) -> Holding:
         said = facts.said if facts.said is not None else self._said_in_gang(facts)
+        until = max(facts.since, until)
+        bounds = [since for since, _ in facts.quantities[1:]] + [until]
+        spans = tuple(
+            ((min(since, until), min(bound, until)), quantities)
+            for (since, quantities), bound in zip(facts.quantities, bounds, strict=True)
+        )
         return Holding(
             stage=facts.stage,
             attempt=facts.attempt,
-            spans=(((facts.since, max(facts.since, until)), facts.quantities),),
+            spans=spans,
             product=facts.product,
             capacity_type=facts.capacity_type,
             outcome=outcome,
-            kind="Variant" if facts.stage != names.TRAIN_STAGE else self.kind,  # type: ignore[arg-type]
-            meter=Meter(
-                startup=said["startup"] * 1000,
-                productive=said["productive"] * 1000,
-                since_checkpoint=said["sinceCheckpoint"] * 1000,
-                data_wait=said["dataWait"] * 1000,
-                checkpoint=said["checkpoint"] * 1000,
-            )
-            if said is not None
-            else None,
+            kind="Variant" if facts.stage != names.TRAIN_STAGE else self.kind,
+            meter=_meter(said) if said is not None else None,
+            estimated=estimated,
         )
 
     def _said_in_gang(self, facts: Facts) -> Mapping[str, int] | None:
-        """A gang goes in step: who has said nothing of its own has spent its time as the first replica that was there
-        with it. A queue may have let others in before, under the same attempt: theirs was another time."""
-        for each in self.facts.values():
-            same = (each.stage, each.attempt, each.index) == (facts.stage, facts.attempt, 0)
-            if same and each.admission == facts.admission and each.said is not None:
-                return each.said
-        return None
+        """A gang goes in step: who has said nothing of its own has spent its time as the first who has, of those that
+        were there with it. A queue may have let others in before, under the same attempt: theirs was another time."""
+        gang = [
+            each
+            for each in self.facts.values()
+            if (each.stage, each.attempt, each.admission) == (facts.stage, facts.attempt, facts.admission)
+            and each.said is not None
+        ]
+        return min(gang, key=lambda each: each.index).said if gang else None
+
+
+def _meter(said: Mapping[str, int]) -> Meter:
+    return Meter(
+        startup=said["startup"] * 1000,
+        productive=said["productive"] * 1000,
+        since_checkpoint=said["sinceCheckpoint"] * 1000,
+        data_wait=said["dataWait"] * 1000,
+        checkpoint=said["checkpoint"] * 1000,
+    )
+
+
+def _uid(pod: Json) -> str:
+    return str(pod["metadata"]["uid"])
 
 
 def _time(pod: Json, kind: str) -> Microseconds | None:
@@ -136,13 +173,24 @@ def _ended(pod: Json) -> bool:
     return pod["status"]["phase"] in ("Succeeded", "Failed") or metadata.get("deletionGracePeriodSeconds") == 0
 
 
-def _end(pod: Json, now: Microseconds) -> tuple[Microseconds, bool]:
-    """When an ended pod let go of what it held, and whether that is an estimate."""
-    items = [*pod["status"].get("initContainerStatuses", []), *pod["status"].get("containerStatuses", [])]
-    ends = [item["state"].get("terminated", {}).get("finishedAt") for item in items]
-    if ends and all(ends):
-        return max(map(_parsed, ends)), False
-    raise NotImplementedError(pod)
+def _end(pod: Json) -> tuple[Microseconds, bool]:
+    """When an ended pod let go of what it held, by what it shows, and whether that is an estimate.
+
+    The end of its last container; else of its trainer; else the last time at which it is known to have lived, on its
+    conditions or when it was asked to end.
+    """
+    metadata, status = pod["metadata"], pod["status"]
+    items = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+    ends = {item["name"]: item["state"].get("terminated", {}).get("finishedAt") for item in items}
+    if ends and all(ends.values()):
+        return max(_parsed(end) for end in ends.values() if end), False
+    if trainer := ends.get("trainer"):
+        return _parsed(trainer), True
+    signs = [_parsed(item["lastTransitionTime"]) for item in status["conditions"] if "lastTransitionTime" in item]
+    signs += [_parsed(text) for item in items if (text := item["state"].get("running", {}).get("startedAt"))]
+    if "deletionTimestamp" in metadata and status["phase"] not in ("Succeeded", "Failed"):
+        signs.append(_parsed(metadata["deletionTimestamp"]) - metadata["deletionGracePeriodSeconds"] * SECOND)
+    return max(signs), True
 
 
 def _message_meter(pod: Json) -> Mapping[str, int] | None:
