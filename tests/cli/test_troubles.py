@@ -103,7 +103,7 @@ def answering(answer: bytes | None) -> Iterator[str]:
             except OSError:
                 return
             with connection, suppress(OSError):  # a client that has its answer may be gone before the end of ours
-                connection.settimeout(5)
+                connection.settimeout(60)  # a client may come to its request late on a busy machine
                 seen = b""
                 while b"\r\n\r\n" not in seen and seen[:1] != TLS and (part := connection.recv(65536)):
                     seen += part
