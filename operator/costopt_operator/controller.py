@@ -21,6 +21,15 @@ from costopt_operator.allowance import Allowance
 from costopt_operator.api import Api, ApiError, NotLeading, Unreachable, object_path
 from costopt_operator.cluster import Cluster
 from costopt_operator.events import Event, event_manifest
+from costopt_operator.failing import (
+    LONGEST_PAUSE_SECONDS,
+    LOOKS,
+    FailingLooks,
+    NotEnforced,
+    NotUnderstood,
+    says_something_of_the_job,
+    why,
+)
 from costopt_operator.gangs import Gangs, NameTaken, NotYet
 from costopt_operator.known_fields import read_known
 from costopt_operator.listening import Logs
@@ -73,6 +82,7 @@ class Controller:
         self._nodes = Nodes(api)
         self._logs = Logs(api, queue.add)
         self._figures = Allowance(FIGURES_PER_SECOND)
+        self._failing = FailingLooks()
         self._memories: dict[str, Memory] = {}
         """By job uid."""
 
@@ -98,22 +108,68 @@ class Controller:
         except NotYet as reason:
             pause = self._queue.failed(key, longest=LONGEST_WAIT_SECONDS)
             log.info("it waits for %s; looking again in %.1f s", reason, pause)
-        except ApiError as error:
-            pause = self._queue.failed(key)
-            self._metrics.errors.labels(error.reason or str(error.status)).inc()
-            if error.status != 409:
-                log.warning("%s; looking again in %.1f s", error, pause)
-        except Unreachable as error:
-            self._metrics.errors.labels("Unreachable").inc()
-            log.warning("the API server cannot be reached (%s); again in %.1f s", error, self._queue.failed(key))
-        except Exception:
-            self._metrics.errors.labels("Bug").inc()
-            log.exception("this is a mistake in the operator; looking again in %.1f s", self._queue.failed(key))
+        except NotEnforced as failed:
+            self._again(key, failed.__cause__ or failed)
+            await self._unless_too_often(key, failed.__cause__ or failed)
+        except Exception as error:  # noqa: BLE001 -- whatever it is, the other jobs go on
+            self._again(key, error)
         else:
             self._queue.succeeded(key)
         finally:
             self._metrics.reconcile_seconds.observe(time.perf_counter() - began)
             self._queue.done(key, deciding)
+
+    def _again(self, key: Key, error: BaseException) -> None:
+        """Look again after a pause, and say why."""
+        if isinstance(error, ApiError):
+            pause = self._queue.failed(key, longest=LONGEST_PAUSE_SECONDS if says_something_of_the_job(error) else 60.0)
+            self._metrics.errors.labels(error.reason or str(error.status)).inc()
+            if error.status != 409:
+                log.warning("%s; looking again in %.1f s", error, pause)
+        elif isinstance(error, Unreachable):
+            self._metrics.errors.labels("Unreachable").inc()
+            log.warning("the API server cannot be reached (%s); again in %.1f s", error, self._queue.failed(key))
+        elif isinstance(error, NotUnderstood):
+            pause = self._queue.failed(key, longest=LONGEST_PAUSE_SECONDS)
+            self._metrics.errors.labels("NotUnderstood").inc()
+            log.warning("%s; looking again in %.1f s", error, pause)
+        else:
+            pause = self._queue.failed(key, longest=LONGEST_PAUSE_SECONDS)
+            self._metrics.errors.labels("Bug").inc()
+            log.error("this is a mistake in the operator; looking again in %.1f s", pause, exc_info=error)
+
+    async def _unless_too_often(self, key: Key, error: BaseException) -> None:
+        """Stop the gangs of a job that could not be looked at so often that nothing of it is kept."""
+        job = self._cluster.jobs.get(key)
+        if job is None or not says_something_of_the_job(error) or not self._failing.failed(job.uid):
+            return
+        try:
+            await self._stop_unseen(job, why(error))
+        except (ApiError, *Unreachable) as failed:
+            log.warning("the gangs cannot be stopped: %s", failed)
+
+    async def _stop_unseen(self, job: JobObject, reason: str) -> None:
+        """Stop a job's gangs without looking at it: each has the grace to save its work, and nothing is started."""
+        children = [
+            child
+            for child in self._cluster.child_jobs.of(job.key)
+            if child.job_uid == job.uid and not (child.deleting or child.complete or child.failing)
+        ]
+        left = {(child.stage, child.attempt) for child in children}
+        alone = [
+            pod
+            for pod in self._cluster.pods.of(job.key)
+            if pod.job_uid == job.uid and not pod.ended and pod.deleted is None and pod.orphan
+            if (pod.stage, pod.attempt) not in left
+        ]
+        await run_all(self._delete_job(child) for child in children)
+        await run_all(self._delete_pod(pod, None) for pod in alone)
+        sentence = (
+            f"the job could not be looked at {LOOKS} times in a row, so its gangs are stopped with a checkpoint, and "
+            f"none is started until it can be; it is tried again every few minutes: {reason}"
+        )
+        if self._gangs.is_news(job, sentence):
+            await self._tell(Event("Warning", "CannotBeLookedAt", sentence), Todo(execution=job.generation), job)
 
     async def look_at(self, key: Key) -> float:
         """One look at one job; returns the seconds it took to decide, without the time the API server took."""
@@ -122,13 +178,25 @@ class Controller:
         if job is None:
             await self._after_its_job(key, pods)
             return 0.0
-        await self._release_strangers(job, pods)
         if job.deleting:
+            await self._release_strangers(job, pods)
             await run_all(self._release(pod) for pod in pods if pod.ended and pod.has_finalizer)
             return 0.0
+        try:
+            world, todo, written, deciding = await self._enforce(job)
+        except NotLeading:
+            raise
+        except Exception as error:
+            raise NotEnforced from error
+        self._failing.succeeded(job.uid)
+        await self._carry_out(todo, world, written)
+        await self._release_strangers(job, pods)
+        self._remember_to_look(key, todo, world)
+        return deciding
+
+    async def _enforce(self, job: JobObject) -> tuple[World, Todo, JobObject, float]:
+        """Decide, write it down, and stop what is to stop. All else can wait, and must not keep this from happening."""
         world = await self._gather(job)
-        if world is None:
-            return 0.0
         memory = self._memories.get(job.uid, Memory())
         began = time.perf_counter()
         todo = reconcile(world, memory, self._clock())
@@ -141,18 +209,18 @@ class Controller:
         self._memories[job.uid] = Memory(
             self._clock() if todo.status is not None else memory.last_written, todo.noticed
         )
-        await self._carry_out(todo, world, job)
-        self._remember_to_look(key, todo, world)
-        return deciding
+        # Pods first: the deletion of their Job gives them their full grace, and a shorter one comes too late after that
+        await run_all(self._delete_pod(pod, grace) for pod, grace in todo.delete_pods)
+        await run_all(self._delete_job(child) for child in todo.delete_jobs)
+        return world, todo, job, deciding
 
-    async def _gather(self, job: JobObject) -> World | None:
+    async def _gather(self, job: JobObject) -> World:
         try:
             model, status = _job_of(job.document), _status_of(job.status)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"])
-            log.warning("the job is not understood (%s: %s), so it is left alone", where, first["msg"])
-            return None
+            raise NotUnderstood(f"the job is not understood ({where}: {first['msg']})") from error
         pods = tuple(pod for pod in self._cluster.pods.of(job.key) if pod.job_uid == job.uid)
         children = tuple(child for child in self._cluster.child_jobs.of(job.key) if child.job_uid == job.uid)
         world = World(
@@ -166,6 +234,7 @@ class Controller:
             nodes=await self._nodes.of(pods),
             refused=self._gangs.refused(job),
             held_up=self._gangs.held_up(job),
+            room=job.room,
         )
         self._logs.follow(leaving_speakers(world))
         return dataclasses.replace(
@@ -212,9 +281,6 @@ class Controller:
 
     async def _carry_out(self, todo: Todo, world: World, job: JobObject) -> None:
         await run_all(self._release(pod) for pod in todo.releases)
-        # Pods first: the deletion of their Job gives them their full grace, and a shorter one comes too late after that
-        await run_all(self._delete_pod(pod, grace) for pod, grace in todo.delete_pods)
-        await run_all(self._delete_job(child) for child in todo.delete_jobs)
         await run_all(self._delete_if_lost(pod) for pod in todo.overdue)
         for event in todo.events:
             await self._tell(event, todo, job)
@@ -335,6 +401,7 @@ class Controller:
     def forget(self, uid: str) -> None:
         """The job is gone: nothing needs to be remembered of it."""
         self._memories.pop(uid, None)
+        self._failing.succeeded(uid)
         self._gangs.forget(uid)
 
 

@@ -24,6 +24,14 @@ from costopt_operator.sightings import ChildJob, JobObject, parse_child_job, par
 log = logging.getLogger(__name__)
 
 
+SMALLEST_STATUS = 524_288
+"""Bytes that must be left to the status of a job that begins: enough for any that was ever seen."""
+TOO_LARGE = (
+    "the job leaves too little room for its status, in which all that it uses is recorded; spec, labels and "
+    "annotations together must be at most 900 KiB (put long commands and files into the image or a ConfigMap)"
+)
+
+
 class NotYet(Exception):
     """An attempt waits for something; the words say what. Looked at again soon, with backoff."""
 
@@ -82,6 +90,9 @@ class Gangs:
 
         Returns False if the API server refuses them as invalid, which `refused` tells from then on. Raises NotYet.
         """
+        if (gang.stage, gang.attempt) == (TRAIN_STAGE, 0) and job.room < SMALLEST_STATUS:
+            self._refused.setdefault(job.uid, {})[TRAIN_STAGE, 0] = TOO_LARGE
+            return False
         queued = QUEUE_NAME_LABEL in world.job.metadata.labels
         drawn = manifests(
             world.job,

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 
+from costopt_operator import shapes
 from costopt_operator.api import Api, ApiError, Json
 from costopt_operator.node_class import UNKNOWN_NODE, NodeClass, classify
 from costopt_operator.sightings import Pod
@@ -53,7 +54,7 @@ class Nodes:
             # It is gone; what it was, if that is known, stays true of the pods that ran there.
             found = self._classes[name][0] if name in self._classes else UNKNOWN_NODE
         else:
-            found = classify(node["metadata"].get("labels", {}))
+            found = classify(_labels_of(node))
         if len(self._classes) >= NODE_CLASSES_KEPT:
             self._classes.pop(next(iter(self._classes)))
         self._classes[name] = (found, self._clock())
@@ -69,6 +70,11 @@ class Nodes:
         return not _is_ready(node)
 
 
+def _labels_of(node: Json) -> dict[str, str]:
+    labels: dict[str, str] = shapes.shaped(shapes.NODE, node)["metadata"].get("labels", {})
+    return labels
+
+
 def _is_ready(node: Json) -> bool:
-    conditions = node.get("status", {}).get("conditions", [])
+    conditions = shapes.shaped(shapes.NODE, node).get("status", {}).get("conditions", [])
     return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)

@@ -31,6 +31,9 @@ from costopt.schema.status import Bill, JobStatus
 from costopt_operator.node_class import NodeClass
 from costopt_operator.sightings import ChildJob, Pod, indexes, parse_time
 
+LARGEST_STATUS = 1_048_576
+"""Bytes of a status, whatever else there is room for."""
+
 ENDS_WHEN_TOLD = (None, EXIT_PREEMPTED, 137)
 """Exit codes of a pod that was told to end; any other is of its own making, also if it comes after that."""
 
@@ -72,6 +75,8 @@ class World:
     """By pod uid."""
     unheard: frozenset[str] = frozenset()
     """Uids of ended pods whose logs are being read once more, which takes a moment."""
+    room: int = LARGEST_STATUS
+    """Bytes that its status may have."""
     refused: Mapping[Attempt, str] = field(default_factory=dict)
     """Attempts whose batch Job the API server refused as invalid, with its sentence."""
     held_up: Mapping[Attempt, str] = field(default_factory=dict)
@@ -280,7 +285,7 @@ def _unseen(child: ChildJob) -> Replica:
 
 def _refused(world: World, attempt: Attempt) -> Replica:
     stage, number = attempt
-    sentence = f"the API server refused the Job of {stage}: {world.refused[attempt]}"[:2000]
+    sentence = f"the Job of {stage} was refused: {world.refused[attempt]}"[:2000]
     return Replica(
         uid=f"{world.job.metadata.uid}-{stage}-{number}-refused",
         stage=stage,

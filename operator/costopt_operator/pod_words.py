@@ -54,7 +54,7 @@ def said_at_end(message: str) -> TerminationMessage | None:
 
 def _memory_limit(spec: Json) -> str:
     """Memory limit of the trainer's container; empty without one."""
-    for item in spec["containers"]:
+    for item in spec.get("containers", []):
         if item["name"] == TRAINER_CONTAINER:
             return one_line(str(item.get("resources", {}).get("limits", {}).get("memory", "")), REASON_LIMIT)
     return ""
@@ -88,4 +88,6 @@ def _waiting_containers(status: Json) -> Iterator[Json]:
 
 def _images(spec: Json) -> dict[str, str]:
     """Image of each container, as asked for: a status may name what it stands for instead."""
-    return {item["name"]: item.get("image", "") for item in (*spec.get("initContainers", []), *spec["containers"])}
+    return {
+        item["name"]: item.get("image", "") for item in (*spec.get("initContainers", []), *spec.get("containers", []))
+    }

@@ -19,7 +19,8 @@ from costopt.schema.pods import DEFAULT_GRACE_PERIOD_SECONDS
 from costopt.schema.status import JobStatus, StageStatus
 from costopt.schema.usage import Usage
 from costopt_operator.events import Event, events_between
-from costopt_operator.observe import World, observe
+from costopt_operator.fitting import fitted
+from costopt_operator.observe import LARGEST_STATUS, World, observe
 from costopt_operator.recording import RECORDS_KEPT, bill, ended_unrecorded, foldable, new_usage, room
 from costopt_operator.sightings import ChildJob, Pod, parse_time
 
@@ -95,6 +96,7 @@ def reconcile(world: World, memory: Memory, now: datetime) -> Todo:
     # What an end was counted as says what its time was for: the bill of new records is another.
     whole_bill = so_far if recorded is kept else bill(world, recorded, now)
     status = decided.status.model_copy(update={"usage": recorded if recorded != Usage() else None, "bill": whole_bill})
+    status = fitted(status, min(world.room, LARGEST_STATUS))
 
     urgency = _urgency(world.status, status)
     write, wait = _when(urgency, memory, now)

@@ -5,6 +5,7 @@ Timestamps stay text until they are needed. Everything here is pure.
 
 import functools
 import json
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,10 +14,12 @@ from typing import Any
 
 from costopt import names
 from costopt.plan.evidence import Evidence, is_disruption
+from costopt.plan.foreign_text import one_line
 from costopt.render.labels import label_value
 from costopt.render.pods import CONTAINER as TRAINER_CONTAINER
 from costopt.schema.base import NAME_PATTERN
 from costopt.schema.replica import TerminationMessage
+from costopt_operator import shapes
 from costopt_operator.ownership import controller_of
 from costopt_operator.pod_requests import effective_requests_of
 from costopt_operator.pod_words import container_time, evidence_of, said_at_end, wait_of
@@ -24,11 +27,20 @@ from costopt_operator.work_queue import Key
 
 Json = dict[str, Any]
 
+log = logging.getLogger(__name__)
+
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 UNSEEN_REASON = "ContainerStatusUnknown"
 """Reason of a container of which the kubelet knows nothing any more; the exit code beside it is made up."""
 NUMBER = re.compile(r"[0-9]{1,9}")
 """Attempts and completion indexes: labels that anybody may have written must not make a record that is invalid."""
+_SPAN = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
+MOST_MARKS = 64
+"""Labels, and annotations, of a queue that are read."""
+LARGEST_OBJECT = 1_572_864
+"""Bytes of the largest object that etcd keeps unless it is told otherwise (--max-request-bytes)."""
+FOR_OTHERS = 98_304
+"""Bytes of it that are left to what is written beside the status: who wrote which field, and when."""
 MESSAGE_LIMIT = 8192
 """Characters read of a termination message; a kubelet writes at most 4,096 bytes of it."""
 
@@ -47,6 +59,8 @@ class JobObject:
     """The object without its status, as JSON of our own language: of its metadata just what that knows."""
     status: bytes
     """Its status as JSON; "{}" if it has none."""
+    room: int = field(compare=False)
+    """Bytes that a status may have beside the rest of the object; below 0 if that alone is too large."""
 
     @property
     def key(self) -> Key:
@@ -200,11 +214,36 @@ def parse_job(data: Json) -> JobObject:
         generation=metadata["generation"],
         document=_compact(document),
         status=_compact(data.get("status") or {}),
+        room=LARGEST_OBJECT - FOR_OTHERS - stored_bytes({**data, "status": None}),
     )
 
 
+def stored_bytes(data: object) -> int:
+    """Bytes that the data has at most where an API server keeps it; that writes "<", ">" and "&" as six characters."""
+    written = _compact(data)
+    return len(written) + 5 * sum(map(written.count, (b"<", b">", b"&")))
+
+
 def _of_queues(marks: Mapping[str, str] | None) -> dict[str, str]:
-    return {key: value for key, value in (marks or {}).items() if key.startswith(names.QUEUE_PREFIX)}
+    found = {key: value for key, value in (marks or {}).items() if key.startswith(names.QUEUE_PREFIX)}
+    kept = sorted(found, key=lambda key: (key != names.QUEUE_NAME_LABEL, key))[:MOST_MARKS]
+    if len(kept) < len(found):
+        _say_once(f"only {MOST_MARKS} of the {len(found)} labels or annotations of a queue are read")
+    return {key: found[key] for key in kept}
+
+
+def _fit(shape: shapes.Shape, data: Json) -> Json:
+    """The object as its readers need it; what of it was passed over is logged, once."""
+    fit: Json = shapes.shaped(shape, data)
+    places = shapes.differs(data, fit) if fit != data else []
+    if places:
+        _say_once(f"{fit['metadata']['name']} ({fit['metadata']['uid']}): passed over or cut: {', '.join(places[:8])}")
+    return {"spec": {}, "status": {}, **fit}
+
+
+@functools.lru_cache(maxsize=4096)
+def _say_once(sentence: str) -> None:
+    log.warning("%s", one_line(sentence, 1000))
 
 
 def _compact(data: object) -> bytes:
@@ -213,6 +252,7 @@ def _compact(data: object) -> bytes:
 
 def parse_child_job(data: Json) -> ChildJob:
     """A batch Job out of the API server's JSON."""
+    data = _fit(shapes.JOB, data)
     metadata, spec, status = data["metadata"], data["spec"], data.get("status", {})
     labels = metadata.get("labels", {})
     conditions = {item["type"] for item in status.get("conditions", []) if item["status"] == "True"}
@@ -252,6 +292,7 @@ def _number(labels: Mapping[str, str], label: str) -> int:
 
 def parse_service(data: Json) -> ServiceObject:
     """A Service out of the API server's JSON."""
+    data = _fit(shapes.SERVICE, data)
     metadata = data["metadata"]
     return ServiceObject(
         namespace=metadata["namespace"],
@@ -265,6 +306,7 @@ def parse_service(data: Json) -> ServiceObject:
 
 def parse_pod(data: Json) -> Pod:
     """A pod out of the API server's JSON."""
+    data = _fit(shapes.POD, data)
     metadata, status = data["metadata"], data.get("status", {})
     labels = metadata.get("labels", {})
     conditions = {item["type"]: item for item in status.get("conditions", [])}
@@ -317,9 +359,11 @@ def _trainer_state(containers: list[Json]) -> Json:
 
 
 def indexes(text: str) -> frozenset[int]:
-    """The numbers in "0-3,5"."""
+    """The numbers in "0-3,5" that a gang can have; a part that is none is passed over."""
     found: set[int] = set()
-    for part in filter(None, text.split(",")):
-        first, _, last = part.partition("-")
-        found.update(range(int(first), int(last or first) + 1))
+    for part in text.split(","):
+        span = _SPAN.fullmatch(part)
+        if span is not None:
+            first, last = int(span[1]), int(span[2] or span[1])
+            found.update(range(min(first, shapes.MOST_GANG), min(last, shapes.MOST_GANG - 1) + 1))
     return frozenset(found)

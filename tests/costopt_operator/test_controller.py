@@ -18,6 +18,7 @@ from costopt_operator.allowance import Allowance
 from costopt_operator.api import ApiError, NotLeading
 from costopt_operator.cluster import Cluster
 from costopt_operator.controller import Controller
+from costopt_operator.failing import LOOKS, FailingLooks
 from costopt_operator.metrics import Metrics
 from costopt_operator.observe import LogSight
 from costopt_operator.sightings import parse_child_job, parse_job, parse_pod
@@ -123,6 +124,7 @@ class Scene:
         self.queue = WorkQueue()
         self.metrics = Metrics()
         self.cluster = Cluster(api, ("team",), None, self.queue.add)
+        self.steady = 0.0
         self.controller = Controller(
             api,
             self.cluster,
@@ -132,6 +134,7 @@ class Scene:
             gang_api=gang_api,
             clock=lambda: self.now,
         )
+        self.controller._failing = FailingLooks(lambda: self.steady)
         self.cluster.on_job_gone = self.controller.forget
 
     def add_job(self, *, uid: str = UID, **spec: Any) -> None:
@@ -329,7 +332,7 @@ def test_pods_of_an_earlier_job_of_that_name_are_let_go_without_a_record() -> No
     play.add_job(uid="second")
     play.add_pod(0, phase="Succeeded", exit_code=0)
     asyncio.run(play.look())
-    assert play.api.written[0] == "release train-a0-0"
+    assert play.count("release train-a0-0") == 1
     assert play.status.usage is None
 
 
@@ -471,14 +474,24 @@ def test_a_mistake_of_our_own_at_one_job_is_logged_and_the_others_go_on(caplog: 
     assert "this is a mistake in the operator" in caplog.text
 
 
-def test_a_job_that_is_not_understood_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+def with_a_gang() -> Scene:
+    """A running gang; time is the test's."""
     play = Scene()
     play.add_job()
-    broken = {**play.api.objects[JOB], "spec": {"train": {}}}
+    asyncio.run(play.look())
+    play.add_child()
+    for index in (0, 1):
+        play.add_pod(index)
+    asyncio.run(play.look())
+    play.api.written.clear()
+    return play
+
+
+def mistaken(play: Scene, **spec: Any) -> None:
+    """The job becomes one that this version does not understand, however that came about."""
+    known = play.api.objects[JOB]
+    broken = {**known, "spec": {**known["spec"], **spec}}
     play.cluster.learn_job(parse_job(play.api.put("CostOptJob", broken)))
-    asyncio.run(play.look(2))
-    assert play.api.written == []
-    assert "the job is not understood" in caplog.text
 
 
 KINDS_MADE = ["PersistentVolumeClaim", "NetworkPolicy", "ConfigMap", "Service", "Workload", "Job"]
@@ -545,3 +558,128 @@ def test_settings_are_changed_in_the_very_object_that_was_found_to_be_the_jobs(w
     }
     assert play.count("replace ConfigMap tiny-train-a0") == 1 + written_meanwhile
     assert '"numNodes": 1' in play.api.objects["ConfigMap tiny-train-a0"]["data"]["train.json"]
+
+
+REFUSALS = [
+    ApiError(400, "BadRequest", "the status is no JSON"),
+    ApiError(403, "Forbidden", "a policy forbids it"),
+    ApiError(413, "RequestEntityTooLarge", "limit is 3145728"),
+    ApiError(422, "Invalid", "status.bill.lines: Too many: 3000: must have at most 2000 items"),
+    ApiError(500, "InternalError", "etcdserver: request is too large"),
+    ApiError(500, "InternalError", "trying to send message larger than max (2097153 vs. 2097152)"),
+    KeyError("a mistake"),
+    RecursionError("maximum recursion depth exceeded"),
+]
+PASSING = [
+    ApiError(401, "Unauthorized", ""),
+    ApiError(409, "Conflict", ""),
+    ApiError(429, "TooManyRequests", ""),
+    ApiError(500, "InternalError", "etcdserver: leader changed"),
+    ApiError(503, "ServiceUnavailable", ""),
+    TimeoutError(),
+    ConnectionResetError("reset"),
+]
+
+
+def failing_looks(play: Scene, error: Exception, looks: int) -> None:
+    """So many looks, ten seconds apart, of which the status is due at each and is answered with `error`."""
+    began = START
+
+    async def go() -> None:
+        for number in range(looks):
+            play.controller._clock = lambda now=began + timedelta(seconds=40 * (number + 1)): now
+            play.steady += 10.0
+            play.api.next["status"] = [error]
+            await play.look()
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=repr)
+def test_a_job_whose_looks_fail_is_stopped_with_a_checkpoint_and_told_once(error: Exception) -> None:
+    play = with_a_gang()
+    failing_looks(play, error, LOOKS - 1)
+    assert deleted(play) == []
+    failing_looks(play, error, 3)
+    assert set(deleted(play)) == {f"delete {ATTEMPT}"}
+    assert play.api.graces[ATTEMPT] is None
+    assert play.count("event CannotBeLookedAt") == 1
+    assert not any(what.startswith("release") for what in play.api.written), "usage that stands nowhere is let go"
+    assert play.queue._failures[KEY] == LOOKS + 2
+
+
+@pytest.mark.parametrize("error", PASSING, ids=repr)
+def test_what_passes_by_itself_stops_no_gang(error: Exception) -> None:
+    play = with_a_gang()
+    failing_looks(play, error, 3 * LOOKS)
+    assert deleted(play) == []
+
+
+def test_looks_that_fail_within_a_moment_stop_no_gang() -> None:
+    play = with_a_gang()
+
+    async def go() -> None:
+        for _ in range(3 * LOOKS):
+            play.controller._clock = lambda: START + timedelta(minutes=5)
+            play.api.next["status"] = [KeyError("a mistake")]
+            await play.look()
+
+    asyncio.run(go())
+    assert deleted(play) == []
+
+
+def test_a_look_that_succeeds_forgets_those_that_failed_before() -> None:
+    play = with_a_gang()
+    failing_looks(play, KeyError("a mistake"), LOOKS - 1)
+    asyncio.run(play.look())
+    failing_looks(play, KeyError("a mistake"), LOOKS - 1)
+    assert deleted(play) == []
+
+
+def test_a_job_that_is_not_understood_starts_nothing_and_is_not_left_to_run(caplog: pytest.LogCaptureFixture) -> None:
+    play = with_a_gang()
+    mistaken(play, train={})
+    failing_looks(play, KeyError("never asked for"), LOOKS)
+    assert "the job is not understood (spec.train.resourcesPerNode: Field required)" in caplog.text
+    assert set(deleted(play)) == {f"delete {ATTEMPT}"}
+    assert play.count("event CannotBeLookedAt") == 1
+    assert play.count("status") == 0
+
+
+def test_the_pods_of_a_gang_that_has_lost_its_job_are_stopped_one_by_one() -> None:
+    play = with_a_gang()
+    for gone in play.cluster.child_jobs.of(KEY):
+        play.cluster.child_jobs.watches[0]._forget(gone)
+    for index in (0, 1):
+        data = {**play.api.objects[f"Pod train-a0-{index}"]}
+        del data["metadata"]["ownerReferences"]
+        play.cluster.pods.learn(parse_pod(play.api.put("Pod", data)), "team")
+    mistaken(play, train={})
+    failing_looks(play, KeyError("never asked for"), LOOKS)
+    assert deleted(play) == PODS_OF_GANG
+
+
+def test_a_finalizer_that_cannot_be_removed_keeps_no_limit_from_being_kept() -> None:
+    play = with_a_gang()
+    stranger = {"namespace": "team", "uid": "stranger"}
+    data = pod_json(1, phase="Succeeded", exit_code=0, uid="earlier")
+    data["metadata"] |= {"name": "stranger", "uid": "stranger", **stranger}
+    play.cluster.pods.learn(parse_pod(play.api.put("Pod", data)), "team")
+    play.api.next["release stranger"] = [ApiError(403, "Forbidden", "a policy forbids it")] * 9
+    mistaken(play, suspend=True)
+    asyncio.run(play.look())
+    assert deleted(play) == [f"delete {ATTEMPT}"]
+
+
+def test_a_job_that_leaves_no_room_for_its_status_fails_at_its_beginning_and_says_why() -> None:
+    play = Scene()
+    play.add_job()
+    known = play.api.objects[JOB]
+    large = {**known, "metadata": {**known["metadata"], "annotations": {"a": "x" * (960 << 10)}}}
+    play.cluster.learn_job(parse_job(play.api.put("CostOptJob", large)))
+    asyncio.run(play.look(3))
+    condition = play.status.condition("Succeeded")
+    assert condition is not None
+    assert (condition.status, condition.reason) == ("False", "TrainingFailed")
+    assert "spec, labels and annotations together must be at most 900 KiB" in condition.message
+    assert play.count(f"create {ATTEMPT}") == 0
