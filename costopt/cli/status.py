@@ -110,11 +110,21 @@ def _print(first: str, reasons: list[str], found: JobStatus, place: Place) -> No
     if found.progress is not None:
         out.print(progress_text(found.progress), markup=False)
     out.print(f"cost so far: {cost_so_far(found.bill)}", markup=False)
+    if found.continues_from_step is not None:
+        out.print(_before(found, found.continues_from_step), markup=False, soft_wrap=True)
     if found.variants:
         out.print(variants_table(found.variants))
     if found.failure is not None:
         recovered = not state_of(found).startswith("Failed")
         out.print(failure_text(found.failure, place, recovered=recovered), markup=False, soft_wrap=True)
+
+
+def _before(found: JobStatus, step: int) -> str:
+    """What an earlier job did, and that it is not counted here."""
+    earlier = found.earlier_job
+    known = earlier is not None and earlier.priced_cost is not None
+    cost = f"{earlier.priced_cost} {earlier.currency or ''}".rstrip() if earlier and known else "not known"
+    return f"Training went on from step {step} of an earlier job, whose cost ({cost}) is not in this bill."
 
 
 def _list(jobs: Jobs, output: str, *, everywhere: bool) -> None:

@@ -118,7 +118,8 @@ def plan(observed: Observed, now: datetime) -> Plan:
             "completion_time": now if ending else None,
             **_activity(before, active=not (suspended or ending), now=now),
             "stages": stages,
-            "progress": _newest_progress(observed),
+            "progress": (progress := _newest_progress(observed)),
+            "continues_from_step": _continues_from(before, progress),
             "bill": observed.bill or before.bill,
             "variants": _finished_variants(observed, stages),
             "failure": failure,
@@ -267,6 +268,13 @@ def _newest_progress(observed: Observed) -> Progress | None:
         and (report := replica.progress or (replica.termination and replica.termination.progress))
     ]
     return safe_progress(max(reports, key=lambda keyed: keyed[0])[1]) if reports else observed.status.progress
+
+
+def _continues_from(before: JobStatus, progress: Progress | None) -> int | None:
+    """The step that the job's first report of progress went on from: nothing of this job can have been saved before."""
+    if before.continues_from_step is not None or before.progress is not None or progress is None:
+        return before.continues_from_step
+    return progress.resumed_from_step or None
 
 
 def _finished_variants(observed: Observed, stages: list[StageStatus]) -> list[VariantStatus]:

@@ -166,6 +166,17 @@ class Bill(Strict):
         return self.model_dump(mode="json", by_alias=True)
 
 
+class EarlierJob(Strict):
+    """A job of the same name that was deleted before this one was created."""
+
+    uid: ShortText
+    """Its unique id."""
+    priced_cost: Figure | None = None
+    """What it had cost when its status was last written, as far as that had a price."""
+    currency: Currency | None = None
+    """Currency of that cost."""
+
+
 class JobStatus(Strict):
     """Where the job stands and what it has cost."""
 
@@ -193,6 +204,11 @@ class JobStatus(Strict):
     """Training first, then the variants in order."""
     progress: Progress | None = Field(default=None, json_schema_extra=WRITTEN_WHOLE)
     """How far training is."""
+    continues_from_step: Count | None = None
+    """Step of the checkpoint from which the job's first training went on, as it says itself: of an earlier job whose
+    storage was kept. Bill and budget begin at 0 all the same. None: it began at the beginning, or has not said."""
+    earlier_job: EarlierJob | None = Field(default=None, json_schema_extra=WRITTEN_WHOLE)
+    """The job whose checkpoint that is, if the operator saw its end. None also when it did not."""
     bill: Bill | None = Field(default=None, json_schema_extra=WRITTEN_WHOLE)
     """Resource-hours and money so far."""
     usage: Usage | None = Field(default=None, json_schema_extra=WRITTEN_WHOLE)

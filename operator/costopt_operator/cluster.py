@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from costopt.names import MANAGED_BY_SELECTOR
 from costopt.schema.document import read_documents
 from costopt.schema.prices import PriceBook
+from costopt.schema.status import EarlierJob, JobStatus
 from costopt_operator.api import GROUP_PATH, JOBS, Api, ApiError, Json, Unreachable, list_path
 from costopt_operator.known_fields import read_known
 from costopt_operator.list_watch import ListWatch, Versioned
@@ -41,6 +42,9 @@ JOBS_A_PAGE = 100
 """A job with its records is some tens of kilobytes, and several times that while it is read."""
 SWEEP_SECONDS = 300.0
 """Between two lists of all jobs and price books."""
+
+EARLIER_KEPT = 1000
+"""Jobs that are gone and whose cost is remembered."""
 
 
 class Changed(Protocol):
@@ -126,6 +130,8 @@ class Cluster:
         self._swept = time.monotonic()
         self._news = False
         self.jobs: dict[Key, JobObject] = {}
+        self.earlier: dict[Key, EarlierJob] = {}
+        """The last job of each name whose end was seen."""
         self.books: dict[str, PriceBook] = {}
         self.child_jobs = Children[ChildJob](api, "Job", self._namespaces, parse_child_job, changed)
         self.pods = Children[Pod](api, "Pod", self._namespaces, parse_pod, changed)
@@ -227,8 +233,22 @@ class Cluster:
         known = self.jobs.get(job.key)
         if known is not None and known.uid == job.uid:
             del self.jobs[job.key]
+            self._remember(known)
         self.on_job_gone(job.uid)
         self._changed(job.key)
+
+    def _remember(self, job: JobObject) -> None:
+        """What a job has cost, for one that is made anew under its name and goes on from its checkpoints."""
+        try:
+            bill = read_known(JobStatus, job.status).bill
+        except ValidationError:
+            return
+        self.earlier.pop(job.key, None)
+        self.earlier[job.key] = EarlierJob(
+            uid=job.uid, priced_cost=bill.priced_cost if bill else None, currency=bill.currency if bill else None
+        )
+        if len(self.earlier) > EARLIER_KEPT:
+            del self.earlier[next(iter(self.earlier))]
 
     def learn_book(self, data: Json) -> None:
         """Take note of a price book as it is now, and look again at the jobs that it may price."""

@@ -234,6 +234,7 @@ class Controller:
             nodes=await self._nodes.of(pods),
             refused=self._gangs.refused(job),
             held_up=self._gangs.held_up(job),
+            earlier=self._cluster.earlier.get(job.key),
             room=job.room,
         )
         self._logs.follow(leaving_speakers(world))

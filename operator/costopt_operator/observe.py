@@ -27,7 +27,7 @@ from costopt.schema.replica import (
     Progress,
     TerminationMessage,
 )
-from costopt.schema.status import Bill, JobStatus
+from costopt.schema.status import Bill, EarlierJob, JobStatus
 from costopt_operator.node_class import NodeClass
 from costopt_operator.sightings import ChildJob, Pod, indexes, parse_time
 
@@ -75,6 +75,8 @@ class World:
     """By pod uid."""
     unheard: frozenset[str] = frozenset()
     """Uids of ended pods whose logs are being read once more, which takes a moment."""
+    earlier: EarlierJob | None = None
+    """The job of this name before it, if its end was seen."""
     room: int = LARGEST_STATUS
     """Bytes that its status may have."""
     refused: Mapping[Attempt, str] = field(default_factory=dict)

@@ -96,6 +96,8 @@ def reconcile(world: World, memory: Memory, now: datetime) -> Todo:
     # What an end was counted as says what its time was for: the bill of new records is another.
     whole_bill = so_far if recorded is kept else bill(world, recorded, now)
     status = decided.status.model_copy(update={"usage": recorded if recorded != Usage() else None, "bill": whole_bill})
+    if status.continues_from_step is not None and status.earlier_job is None:
+        status = status.model_copy(update={"earlier_job": world.earlier})
     status = fitted(status, min(world.room, LARGEST_STATUS))
 
     urgency = _urgency(world.status, status)

@@ -168,6 +168,14 @@ def test_status_shows_the_same_tables_as_on_a_laptop(api: FakeApi, costopt: Comm
     assert plain["failure"]["logTail"] == ["a line", "the last line"]
 
 
+def test_status_says_that_an_earlier_jobs_cost_is_not_in_the_bill(api: FakeApi, costopt: Command) -> None:
+    add_job(api, status=running(continuesFromStep=40, earlierJob={"uid": "u", "pricedCost": "12.5", "currency": "USD"}))
+    said = "Training went on from step 40 of an earlier job, whose cost ({}) is not in this bill."
+    assert said.format("12.5 USD") in costopt("status", "tiny").out
+    add_job(api, status=running(continuesFromStep=40))
+    assert said.format("not known") in costopt("status", "tiny").out
+
+
 def test_status_says_what_replicas_wait_for(api: FakeApi, costopt: Command) -> None:
     owner = add_job(api, status=running())
     unschedulable = [

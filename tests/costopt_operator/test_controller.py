@@ -13,7 +13,8 @@ import pytest
 from builders_operator import START, UID, a_job, child_json, owner, pod_json
 from costopt import names
 from costopt.render.manifests import manifests
-from costopt.schema.status import JobStatus
+from costopt.schema.replica import Progress
+from costopt.schema.status import Bill, EarlierJob, JobStatus
 from costopt_operator.allowance import Allowance
 from costopt_operator.api import ApiError, NotLeading
 from costopt_operator.cluster import Cluster
@@ -683,3 +684,32 @@ def test_a_job_that_leaves_no_room_for_its_status_fails_at_its_beginning_and_say
     assert (condition.status, condition.reason) == ("False", "TrainingFailed")
     assert "spec, labels and annotations together must be at most 900 KiB" in condition.message
     assert play.count(f"create {ATTEMPT}") == 0
+
+
+def test_a_job_made_again_under_its_name_says_which_step_it_goes_on_from_and_what_the_one_before_cost() -> None:
+    play = with_a_gang()
+    play.cluster.forget_job(play.cluster.jobs[KEY])
+    known = play.api.objects.pop(JOB)
+    spent = JobStatus(bill=Bill(currency="USD", list_cost="12.5", priced_cost="12.5"))
+    play.cluster.learn_job(parse_job({**known, "status": spent.to_plain()}))
+    play.cluster.forget_job(play.cluster.jobs[KEY])
+    for pod in play.cluster.pods.of(KEY):
+        play.cluster.pods.watches[0]._forget(pod)
+    play.add_job(uid="second")
+    asyncio.run(play.look())
+    play.add_child(uid="second")
+    for index in (0, 1):
+        data = pod_json(index, uid="second")
+        data["metadata"] |= {"uid": f"again-{index}", "ownerReferences": [{"kind": "Job", "name": "tiny-train-a0"}]}
+        play.cluster.pods.learn(parse_pod(play.api.put("Pod", data)), "team")
+    progress = Progress(step=410, total_steps=1000, resumed_from_step=400)
+    sights = {pod.uid: LogSight(timedelta(0), progress=progress) for pod in play.cluster.pods.of(KEY)}
+    play.controller._logs.of = lambda *_: sights  # type: ignore[method-assign]
+    play.controller._clock = lambda: START + timedelta(minutes=1)
+    asyncio.run(play.look())
+    play.controller._clock = lambda: START + timedelta(minutes=2)
+    asyncio.run(play.look())
+    assert play.status.continues_from_step == 400
+    assert play.status.earlier_job == EarlierJob(uid=UID, priced_cost="12.5", currency="USD")
+    assert play.status.bill is not None
+    assert play.status.bill.priced_cost != "12.5"

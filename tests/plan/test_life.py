@@ -1,9 +1,11 @@
 """The life of a job: training, variants, its end."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 from builders_plan import INT8, PRUNED, START, World, bill, ended, replica, report, running, spec, trained
 from costopt.plan.decide import StartGang, StopGang, is_final
+from costopt.schema.replica import Progress
 
 
 def test_a_new_job_starts_its_training() -> None:
@@ -212,3 +214,33 @@ def test_a_transition_time_changes_only_with_its_status_and_never_goes_back() ->
     assert resumed is not None
     assert resumed.status == "False"
     assert resumed.last_transition_time == suspended.last_transition_time
+
+
+def test_a_first_report_that_went_on_from_a_checkpoint_went_on_from_an_earlier_jobs() -> None:
+    world = running(spec())
+    world.look()
+    assert world.status.continues_from_step is None
+    first = world.live()[0]
+    world.replicas[first.uid] = replace(first, progress=Progress(step=410, total_steps=1000, resumed_from_step=400))
+    world.look()
+    assert world.status.continues_from_step == 400
+    world.end_all(1)
+    world.look()
+    world.look()
+    first = world.live()[0]
+    world.replicas[first.uid] = replace(first, progress=Progress(step=510, total_steps=1000, resumed_from_step=500))
+    world.look()
+    assert world.status.continues_from_step == 400
+
+
+def test_a_restart_goes_on_from_the_jobs_own_checkpoint() -> None:
+    world = running(spec())
+    world.stirs(world.live()[0], 10)
+    world.look()
+    world.end_all(1)
+    world.look()
+    world.look()
+    first = world.live()[0]
+    world.replicas[first.uid] = replace(first, progress=Progress(step=12, total_steps=100, resumed_from_step=8))
+    world.look()
+    assert world.status.continues_from_step is None
