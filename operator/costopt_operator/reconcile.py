@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from costopt.accounting.fold import fold
 from costopt.names import QUEUE_NAME_LABEL, TRAIN_STAGE
-from costopt.plan.actions import StartGang, StopGang
+from costopt.plan.actions import StartGang, StopGang, StopReason
 from costopt.plan.decide import is_final, plan
 from costopt.schema.pods import DEFAULT_GRACE_PERIOD_SECONDS
 from costopt.schema.status import JobStatus, StageStatus
@@ -36,6 +36,8 @@ RECORDABLE_WITHIN = timedelta(seconds=1)
 """When to look again at an attempt whose end cannot be recorded yet, should nothing be heard before."""
 FIGURES_EVERY = timedelta(seconds=30)
 """Between two writes of a status in which only progress and bill have grown, or stages have come to another phase."""
+_HALTS: frozenset[StopReason] = frozenset({"SuspendRequested", "BudgetExceeded", "PriceUnknown", "DeadlineExceeded"})
+"""Why a whole job is stopped."""
 BROKEN_GANG_GRACE_SECONDS = 10
 """Grace of pods whose gang is broken: they have nothing left to save, and hold their devices meanwhile."""
 
@@ -89,7 +91,14 @@ def reconcile(world: World, memory: Memory, now: datetime) -> Todo:
     if _cannot_record_yet(world, kept):
         in_status = {record.uid for record in usage.records}
         releases = tuple(pod for pod in world.pods if _may_be_released(pod, in_status))
-        return Todo(releases=releases, noticed=memory.noticed, look_again_after=RECORDABLE_WITHIN)
+        delete_jobs, delete_pods = _stops_for_the_whole_job(world, kept, now)
+        return Todo(
+            releases=releases,
+            noticed=memory.noticed,
+            delete_jobs=delete_jobs,
+            delete_pods=delete_pods,
+            look_again_after=RECORDABLE_WITHIN,
+        )
     so_far = bill(world, kept, now)
     decided = plan(observe(world, so_far, now), now)
     recorded = new_usage(world, kept, decided, now)
@@ -123,6 +132,14 @@ def reconcile(world: World, memory: Memory, now: datetime) -> Todo:
         delete=decided.delete and is_final(written) and not any(pod.has_finalizer for pod in world.pods),
         look_again_after=_earliest(decided.look_again_after, wait, _force_delete_in(world, now)),
     )
+
+
+def _stops_for_the_whole_job(
+    world: World, usage: Usage, now: datetime
+) -> tuple[tuple[ChildJob, ...], tuple[tuple[Pod, int | None], ...]]:
+    """What a limit of the job stops also while nothing can be written: should finalizers never go, it is kept."""
+    decided = plan(observe(world, bill(world, usage, now), now), now)
+    return _stops(world, tuple(stop for stop in decided.stop if stop.reason in _HALTS))
 
 
 def _cannot_record_yet(world: World, usage: Usage) -> bool:

@@ -9,8 +9,10 @@ import pytest
 
 from builders_lives import REPORT
 from builders_operator import UID, Story, a_book, a_job, child, done, failed, moment, pod
+from builders_plan import INT8, PRUNED
 from builders_schema import plain_job, plain_price_book
 from costopt.plan.actions import StartGang
+from costopt.schema.usage import MAX_RECORDS
 from costopt_operator.node_class import classify
 from costopt_operator.reconcile import FIGURES_EVERY, RECORDS_WITHIN, SOON
 
@@ -451,3 +453,26 @@ def test_pods_of_a_job_that_calls_itself_complete_are_deleted_one_by_one() -> No
     story.look(0)
     todo = story.look(60, child(conditions=("Complete",)), pod(0), pod(1))
     assert (todo.delete_jobs, todo.delete_pods) == ((), ((pod(0), None), (pod(1), None)))
+
+
+@pytest.mark.parametrize(
+    "limit", [{"suspend": True}, {"activeDeadlineSeconds": 30}, {"budget": {"amount": "0.000001"}}]
+)
+def test_limits_are_kept_while_no_record_can_be_written_for_finalizers_that_do_not_go(limit: dict[str, Any]) -> None:
+    story = Story(a_job(compress=[INT8, PRUNED]))
+    story.look(0)
+    trained = [done(index) for index in (0, 1)]
+    for second in (70, 90):
+        story.look(second, child(conditions=("Complete",)), *trained)
+    kept = [failed(index, stage="int8", scheduled=1) for index in range(MAX_RECORDS)]
+    kept = [dataclasses.replace(pod, uid=f"kept-{index}") for index, pod in enumerate(kept)]
+    usage = story.status.usage
+    assert usage is not None
+    records = [usage.records[0].model_copy(update={"uid": pod.uid, "stage": "int8"}) for pod in kept]
+    story.status = story.status.model_copy(update={"usage": usage.model_copy(update={"records": records})})
+    story.job = a_job(compress=[INT8, PRUNED], **limit)
+    gangs = (child("int8", conditions=("Failed",)), child("pruned"))
+    ended = dataclasses.replace(kept[0], uid="one more")
+    todo = story.look(200, *gangs, *kept, ended, pod(stage="pruned"))
+    assert todo.status is None
+    assert todo.delete_jobs == (child("pruned"),)

@@ -14,6 +14,7 @@ from costopt.accounting.intervals import held_of
 from costopt.local import apply
 from costopt.local.run_folder import RunFolder
 from costopt.local.runner import Look, Runner
+from costopt.schema.prices import PriceBook
 from costopt.schema.replica import Progress
 from costopt.schema.status import JobStatus
 
@@ -123,6 +124,21 @@ def test_a_budget_that_is_used_up_suspends_the_job_and_a_larger_one_lets_it_go_o
     assert condition(run("1"), "Suspended") == ("True", "BudgetExceeded")
     assert len(run_folder.ledger().records) == 2
     assert condition(run("1000"), "Succeeded")[0] == "True"
+
+
+def test_a_job_with_a_budget_begins_nothing_without_the_prices_and_goes_on_with_them(tmp_path: Path) -> None:
+    run_folder = RunFolder(tmp_path / "run")
+    run_folder.create()
+    spec = job(budget={"amount": "1000"}, priceBookName="sample")
+
+    def run(book: PriceBook | None) -> JobStatus:
+        run_folder.claim(spec)
+        return Runner(run_folder, spec, book, argv=argv_of("finish")).run()
+
+    assert condition(run(None), "Suspended") == ("True", "PriceUnknown")
+    assert condition(run(price_book(cpu="1")), "Suspended") == ("True", "PriceUnknown")
+    assert list(run_folder.replica_paths()) == []
+    assert condition(run(price_book(cpu="1", memory="0")), "Succeeded")[0] == "True"
 
 
 def test_the_clock_is_an_argument(tmp_path: Path) -> None:
