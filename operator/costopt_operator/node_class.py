@@ -50,7 +50,7 @@ def classify(labels: Mapping[str, str]) -> NodeClass:
     """The class of a node with these labels."""
     kinds = [kind for (label, value), kind in _CAPACITY.items() if labels.get(label) == value]
     return NodeClass(
-        product=labels.get(PRODUCT_LABEL) or None,
+        product=labels.get(PRODUCT_LABEL, "")[:256] or None,
         capacity_type=kinds[0] if kinds else "OnDemand",
         labels={label: labels[label][:256] for label in KEPT_LABELS if label in labels},
     )

@@ -42,13 +42,18 @@ def shaped(shape: Shape, data: object) -> Any:
         raise ValueError(f"{error} is no object") from error
 
 
-def text(limit: int = NAME_LIMIT) -> Shape:
-    """A text of at most so many characters."""
+def text(limit: int = NAME_LIMIT, *, filled: bool = False) -> Shape:
+    """A text of at most so many characters, which can all be written; `filled`: an empty one is none."""
 
     def read(value: Any) -> str:
         if not isinstance(value, str):
             raise Unfit(type(value).__name__)
-        return value[:limit]
+        kept = value[:limit]
+        if not kept.isascii():
+            kept = kept.encode(errors="ignore").decode()  # halves of characters, which JSON may name
+        if filled and not kept:
+            raise Unfit("an empty text")
+        return kept
 
     return read
 
@@ -86,6 +91,9 @@ def moment(value: Any) -> str:
     return read.strftime("%Y-%m-%dT%H:%M:%S") + (f".{read.microsecond:06}" if read.microsecond else "") + "Z"
 
 
+_key = text()
+
+
 def each(item: Shape, most: int = MOST_ITEMS) -> Shape:
     """A list, of which at most so many items are looked at."""
 
@@ -104,7 +112,7 @@ def entries(value_shape: Shape, most: int = MOST_KEYS) -> Shape:
         if not isinstance(value, dict):
             raise Unfit(type(value).__name__)
         pairs = ((key, _or_nothing(value_shape, one)) for key, one in list(value.items())[:most])
-        return {key: one for key, one in pairs if isinstance(key, str) and one is not None}
+        return {key: one for key, one in pairs if one is not None and _or_nothing(_key, key) == key}
 
     return read
 
@@ -191,7 +199,7 @@ POD = fields(
     "metadata",
     metadata=fields("name", "namespace", "uid", "resourceVersion", "creationTimestamp", **_METADATA),
     spec=fields(
-        nodeName=_name,
+        nodeName=text(253, filled=True),
         containers=each(_container),
         initContainers=each(_container),
         overhead=_quantities,

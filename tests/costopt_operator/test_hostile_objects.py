@@ -11,7 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from builders_operator import Json, Story, a_job, child_json, failed, pod, pod_json
+from builders_plan import INT8
 from costopt import names
+from costopt.schema.usage import FoldedUsage, Usage
 from costopt_operator.node_class import classify
 from costopt_operator.sightings import MOST_MARKS, indexes, parse_child_job, parse_job, parse_pod, parse_service
 
@@ -173,3 +175,26 @@ def test_what_is_passed_over_is_logged_once(caplog: pytest.LogCaptureFixture) ->
 def test_what_is_no_object_at_all_is_refused_with_a_value_error(parse: Callable[[Json], object], data: Json) -> None:
     with pytest.raises(ValueError, match="is no object"):
         parse(data)
+
+
+def test_more_lines_than_a_bill_has_room_for_keep_no_limit_from_being_kept() -> None:
+    variants = [{**INT8, "name": f"v{number}"} for number in range(16)]
+    story = Story(a_job(compress=variants))
+    story.look(0)
+    story.look(5, parse_child_job(child_json()), pod(0), pod(1))
+    sums = [
+        FoldedUsage(
+            stage=f"v{number % 16}",
+            resource=f"example.com/r{number % 120}",
+            cause="Other",
+            product=f"p{number}",
+            currency="USD",
+            quantity_microseconds="3600000000",
+        )
+        for number in range(2000)
+    ]
+    story.status = story.status.model_copy(update={"usage": Usage(folded=sums, folded_records=2000)})
+    story.job = a_job(compress=variants, suspend=True)
+    assert story.look(60, parse_child_job(child_json()), pod(0), pod(1)).delete_jobs
+    assert story.status.bill is not None
+    assert len(story.status.bill.lines) <= 2000
