@@ -6,6 +6,7 @@ A command's file is imported only when that command runs, so that `costopt --hel
     target      a name -> a run folder here, or a job on a cluster
     on_cluster  options and sentences of the commands on a cluster
     views       status, variants, bill and failure as tables
+    tables      rows of figures, none of which is ever cropped
     narrate     two statuses -> what has happened between them, in words
     live        what a user sees while a job runs
     result      what a user sees when it has ended
@@ -15,15 +16,17 @@ A command's file is imported only when that command runs, so that `costopt --hel
 `kubectl-costopt` is the same program under the name by which kubectl finds its plugins.
 """
 
-# ruff: noqa: E402 -- nothing of the user's may be imported, so where to look is settled before all else
+# Nothing of the user's may be imported, so where to look is settled before all else.
+import os
+import sys
+
 from costopt.isolation import use_import_path
 
-use_import_path()
+if os.path.basename(sys.argv[0]) in ("costopt", "kubectl-costopt", "-m"):  # noqa: PTH119 -- this program, and no other
+    use_import_path()
 
 import errno
 import importlib
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any

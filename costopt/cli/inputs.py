@@ -14,7 +14,10 @@ from costopt.schema.prices import PriceBook
 
 Output = Annotated[Literal["text", "json"], typer.Option(help="text for people, json for programs.")]
 JobFile = Annotated[
-    Path, typer.Argument(metavar="FILE", help="YAML file with one CostOptJob; PriceBooks may be beside it.")
+    Path,
+    typer.Argument(
+        metavar="FILE", help="YAML file with one CostOptJob, or - for standard input; PriceBooks may be beside it."
+    ),
 ]
 PriceBookFile = Annotated[Path | None, typer.Option(metavar="FILE", help="YAML file with the job's PriceBook.")]
 

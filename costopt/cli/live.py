@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Protocol, TextIO
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from costopt.cli.narrate import attempt_mark, changes
@@ -170,15 +169,20 @@ class TerminalView:
         stage = current_stage(status)
         if stage is None:
             return Group(Text("starting"))
-        rows = Table.grid(padding=(0, 2))
-        rows.add_row(Text("stage"), Text(f"{stage.name} {stage.state.lower()}, attempt {stage.attempt}"))
+        rows: list[tuple[str, str]] = []
+        rows.append(("stage", f"{stage.name} {stage.state.lower()}, attempt {stage.attempt}"))
         if stage.phase is not None:
-            rows.add_row(Text("now"), Text(stage.phase))
+            rows.append(("now", stage.phase))
+        bar: list[RenderableType] = []
         progress = status.progress
         if progress is not None and stage.name == TRAIN_STAGE:
             left = self._pace.seconds_left(now, stage.attempt, progress)
-            rows.add_row(Text("done"), ProgressBar(total=progress.total_steps, completed=progress.step, width=40))
-            rows.add_row(Text(""), Text(progress_text(progress)))
-            rows.add_row(Text("left"), Text(duration(left) if left is not None else "unknown"))
-        rows.add_row(Text("cost so far"), Text(cost_so_far(status.bill)))
-        return Group(rows)
+            bar = [
+                ProgressBar(
+                    total=progress.total_steps, completed=progress.step, width=min(40, self._live.console.width)
+                )
+            ]
+            rows.append(("done", progress_text(progress)))
+            rows.append(("left", duration(left) if left is not None else "unknown"))
+        rows.append(("cost so far", cost_so_far(status.bill)))
+        return Group(*bar, *(Text(f"{name:<11}  {value}", overflow="fold") for name, value in rows))

@@ -15,6 +15,10 @@ class SafeConsole(Console):
     def __init__(self, *, file: TextIO, **options: Any) -> None:
         super().__init__(file=file.inner if isinstance(file, Outlet) else file, **options)
 
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As rich does, but words are never split and lines never cropped: a figure is there as a whole, or not."""
+        super().print(*objects, **{"overflow": "ignore", "crop": False, **options})
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """The pieces of what is printed."""
         for segment in super().render(renderable, options):

@@ -1,10 +1,12 @@
 """`costopt status`: where a run stands, or a job on a cluster, or all of them."""
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
+from rich.console import Group
 
 from costopt.cli import is_plugin
 from costopt.cli.inputs import Output
@@ -17,6 +19,7 @@ from costopt.cli.on_cluster import (
     state_on_cluster,
     waits,
 )
+from costopt.cli.tables import table
 from costopt.cli.target import JobArgument, RunDirOption, find_target
 from costopt.cli.views import (
     Place,
@@ -28,7 +31,6 @@ from costopt.cli.views import (
     progress_text,
     stages_table,
     state_of,
-    table,
     variants_table,
 )
 from costopt.cluster.access import Access
@@ -139,7 +141,11 @@ def _list(jobs: Jobs, output: str, *, everywhere: bool) -> None:
             hint += "; `costopt run` runs one on this machine"
         typer.echo(f"There is no job in {where} of {jobs.cluster}{hint}.")
         return
-    now = datetime.now(UTC)
+    console().print(jobs_table(found, f"Jobs in {where} of {jobs.cluster}", datetime.now(UTC), everywhere=everywhere))
+
+
+def jobs_table(found: Sequence[ClusterJob], title: str, now: datetime, *, everywhere: bool) -> Group:
+    """A row for each job, with its namespace if they are of several."""
     rows = [
         (
             *((job.namespace,) if everywhere else ()),
@@ -152,7 +158,7 @@ def _list(jobs: Jobs, output: str, *, everywhere: bool) -> None:
         for job in found
     ]
     columns = (*(("namespace",) if everywhere else ()), "job", "state", "step", "cost so far", "age")
-    console().print(table(f"Jobs in {where} of {jobs.cluster}", columns, rows, left=3 if everywhere else 2))
+    return table(title, columns, rows, left=3 if everywhere else 2)
 
 
 def _steps(found: JobStatus) -> str:

@@ -1,5 +1,7 @@
 """`costopt validate FILE...`: every mistake of every file, each with its line and what would be right."""
 
+import errno
+import sys
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated
@@ -7,21 +9,41 @@ from typing import Annotated
 import typer
 
 from costopt.cli import EXIT_BAD_INPUT
-from costopt.schema.document import Document, Mistake, read_documents
+from costopt.schema.document import Document, Mistake, read_stream
+from costopt.schema.lines import MAX_BYTES
 from costopt.schema.prices import PriceBook
+
+STANDARD_INPUT = Path("-")
 
 
 def read_file(path: Path, today: date) -> tuple[list[Document], list[Mistake]]:
-    """The documents of a file and all mistakes in it, among them what only a reader with a clock can find."""
+    """The documents of a file and all mistakes in it, among them what only a reader with a clock can find.
+
+    `-` is standard input. Objects of other kinds are left alone, each with a line on standard error.
+    """
+    name = "standard input" if path == STANDARD_INPUT else str(path)
     try:
-        source = path.read_bytes()
+        source = _bytes_of(path)
     except OSError as error:
-        return [], [Mistake(str(path), 1, "file", f"cannot be read ({error.strerror}); name a readable YAML file")]
-    documents, mistakes = read_documents(source, str(path))
+        return [], [Mistake(name, 1, "file", f"cannot be read ({error.strerror}); name a readable YAML file")]
+    stream = read_stream(source, name)
+    documents, mistakes = stream.documents, stream.mistakes
+    for note in stream.left_alone:
+        typer.echo(str(note), err=True)
     for document in documents:
         if isinstance(document.model, PriceBook):
             mistakes += _prices_of_the_future(document, document.model, today)
     return documents, mistakes
+
+
+def _bytes_of(path: Path) -> bytes:
+    """What the file holds; of one that is too large to be a manifest, enough to say so."""
+    if path == STANDARD_INPUT:
+        if sys.stdin is None:
+            raise OSError(errno.EBADF, "it is closed")
+        return sys.stdin.buffer.read(MAX_BYTES + 1)
+    with path.open("rb") as stream:
+        return stream.read(MAX_BYTES + 1)
 
 
 def _prices_of_the_future(document: Document, book: PriceBook, today: date) -> list[Mistake]:
@@ -35,7 +57,11 @@ def _prices_of_the_future(document: Document, book: PriceBook, today: date) -> l
     ]
 
 
-def validate(files: Annotated[list[Path], typer.Argument(help="YAML files, each with one or more documents.")]) -> None:
+def validate(
+    files: Annotated[
+        list[Path], typer.Argument(help="YAML files, each with one or more documents; - reads standard input.")
+    ],
+) -> None:
     """Check manifests; answer each mistake as `file:line: field: what would be right`."""
     today = datetime.now(UTC).date()
     mistakes: list[Mistake] = []

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TextIO
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from costopt.cli.safe_console import SafeConsole
+from costopt.cli.tables import table
 from costopt.schema.replica import FailureReason, Progress
 from costopt.schema.resources import GPU_RESOURCE
 from costopt.schema.status import Bill, BillLine, Failure, JobStatus, Total
@@ -57,17 +56,6 @@ def console(stream: TextIO | None = None) -> SafeConsole:
     """A console for `stream` (standard output by default)."""
     stream = stream or sys.stdout
     return SafeConsole(file=stream, highlight=False, soft_wrap=False, width=None if stream.isatty() else PLAIN_WIDTH)
-
-
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> Group:
-    """A plain table below its title; the first `left` columns are text, the others figures."""
-    drawn = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 0, 0, 1))
-    for place, column in enumerate(columns):
-        is_text = place < left
-        drawn.add_column(column, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
-    for row in rows:
-        drawn.add_row(*(Text(cell) for cell in row))
-    return Group(Text(title, style="bold"), drawn)  # rich would fold a table's own title to the table's width
 
 
 def variants_table(variants: Sequence[VariantStatus]) -> Group:

@@ -8,6 +8,7 @@ import yaml
 from pydantic.alias_generators import to_camel
 
 from costopt.render.processes import Process
+from costopt.schema.scalars import value_of
 
 
 class _Dumper(yaml.SafeDumper):
@@ -18,8 +19,8 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    # PyYAML writes the text 1e3 without quotes, being no number in YAML 1.1; kubectl would read a number.
-    style = "|" if "\n" in text else "'" if text[:1] in "+-.0123456789" else None
+    # PyYAML writes the texts 1e3 and y without quotes; kubectl would read a number and a truth value.
+    style = "|" if "\n" in text else "'" if text[:1] in "+-.0123456789" or value_of(text) != text else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from costopt.schema.base import API_VERSION, Strict, broken_rules, duplicates, field_key, nested_model
+from costopt.schema.base import API_GROUP, API_VERSION, Strict, broken_rules, duplicates, field_key, nested_model
 from costopt.schema.job import CostOptJob
 from costopt.schema.lines import FieldPath, NotYaml, ParsedDocument, field_name, parse_yaml
 from costopt.schema.prices import PriceBook
@@ -50,24 +50,62 @@ class Document:
         return Mistake(self.file, self.parsed.line(path), field_name(path), sentence)
 
 
+@dataclass(frozen=True)
+class Stream:
+    """What a YAML stream holds."""
+
+    documents: list[Document]
+    mistakes: list[Mistake]
+    left_alone: list[Mistake]
+    """A sentence for each object of another kind: it is valid or not, but not ours."""
+
+
 def read_documents(source: str | bytes, file: str) -> tuple[list[Document], list[Mistake]]:
-    """The documents of a YAML stream and all mistakes in it; `file` is only for the mistakes' texts."""
+    """Our documents of a YAML stream and all mistakes in them; `file` is only for the mistakes' texts."""
+    stream = read_stream(source, file)
+    return stream.documents, stream.mistakes
+
+
+def read_stream(source: str | bytes, file: str) -> Stream:
+    """All of a YAML stream; `file` is only for the sentences."""
     try:
         parsed_documents = parse_yaml(source)
     except NotYaml as error:
-        return [], [Mistake(file, error.line, "document", str(error))]
+        return Stream([], [Mistake(file, error.line, "document", str(error))], [])
     if not parsed_documents:
-        return [], [Mistake(file, 1, "document", "is empty; it must hold a CostOptJob or a PriceBook")]
+        return Stream([], [Mistake(file, 1, "document", "is empty; it must hold a CostOptJob or a PriceBook")], [])
 
     documents: list[Document] = []
     mistakes: list[Mistake] = []
+    foreign = [parsed for parsed in parsed_documents if _is_of_another_kind(parsed.data)]
+    left_alone = [Mistake(file, parsed.line(()), *_who_is_left_alone(parsed.data)) for parsed in foreign]
+    if len(foreign) == len(parsed_documents):
+        mistakes.append(Mistake(file, 1, "document", "must hold a CostOptJob or a PriceBook, and holds neither"))
     for parsed in parsed_documents:
+        if parsed in foreign:
+            continue
         found = [Mistake(file, parsed.line(path), field_name(path), text) for path, text in _mistakes(parsed)]
         if found:
             mistakes += sorted(set(found))
         else:
             documents.append(Document(_model_of(parsed).model_validate_json(json.dumps(parsed.data)), file, parsed))
-    return documents, mistakes
+    return Stream(documents, mistakes, left_alone)
+
+
+def _is_of_another_kind(data: Any) -> bool:
+    """Whether it is somebody else's object; one that says it is of our group is meant as ours."""
+    if not isinstance(data, dict):
+        return False
+    kind, version = data.get("kind"), data.get("apiVersion")
+    if not isinstance(kind, str) or not isinstance(version, str) or kind in KINDS:
+        return False
+    return version.partition("/")[0] != API_GROUP
+
+
+def _who_is_left_alone(data: Any) -> tuple[str, str]:
+    metadata = data.get("metadata")
+    name = metadata.get("name", "") if isinstance(metadata, dict) else ""
+    return f"{data['kind']} {name}".strip(), "is neither a CostOptJob nor a PriceBook, and is left alone"
 
 
 def _model_of(parsed: ParsedDocument) -> type[CostOptJob] | type[PriceBook]:
@@ -94,7 +132,7 @@ def _mistakes(parsed: ParsedDocument) -> Iterator[tuple[FieldPath, str]]:
         for one in error.errors(include_url=False):
             if one["type"] != "value_error":  # rules, which the walk below reports completely
                 path = _path_in(data, one["loc"])
-                yield path, sentence_of(one, path, model)
+                yield path, sentence_of(one, path, model, parsed.sources.get(path))
     yield from _broken_rules(model, data, ())
 
 

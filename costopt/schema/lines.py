@@ -1,15 +1,17 @@
 """YAML -> plain data, and the line of every field.
 
-Reads YAML the way the API server does: duplicate keys are mistakes, dates stay text, `1e-3` is a number. Size, depth
+Reads YAML the way kubectl does (scalars.py): duplicate keys are mistakes, dates stay text, `on` is true. Size, depth
 and the number of values are bounded, so that no alias can make a small file fill the memory.
 """
 
-import re
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+
+from costopt.schema.scalars import key_of, value_of
 
 FieldPath = tuple[str | int, ...]
 
@@ -40,6 +42,8 @@ class ParsedDocument:
     data: Any
     lines: dict[FieldPath, int]
     mistakes: list[tuple[FieldPath, str]] = field(default_factory=list)
+    sources: dict[FieldPath, str] = field(default_factory=dict)
+    """Scalars without quotes as they are written, where that is not what they stand for."""
 
     def line(self, path: FieldPath) -> int:
         """The line of `path`, or of the nearest field around it that is there."""
@@ -48,23 +52,24 @@ class ParsedDocument:
         return self.lines[path]
 
 
+_PLAIN, _MERGE, _TEXT = "plain", "tag:yaml.org,2002:merge", "tag:yaml.org,2002:str"
+_COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+
+
 class _Loader(yaml.SafeLoader):
-    """SafeLoader without timestamps, and with exponents as the API server reads them."""
+    """SafeLoader that leaves plain scalars to scalars.py."""
 
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> Any:
+        """The tag of a node that has none of its own."""
+        if kind is yaml.ScalarNode and implicit[0]:
+            return _MERGE if value == "<<" else _PLAIN
+        return super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
 
 
 def parse_yaml(source: str | bytes) -> list[ParsedDocument]:
     """The non-empty documents of a YAML stream. Raises NotYaml."""
     if len(source) > MAX_BYTES:
-        raise NotYaml(1, f"is {len(source):,} bytes; a manifest must be at most {MAX_BYTES:,}")
+        raise NotYaml(1, f"must be at most {MAX_BYTES:,} bytes")
     if isinstance(source, bytes):
         try:
             source = source.decode("utf-8-sig")
@@ -98,10 +103,11 @@ class _Reader:
         self._values = 0
         self._lines: dict[FieldPath, int] = {}
         self._mistakes: list[tuple[FieldPath, str]] = []
+        self._sources: dict[FieldPath, str] = {}
 
     def read(self, node: yaml.Node) -> ParsedDocument:
         self._lines[()] = node.start_mark.line + 1
-        return ParsedDocument(self._plain(node, ()), self._lines, self._mistakes)
+        return ParsedDocument(self._plain(node, ()), self._lines, self._mistakes, self._sources)
 
     def _plain(self, node: yaml.Node, path: FieldPath) -> Any:
         self._values += 1
@@ -110,13 +116,28 @@ class _Reader:
             raise NotYaml(line, f"must hold at most {MAX_VALUES:,} values")
         if len(path) > MAX_DEPTH:
             raise NotYaml(line, f"must be nested at most {MAX_DEPTH} deep")
+        if node.tag not in (_PLAIN, _TEXT, *_COLLECTIONS, _MERGE):
+            self._mistakes.append(
+                (path, f"must have no tag ({node.tag}); write the value alone, in quotes if it is text")
+            )
         if isinstance(node, yaml.SequenceNode):
             for index, item in enumerate(node.value):
                 self._lines[(*path, index)] = item.start_mark.line + 1
             return [self._plain(item, (*path, index)) for index, item in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
-        return self._loader.construct_object(node)
+        return self._scalar(node.value, path) if node.tag == _PLAIN else node.value
+
+    def _scalar(self, source: str, path: FieldPath) -> Any:
+        value = value_of(source)
+        if isinstance(value, float) and not math.isfinite(value):
+            self._mistakes.append(
+                (path, f'is no number; if {source} is meant as text, put it in quotes, as "{source}"')
+            )
+            return source
+        if not isinstance(value, str):
+            self._sources[path] = source
+        return value
 
     def _mapping(self, node: yaml.MappingNode, path: FieldPath) -> dict[str, Any]:
         own_keys = {id(key) for key, _ in node.value}
@@ -124,10 +145,10 @@ class _Reader:
         data: dict[str, Any] = {}
         own: dict[str, int] = {}
         for key_node, value_node in node.value:
-            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+            key = _key(key_node)
             line = key_node.start_mark.line + 1
             if key is None:
-                raise NotYaml(line, "must have plain text as keys")
+                raise NotYaml(line, "must have text as keys: put a number, or what is empty, in quotes")
             if id(key_node) in own_keys:
                 if key in own:
                     self._mistakes.append(((*path, key), f"is given twice, in lines {own[key]} and {line}; keep one"))
@@ -137,3 +158,9 @@ class _Reader:
             if value is not None:  # the API server, too, reads a null as a field left out
                 data[key] = value
         return data
+
+
+def _key(node: yaml.Node) -> str | None:
+    if not isinstance(node, yaml.ScalarNode):
+        return None
+    return key_of(node.value) if node.tag == _PLAIN else str(node.value)

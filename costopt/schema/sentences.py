@@ -52,8 +52,11 @@ _JSON_TYPES = {
 }
 
 
-def sentence_of(error: ErrorDetails, path: FieldPath, model: type[Strict]) -> str:
-    """The server's answer and what would be right, for one of pydantic's errors at `path` of a document of `model`."""
+def sentence_of(error: ErrorDetails, path: FieldPath, model: type[Strict], source: str | None = None) -> str:
+    """The server's answer and what would be right, for one of pydantic's errors at `path` of a document of `model`.
+
+    `source` is the scalar as it is written, where that is without quotes and not text.
+    """
     kind, value, context = error["type"], error.get("input"), error.get("ctx", {})
     match kind:
         case "missing":
@@ -66,23 +69,23 @@ def sentence_of(error: ErrorDetails, path: FieldPath, model: type[Strict]) -> st
             choices = ", ".join(f'"{choice}"' for choice in re.findall("'([^']*)'", str(context["expected"])))
             return f"Unsupported value: {_shown(value)}: supported values: {choices}"
         case "literal_error":
-            return _wrong_type(path, "string", value, "must be text")
+            return _wrong_type(path, "string", value, "must be text", source)
         case "string_too_long":
             return f"Too long: may not be more than {context['max_length']} bytes"
         case "too_long":
             return f"Too many: {len(value or ())}: must have at most {context['max_length']} items"
     if kind in _JSON_TYPES:
         wanted, right = _JSON_TYPES[kind]
-        return _wrong_type(path, wanted, value, right)
+        return _wrong_type(path, wanted, value, right, source)
     return _out_of_bounds(kind, path, value, context) or str(error["msg"]).lower()
 
 
-def _wrong_type(path: FieldPath, wanted: str, value: Any, right: str) -> str:
+def _wrong_type(path: FieldPath, wanted: str, value: Any, right: str, source: str | None) -> str:
     found = _json_type(value)
-    if wanted == "string" and found in {"integer", "number"}:
-        right = f'must be text: put it in quotes, as "{value}"'
+    if wanted == "string" and (source is not None or found in {"integer", "number"}):
+        right = f'must be text: put it in quotes, as "{value if source is None else source}"'
     else:
-        right += f", not {_shown(value)}"
+        right += f", not {_shown(value) if source is None else source}"
     return f'Invalid value: "{found}": {field_name(path)} in body must be of type {wanted}: "{found}"; it {right}'
 
 

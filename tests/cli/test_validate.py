@@ -13,10 +13,9 @@ from builders_schema import plain_job, plain_price_book
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def costopt(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "costopt.cli", *arguments], capture_output=True, text=True, check=False
-    )
+def costopt(*arguments: str | Path, given: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "costopt.cli", *arguments]
+    return subprocess.run(command, input=given, capture_output=True, text=True, check=False)
 
 
 def written(path: Path, *documents: object) -> Path:
@@ -86,3 +85,32 @@ def test_the_printed_crds_are_those_of_both_kinds() -> None:
     answer = costopt("crd")
     kinds = [crd["spec"]["names"]["kind"] for crd in yaml.safe_load_all(answer.stdout)]
     assert (answer.returncode, kinds) == (0, ["CostOptJob", "PriceBook"])
+
+
+@pytest.mark.parametrize("command", [["validate", "-"], ["plan", "-"]])
+def test_a_dash_is_standard_input_and_other_kinds_are_left_alone(command: list[str]) -> None:
+    space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "demo"}}
+    answer = costopt(*command, given=yaml.safe_dump_all([space, plain_job()]))
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stderr == (
+        "standard input:1: Namespace demo: is neither a CostOptJob nor a PriceBook, and is left alone\n"
+    )
+
+
+def test_mistakes_in_standard_input_are_named_so() -> None:
+    answer = costopt("validate", "-", given="kind: CostOptJob\n")
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("standard input:1: apiVersion: must be")
+
+
+def test_standard_input_that_is_closed_is_one_sentence() -> None:
+    command = f"exec {sys.executable} -m costopt.cli validate - <&-"
+    answer = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (answer.returncode, answer.stderr.count("\n")) == (2, 1), answer.stderr
+    assert "cannot be read" in answer.stderr
+
+
+def test_a_file_without_end_is_one_sentence() -> None:
+    answer = costopt("validate", "/dev/zero")
+    assert answer.returncode == 2
+    assert answer.stderr == "/dev/zero:1: document: must be at most 1,048,576 bytes\n"

@@ -1,8 +1,9 @@
 // crdcheck answers, with the API server's own code, whether our CRDs are valid and what it would say to a document.
 //
-// Standard input: {"crds": [...], "documents": [...], "changes": [{"before": ..., "after": ...}...]}. Standard output:
-// {"crds": [[message...]...], "documents": [[message...]...], "changes": [[message...]...]}. A message is
-// "field: sentence", or just a sentence where the server names no field apart.
+// Standard input: {"crds": [...], "documents": [...], "changes": [{"before": ..., "after": ...}...],
+// "yaml": [text...]}. Standard output: {"crds": [[message...]...], "documents": [[message...]...],
+// "changes": [[message...]...], "yaml": [text...]}. A message is "field: sentence", or just a sentence where the server
+// names no field apart. Of YAML the answer is the JSON that kubectl makes of it, or "error: ...".
 package main
 
 import (
@@ -24,6 +25,7 @@ import (
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	celconfig "k8s.io/apiserver/pkg/apis/cel"
+	"sigs.k8s.io/yaml"
 )
 
 type question struct {
@@ -33,12 +35,14 @@ type question struct {
 		Before json.RawMessage `json:"before"`
 		After  json.RawMessage `json:"after"`
 	} `json:"changes"`
+	YAML []string `json:"yaml"`
 }
 
 type answer struct {
 	CRDs      [][]string `json:"crds"`
 	Documents [][]string `json:"documents"`
 	Changes   [][]string `json:"changes"`
+	YAML      []string   `json:"yaml"`
 }
 
 type kind struct {
@@ -53,7 +57,7 @@ func main() {
 	if err := decoder.Decode(&asked); err != nil {
 		fatal(err)
 	}
-	result := answer{CRDs: [][]string{}, Documents: [][]string{}, Changes: [][]string{}}
+	result := answer{CRDs: [][]string{}, Documents: [][]string{}, Changes: [][]string{}, YAML: []string{}}
 	kinds := map[string]kind{}
 	for i := range asked.CRDs {
 		crd := &asked.CRDs[i]
@@ -74,6 +78,13 @@ func main() {
 	}
 	for _, raw := range asked.Documents {
 		result.Documents = append(result.Documents, judge(kinds, raw, nil))
+	}
+	for _, text := range asked.YAML {
+		made, err := yaml.YAMLToJSON([]byte(text))
+		if err != nil {
+			made = []byte("error: " + err.Error())
+		}
+		result.YAML = append(result.YAML, string(made))
 	}
 	for _, change := range asked.Changes {
 		result.Changes = append(result.Changes, judge(kinds, change.After, change.Before))

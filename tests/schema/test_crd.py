@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -14,8 +15,10 @@ import yaml
 from builders_schema import CHANGES, MISTAKES, ChangeCase, plain_job, plain_price_book
 from costopt.cli.crd import crds_as_yaml
 from costopt.cli.generate import NOTICE
+from costopt.render.text import to_yaml
 from costopt.schema.crd import custom_resource_definitions
 from costopt.schema.document import read_documents
+from costopt.schema.lines import NotYaml, parse_yaml
 from costopt.schema.reference import reference
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,3 +143,58 @@ def test_the_api_servers_own_code_refuses_changes_of_what_cannot_change_and_no_o
     answer = server_says(crdcheck, changes=CHANGES)
     for case, found in zip(CHANGES, answer["changes"], strict=True):
         assert [core_of(sentence) for sentence in found] == ([case.sentence] if case.sentence else []), case.name
+
+
+_SCALARS = """
+y Y yes Yes YES yEs n N no No NO true True TRUE tRUE false False FALSE on On ON off Off OFF ~ null Null NULL nULL
+0 -0 +0 1 +1 -1 007 010 08 09.5 0o7 0O7 0o8 0x1F 0X1f 0xG 0b101 0B101 0b2 -0x10 -0b11 +0b11 -010 1_000 0_7 1__0 1_
+_1 0x_F 1:30 10:30 1:30:00 190:20:30.15 3.10 1.20 1. .5 +.5 -.5 . .. -.e3 .5_0 ._5 .5_ ._ .5__0 .5e1_0 1.5_0 1_.5 1e3
+1E3 1e-3 1234e5 1.5e3 1e+3 1e 1e1_0 1e400 -1e400 1e21 1e20 123456789012345678901234567890 9223372036854775807
+9223372036854775808 18446744073709551615 18446744073709551616 -9223372036854775808 -9223372036854775809
++18446744073709551615 1e-400 4.9e-324 2024-01-01 2024-1-1 2024-01-01T10:00:00Z 12:30:45 2024-13-45 = << - + 0x 0b
+0o 1x 12e 1.2.3 v1 1Gi 500m .inf -.Inf .NaN +.nan
+"""
+SCALARS = _SCALARS.split()
+WRITTEN_SCALARS = ["", '"y"', "'007'", "!!str 3.10", "!!str y", '"1:30"', "2024-01-01 10:00:00"]
+
+
+def is_same(ours: object, theirs: object) -> bool:
+    """Whether it is the same value of the same type; beyond 64 bits JSON has no more than a double's digits."""
+    if isinstance(ours, int) and isinstance(theirs, int) and abs(ours) >= 2**63:
+        return float(ours) == float(theirs)
+    return repr(ours) == repr(theirs)
+
+
+@pytest.mark.timeout(900)
+def test_scalars_and_keys_mean_what_they_mean_to_kubectl(crdcheck: Path) -> None:
+    scalars = [one for one in (*SCALARS, *WRITTEN_SCALARS) if one not in ("-", "<<")]
+    texts = [f"a: {scalar}" for scalar in scalars]
+    texts += [f"{scalar}: 1" for scalar in scalars if scalar and not re.search("[.e]|[0-9]{19}", scalar)]
+    question = {"yaml": texts}
+    answered = subprocess.run([crdcheck], input=json.dumps(question), capture_output=True, text=True, check=True)
+    wrong = {}
+    for text, theirs in zip(texts, json.loads(answered.stdout)["yaml"], strict=True):
+        try:
+            [parsed] = parse_yaml(f"x: 1\n{text}")
+        except NotYaml as error:
+            ours = f"error: {error}"
+        else:
+            del parsed.data["x"]
+            ours = parsed.data
+        if theirs.startswith("error"):
+            if not isinstance(ours, str) and not parsed.mistakes:
+                wrong[text] = (ours, theirs)
+            continue
+        expected = {key: value for key, value in json.loads(theirs).items() if value is not None}
+        if isinstance(ours, str) or not all(map(is_same, (*ours, *ours.values()), (*expected, *expected.values()))):
+            wrong[text] = (ours, theirs)
+    assert wrong == {}
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("text", [*SCALARS, "", "a: b", "# no", "a\nb", "'", " x "])
+def test_what_plan_prints_is_read_by_kubectl_as_the_text_it_was(crdcheck: Path, text: str) -> None:
+    question = {"yaml": [to_yaml([{"a": text}])]}
+    answered = subprocess.run([crdcheck], input=json.dumps(question), capture_output=True, text=True, check=True)
+    [theirs] = json.loads(answered.stdout)["yaml"]
+    assert json.loads(theirs) == {"a": text}

@@ -77,7 +77,7 @@ spec:
         (b"kind: \xff\n", "f:1: document: must be UTF-8 text; byte 6 is not"),
         ("kind: Pod\n", 'f:1: kind: must be CostOptJob or PriceBook, not "Pod"'),
         ("apiVersion: costopt.dev/v1alpha1\n", "f:1: kind: must be CostOptJob or PriceBook; it is missing"),
-        ("? [a]\n: b\n", "f:1: document: must have plain text as keys"),
+        ("? [a]\n: b\n", "f:1: document: must have text as keys: put a number, or what is empty, in quotes"),
     ],
 )
 def test_a_file_that_is_no_manifest_is_answered_with_one_sentence(source: str | bytes, answer: str) -> None:
@@ -115,7 +115,7 @@ def test_a_small_file_that_unfolds_to_a_large_one_is_refused() -> None:
 def test_numbers_with_an_exponent_are_numbers_as_the_api_server_reads_them() -> None:
     text = as_yaml(plain_job()).replace("totalSteps: 40", "totalSteps: 40\n      optimizer: {learningRate: 1e-3}")
     _, mistakes = read_documents(text, "f")
-    assert mistakes[0].sentence.endswith('it must be text: put it in quotes, as "0.001"')
+    assert mistakes[0].sentence.endswith('it must be text: put it in quotes, as "1e-3"')
 
 
 def test_an_unquoted_date_is_text_as_the_api_server_reads_it() -> None:
