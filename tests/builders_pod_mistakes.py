@@ -214,4 +214,16 @@ POD_MISTAKES = [
         "spec.pods.priorityClassName in body should match",
         "it must be DNS labels",
     ),
+    MistakeCase(
+        "an environment that no list of pods could bear",
+        in_pods(env=[{"name": f"V{number}", "value": "x" * 4096} for number in range(16)]),
+        PODS,
+        "env must be at most 65,536 characters in all, names and values; put more into a file of a ConfigMap (volumes)",
+    ),
+    MistakeCase(
+        "annotations that no list of pods could bear",
+        in_pods(annotations={f"example.com/a{number}": "x" * 4090 for number in range(4)}),
+        PODS,
+        "annotations must be at most 16,384 characters in all, keys and values",
+    ),
 ]

@@ -38,6 +38,10 @@ DataKey = Annotated[str, StringConstraints(pattern=DATA_KEY_PATTERN, min_length=
 
 DEFAULT_GRACE_PERIOD_SECONDS = 120
 
+MAX_ENV_LENGTH = 65_536
+"""Each pod carries it, whoever lists pods reads it, and a gang may have thousands of them."""
+MAX_ANNOTATIONS_LENGTH = 16_384
+
 
 def is_label_key(key: str) -> bool:
     """Whether `key` is one that a label or annotation may have: an optional DNS name and '/', then a short name."""
@@ -169,6 +173,14 @@ def _valid_keys(field: str) -> Rule:
     )
 
 
+def _env_length(env: list[PlainData]) -> int:
+    return sum(len(variable["name"]) + len(variable.get("value", "")) for variable in env)
+
+
+def _annotations_length(annotations: PlainData) -> int:
+    return sum(len(key) + len(value) for key, value in annotations.items())
+
+
 def _no_reserved_key(field: str) -> Rule:
     """A rule that a map of labels or annotations names none of ours."""
     starts = " && ".join(f"!key.startsWith('{prefix}')" for prefix in RESERVED_LABEL_PREFIXES)
@@ -191,7 +203,8 @@ class PodOverrides(Strict):
     labels: dict[str, LabelValue] = Field(default_factory=dict, max_length=32)
     """Further labels of the pods."""
     annotations: dict[str, AnnotationValue] = Field(default_factory=dict, max_length=32)
-    """Further annotations of the pods, such as kueue.x-k8s.io/podset-required-topology."""
+    """Further annotations of the pods, such as kueue.x-k8s.io/podset-required-topology;
+    at most 16,384 characters in all, with their keys."""
     node_selector: dict[str, LabelValue] = Field(default_factory=dict, max_length=32)
     """Labels that a node must have."""
     tolerations: Annotated[list[Toleration], Field(max_length=32)] = Field(default_factory=list)
@@ -214,7 +227,8 @@ class PodOverrides(Strict):
     env: Annotated[list[EnvVar], Field(max_length=128)] = Field(
         default_factory=list, json_schema_extra=list_map_keys("name")
     )
-    """Further environment variables of every rank; `costopt run` sets them too, but for those with valueFrom."""
+    """Further environment variables of every rank, at most 65,536 characters in all with their names; `costopt run`
+    sets them too, but for those with valueFrom."""
     volumes: Annotated[list[Volume], Field(max_length=32)] = Field(
         default_factory=list, json_schema_extra=list_map_keys("name")
     )
@@ -231,6 +245,19 @@ class PodOverrides(Strict):
         *map(_valid_keys, ("labels", "annotations", "nodeSelector")),
         _no_reserved_key("labels"),
         _no_reserved_key("annotations"),
+        Rule(
+            cel="!has(self.env) || self.env.map(variable, size(variable.name) + "
+            f"(has(variable.value) ? size(variable.value) : 0)).sum() <= {MAX_ENV_LENGTH}",
+            message=f"env must be at most {MAX_ENV_LENGTH:,} characters in all, names and values; put more into a file "
+            "of a ConfigMap (volumes)",
+            holds=lambda data: _env_length(data.get("env", [])) <= MAX_ENV_LENGTH,
+        ),
+        Rule(
+            cel="!has(self.annotations) || self.annotations.map(key, size(key) + size(self.annotations[key])).sum() "
+            f"<= {MAX_ANNOTATIONS_LENGTH}",
+            message=f"annotations must be at most {MAX_ANNOTATIONS_LENGTH:,} characters in all, keys and values",
+            holds=lambda data: _annotations_length(data.get("annotations", {})) <= MAX_ANNOTATIONS_LENGTH,
+        ),
         Rule(
             cel="!has(self.volumeMounts) || self.volumeMounts.all(mount, has(self.volumes) && "
             "self.volumes.exists(volume, volume.name == mount.name))",

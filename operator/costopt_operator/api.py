@@ -17,6 +17,7 @@ from kubernetes.aio.client import Configuration
 
 from costopt.names import FIELD_MANAGER
 from costopt_operator.connection import client_of
+from costopt_operator.paging import FIRST_PAGE, MAX_PAGE_BYTES, next_limit, smaller_limit
 
 Json = dict[str, Any]
 
@@ -56,6 +57,10 @@ class ApiError(Exception):
 
 class NotLeading(Exception):
     """A write was refused here: this process does not lead, or cannot be sure that it still does."""
+
+
+class TooLarge(Exception):
+    """An answer has more bytes than were to be read."""
 
 
 Unreachable = (aiohttp.ClientError, TimeoutError, OSError)
@@ -113,14 +118,28 @@ class Api:
         content_type: str = "application/json",
     ) -> Json:
         """The answer to one request. Raises ApiError, one of Unreachable, or (for a write) NotLeading."""
+        data = await self._answer(method, path, query or {}, body=body, content_type=content_type)
+        return json.loads(data) if data else {}
+
+    async def _answer(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        *,
+        body: object = None,
+        content_type: str = "application/json",
+        most_bytes: int | None = None,
+    ) -> bytes:
+        """The body of the answer; TooLarge if it has more than `most_bytes`."""
         if method != "GET" and not self._may_write():
             raise NotLeading(f"{method} {path} was not sent: this process does not lead")
         timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
-        response = await self._send(method, path, query or {}, timeout, body=body, content_type=content_type)
-        data = await response.read()
+        response = await self._send(method, path, query, timeout, body=body, content_type=content_type)
+        data = await _read(response, most_bytes)
         if response.status >= 400:
             raise _error(response.status, data)
-        return json.loads(data) if data else {}
+        return data
 
     async def text(self, path: str, query: Mapping[str, str]) -> str:
         """The answer to a GET as text (a log)."""
@@ -236,17 +255,41 @@ class Api:
                 return None
             raise
 
-    async def pages(self, path: str, query: Mapping[str, str], limit: int = 200) -> AsyncIterator[Json]:
-        """The pages of a list."""
-        token = ""
+    async def pages(self, path: str, query: Mapping[str, str], most: int = 500) -> AsyncIterator[Json]:
+        """The pages of a list, each of at most so many objects, and of as few as it takes for it to be small."""
+        token, limit = "", min(FIRST_PAGE, most)
         while True:
             asked = {**query, "limit": str(limit), **({"continue": token} if token else {})}
-            page = await self.request("GET", path, query=asked)
-            yield page
+            try:
+                data = await self._answer("GET", path, asked, most_bytes=MAX_PAGE_BYTES if limit > 1 else None)
+            except TooLarge:
+                limit = smaller_limit(limit)
+                continue
+            read, page = len(data), json.loads(data)
+            del data
             token = page["metadata"].get("continue", "")
+            limit = next_limit(limit, read=read, objects=len(page["items"]), most=most)
+            yield page
+            del page
             if not token:
                 return
             await asyncio.sleep(0)  # a long list does not keep everything else waiting
+
+
+async def _read(response: aiohttp.ClientResponse, most_bytes: int | None) -> bytes:
+    """The whole body; TooLarge as soon as it is more than that, which ends the connection."""
+    if most_bytes is None:
+        data: bytes = await response.read()
+        return data
+    parts: list[bytes] = []
+    length = 0
+    async for chunk in response.content.iter_any():
+        parts.append(chunk)
+        length += len(chunk)
+        if length > most_bytes:
+            response.close()
+            raise TooLarge
+    return b"".join(parts)
 
 
 def _error(status: int, data: bytes) -> ApiError:

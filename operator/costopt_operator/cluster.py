@@ -38,8 +38,6 @@ from costopt_operator.work_queue import Key
 
 log = logging.getLogger(__name__)
 
-JOBS_A_PAGE = 100
-"""A job with its records is some tens of kilobytes, and several times that while it is read."""
 SWEEP_SECONDS = 300.0
 """Between two lists of all jobs and price books."""
 
@@ -194,7 +192,7 @@ class Cluster:
         path = f"{GROUP_PATH}/namespaces/{namespace}/{JOBS}" if namespace else f"{GROUP_PATH}/{JOBS}"
         listed: set[Key] = set()
         version = 0
-        async for page in self._api.pages(path, {}, limit=JOBS_A_PAGE):
+        async for page in self._api.pages(path, {}):
             version = int(page["metadata"]["resourceVersion"])
             for item in page["items"]:
                 job = parse_job({"apiVersion": page["apiVersion"], "kind": "CostOptJob", **item})
@@ -205,8 +203,16 @@ class Cluster:
                 self.forget_job(job)
 
     async def _list_books(self) -> None:
+        listed: dict[str, Json] = {}
         try:
-            page = await self._api.request("GET", f"{GROUP_PATH}/pricebooks")
+            async for page in self._api.pages(f"{GROUP_PATH}/pricebooks", {}):
+                for item in page["items"]:
+                    listed[item["metadata"]["name"]] = {
+                        "apiVersion": page["apiVersion"],
+                        "kind": "PriceBook",
+                        "metadata": {"name": item["metadata"]["name"]},
+                        "spec": item["spec"],
+                    }
         except ApiError as error:
             if error.status not in (403, 404):
                 raise
@@ -214,11 +220,10 @@ class Cluster:
                 log.warning("price books cannot be read (%s); without --price-books hours have no price", error)
             self.reads_books = False
             return
-        listed = {item["metadata"]["name"]: item for item in page["items"]}
         for name in set(self.books) - set(listed):
             self.forget_book(name)
         for item in listed.values():
-            self.learn_book({"apiVersion": page["apiVersion"], "kind": "PriceBook", **item})
+            self.learn_book(item)
 
     def learn_job(self, job: JobObject) -> None:
         """Take note of a job as it is now; older news of it is passed over."""

@@ -35,7 +35,7 @@ class Script:
         self.expected = len(watches) + 1
         self.watched_from: list[str] = []
 
-    async def pages(self, path: str, query: Mapping[str, str], limit: int = 500) -> AsyncIterator[Json]:
+    async def pages(self, path: str, query: Mapping[str, str]) -> AsyncIterator[Json]:
         answer = self.lists.pop(0)
         if isinstance(answer, Exception):
             raise answer
