@@ -66,7 +66,10 @@ def choose(found: Sequence[Found], choice: Choice) -> list[Found]:
     if attempt is None:
         attempt = attempts[-1]
     if attempt not in attempts:
-        raise Refused(f"--attempt of {stage} must be from {attempts[0]} to {attempts[-1]}; it is {attempt}")
+        sentence = f"--attempt of {stage} must be from {attempts[0]} to {attempts[-1]}; it is {attempt}"
+        if 0 <= attempt < attempts[0]:
+            sentence += ". Pods of attempts before these are gone, and their logs went with them"
+        raise Refused(sentence)
     of_attempt = {one.index: one for one in of_stage if one.attempt == attempt}
     if index is None:
         return [of_attempt[place] for place in sorted(of_attempt)]

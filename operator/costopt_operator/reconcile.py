@@ -20,6 +20,7 @@ from costopt.schema.status import JobStatus, StageStatus
 from costopt.schema.usage import Usage
 from costopt_operator.events import Event, events_between
 from costopt_operator.fitting import fitted
+from costopt_operator.leftovers import leftovers
 from costopt_operator.observe import LARGEST_STATUS, World, observe
 from costopt_operator.recording import RECORDS_KEPT, bill, ended_unrecorded, foldable, new_usage, room
 from costopt_operator.sightings import ChildJob, Pod, parse_time
@@ -125,7 +126,7 @@ def reconcile(world: World, memory: Memory, now: datetime) -> Todo:
         execution=max(1, status.execution),
         settle=_admitted(world),
         connect=_gangs_that_meet(world, status),
-        delete_jobs=delete_jobs,
+        delete_jobs=(*delete_jobs, *leftovers(world, written)),
         delete_pods=delete_pods,
         overdue=_overdue(world, now),
         events=tuple(events_between(world.status, status)) if write else (),

@@ -185,12 +185,12 @@ def test_a_disruption_budget_needs_two_replicas() -> None:
     assert objects_of("PodDisruptionBudget", rendered(replicas=1)) == []
 
 
-def test_only_the_port_of_metrics_and_probes_can_be_reached() -> None:
+def test_nobody_reads_metrics_who_is_not_named_and_those_reach_their_port_alone() -> None:
     spec = the("NetworkPolicy", rendered())["spec"]
-    assert spec["policyTypes"] == ["Ingress"]
-    assert spec["ingress"] == [{"ports": [{"port": "http", "protocol": "TCP"}]}]
-    restricted = the("NetworkPolicy", rendered(**EVERY_SETTING))["spec"]["ingress"]
-    assert [rule["from"] for rule in restricted] == [EVERY_SETTING["networkPolicy"]["metricsFrom"]]
+    assert (spec["policyTypes"], spec["ingress"]) == (["Ingress"], [])
+    opened = the("NetworkPolicy", rendered(**EVERY_SETTING))["spec"]["ingress"]
+    ports = [{"port": "http", "protocol": "TCP"}]
+    assert opened == [{"ports": ports, "from": EVERY_SETTING["networkPolicy"]["metricsFrom"]}]
 
 
 def test_services_monitors_budgets_and_policies_select_the_operators_pods_and_no_others() -> None:

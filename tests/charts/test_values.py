@@ -45,6 +45,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"leaderElection": {"enabled": False}},
         "leaderElection.enabled=false needs replicas=1: of several pods only the elected one may act",
     ),
+    "a monitor that nobody lets in": (
+        {"metrics": {"serviceMonitor": {"enabled": True}}},
+        "metrics.serviceMonitor.enabled needs networkPolicy.metricsFrom, who may read metrics; empty means nobody",
+    ),
     "no account": (
         {"serviceAccount": {"create": False}},
         "serviceAccount.create=false needs serviceAccount.name, the account the operator is to use",

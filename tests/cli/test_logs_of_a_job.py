@@ -31,6 +31,16 @@ def log_of(pod: Plain) -> tuple[str, str]:
     return "GET", f"{PODS}/{pod['metadata']['name']}/log"
 
 
+def test_of_an_old_attempt_it_is_said_that_its_pods_are_gone(api: FakeApi, costopt: Command) -> None:
+    owner = add_job(api, status=running())
+    for attempt in (4, 5):
+        add_pod(api, owner, "train", attempt, 0)
+    ended = costopt("logs", "tiny", "--attempt", "3")
+    assert (ended.code, ended.out) == (2, "")
+    assert "--attempt of train must be from 4 to 5; it is 3. Pods of attempts before these are gone" in ended.err
+    assert "are gone" not in costopt("logs", "tiny", "--attempt", "6").err
+
+
 def test_logs_are_chosen_by_stage_attempt_index_and_name(api: FakeApi, costopt: Command) -> None:
     owner = add_job(api, status=running())
     add_pod(api, add_job(api, "other"), "train", 7, 0)

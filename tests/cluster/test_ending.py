@@ -186,3 +186,16 @@ def test_a_job_over_its_budget_is_suspended_and_goes_on_with_a_larger_one(team: 
     assert (status["execution"], held.stage()["failures"], held.stage()["disruptions"]) == (2, 0, 0)
     team.check_usage(held)
     assert [event["reason"] for event in held.events()] == ["BudgetExceeded", "Suspended", "Resumed", "Completed"]
+
+
+def test_of_many_attempts_the_last_three_leave_jobs_and_pods_and_all_are_recorded(team: Team) -> None:
+    job = team.submit(Play(exit_code=1), nodes=1, restarts={"maxFailures": 6, "backoffSeconds": 0})
+    job.wait_until_ended("TrainingFailed")
+    assert (job.stage()["attempt"], job.stage()["failures"]) == (6, 7)
+
+    def attempts(plural: str) -> list[int]:
+        return sorted(int(one["metadata"]["labels"]["costopt.dev/attempt"]) for one in team.objects(plural))
+
+    for plural in ("jobs", "pods"):
+        team.wait_for(lambda plural=plural: attempts(plural) == [3, 4, 5, 6], f"only the last {plural} left")
+    team.check_usage(job)

@@ -9,4 +9,7 @@
 {{- if and (not .Values.serviceAccount.create) (not .Values.serviceAccount.name) -}}
 {{- fail "serviceAccount.create=false needs serviceAccount.name, the account the operator is to use" -}}
 {{- end -}}
+{{- if and .Values.metrics.serviceMonitor.enabled .Values.networkPolicy.enabled (not .Values.networkPolicy.metricsFrom) -}}
+{{- fail "metrics.serviceMonitor.enabled needs networkPolicy.metricsFrom, who may read metrics; empty means nobody" -}}
+{{- end -}}
 {{- end -}}

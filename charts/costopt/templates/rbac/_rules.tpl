@@ -5,7 +5,7 @@
   verbs: [get, list, watch, delete] # delete: ttlSecondsAfterFinished
 - apiGroups: [costopt.dev]
   resources: [costoptjobs/status]
-  verbs: [get, update, patch]
+  verbs: [update]
 - apiGroups: [costopt.dev]
   resources: [costoptjobs/finalizers]
   verbs: [update] # to be the owner that blocks its children's deletion, where the server checks that
@@ -14,7 +14,7 @@
   verbs: [get, list, watch, create, delete]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch, patch, delete] # patch: our finalizer; delete: by force, where a job asks for it
+  verbs: [list, watch, patch, delete] # patch: our finalizer; delete: of a broken gang, and by force
 - apiGroups: [""]
   resources: [pods/log]
   verbs: [get] # progress, and the tail of what failed
@@ -35,7 +35,7 @@
   verbs: [get, create] # gangs placed whole, where the server offers that
 - apiGroups: [""]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [create]
 {{- end -}}
 
 {{/* What kind of node a pod ran on decides its price. */}}
