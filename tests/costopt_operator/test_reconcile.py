@@ -476,3 +476,16 @@ def test_limits_are_kept_while_no_record_can_be_written_for_finalizers_that_do_n
     todo = story.look(200, *gangs, *kept, ended, pod(stage="pruned"))
     assert todo.status is None
     assert todo.delete_jobs == (child("pruned"),)
+
+
+def test_the_next_attempt_is_started_when_its_pause_is_over_and_looked_at_then() -> None:
+    story = Story(a_job(restarts={"backoffSeconds": 60}))
+    story.look(0)
+    broken = (child(conditions=("Failed",)), failed(0), failed(1))
+    todo = story.look(70, *broken)
+    assert (todo.start, story.reason(), len(todo.releases)) == ((), "BackingOff", 2)
+    assert todo.look_again_after is not None
+    pause = todo.look_again_after.total_seconds()
+    assert 30 <= pause <= 60
+    assert story.look(70 + pause - 0.001, *broken).start == ()
+    assert story.look(70 + pause, *broken).start == (StartGang("train", 1),)

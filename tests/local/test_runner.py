@@ -73,6 +73,17 @@ def test_a_job_that_keeps_failing_ends_failed_after_max_failures(tmp_path: Path)
     assert len(RunFolder(tmp_path / "run").ledger().records) == 2
 
 
+def test_the_next_attempt_begins_when_its_pause_is_over_and_nothing_runs_meanwhile(tmp_path: Path) -> None:
+    status = runner_in(tmp_path / "run", job(restarts={"backoffSeconds": 3}), "fail once").run()
+
+    records = RunFolder(tmp_path / "run").ledger().records
+    last_end = max(record.held_until for record in records if record.attempt == 0)
+    first_begin = min(record.held_from for record in records if record.attempt == 1)
+    assert first_begin - last_end >= timedelta(seconds=1.5)
+    assert status.stages[0].attempt_start_time is not None
+    assert first_begin >= status.stages[0].attempt_start_time
+
+
 def test_suspending_stops_the_gang_and_running_again_resumes_with_the_next_attempt(tmp_path: Path) -> None:
     runner = runner_in(tmp_path / "run", job(), "wait once")
 
