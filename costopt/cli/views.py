@@ -258,6 +258,7 @@ def progress_text(progress: Progress) -> str:
     parts += [f"loss {float(progress.loss):.4f}"] if progress.loss else []
     parts += [f"validation loss {float(progress.validation_loss):.4f}"] if progress.validation_loss else []
     parts += [f"{progress.tokens_per_second:,} tokens/s"] if progress.tokens_per_second else []
+    parts += [f"{progress.images_per_second:,} images/s"] if progress.images_per_second else []
     return "  ".join(parts)
 
 

@@ -81,7 +81,9 @@ class Progress(Strict):
     learning_rate: Figure | None = None
     """Learning rate of the last step."""
     tokens_per_second: Count | None = None
-    """Tokens (or images) trained on per second over all ranks, since the last report."""
+    """Tokens trained on per second over all ranks, since the last report; None for images."""
+    images_per_second: Count | None = None
+    """Images trained on per second over all ranks, since the last report; None for text."""
     last_checkpoint_step: Count | None = None
     """Step of the newest complete checkpoint."""
     resumed_from_step: Count | None = None

@@ -204,3 +204,12 @@ def test_a_cache_whose_path_is_a_file_is_named(tmp_path: Path) -> None:
 def test_text_without_a_context_length_is_a_mistake_of_the_program(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="context length"):
         load_data(text_settings(tmp_path), context_length=None, cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize("settings", [text_settings(Path("none.txt")), image_settings(Path("none.npz"))])
+def test_where_a_relative_path_was_looked_for_is_said(
+    settings: DataSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NotRetryable, match=f"but does not; a relative path begins at {tmp_path}"):
+        load_data(settings, context_length=16, cache_dir=tmp_path / "cache")

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 
 from builders_data import real_text, text_settings
 from costopt.schema.recipe import DataSettings, PythonStandardLibraryData, Tokenizer
-from costopt_trainer.data import TrainingData, load_data
+from costopt_trainer.data import TrainingData, listing, load_data
 from costopt_trainer.data.entropy import BIGRAM, UNIGRAM, PairCounts
 from costopt_trainer.data.text import read_pieces, split_pieces, text_source
 from costopt_trainer.data.tokenizer import BytePairTokenizer
+from costopt_trainer.errors import NotRetryable
 
 BPE = Tokenizer(type="BPE", vocabulary_size=300)
 PROSE = "The cat sat on the mat; the rat sat at the cat. Größe, naïveté, 東京 und 🙂.\n"
@@ -310,3 +311,65 @@ def test_entropies_of_a_real_text_are_plausible(tmp_path: Path) -> None:
     assert data.reference_entropies[UNIGRAM] == pytest.approx(3.337, abs=0.01)
     assert data.reference_entropies[BIGRAM] == pytest.approx(2.374, abs=0.01)
     assert data.num_train_samples == (1_115_394 - 111_539 - 1) // 64
+
+
+def run_folder(path: Path) -> Path:
+    """A job's folder on one machine, with JSON of all kinds in it."""
+    for name in ("job.json", "status.json", "lock", "replicas/a/settings.json", "checkpoints/step-1/state.json"):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text("{}" * 60)
+    return path
+
+
+def test_what_jobs_write_is_no_data(tmp_path: Path) -> None:
+    (tmp_path / "notes.json").write_text("[1, 2, 3]" * 50)
+    own, other = run_folder(tmp_path / "runs/own"), run_folder(tmp_path / "runs/other")
+    (tmp_path / "link").symlink_to(own)
+    storage = tmp_path / "storage/own"  # as on a claim, where nothing marks it but the job's own word
+    (storage / "checkpoints/step-1").mkdir(parents=True)
+    (storage / "checkpoints/step-1/state.json").write_text("{}")
+    settings = text_settings(tmp_path, include="*.json")
+    for own_folder in (own, tmp_path / "link"):
+        found = {file.path for file in text_source(settings, own_folder).files}
+        assert found == {tmp_path / "notes.json", storage / "checkpoints/step-1/state.json"}
+    found = {file.path for file in text_source(settings, storage).files}
+    assert found == {tmp_path / "notes.json"}
+    assert other.is_dir()
+
+
+@pytest.mark.parametrize("path", [".", "checkpoints", "checkpoints/step-1/state.json", "../own"])
+def test_a_job_that_is_to_train_on_what_it_writes_is_told_so(tmp_path: Path, path: str) -> None:
+    own = run_folder(tmp_path / "own")
+    with pytest.raises(NotRetryable, match="is what this job writes itself"):
+        text_source(text_settings(own / path, include="*.json"), own)
+
+
+def test_data_of_the_users_in_the_storage_is_data(tmp_path: Path) -> None:
+    (tmp_path / "own/texts").mkdir(parents=True)
+    (tmp_path / "own/texts/a.txt").write_text(PROSE)
+    [file] = text_source(text_settings(tmp_path / "own/texts", include="*.txt"), tmp_path / "own").files
+    assert file.path.name == "a.txt"
+
+
+def test_files_that_differ_are_named(tmp_path: Path) -> None:
+    texts, cache = tmp_path / "texts", tmp_path / "cache"
+    texts.mkdir()
+    for name in ("a.txt", "b.txt", "c.txt"):
+        (texts / name).write_text(PROSE * 20)
+    before = load_data(text_settings(texts), context_length=16, cache_dir=cache).fingerprint
+    (texts / "a.txt").write_text(PROSE * 21)
+    (texts / "b.txt").unlink()
+    (texts / "d.txt").write_text(PROSE)
+    now = load_data(text_settings(texts), context_length=16, cache_dir=cache).fingerprint
+    assert listing.differences(cache, before, now) == (
+        f"{texts}/d.txt is new, {texts}/b.txt is gone, {texts}/a.txt has changed"
+    )
+    assert listing.differences(cache, before, before) == ""
+    assert listing.differences(cache, "0" * 64, now) == ""
+
+
+@pytest.mark.parametrize("spoiled", ["", "[]", '{"a": 1}', "[" * 9000, "{"])
+def test_a_listing_that_was_spoiled_names_nothing(tmp_path: Path, spoiled: str) -> None:
+    (tmp_path / "a.files.json").write_text(spoiled)
+    listing.keep(tmp_path, "b", {"x": "1"})
+    assert listing.differences(tmp_path, "a", "b") == ""

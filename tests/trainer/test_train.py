@@ -225,7 +225,10 @@ def test_training_learns(text: Path, tmp_path: Path) -> None:
 def test_an_image_classifier_learns_too(images: Path, tmp_path: Path) -> None:
     settings = image_recipe(images, totalSteps=60, optimizer={"learningRate": "1e-2"})
     assert train_here(settings, tmp_path) == 0
-    results = progress_in(tmp_path).results
+    progress = progress_in(tmp_path)
+    assert progress.tokens_per_second is None
+    assert progress.images_per_second
+    results = progress.results
     assert int(results["validationAccuracyPermille"]) > 850
     assert float(results["validationLossNatsPerImage"]) < 0.5
 
@@ -265,17 +268,51 @@ def test_mixed_precision_stays_close_to_full_precision(precision: str, text: Pat
     assert [float(loss) for loss in mixed.values()] == pytest.approx([float(loss) for loss in full.values()], rel=2e-3)
 
 
-@pytest.mark.parametrize(("precision", "advice"), [("FP32", "lower optimizer.gradientClipNorm"), ("FP16", "in BF16")])
+@pytest.mark.parametrize(
+    ("precision", "clip", "advice"),
+    [("FP32", "0", "clip gradients .optimizer.gradientClipNorm is 0, which is off"), ("FP16", "0", "in BF16")],
+)
 def test_a_loss_that_is_not_finite_ends_the_training_before_it_is_saved(
-    precision: str, advice: str, text: Path, tmp_path: Path
+    precision: str, clip: str, advice: str, text: Path, tmp_path: Path
 ) -> None:
-    optimizer = {"learningRate": "1e38", "gradientClipNorm": "0"}
+    optimizer = {"learningRate": "1e38", "gradientClipNorm": clip}
     settings = recipe(text, precision=precision, optimizer=optimizer, checkpointing={"everySteps": 2}, schedule={})
     with pytest.raises(NotRetryable, match=rf"step \d is (nan|inf): lower optimizer.learningRate .*{advice}") as ended:
         train_here(settings, tmp_path)
     assert ended.value.reason == "LossNotFinite"
     for folder in (tmp_path / "checkpoints").iterdir():
         raise AssertionError(f"{folder} was written")
+
+
+def test_lower_clipping_is_advised_where_gradients_are_clipped(text: Path) -> None:
+    clipped = recipe(text, optimizer={"learningRate": "1", "gradientClipNorm": "2.5"})
+    assert "or lower optimizer.gradientClipNorm (now 2.5)" in str(train.diverged("it is nan", clipped))
+
+
+@pytest.mark.parametrize(("asked", "refused"), [(3, True), (4, False), (5, False)])
+def test_a_checkpoint_behind_the_last_step_is_not_the_model_that_is_asked_for(
+    asked: int, refused: bool, text: Path, tmp_path: Path
+) -> None:
+    steps = {"checkpointing": {"everySteps": 2}, "evaluation": {"everySteps": 2, "maxSamples": 4}}
+    assert train_here(recipe(text, totalSteps=4, **steps), tmp_path) == 0
+    if refused:
+        with pytest.raises(NotRetryable, match="totalSteps is 3, but training has come to step 4 already: ask for"):
+            train_here(recipe(text, totalSteps=asked, **steps), tmp_path)
+    else:
+        assert train_here(recipe(text, totalSteps=asked, **steps), tmp_path) == 0
+        assert progress_in(tmp_path).step == asked
+
+
+def test_other_data_are_refused_with_the_names_of_the_files(text: Path, tmp_path: Path) -> None:
+    folder, storage = tmp_path / "texts", tmp_path / "storage"
+    folder.mkdir()
+    shutil.copy(text, folder / "a.txt")
+    data = {"type": "Text", "text": {"path": str(folder), "include": "*.txt"}}
+    settings = recipe(text, totalSteps=4, data=data)
+    assert train_here(settings, storage) == 0
+    (folder / "b.txt").write_text("news")
+    with pytest.raises(NotRetryable, match=r"data was .* and is .* \(.*/b.txt is new\); put that back"):
+        train_here(settings, storage)
 
 
 def test_weights_that_are_not_finite_are_not_saved(text: Path, tmp_path: Path) -> None:

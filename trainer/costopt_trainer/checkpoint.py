@@ -270,13 +270,20 @@ def restore_random_state(states: Mapping[str, Tensor], device: torch.device) -> 
         torch.cuda.set_rng_state(states["cuda"], device)
 
 
-def refuse_other_training(step: int, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise NotRetryable("InvalidSettings") naming each difference between what was and what is trained on what."""
+def refuse_other_training(
+    step: int, saved: Mapping[str, Any], now: Mapping[str, Any], which_files: Callable[[], str] = str
+) -> None:
+    """Raise NotRetryable("InvalidSettings") naming each difference between what was and what is trained on what.
+
+    `which_files` says how the files of the data differ, if that is known.
+    """
     changes = name_changes(saved, now)
     if changes:
+        files = which_files() if saved.get("data") != now.get("data") else ""
         raise NotRetryable(
             "InvalidSettings",
-            f"the checkpoint of step {step} is of another training: {', '.join(changes)}; put that back, or use other "
+            f"the checkpoint of step {step} is of another training: {', '.join(changes)}"
+            f"{f' ({files})' if files else ''}; put that back, or use other "
             "storage to start anew",
         )
 

@@ -38,6 +38,7 @@ from costopt_trainer.checkpoint import (
 )
 from costopt_trainer.checkpoint_files import not_writable
 from costopt_trainer.data import load_data, sample_indices
+from costopt_trainer.data.listing import differences
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.evaluate import describe_results, validation_totals
 from costopt_trainer.gang import Gang, join_gang
@@ -86,7 +87,8 @@ class Training:
         self.checkpoints = Checkpoints(storage / names.CHECKPOINTS_DIR, keep_last=keep_last, gang=gang)
         self.checkpoints.prepare()
         context_length = context_length_of(recipe.model)
-        self.data = load_data(recipe.data, context_length=context_length, cache_dir=storage / names.CACHE_DIR)
+        self.cache_dir = storage / names.CACHE_DIR
+        self.data = load_data(recipe.data, context_length=context_length, cache_dir=self.cache_dir, own_folder=storage)
         self.shape = ModelShape(recipe.model, self.data.vocabulary_size, self.data.image_shape, self.data.num_classes)
 
         # ---- model and optimizer
@@ -138,7 +140,13 @@ class Training:
         step = self.saved_step = checkpoints.newest()
         if step is not None:
             state = checkpoints.read_state(step)
-            refuse_other_training(step, state["identity"], self.identity())
+            refuse_other_training(
+                step,
+                state["identity"],
+                self.identity(),
+                lambda: differences(self.cache_dir, str(state["identity"].get("data")), self.data.fingerprint),
+            )
+            refuse_fewer_steps(step, recipe.total_steps)
             if gang.rank == 0:
                 changes = name_changes(state["recipe"], recipe.to_plain())
                 changes += name_changes({"ranks": state["ranks"]}, {"ranks": gang.world_size})
@@ -371,7 +379,8 @@ class Training:
         tokens = (self.samples_consumed - self.reported_samples) * self.data.tokens_per_sample
         self.reported_samples = self.samples_consumed
         rate = self.meter.tokens_per_second(tokens)
-        self.tell(tokens_per_second=rate or self.progress.tokens_per_second, metered=self.meter.metered())
+        name = "tokens_per_second" if self.data.image_shape is None else "images_per_second"
+        self.tell(**{name: rate or getattr(self.progress, name)}, metered=self.meter.metered())
         self.reporter.report(self.progress, keep=not self.evaluation_due)
         self.meter.reported()
 
@@ -395,5 +404,20 @@ def on_device(batch: Batch, device: torch.device) -> Batch:
 def diverged(what: str, recipe: Recipe) -> NotRetryable:
     """The end of a training whose figures have left the finite: the same steps would lead there again."""
     advice = f"lower optimizer.learningRate (now {recipe.optimizer.learning_rate}), lengthen schedule.warmupSteps"
-    other = "train in BF16 or FP32" if recipe.precision == "FP16" else "lower optimizer.gradientClipNorm"
+    if recipe.precision == "FP16":
+        other = "train in BF16 or FP32"
+    elif float(recipe.optimizer.gradient_clip_norm) > 0:
+        other = f"lower optimizer.gradientClipNorm (now {recipe.optimizer.gradient_clip_norm})"
+    else:
+        other = "clip gradients (optimizer.gradientClipNorm is 0, which is off)"
     return NotRetryable("LossNotFinite", f"{what}: {advice} or {other}")
+
+
+def refuse_fewer_steps(step: int, total_steps: int) -> None:
+    """Raise NotRetryable if the checkpoint is of a step behind the last: its model is not the one that is asked for."""
+    if step > total_steps:
+        raise NotRetryable(
+            "InvalidSettings",
+            f"totalSteps is {total_steps}, but training has come to step {step} already: ask for that many, "
+            "or use other storage to start anew",
+        )

@@ -141,7 +141,9 @@ def compare(name: str, baseline: Measurement, measured: Measurement) -> VariantS
 
 def _load_data(recipe: Recipe, config: ArtifactConfig, storage: Path) -> TrainingData:
     context_length = context_length_of(config.shape.settings)
-    data = load_data(recipe.data, context_length=context_length, cache_dir=storage / names.CACHE_DIR)
+    data = load_data(
+        recipe.data, context_length=context_length, cache_dir=storage / names.CACHE_DIR, own_folder=storage
+    )
     of_data = (data.vocabulary_size, data.image_shape, data.num_classes)
     of_model = (config.shape.vocabulary_size, config.shape.image_shape, config.shape.num_classes)
     if of_data != of_model:

@@ -3,6 +3,7 @@
 load_data    settings -> TrainingData (below)
 text         which files, in which order, split how      tokenizer  bytes or learned byte pairs
 shards       tokens on disk, memory-mapped               making     made once, part by part
+listing      which files a text had, for a refusal of another
 entropy      the yardstick for a validation loss
 images       one .npz file                               sampler    which sample comes at which position
 """
@@ -59,8 +60,12 @@ class TrainingData:
     """What the simplest models could reach on the held-out bytes, nats per byte, by name; empty for images."""
 
 
-def load_data(settings: DataSettings, *, context_length: int | None, cache_dir: Path) -> TrainingData:
+def load_data(
+    settings: DataSettings, *, context_length: int | None, cache_dir: Path, own_folder: Path | None = None
+) -> TrainingData:
     """The samples that `settings` describe. Text needs `context_length` and keeps its tokens below `cache_dir`.
+
+    Nothing in `own_folder`, the job's storage, is taken for data.
 
     Raises NotRetryable("InvalidData"), with a sentence that says what would be right, for anything wrong with the
     user's data; ValueError if text is asked for without a context length.
@@ -70,7 +75,7 @@ def load_data(settings: DataSettings, *, context_length: int | None, cache_dir: 
     if context_length is None:
         raise ValueError("text must have a context length")
     with phase("ReadingData"):
-        source = text_source(settings)
+        source = text_source(settings, own_folder)
     shards = open_shards(source, settings.tokenizer, settings.validation_percent, cache_dir)
     for split, tokens, remedy in (
         ("training", shards.train, "give more text or a smaller model.decoderLM.contextLength"),

@@ -72,7 +72,8 @@ def read_images(settings: ImageData, validation_percent: int) -> ImageSplits:
 def _load(path: Path, name: str) -> tuple[NDArray[np.generic], NDArray[np.generic], str]:
     try:
         if not path.exists():
-            raise _invalid(name, "must exist on the machine (or in the pod) that trains, but does not")
+            where = "" if path.is_absolute() else f"; a relative path begins at {Path.cwd()}"
+            raise _invalid(name, f"must exist on the machine (or in the pod) that trains, but does not{where}")
         if not path.is_file():
             raise _invalid(name, "must be an .npz file, not a folder or device")
         with path.open("rb") as stream:

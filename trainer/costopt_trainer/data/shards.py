@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from costopt.files import sync_folder, write_atomically
 from costopt.schema.recipe import Tokenizer
+from costopt_trainer.data import listing
 from costopt_trainer.data.making import (
     TOKENIZER_FILE,
     TRAIN_FILE,
@@ -36,7 +37,7 @@ from costopt_trainer.data.making import (
     make_tokens,
     token_type,
 )
-from costopt_trainer.data.text import TextSource, read_pieces
+from costopt_trainer.data.text import SEPARATOR, TextSource, read_pieces
 from costopt_trainer.data.tokenizer import LONGEST_WORD, Tokens
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.phases import Pieces, phase
@@ -74,14 +75,16 @@ def open_shards(source: TextSource, settings: Tokenizer, validation_percent: int
     Raises NotRetryable("InvalidData") if the text is not readable UTF-8 or the cache folder cannot be written.
     """
     with phase("ReadingData") as pieces:
-        digest, num_bytes = _content(source, pieces)
+        digest, num_bytes, files = _content(source, pieces)
         key = _key(digest, settings, validation_percent)
         folder = cache_dir / key[:32]
         shards = _read(folder, key)
     if shards is not None:
+        listing.keep(cache_dir, key, files)
         return shards
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
+        listing.keep(cache_dir, key, files)
         with _lock(cache_dir / f".{folder.name}.lock", _partial(folder), num_bytes):
             shards = _read(folder, key)  # another rank may have made it while this one waited
             if shards is None:
@@ -102,14 +105,21 @@ def open_shards(source: TextSource, settings: Tokenizer, validation_percent: int
     return shards
 
 
-def _content(source: TextSource, pieces: Pieces) -> tuple[str, int]:
-    """sha256 of the whole stream, and its length in bytes."""
-    digest, num_bytes = hashlib.sha256(), 0
-    for piece in read_pieces(source):
-        digest.update(piece)
-        num_bytes += len(piece)
-        pieces.done()
-    return digest.hexdigest(), num_bytes
+def _content(source: TextSource, pieces: Pieces) -> tuple[str, int, dict[str, str]]:
+    """sha256 of the whole stream, its length in bytes, and the files with the beginning of each one's own sum."""
+    digest, num_bytes, files = hashlib.sha256(), 0, {}
+    for number, file in enumerate(source.files):
+        if number:
+            digest.update(SEPARATOR)
+            num_bytes += len(SEPARATOR)
+        own = hashlib.sha256()
+        for piece in read_pieces(TextSource(source.name, (file,))):
+            digest.update(piece)
+            own.update(piece)
+            num_bytes += len(piece)
+            pieces.done()
+        files[str(file.path)] = own.hexdigest()[: listing.SUM_DIGITS]
+    return digest.hexdigest(), num_bytes, files
 
 
 def _key(content_digest: str, settings: Tokenizer, validation_percent: int) -> str:

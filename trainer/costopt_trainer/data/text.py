@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from costopt import names
 from costopt.schema.recipe import DataSettings
 from costopt_trainer.errors import NotRetryable
 
@@ -26,6 +27,11 @@ SEPARATOR = b"\0"
 
 PIECE_BYTES = 1 << 20
 """Bytes read at once: bounds memory, whatever the size of a file."""
+
+_WRITTEN_BY_A_JOB = (names.CHECKPOINTS_DIR, names.ARTIFACTS_DIR, names.CACHE_DIR, names.METRICS_FILE)
+"""In its storage."""
+_RUN_FOLDER_MARKS = frozenset({"job.json", "status.json", "lock"})
+"""What every run folder of one machine holds."""
 
 _NOT_THE_STANDARD_LIBRARY = frozenset({"site-packages", "dist-packages", "__pycache__"})
 
@@ -49,8 +55,11 @@ class TextSource:
     """In reading order; at least one, none empty."""
 
 
-def text_source(settings: DataSettings) -> TextSource:
+def text_source(settings: DataSettings, own_folder: Path | None = None) -> TextSource:
     """The files that `settings`, of type Text or PythonStandardLibrary, ask for.
+
+    `own_folder` is the job's own storage, which changes while it trains: nothing in it is data. Nor is what lies in
+    another job's run folder.
 
     Raises NotRetryable("InvalidData") if they are missing, unreadable or hold no text.
     """
@@ -65,11 +74,17 @@ def text_source(settings: DataSettings) -> TextSource:
     path = Path(settings.text.path)
     name = f"data.text.path: {path}"
     status = _stat(path, name)
+    if own_folder is not None and _is_ours(path, own_folder):
+        raise NotRetryable(
+            "InvalidData", f"{name} is what this job writes itself ({own_folder}); give text that lies elsewhere"
+        )
     if stat.S_ISREG(status.st_mode):
         return _take(name, [TextFile(path, status.st_size)], settings.text.max_bytes, "must hold text, but is empty")
     if stat.S_ISDIR(status.st_mode):
         wanted = f"must hold files that match include {settings.text.include!r} and are not empty, but has none"
-        return _take(name, _matching_files(path, settings.text.include), settings.text.max_bytes, wanted)
+        return _take(
+            name, _matching_files(path, settings.text.include, own_folder=own_folder), settings.text.max_bytes, wanted
+        )
     raise NotRetryable("InvalidData", f"{name} must be a text file or a folder, not a device, pipe or socket")
 
 
@@ -162,7 +177,15 @@ def _continues_character(byte: int) -> bool:
     return byte & 0xC0 == 0x80
 
 
-def _matching_files(root: Path, pattern: str, skip: frozenset[str] = frozenset()) -> Iterator[TextFile]:
+def _is_ours(path: Path, own_folder: Path) -> bool:
+    """Whether it is the job's own storage, or what the job keeps there."""
+    real, own = Path(os.path.realpath(path)), Path(os.path.realpath(own_folder))
+    return real == own or any(place in (real, *real.parents) for place in (own / name for name in _WRITTEN_BY_A_JOB))
+
+
+def _matching_files(
+    root: Path, pattern: str, skip: frozenset[str] = frozenset(), own_folder: Path | None = None
+) -> Iterator[TextFile]:
     """Files below `root` whose name matches, in reading order, sizes looked up as they are asked for.
 
     Hidden files and folders are passed over (a mounted ConfigMap keeps second copies in one), unless the pattern itself
@@ -170,7 +193,7 @@ def _matching_files(root: Path, pattern: str, skip: frozenset[str] = frozenset()
     """
     found = [
         path
-        for path in _walk(root, skip)
+        for path in _walk(root, skip, own_folder)
         if fnmatch.fnmatchcase(path.name, pattern) and (not path.name.startswith(".") or pattern.startswith("."))
     ]
     found.sort(key=lambda path: hashlib.sha256(os.fsencode(path.relative_to(root).as_posix())).digest())
@@ -180,9 +203,12 @@ def _matching_files(root: Path, pattern: str, skip: frozenset[str] = frozenset()
             yield TextFile(path, status.st_size)
 
 
-def _walk(root: Path, skip: frozenset[str]) -> Iterator[Path]:
-    """Everything below `root` that is not a folder. Links are followed, each real folder is visited once."""
-    visited: set[str] = set()
+def _walk(root: Path, skip: frozenset[str], own_folder: Path | None) -> Iterator[Path]:
+    """Everything below `root` that is not a folder. Links are followed, each real folder is visited once.
+
+    Run folders are passed over: the job's own and, known by their marks, those of others.
+    """
+    visited = set() if own_folder is None else {os.path.realpath(own_folder)}
     pending = [root]
     while pending:
         folder = pending.pop()
@@ -192,6 +218,8 @@ def _walk(root: Path, skip: frozenset[str]) -> Iterator[Path]:
         visited.add(real)
         try:
             entries = sorted(folder.iterdir())
+            if {entry.name for entry in entries} >= _RUN_FOLDER_MARKS:
+                continue
             folders = [entry for entry in entries if entry.is_dir()]
         except OSError as error:
             raise _unreadable(str(folder), error) from error
@@ -221,4 +249,11 @@ def _unreadable(name: str, error: OSError | ValueError) -> NotRetryable:
     if isinstance(error, OSError) and error.errno not in (errno.ENOENT, errno.ENOTDIR):
         why = error.strerror or type(error).__name__
         return NotRetryable("InvalidData", f"{name} must be readable by the user that trains, but reading fails: {why}")
-    return NotRetryable("InvalidData", f"{name} must exist on the machine (or in the pod) that trains, but does not")
+    return NotRetryable(
+        "InvalidData", f"{name} must exist on the machine (or in the pod) that trains, but does not{_looked_in(name)}"
+    )
+
+
+def _looked_in(name: str) -> str:
+    """Where a relative path was looked for: a job may be resumed from another folder."""
+    return "" if name.rpartition(": ")[2].startswith("/") else f"; a relative path begins at {Path.cwd()}"

@@ -1,0 +1,55 @@
+"""Which files a text consisted of, kept beside its tokens, so that a refusal of another text can name what differs.
+
+keep          write down the files of a text under its key
+differences   two keys -> the files that are new, gone or changed, in words
+"""
+
+import contextlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from costopt.files import write_atomically
+from costopt.hostile import read_json
+
+MOST_FILES = 20_000
+"""Of a text of more files none is listed: the listing would be larger than what reads it allows."""
+NAMED = 5
+"""Files named in one sentence."""
+SUM_DIGITS = 16
+"""Hexadecimal digits of a file's sha256 that are kept."""
+
+
+def keep(cache_dir: Path, key: str, files: Mapping[str, str]) -> None:
+    """Write down the files, path -> sum, unless that was done. A full disk is no reason to fail."""
+    path = _path(cache_dir, key)
+    if len(files) <= MOST_FILES:
+        with contextlib.suppress(OSError):
+            if not path.exists():
+                write_atomically(path, json.dumps(files, sort_keys=True).encode("utf-8", "replace"))
+
+
+def differences(cache_dir: Path, key_before: str, key_now: str) -> str:
+    """Such as "a.txt is new, b.txt has changed and 3 more"; empty where it is not known."""
+    before, now = _kept(cache_dir, key_before), _kept(cache_dir, key_now)
+    if before is None or now is None:
+        return ""
+    words = [f"{name} is new" for name in sorted(now.keys() - before.keys())]
+    words += [f"{name} is gone" for name in sorted(before.keys() - now.keys())]
+    words += [f"{name} has changed" for name in sorted(now.keys() & before.keys()) if now[name] != before[name]]
+    more = f" and {len(words) - NAMED} more" if len(words) > NAMED else ""
+    return ", ".join(words[:NAMED]) + more
+
+
+def _path(cache_dir: Path, key: str) -> Path:
+    return cache_dir / f"{key[:32]}.files.json"
+
+
+def _kept(cache_dir: Path, key: str) -> dict[str, str] | None:
+    try:
+        files = read_json(_path(cache_dir, key))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(files, dict) or not all(isinstance(sum_, str) for sum_ in files.values()):
+        return None
+    return {name[:200]: sum_ for name, sum_ in files.items()}
