@@ -121,7 +121,7 @@ def service_name(job_name: str, stage: str, attempt: int) -> str:
     child = child_name(job_name, stage, attempt)
     if child[0].isalpha():
         return child
-    return _digested(f"s-{job_name}-{stage}", f"service/{job_name}/{stage}", f"-a{attempt}")
+    return _digested(f"s-{job_name}-{stage}", f"{job_name}/{stage}", f"-a{attempt}")
 
 
 def network_policy_name(job_name: str) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from charts.generator.plain_manifests import ADMISSION_POLICY
+
 ROOT = Path(__file__).resolve().parents[1]
 CHART = ROOT / "charts/costopt"
 NAMESPACE = "costopt-system"
@@ -42,6 +44,7 @@ EVERY_SETTING: dict[str, Any] = {
     "log": {"level": "DEBUG", "format": "text"},
     "metrics": {"serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
     "networkPolicy": {"metricsFrom": [{"namespaceSelector": {"matchLabels": {"team": "monitoring"}}}]},
+    "admissionPolicy": {"alsoAllowed": ["system:serviceaccount:kueue-system:kueue-controller-manager"]},
     "podLabels": {"team": "platform"},
     "podAnnotations": {"note": "x"},
     "nodeSelector": {"kubernetes.io/arch": "amd64"},
@@ -63,6 +66,7 @@ MODES: dict[str, dict[str, Any]] = {
         "serviceAccount": {"create": False, "name": "existing"},
         "podDisruptionBudget": {"enabled": False},
         "networkPolicy": {"enabled": False},
+        "admissionPolicy": {"enabled": False},
         "uninstall": {"releaseFinalizers": False},
     },
     "every setting": EVERY_SETTING,
@@ -99,9 +103,9 @@ def helm(*arguments: str, values: dict[str, Any] | None = None, **environment: s
 
 
 def template(*arguments: str, **values: Any) -> subprocess.CompletedProcess[str]:
-    """`helm template` of the chart with these values."""
-    version = ["--kube-version", KUBERNETES_VERSION]
-    return helm("template", "costopt", str(CHART), "--namespace", NAMESPACE, *version, *arguments, values=values)
+    """`helm template` of the chart with these values, for a server that has the kind of the admission policy."""
+    server = ["--kube-version", KUBERNETES_VERSION, "--api-versions", ADMISSION_POLICY]
+    return helm("template", "costopt", str(CHART), "--namespace", NAMESPACE, *server, *arguments, values=values)
 
 
 def rendered(*arguments: str, **values: Any) -> list[dict[str, Any]]:

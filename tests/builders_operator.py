@@ -115,6 +115,7 @@ def pod_json(
         "uid": f"pod-{stage}-{attempt}-{index}",
         "resourceVersion": "20",
         "creationTimestamp": at(0),
+        "ownerReferences": [owner("Job", names.child_name("tiny", stage, attempt), f"job-{stage}-{attempt}")],
         "labels": {
             **_labels(stage, attempt, "tiny", uid),
             "batch.kubernetes.io/job-completion-index": str(index),

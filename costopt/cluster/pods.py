@@ -1,5 +1,6 @@
 """The pods of a job: which replica each of them is, and what it waits for."""
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -45,11 +46,14 @@ def pods_of(cluster: Cluster, namespace: str, job_uid: str) -> list[ReplicaPod]:
 
 
 def replica_pod(pod: Plain) -> ReplicaPod | None:
-    """A pod as a replica; None if it lacks the marks of one."""
+    """A pod as a replica; None if it lacks the marks of one, or has some that no replica has."""
     metadata: Plain = pod["metadata"]
     labels: Plain = metadata.get("labels") or {}
-    index = (metadata.get("annotations") or {}).get(INDEX_ANNOTATION)
-    if LABEL_STAGE not in labels or LABEL_ATTEMPT not in labels or index is None:
+    attempt, index = (
+        _number(labels.get(LABEL_ATTEMPT)),
+        _number((metadata.get("annotations") or {}).get(INDEX_ANNOTATION)),
+    )
+    if LABEL_STAGE not in labels or attempt is None or index is None:
         return None
     status: Plain = pod.get("status") or {}
     return ReplicaPod(
@@ -57,12 +61,17 @@ def replica_pod(pod: Plain) -> ReplicaPod | None:
         name=metadata["name"],
         uid=metadata["uid"],
         stage=labels[LABEL_STAGE],
-        attempt=int(labels[LABEL_ATTEMPT]),
-        index=int(index),
+        attempt=attempt,
+        index=index,
         created=datetime.fromisoformat(metadata["creationTimestamp"]),
         phase=status.get("phase", "Pending"),
         waits_for=_waits_for(status),
     )
+
+
+def _number(text: str | None) -> int | None:
+    """The number; None if it is none that a replica has, for anybody may have written it."""
+    return int(text) if text is not None and re.fullmatch(r"[0-9]{1,9}", text) else None
 
 
 def _waits_for(status: Plain) -> str | None:

@@ -177,6 +177,20 @@ class EarlierJob(Strict):
     """Currency of that cost."""
 
 
+class BatchJob(Strict):
+    """A batch Job of an attempt."""
+
+    uid: ShortText
+    """Its uid."""
+    stage: Name
+    """"train" or the variant's name."""
+    attempt: Count
+    """Attempt of the stage."""
+
+
+MAX_BATCH_JOBS = 64
+
+
 class JobStatus(Strict):
     """Where the job stands and what it has cost."""
 
@@ -213,6 +227,9 @@ class JobStatus(Strict):
     """Resource-hours and money so far."""
     usage: Usage | None = Field(default=None, json_schema_extra=WRITTEN_WHOLE)
     """What ended replicas held: what the bill is made of. None on one machine, where it is in the ledger's file."""
+    batch_jobs: Annotated[list[BatchJob], Field(max_length=MAX_BATCH_JOBS)] | None = Field(default=None)
+    """Batch Jobs that run, or whose pods are not all recorded: by their uids pods are known to be the job's, also when
+    their batch Job is gone. None on one machine."""
     variants: Annotated[list[VariantStatus], Field(max_length=16)] = Field(
         default_factory=list,
         json_schema_extra=list_map_keys("name"),

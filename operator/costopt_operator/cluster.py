@@ -11,6 +11,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -22,6 +23,7 @@ from costopt.schema.document import read_documents
 from costopt.schema.prices import PriceBook
 from costopt.schema.status import EarlierJob, JobStatus
 from costopt_operator.api import GROUP_PATH, JOBS, Api, ApiError, Json, Unreachable, list_path
+from costopt_operator.kinship import Gang, Kinship, gangs_in
 from costopt_operator.known_fields import read_known
 from costopt_operator.list_watch import ListWatch, Versioned
 from costopt_operator.sightings import (
@@ -72,9 +74,13 @@ class Children(Generic[T]):
         namespaces: Iterable[str | None],
         parse: Callable[[Json], T],
         changed: Callable[[Key], None],
+        *,
+        met: Callable[[T], None] = lambda _: None,
     ) -> None:
         self.kind = kind
         self._changed = changed
+        self._met = met
+        """Told of an object before anybody else is told of a change of it."""
         self._by_key: defaultdict[Key, dict[str, T]] = defaultdict(dict)
         query = {"labelSelector": MANAGED_BY_SELECTOR}
         self.watches = [
@@ -106,7 +112,62 @@ class Children(Generic[T]):
                 del self._by_key[changed.key]
         else:
             self._by_key[changed.key][changed.uid] = changed
+            self._met(changed)
         self._changed(changed.key)
+
+
+class Pods(Children[Pod]):
+    """The pods that have our label, each with the job that its batch Job is of. (See `kinship`.)"""
+
+    def __init__(
+        self, api: Api, namespaces: Iterable[str | None], kinship: Kinship, changed: Callable[[Key], None]
+    ) -> None:
+        super().__init__(api, "Pod", namespaces, parse_pod, changed)
+        self._kinship = kinship
+        self._gang_of: dict[str, str] = {}
+        """By pod uid: the uid of its batch Job, as it was when the pod was first seen."""
+        self._by_gang: defaultdict[str, dict[str, Pod]] = defaultdict(dict)
+
+    def of(self, key: Key) -> tuple[Pod, ...]:
+        """The pods of one job."""
+        gangs = [gang.uid for gang in self._kinship.of(key[1])]
+        return tuple(pod for gang in gangs if gang in self._by_gang for pod in self._by_gang[gang].values())
+
+    def stranger(self, key: Key) -> Pod | None:
+        """The pod of this key that has our label and is of no job that we know."""
+        gang = self._gang_of.get(key[1])
+        return None if gang is None or self._kinship.get(gang) is not None else self._by_gang[gang][key[1]]
+
+    def keys(self) -> set[Key]:
+        """All jobs that pods belong to."""
+        return {self._key(pod) for pods in self._by_gang.values() for pod in pods.values()}
+
+    def any_of(self, gang: Gang) -> bool:
+        """Whether pods of that batch Job are left."""
+        return gang.uid in self._by_gang
+
+    def meet(self, gang: Gang) -> None:
+        """That batch Job is known from now on: its pods are its job's."""
+        for uid, pod in self._by_gang.get(gang.uid, {}).items():
+            self._by_gang[gang.uid][uid] = pod.of_gang(gang)
+            self._changed((gang.namespace, gang.job_uid))
+
+    def _on_change(self, changed: Pod, gone: bool) -> None:
+        uid = self._gang_of.setdefault(changed.uid, changed.gang_uid)
+        gang = self._kinship.get(uid)
+        pod = changed.of_gang(gang) if gang is not None else replace(changed, gang_uid=uid)
+        if gone:
+            del self._gang_of[changed.uid]
+            self._by_gang[uid].pop(changed.uid, None)
+            if not self._by_gang[uid]:
+                del self._by_gang[uid]
+        else:
+            self._by_gang[uid][changed.uid] = pod
+        self._changed(self._key(pod))
+
+    def _key(self, pod: Pod) -> Key:
+        gang = self._kinship.get(pod.gang_uid)
+        return (pod.namespace, gang.job_uid if gang is not None else pod.uid)
 
 
 class Cluster:
@@ -128,11 +189,16 @@ class Cluster:
         self._swept = time.monotonic()
         self._news = False
         self.jobs: dict[Key, JobObject] = {}
-        self.earlier: dict[Key, EarlierJob] = {}
-        """The last job of each name whose end was seen."""
+        self.earlier: dict[tuple[str, str], EarlierJob] = {}
+        """By namespace and name: the last job of that name whose end was seen."""
         self.books: dict[str, PriceBook] = {}
-        self.child_jobs = Children[ChildJob](api, "Job", self._namespaces, parse_child_job, changed)
-        self.pods = Children[Pod](api, "Pod", self._namespaces, parse_pod, changed)
+        self._uids: dict[tuple[str, str], str] = {}
+        """By namespace and name: the uid of the job that has this name now."""
+        self.kinship = Kinship()
+        self.child_jobs = Children[ChildJob](
+            api, "Job", self._namespaces, parse_child_job, self._children_changed, met=self._meet
+        )
+        self.pods = Pods(api, self._namespaces, self.kinship, self._children_changed)
         self.services = Children[ServiceObject](api, "Service", self._namespaces, parse_service, changed)
 
     @property
@@ -228,17 +294,35 @@ class Cluster:
     def learn_job(self, job: JobObject) -> None:
         """Take note of a job as it is now; older news of it is passed over."""
         known = self.jobs.get(job.key)
+        if known is None and not self._takes_the_name(job):
+            return
         if known is None or known.resource_version < job.resource_version:
             self._news = True
             self.jobs[job.key] = job
+            if known is None:
+                about = {"namespace": job.namespace, "job_uid": job.uid, "job_name": job.name}
+                for gang in gangs_in(job.status, **about):
+                    self._learn_gang(gang)
             self._changed(job.key, new=job.is_new)
+
+    def _takes_the_name(self, job: JobObject) -> bool:
+        """A job that was not known is the one of its name, and another of that name is gone; unless that is younger."""
+        namesake = self.jobs.get((job.namespace, self._uids.get((job.namespace, job.name), "")))
+        if namesake is not None:
+            if namesake.resource_version > job.resource_version:
+                return False
+            self.forget_job(namesake)
+        self._uids[job.namespace, job.name] = job.uid
+        return True
 
     def forget_job(self, job: JobObject) -> None:
         """The job is gone."""
-        known = self.jobs.get(job.key)
-        if known is not None and known.uid == job.uid:
-            del self.jobs[job.key]
-            self._remember(known)
+        if self.jobs.pop(job.key, None) is not None:
+            self._remember(job)
+            if self._uids.get((job.namespace, job.name)) == job.uid:
+                del self._uids[job.namespace, job.name]
+        for gang in self.kinship.of(job.uid):
+            self._forget_if_nothing_is_left(gang)
         self.on_job_gone(job.uid)
         self._changed(job.key)
 
@@ -248,12 +332,36 @@ class Cluster:
             bill = read_known(JobStatus, job.status).bill
         except ValidationError:
             return
-        self.earlier.pop(job.key, None)
-        self.earlier[job.key] = EarlierJob(
+        name = (job.namespace, job.name)
+        self.earlier.pop(name, None)
+        self.earlier[name] = EarlierJob(
             uid=job.uid, priced_cost=bill.priced_cost if bill else None, currency=bill.currency if bill else None
         )
         if len(self.earlier) > EARLIER_KEPT:
             del self.earlier[next(iter(self.earlier))]
+
+    def name_of(self, key: Key) -> str:
+        """The name of the job of that key; its uid if it is not known."""
+        gangs = self.kinship.of(key[1])
+        return self.jobs[key].name if key in self.jobs else gangs[0].job_name if gangs else key[1]
+
+    def _meet(self, child: ChildJob) -> None:
+        self._learn_gang(child.gang)
+
+    def _learn_gang(self, gang: Gang) -> None:
+        if self.kinship.learn(gang):
+            self.pods.meet(gang)
+
+    def _children_changed(self, key: Key) -> None:
+        if key not in self.jobs:
+            for gang in self.kinship.of(key[1]):
+                self._forget_if_nothing_is_left(gang)
+        self._changed(key)
+
+    def _forget_if_nothing_is_left(self, gang: Gang) -> None:
+        there = any(child.uid == gang.uid for child in self.child_jobs.of((gang.namespace, gang.job_uid)))
+        if not there and not self.pods.any_of(gang):
+            self.kinship.forget(gang.uid)
 
     def learn_book(self, data: Json) -> None:
         """Take note of a price book as it is now, and look again at the jobs that it may price."""

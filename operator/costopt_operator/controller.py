@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
 from typing import Any
@@ -37,10 +38,11 @@ from costopt_operator.logs import about
 from costopt_operator.look import Nodes
 from costopt_operator.metrics import Metrics
 from costopt_operator.observe import World, utc_now
+from costopt_operator.ownership import is_marked
 from costopt_operator.reconcile import Memory, Todo, reconcile
 from costopt_operator.recording import last_speakers, leaving_speakers
 from costopt_operator.run_all import run_all
-from costopt_operator.sightings import ChildJob, JobObject, Pod, parse_job, parse_pod
+from costopt_operator.sightings import ChildJob, JobObject, Pod, parse_child_job, parse_job, parse_pod
 from costopt_operator.work_queue import Key, WorkQueue
 
 log = logging.getLogger(__name__)
@@ -55,8 +57,8 @@ FIGURES_PER_SECOND = 5.0
 FIGURES_PUT_OFF = timedelta(seconds=10)
 PARSED_KEPT = 128
 """Jobs and statuses kept as models: a job is looked at some ten times between two of its writes, most of them soon."""
-HASHED_LABEL_LENGTH = 55
-"""A label this long may be a hash of a longer name."""
+STRANGERS_KEPT = 10_000
+"""Pods that were told to be of no job of ours, and need not be told of again."""
 
 
 class Controller:
@@ -83,6 +85,7 @@ class Controller:
         self._logs = Logs(api, queue.add)
         self._figures = Allowance(FIGURES_PER_SECOND)
         self._failing = FailingLooks()
+        self._strangers: deque[str] = deque(maxlen=STRANGERS_KEPT)
         self._memories: dict[str, Memory] = {}
         """By job uid."""
 
@@ -95,7 +98,7 @@ class Controller:
     async def _work(self) -> None:
         while True:
             key = await self._queue.get()
-            with about(key):
+            with about((key[0], self._cluster.name_of(key))):
                 await self._turn(key)
 
     async def _turn(self, key: Key) -> None:
@@ -176,10 +179,11 @@ class Controller:
         job = self._cluster.jobs.get(key)
         pods = self._cluster.pods.of(key)
         if job is None:
+            if stranger := self._cluster.pods.stranger(key):
+                await self._pass_over(stranger)
             await self._after_its_job(key, pods)
             return 0.0
         if job.deleting:
-            await self._release_strangers(job, pods)
             await run_all(self._release(pod) for pod in pods if pod.ended and pod.has_finalizer)
             return 0.0
         try:
@@ -190,7 +194,6 @@ class Controller:
             raise NotEnforced from error
         self._failing.succeeded(job.uid)
         await self._carry_out(todo, world, written)
-        await self._release_strangers(job, pods)
         self._remember_to_look(key, todo, world)
         return deciding
 
@@ -221,8 +224,8 @@ class Controller:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"])
             raise NotUnderstood(f"the job is not understood ({where}: {first['msg']})") from error
-        pods = tuple(pod for pod in self._cluster.pods.of(job.key) if pod.job_uid == job.uid)
-        children = tuple(child for child in self._cluster.child_jobs.of(job.key) if child.job_uid == job.uid)
+        pods = self._cluster.pods.of(job.key)
+        children = self._cluster.child_jobs.of(job.key)
         world = World(
             job=model,
             status=status,
@@ -234,7 +237,7 @@ class Controller:
             nodes=await self._nodes.of(pods),
             refused=self._gangs.refused(job),
             held_up=self._gangs.held_up(job),
-            earlier=self._cluster.earlier.get(job.key),
+            earlier=self._cluster.earlier.get((job.namespace, job.name)),
             room=job.room,
         )
         self._logs.follow(leaving_speakers(world))
@@ -363,29 +366,46 @@ class Controller:
             if error.reason != "AlreadyExists":
                 log.warning("the event %s could not be told: %s", event.reason, error)
 
-    async def _release_strangers(self, job: JobObject, pods: tuple[Pod, ...]) -> None:
-        """Let go of pods of an earlier job of the same name, which has no status any more to record them in."""
-        await run_all(self._let_go(pod) for pod in pods if pod.job_uid != job.uid and pod.ended and pod.has_finalizer)
-
     async def _after_its_job(self, key: Key, pods: tuple[Pod, ...]) -> None:
         """Let go of the pods of a job that is gone, after making sure that it is."""
         left = [pod for pod in pods if pod.ended and pod.has_finalizer]
         orphans = [pod for pod in pods if pod.orphan and pod.deleted is None]
         if not left and not orphans:
             return
-        namespace, label = key
-        data = await self._api.get("CostOptJob", namespace, label)
-        if data is not None:
+        data = await self._api.get("CostOptJob", key[0], self._cluster.name_of(key))
+        if data is not None and data["metadata"]["uid"] == key[1]:
             self._cluster.learn_job(parse_job(data))
             self._queue.add(key)
             return
-        if len(label) >= HASHED_LABEL_LENGTH:
-            await self._cluster.list_all()
-            if key in self._cluster.jobs:
-                self._queue.add(key)
-                return
         await run_all(self._let_go(pod) for pod in left)
         await run_all(self._delete_pod(pod, None) for pod in orphans)
+
+    async def _pass_over(self, pod: Pod) -> None:
+        """A pod that has our label but is of no job. Nothing is done about it, except that our finalizer is released
+        when it has ended: nobody else will ever do that."""
+        is_news = pod.uid not in self._strangers
+        if not is_news and not (pod.ended and pod.has_finalizer):
+            return
+        if await self._is_met(pod):
+            return
+        if is_news:
+            log.warning("the pod %s has our label but is of no batch Job of ours: it is passed over", pod.name)
+            self._strangers.append(pod.uid)
+        if pod.ended and pod.has_finalizer:
+            await self._release(pod)
+
+    async def _is_met(self, pod: Pod) -> bool:
+        """Whether the pod's batch Job is one of ours that was not known yet; from now on it is."""
+        if pod.controller.kind != "Job":
+            return False
+        data = await self._api.get("Job", pod.namespace, pod.controller.name)
+        if data is None or data["metadata"]["uid"] != pod.gang_uid or not is_marked(data["metadata"]):
+            return False
+        try:
+            self._cluster.child_jobs.learn(parse_child_job(data), pod.namespace)
+        except ValueError:
+            return False
+        return True
 
     async def _let_go(self, pod: Pod) -> None:
         log.info("pod %s ended after its job was deleted: its usage stands in no status any more", pod.name)

@@ -179,7 +179,7 @@ class Gangs:
         """Make the gang's Service again if somebody has deleted it."""
         drawn = service(world.job, child.stage, child.attempt, execution=execution)
         there = self._cluster.services.of(job.key)
-        if not any(found.name == drawn["metadata"]["name"] and found.job_uid == job.uid for found in there):
+        if not any(found.name == drawn["metadata"]["name"] for found in there):
             async with self._holding_up(job, (child.stage, child.attempt)):
                 await self._ensure(drawn, job)
 

@@ -28,6 +28,8 @@ WATCH_SECONDS = (240, 300)
 """Lifetime of one watch request, drawn between these."""
 REMEMBERED_GONE = 10_000
 """Ids of deleted objects that are remembered; an id is never used again."""
+REMEMBERED_PASSED_OVER = 1_000
+"""Objects that were not understood, and of which it was told once."""
 BACKOFF_SECONDS = (0.2, 15.0)
 """First and longest pause after a failure."""
 
@@ -81,6 +83,7 @@ class ListWatch(Generic[T]):
         """The API server does not let us list these objects, or there is no such namespace any more."""
         self.relists = 0
         """Lists after the first."""
+        self._passed_over: deque[str | None] = deque(maxlen=REMEMBERED_PASSED_OVER)
         self._gone: deque[str] = deque(maxlen=REMEMBERED_GONE)
         self._gone_set: set[str] = set()
 
@@ -170,7 +173,9 @@ class ListWatch(Generic[T]):
             return self._parse(data)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             metadata = data.get("metadata", {})
-            log.warning("%s/%s is not understood: %r", metadata.get("namespace"), metadata.get("name"), error)
+            if metadata.get("uid") not in self._passed_over:
+                self._passed_over.append(metadata.get("uid"))
+                log.warning("%s/%s is passed over: %r", metadata.get("namespace"), metadata.get("name"), error)
             return None
 
     def learn(self, parsed: T) -> None:

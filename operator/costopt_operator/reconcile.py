@@ -16,7 +16,7 @@ from costopt.names import QUEUE_NAME_LABEL, TRAIN_STAGE
 from costopt.plan.actions import StartGang, StopGang, StopReason
 from costopt.plan.decide import is_final, plan
 from costopt.schema.pods import DEFAULT_GRACE_PERIOD_SECONDS
-from costopt.schema.status import JobStatus, StageStatus
+from costopt.schema.status import MAX_BATCH_JOBS, BatchJob, JobStatus, StageStatus
 from costopt.schema.usage import Usage
 from costopt_operator.events import Event, events_between
 from costopt_operator.fitting import fitted
@@ -108,10 +108,15 @@ def reconcile(world: World, memory: Memory, now: datetime) -> Todo:
     status = decided.status.model_copy(update={"usage": recorded if recorded != Usage() else None, "bill": whole_bill})
     if status.continues_from_step is not None and status.earlier_job is None:
         status = status.model_copy(update={"earlier_job": world.earlier})
+    batch_jobs = _batch_jobs(world)
+    if not {entry.uid for entry in batch_jobs} <= {entry.uid for entry in world.status.batch_jobs or ()}:
+        status = status.model_copy(update={"batch_jobs": batch_jobs})
     status = fitted(status, min(world.room, LARGEST_STATUS))
 
     urgency = _urgency(world.status, status)
     write, wait = _when(urgency, memory, now)
+    # What need not be remembered any more is worth no write of its own.
+    status = status.model_copy(update={"batch_jobs": batch_jobs or None})
     written = status if write else world.status
     in_status = {record.uid for record in (written.usage.records if written.usage else [])}
     training = status.stage(TRAIN_STAGE)
@@ -150,6 +155,16 @@ def _cannot_record_yet(world: World, usage: Usage) -> bool:
     return any(pod.uid in world.unheard for pod in ended) or bool(ended and not room(usage))
 
 
+def _batch_jobs(world: World) -> list[BatchJob]:
+    """The batch Jobs by whose uids pods are known to be this job's: all that may still make pods, or have some left
+    that are not recorded. Of more than there is room for, the latest."""
+    active = (child for child in world.child_jobs if not (child.failing or child.complete))
+    known = {child.uid: (child.attempt, child.stage) for child in active}
+    known |= {pod.gang_uid: (pod.attempt, pod.stage) for pod in world.pods if pod.has_finalizer}
+    latest = sorted((attempt, stage, uid) for uid, (attempt, stage) in known.items())[-MAX_BATCH_JOBS:]
+    return [BatchJob(uid=uid, stage=stage, attempt=attempt) for attempt, stage, uid in latest]
+
+
 def _urgency(before: JobStatus, after: JobStatus) -> Urgency:
     if after == before:
         return "None"
@@ -181,6 +196,7 @@ def _plain(status: JobStatus) -> JobStatus:
     """The status without the figures and phases that go on by themselves, and a variant's first sign of life."""
     conditions = [item.model_copy(update={"observed_generation": None}) for item in status.conditions]
     quiet: dict[str, Any] = {"bill": None, "progress": None, "conditions": conditions, "observed_generation": None}
+    quiet["batch_jobs"] = None
     stages = [stage.model_copy(update={"phase": None}) for stage in status.stages]
     quiet["stages"] = [_begun(stage) if stage.name != TRAIN_STAGE else stage for stage in stages]
     return status.model_copy(update=quiet)

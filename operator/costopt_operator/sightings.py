@@ -8,19 +8,19 @@ import json
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from costopt import names
 from costopt.plan.evidence import Evidence, is_disruption
 from costopt.plan.foreign_text import one_line
-from costopt.render.labels import label_value
 from costopt.render.pods import CONTAINER as TRAINER_CONTAINER
 from costopt.schema.base import NAME_PATTERN
 from costopt.schema.replica import TerminationMessage
 from costopt_operator import shapes
-from costopt_operator.ownership import controller_of
+from costopt_operator.kinship import Gang
+from costopt_operator.ownership import JOB_KIND, Controller, controller_of
 from costopt_operator.pod_requests import effective_requests_of
 from costopt_operator.pod_words import container_time, evidence_of, said_at_end, wait_of
 from costopt_operator.work_queue import Key
@@ -41,6 +41,8 @@ LARGEST_OBJECT = 1_572_864
 """Bytes of the largest object that etcd keeps unless it is told otherwise (--max-request-bytes)."""
 FOR_OTHERS = 98_304
 """Bytes of it that are left to what is written beside the status: who wrote which field, and when."""
+POD_NAME = re.compile(r".+-([0-9]{1,9})-[a-z0-9]{5}")
+"""Of an Indexed Job: <job>-<index>-<5 random>."""
 MESSAGE_LIMIT = 8192
 """Characters read of a termination message; a kubelet writes at most 4,096 bytes of it."""
 
@@ -65,7 +67,7 @@ class JobObject:
     @property
     def key(self) -> Key:
         """What it is queued under."""
-        return (self.namespace, label_value(self.name))
+        return (self.namespace, self.uid)
 
     @property
     def is_new(self) -> bool:
@@ -81,9 +83,9 @@ class ChildJob:
     name: str
     uid: str
     resource_version: int = field(compare=False)
-    job_label: str
-    """Label value that names its CostOptJob."""
     job_uid: str
+    """Of the CostOptJob that is its controller."""
+    job_name: str
     stage: str
     attempt: int
     completions: int
@@ -102,19 +104,28 @@ class ChildJob:
     @property
     def key(self) -> Key:
         """The job it belongs to."""
-        return (self.namespace, self.job_label)
+        return (self.namespace, self.job_uid)
+
+    @property
+    def gang(self) -> Gang:
+        """What its pods are known by."""
+        return Gang(self.uid, self.namespace, self.job_uid, self.job_name, self.stage, self.attempt)
 
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A pod of a gang."""
+    """A pod that says it is of a gang. `of_gang` is what it is known to be."""
 
     namespace: str
     name: str
     uid: str
     resource_version: int = field(compare=False)
-    job_label: str
+    controller: Controller
+    """What its controller reference names; of a gang's pod, its batch Job."""
+    gang_uid: str
+    """Uid of that batch Job, also after somebody has taken the reference away."""
     job_uid: str
+    """As its label says, until its batch Job is known; the same holds of stage and attempt."""
     stage: str
     attempt: int
     index: int
@@ -154,7 +165,11 @@ class Pod:
     @property
     def key(self) -> Key:
         """The job it belongs to."""
-        return (self.namespace, self.job_label)
+        return (self.namespace, self.job_uid)
+
+    def of_gang(self, gang: Gang) -> "Pod":
+        """The pod as that of this batch Job."""
+        return replace(self, gang_uid=gang.uid, job_uid=gang.job_uid, stage=gang.stage, attempt=gang.attempt)
 
     @property
     def ended(self) -> bool:
@@ -172,14 +187,13 @@ class ServiceObject:
     name: str
     uid: str
     resource_version: int = field(compare=False)
-    job_label: str
     job_uid: str
-    """Of the job that owns it."""
+    """Of the CostOptJob that is its controller."""
 
     @property
     def key(self) -> Key:
         """The job it belongs to."""
-        return (self.namespace, self.job_label)
+        return (self.namespace, self.job_uid)
 
 
 @functools.lru_cache(maxsize=8192)
@@ -251,20 +265,23 @@ def _compact(data: object) -> bytes:
 
 
 def parse_child_job(data: Json) -> ChildJob:
-    """A batch Job out of the API server's JSON."""
+    """A batch Job out of the API server's JSON. ValueError if it is no gang's, whatever its labels say."""
     data = _fit(shapes.JOB, data)
     metadata, spec, status = data["metadata"], data["spec"], data.get("status", {})
-    labels = metadata.get("labels", {})
+    labels, job = metadata.get("labels") or {}, _job_of(metadata)
+    stage, attempt = _stage(labels), _number(labels, names.LABEL_ATTEMPT)
+    if metadata["name"] != names.child_name(job.name, stage, attempt):
+        raise ValueError(f"its name is not that of attempt {attempt} of {stage}")
     conditions = {item["type"] for item in status.get("conditions", []) if item["status"] == "True"}
     return ChildJob(
         namespace=metadata["namespace"],
         name=metadata["name"],
         uid=metadata["uid"],
         resource_version=int(metadata["resourceVersion"]),
-        job_label=labels.get(names.LABEL_JOB, ""),
-        job_uid=labels.get(names.LABEL_JOB_UID, ""),
-        stage=_stage(labels),
-        attempt=_number(labels, names.LABEL_ATTEMPT),
+        job_uid=job.uid,
+        job_name=job.name,
+        stage=stage,
+        attempt=attempt,
         completions=spec.get("completions", 1),
         created=metadata["creationTimestamp"],
         suspended=bool(spec.get("suspend", False)),
@@ -274,6 +291,13 @@ def parse_child_job(data: Json) -> ChildJob:
         completed_indexes=status.get("completedIndexes", ""),
         deleting="deletionTimestamp" in metadata,
     )
+
+
+def _job_of(metadata: Json) -> Controller:
+    controller = controller_of(metadata)
+    if controller.kind != JOB_KIND or not controller.uid:
+        raise ValueError("no CostOptJob is its controller")
+    return controller
 
 
 def _stage(labels: Mapping[str, str]) -> str:
@@ -299,8 +323,7 @@ def parse_service(data: Json) -> ServiceObject:
         name=metadata["name"],
         uid=metadata["uid"],
         resource_version=int(metadata["resourceVersion"]),
-        job_label=metadata.get("labels", {}).get(names.LABEL_JOB, ""),
-        job_uid=controller_of(metadata).uid,
+        job_uid=_job_of(metadata).uid,
     )
 
 
@@ -308,7 +331,7 @@ def parse_pod(data: Json) -> Pod:
     """A pod out of the API server's JSON."""
     data = _fit(shapes.POD, data)
     metadata, status = data["metadata"], data.get("status", {})
-    labels = metadata.get("labels", {})
+    labels, controller = metadata.get("labels") or {}, controller_of(metadata)
     conditions = {item["type"]: item for item in status.get("conditions", [])}
     containers = status.get("initContainerStatuses", []) + status.get("containerStatuses", [])
     states = [container.get("state", {}) for container in containers]
@@ -325,11 +348,12 @@ def parse_pod(data: Json) -> Pod:
         name=metadata["name"],
         uid=metadata["uid"],
         resource_version=int(metadata["resourceVersion"]),
-        job_label=labels.get(names.LABEL_JOB, ""),
+        controller=controller,
+        gang_uid=controller.uid or metadata["uid"],
         job_uid=labels.get(names.LABEL_JOB_UID, ""),
-        stage=_stage(labels),
-        attempt=_number(labels, names.LABEL_ATTEMPT),
-        index=_number(labels, INDEX_LABEL),
+        stage=labels.get(names.LABEL_STAGE, ""),
+        attempt=int(labels[names.LABEL_ATTEMPT]) if NUMBER.fullmatch(labels.get(names.LABEL_ATTEMPT, "")) else 0,
+        index=_index(metadata["name"], labels),
         created=metadata["creationTimestamp"],
         has_finalizer=names.USAGE_FINALIZER in metadata.get("finalizers", []),
         orphan=not metadata.get("ownerReferences"),
@@ -350,6 +374,12 @@ def parse_pod(data: Json) -> Pod:
         waiting_for=waiting.words,
         waits_in_vain=waiting.in_vain,
     )
+
+
+def _index(name: str, labels: Mapping[str, str]) -> int:
+    """Its completion index: of the name that the Job controller gave it, which nobody can change; else of its label."""
+    named = POD_NAME.fullmatch(name)
+    return int(named[1]) if named else _number(labels, INDEX_LABEL)
 
 
 def _trainer_state(containers: list[Json]) -> Json:

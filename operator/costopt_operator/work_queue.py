@@ -13,7 +13,7 @@ REST_SECONDS = 0.5
 LONGEST_REST_SECONDS = 2.0
 
 Key = tuple[str, str]
-"""Namespace, and the job's label value (see `costopt.render`: the name, or a hash of a long one)."""
+"""Namespace, and the uid of a job; of a pod that is of no job that we know, its own."""
 
 
 class WorkQueue:

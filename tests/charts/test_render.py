@@ -16,6 +16,7 @@ from builders_charts import (
     EVERY_SETTING,
     KUBERNETES_VERSION,
     MODES,
+    NAMESPACE,
     PRICE_BOOK,
     TWO_NAMESPACES,
     helm,
@@ -23,6 +24,7 @@ from builders_charts import (
     objects_of,
     pod_specs,
     rendered,
+    template,
     the,
 )
 
@@ -228,3 +230,44 @@ def test_every_flag_in_the_chart_is_one_of_the_operators(mode: str) -> None:
         known = set(re.findall(r"--[a-z][a-z-]+", asked.stdout))
         used = {one.split("=")[0] for one in arguments[1:]}
         assert used <= known, used - known
+
+
+POLICIES = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+
+
+def test_only_the_operator_and_who_is_named_may_set_its_marks_in_every_namespace() -> None:
+    objects = rendered(**EVERY_SETTING)
+    policy, binding = (the(kind, objects) for kind in POLICIES)
+    by_whom = policy["spec"]["matchConditions"][0]["expression"]
+    assert re.findall(r"'([^']*)'", by_whom) == [
+        "system:serviceaccount:costopt-system:mine",
+        "system:serviceaccount:costopt-system:costopt-release-finalizers",
+        "system:serviceaccount:kueue-system:kueue-controller-manager",
+    ]
+    assert binding["spec"] == {"policyName": policy["metadata"]["name"], "validationActions": ["Deny"]}
+
+
+def test_with_scope_namespaced_the_policy_holds_in_its_namespaces_only() -> None:
+    objects = rendered(rbac=TWO_NAMESPACES)
+    policy, binding = (the(kind, objects) for kind in POLICIES)
+    (rule,) = binding["spec"]["matchResources"]["namespaceSelector"]["matchExpressions"]
+    assert (rule["key"], rule["operator"], rule["values"]) == (
+        "kubernetes.io/metadata.name",
+        "In",
+        ["team-a", "team-b"],
+    )
+    assert policy["metadata"]["name"] == f"{NAMESPACE}-costopt-operator-marks"
+
+
+def test_without_the_servers_kind_or_when_it_is_not_wanted_there_is_no_policy() -> None:
+    assert not {one["kind"] for one in rendered(admissionPolicy={"enabled": False})} & set(POLICIES)
+    answer = helm("template", "costopt", str(CHART), "--kube-version", "1.31.0")
+    assert answer.returncode == 0
+    assert "ValidatingAdmissionPolicy" not in answer.stdout
+
+
+@pytest.mark.parametrize("name", ["it's", "back\\slash", ""])
+def test_a_user_whose_name_would_end_the_text_in_the_policy_is_refused(name: str) -> None:
+    answer = template(admissionPolicy={"alsoAllowed": [name]})
+    assert answer.returncode != 0
+    assert "alsoAllowed" in answer.stderr

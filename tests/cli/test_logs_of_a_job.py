@@ -8,6 +8,9 @@ import pytest
 
 from builders_fake_api import JOBS, PODS, FakeApi, Plain, refused, serving, write_kubeconfig
 from builders_on_cluster import Command, add_job, add_pod, at_home, command, failed, running, succeeded
+from costopt.cluster.pods import replica_pod
+from costopt.names import LABEL_ATTEMPT, LABEL_STAGE
+from costopt.render.pods import INDEX_ANNOTATION
 
 TINY = f"{JOBS}/tiny"
 
@@ -176,3 +179,14 @@ def test_what_a_kubelet_says_instead_of_a_log_is_not_printed_as_one(api: FakeApi
         assert "has no log of that container any more: its node has removed it" in ended.err
     api.instead[log_of(pod)] = (200, "step 1\nunable to retrieve container logs for me\n")
     assert costopt("logs", "tiny").out.splitlines() == ["step 1", "unable to retrieve container logs for me"]
+
+
+@pytest.mark.parametrize("attempt", ["9" * 5000, "-1", "1_0", "", "x", None])
+def test_a_pod_whose_marks_no_replica_has_is_none(attempt: str | None) -> None:
+    marks = {LABEL_STAGE: "train", **({LABEL_ATTEMPT: attempt} if attempt is not None else {})}
+    metadata = {"name": "forged", "namespace": "a", "uid": "1", "creationTimestamp": "2026-03-04T12:00:00Z"}
+    for index in ("0", attempt):
+        annotations = {INDEX_ANNOTATION: index}
+        assert replica_pod({"metadata": {**metadata, "labels": marks, "annotations": annotations}}) is None
+    good = {**metadata, "labels": {**marks, LABEL_ATTEMPT: "1"}, "annotations": {INDEX_ANNOTATION: "0"}}
+    assert replica_pod({"metadata": good}) is not None

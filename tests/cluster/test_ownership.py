@@ -13,6 +13,7 @@ from costopt import names
 pytestmark = pytest.mark.usefixtures("operator")
 
 CLAIM = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
+WITH_A_CLAIM: Json = {"storage": {"create": {"size": "1Gi", "accessMode": "ReadWriteMany"}}}
 CONTAINER = {"name": "main", "image": "registry.invalid/any:1"}
 FOREIGN: dict[str, tuple[str, str, Json]] = {
     "NetworkPolicy": ("networkpolicies", "tiny-peers", {"spec": {"podSelector": {}, "policyTypes": ["Ingress"]}}),
@@ -51,8 +52,9 @@ def remove_foreign(team: Team, kind: str) -> None:
     team.rest.must("DELETE", team.path(plural, name), {"propagationPolicy": "Background"})
 
 
-def submit(team: Team, *directions: Play, **changes: Any) -> LiveJob:
-    return team.submit(*directions, storage={"create": {"size": "1Gi", "accessMode": "ReadWriteMany"}}, **changes)
+def submit_for(team: Team, kind: str) -> LiveJob:
+    """A job that wants to make an object of this kind. Of volumes there are few, so only one of claims has a claim."""
+    return team.submit(**(WITH_A_CLAIM if kind == "PersistentVolumeClaim" else {}))
 
 
 def wait_until_it_says_so(team: Team, job: LiveJob, kind: str) -> None:
@@ -70,7 +72,7 @@ def wait_until_it_says_so(team: Team, job: LiveJob, kind: str) -> None:
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_an_object_of_somebody_else_is_left_as_it_is_and_the_job_goes_on_when_it_is_gone(team: Team, kind: str) -> None:
     before = put_foreign(team, kind)
-    job = submit(team)
+    job = submit_for(team, kind)
     wait_until_it_says_so(team, job, kind)
     assert foreign(team, kind) == before
     remove_foreign(team, kind)
@@ -80,8 +82,8 @@ def test_an_object_of_somebody_else_is_left_as_it_is_and_the_job_goes_on_when_it
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_labels_make_nothing_a_jobs_own_and_its_deletion_takes_nothing_with_it(team: Team, kind: str) -> None:
     labels = {**names.MANAGED_BY, names.LABEL_JOB: "another", names.LABEL_STAGE: "train", names.LABEL_ATTEMPT: "0"}
-    before = put_foreign(team, kind, labels=labels)
-    job = submit(team)
+    put_foreign(team, kind, labels=labels)
+    job = submit_for(team, kind)
     team.rest.must(
         "PATCH", team.path(*FOREIGN[kind][:2]), {"metadata": {"labels": {names.LABEL_JOB_UID: job.uid}}}, MERGE
     )
@@ -119,11 +121,11 @@ def test_settings_of_an_admitted_gang_are_not_written_over_what_somebody_else_ha
 
 
 def test_a_job_made_anew_at_once_waits_for_the_children_of_the_one_before_and_then_runs(team: Team) -> None:
-    first = submit(team, Play(run_seconds="forever", stop_seconds=3))
+    first = team.submit(Play(run_seconds="forever", stop_seconds=3), **WITH_A_CLAIM)
     first.wait_until_running()
     first.delete()
     team.wait_for(first.is_gone, "the first gone")
-    second = submit(team)
+    second = team.submit(**WITH_A_CLAIM)
     second.wait_until_ended()
     assert not [event for event in second.events() if event["reason"] == "NameTaken"]
     (settings,) = team.objects("configmaps")

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from builders_operator import START, UID, a_job, child_json, owner, pod_json
+from builders_operator import START, UID, a_job, child, child_json, owner, pod_json
 from costopt import names
+from costopt.render.labels import label_value
 from costopt.render.manifests import manifests
 from costopt.schema.replica import Progress
 from costopt.schema.status import Bill, EarlierJob, JobStatus
@@ -23,11 +24,11 @@ from costopt_operator.failing import LOOKS, FailingLooks
 from costopt_operator.metrics import Metrics
 from costopt_operator.observe import LogSight
 from costopt_operator.sightings import parse_child_job, parse_job, parse_pod
-from costopt_operator.work_queue import WorkQueue
+from costopt_operator.work_queue import Key, WorkQueue
 
 Json = dict[str, Any]
 
-KEY = ("team", "tiny")
+KEY = ("team", UID)
 JOB = "CostOptJob tiny"
 ATTEMPT = "Job tiny-train-a0"
 
@@ -149,13 +150,12 @@ class Scene:
 
     def add_pod(self, index: int, **changes: Any) -> None:
         data = pod_json(index, **changes)
-        data["metadata"]["ownerReferences"] = [{"apiVersion": "batch/v1", "kind": "Job", "name": "tiny-train-a0"}]
         self.cluster.pods.learn(parse_pod(self.api.put("Pod", data)), "team")
 
-    async def look(self, times: int = 1) -> None:
+    async def look(self, times: int = 1, key: Key = KEY) -> None:
         """So many turns, as a worker would take them, without their pauses."""
         for _ in range(times):
-            await self.controller._turn(KEY)
+            await self.controller._turn(key)
             while tasks := self.controller._logs._tasks:
                 await asyncio.wait(tasks)
 
@@ -295,7 +295,7 @@ def test_a_job_that_was_made_anew_under_the_same_name_is_another() -> None:
     play.api.put("CostOptJob", again)
     asyncio.run(play.look())
     assert play.api.written == ["status"]
-    assert play.cluster.jobs[KEY].uid == "second"
+    assert [job.uid for job in play.cluster.jobs.values()] == ["second"]
 
 
 def test_a_job_that_is_deleted_as_its_status_is_written_starts_nothing() -> None:
@@ -308,6 +308,7 @@ def test_a_job_that_is_deleted_as_its_status_is_written_starts_nothing() -> None
 
 def test_the_pods_of_a_job_that_is_gone_are_let_go_once_they_have_ended() -> None:
     play = Scene()
+    play.cluster.kinship.learn(child().gang)
     play.add_pod(0, phase="Failed", exit_code=143)
     play.add_pod(1)
     asyncio.run(play.look())
@@ -321,6 +322,7 @@ def test_the_pods_of_a_job_that_is_gone_are_let_go_once_they_have_ended() -> Non
 def test_a_job_that_is_there_but_was_not_known_keeps_its_pods() -> None:
     play = Scene()
     play.add_job()
+    play.cluster.kinship.learn(child().gang)
     play.cluster.jobs.clear()
     play.add_pod(0, phase="Failed", exit_code=143)
     asyncio.run(play.look())
@@ -330,10 +332,12 @@ def test_a_job_that_is_there_but_was_not_known_keeps_its_pods() -> None:
 
 def test_pods_of_an_earlier_job_of_that_name_are_let_go_without_a_record() -> None:
     play = Scene()
+    play.cluster.kinship.learn(child().gang)
     play.add_job(uid="second")
     play.add_pod(0, phase="Succeeded", exit_code=0)
     asyncio.run(play.look())
     assert play.count("release train-a0-0") == 1
+    asyncio.run(play.look(key=("team", "second")))
     assert play.status.usage is None
 
 
@@ -695,21 +699,150 @@ def test_a_job_made_again_under_its_name_says_which_step_it_goes_on_from_and_wha
     play.cluster.forget_job(play.cluster.jobs[KEY])
     for pod in play.cluster.pods.of(KEY):
         play.cluster.pods.watches[0]._forget(pod)
+    again = ("team", "second")
     play.add_job(uid="second")
-    asyncio.run(play.look())
-    play.add_child(uid="second")
+    asyncio.run(play.look(key=again))
+    play.add_child(uid="second", metadata={"uid": "job-again"})
     for index in (0, 1):
         data = pod_json(index, uid="second")
-        data["metadata"] |= {"uid": f"again-{index}", "ownerReferences": [{"kind": "Job", "name": "tiny-train-a0"}]}
+        data["metadata"] |= {"uid": f"again-{index}", "ownerReferences": [owner("Job", "tiny-train-a0", "job-again")]}
         play.cluster.pods.learn(parse_pod(play.api.put("Pod", data)), "team")
     progress = Progress(step=410, total_steps=1000, resumed_from_step=400)
-    sights = {pod.uid: LogSight(timedelta(0), progress=progress) for pod in play.cluster.pods.of(KEY)}
+    sights = {pod.uid: LogSight(timedelta(0), progress=progress) for pod in play.cluster.pods.of(again)}
     play.controller._logs.of = lambda *_: sights  # type: ignore[method-assign]
     play.controller._clock = lambda: START + timedelta(minutes=1)
-    asyncio.run(play.look())
+    asyncio.run(play.look(key=again))
     play.controller._clock = lambda: START + timedelta(minutes=2)
-    asyncio.run(play.look())
+    asyncio.run(play.look(key=again))
     assert play.status.continues_from_step == 400
     assert play.status.earlier_job == EarlierJob(uid=UID, priced_cost="12.5", currency="USD")
     assert play.status.bill is not None
     assert play.status.bill.priced_cost != "12.5"
+
+
+FORGED = {
+    "no controller": {"ownerReferences": None},
+    "a Job that is not there": {"ownerReferences": [owner("Job", "nowhere", "no-such-uid")]},
+    "a Job of its name, of another uid": {"ownerReferences": [owner("Job", "tiny-train-a0", "no-such-uid")]},
+    "a Job of somebody else": {"ownerReferences": [owner("Job", "theirs", "their-uid")]},
+    "another controller of the Job's uid and name": {"ownerReferences": [owner("CostOptJob", "tiny", UID)]},
+}
+
+
+@pytest.mark.parametrize("metadata", FORGED.values(), ids=FORGED)
+@pytest.mark.parametrize("stage", ["train", "A_b.c", "int8"])
+@pytest.mark.parametrize("attempt", [0, 1, 9999999999999999])
+def test_a_pod_that_only_says_it_is_ours_is_neither_billed_nor_counted_nor_touched(
+    metadata: Json, stage: str, attempt: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    play = Scene()
+    play.add_job()
+    asyncio.run(play.look())
+    play.add_child()
+    for index in (0, 1):
+        play.add_pod(index)
+    theirs = {"metadata": {"name": "theirs", "namespace": "team", "uid": "their-uid", "labels": names.MANAGED_BY}}
+    play.api.put("Job", {"kind": "Job", "spec": {}, **theirs})
+    forged = pod_json(0, stage=stage, attempt=attempt, phase="Failed", exit_code=78, finalizer=False)
+    forged["metadata"] |= {"uid": "forged", "name": "forged", **metadata}
+    forged["metadata"]["labels"]["app"] = "theirs"
+    play.cluster.pods.learn(parse_pod(play.api.put("Pod", forged)), "team")
+    play.api.written.clear()
+    keys = [KEY, *(("team", pod.uid) for pod in play.cluster.pods.watches[0].objects.values())]
+    for key in (*keys, *keys):
+        play.now += timedelta(seconds=31)
+        asyncio.run(play.look(key=key))
+    assert play.errors("Bug") == 0
+    assert play.status.stages[0].state == "Running"
+    assert (play.status.stages[0].failures, play.status.stages[0].attempt) == (0, 0)
+    assert {pod.uid for pod in play.cluster.pods.of(KEY)} == {"pod-train-0-0", "pod-train-0-1"}
+    assert [what for what in play.api.written if what != "status"] == []
+    passed_over = [record for record in caplog.records if "the pod forged has our label" in record.getMessage()]
+    assert len(passed_over) == 1
+
+
+def test_our_finalizer_on_a_pod_of_nobody_is_released_when_it_has_ended() -> None:
+    play = Scene()
+    play.add_job()
+    play.add_pod(0, phase="Running")
+    asyncio.run(play.look(key=("team", "pod-train-0-0")))
+    assert play.api.written == []
+    play.add_pod(0, phase="Failed", exit_code=1)
+    asyncio.run(play.look(key=("team", "pod-train-0-0")))
+    assert play.api.written == ["release train-a0-0"]
+
+
+def test_a_pod_whose_batch_job_was_not_heard_of_yet_is_met_through_it() -> None:
+    play = Scene()
+    play.add_job()
+    play.api.put("Job", {"kind": "Job", **child_json()})
+    play.add_pod(0)
+    assert play.cluster.pods.of(KEY) == ()
+    asyncio.run(play.look(key=("team", "pod-train-0-0")))
+    assert [pod.uid for pod in play.cluster.pods.of(KEY)] == ["pod-train-0-0"]
+
+
+def test_pods_of_a_batch_job_that_is_gone_are_still_the_jobs_also_after_a_restart() -> None:
+    play = Scene()
+    play.add_job()
+    asyncio.run(play.look())
+    play.add_child()
+    for index in (0, 1):
+        play.add_pod(index)
+    for _ in range(2):
+        play.now += timedelta(seconds=3)
+        asyncio.run(play.look())
+    assert "job-train-0" in {entry.uid for entry in play.status.batch_jobs or []}
+    (watch,) = play.cluster.child_jobs.watches
+    watch._forget(watch.objects["job-train-0"])
+    assert len(play.cluster.pods.of(KEY)) == 2
+
+    again = Scene()
+    again.api.objects = {JOB: play.api.objects[JOB], "Pod train-a0-0": play.api.objects["Pod train-a0-0"]}
+    again.cluster.learn_job(parse_job(again.api.objects[JOB]))
+    again.add_pod(0, phase="Failed", exit_code=143, deleted=60, finished=61)
+    again.now = play.now + timedelta(minutes=1)
+    asyncio.run(again.look(3))
+    assert again.status.usage is not None
+    assert [record.uid for record in again.status.usage.records] == ["pod-train-0-0"]
+    assert again.count("release train-a0-0") == 1
+
+
+def test_a_pod_stays_the_jobs_when_somebody_takes_its_references_and_labels_away() -> None:
+    play = Scene()
+    play.add_job()
+    play.add_child()
+    play.add_pod(0)
+    data = pod_json(0, phase="Failed", exit_code=1)
+    data["metadata"] |= {"ownerReferences": [owner("Job", "theirs", "their-uid")]}
+    data["metadata"]["labels"] |= {names.LABEL_JOB_UID: "another", names.LABEL_ATTEMPT: "7"}
+    play.cluster.pods.learn(parse_pod(play.api.put("Pod", data)), "team")
+    (pod,) = play.cluster.pods.of(KEY)
+    assert (pod.job_uid, pod.stage, pod.attempt, pod.phase) == (UID, "train", 0, "Failed")
+    (watch,) = play.cluster.pods.watches
+    watch._forget(watch.objects[pod.uid])
+    assert play.cluster.pods.of(KEY) == ()
+
+
+def test_nothing_is_remembered_of_a_job_of_which_nothing_is_left() -> None:
+    play = Scene()
+    play.add_job()
+    play.add_child()
+    play.add_pod(0)
+    play.cluster.forget_job(next(iter(play.cluster.jobs.values())))
+    (jobs,), (pods,) = play.cluster.child_jobs.watches, play.cluster.pods.watches
+    jobs._forget(jobs.objects["job-train-0"])
+    assert play.cluster.kinship.get("job-train-0") is not None
+    pods._forget(pods.objects["pod-train-0-0"])
+    assert play.cluster.kinship.get("job-train-0") is None
+
+
+def test_a_job_named_as_the_label_of_a_longer_one_displaces_nothing() -> None:
+    play = Scene()
+    longer = "a" * 100
+    for version, name in enumerate([longer, label_value(longer)], start=1):
+        made = {"name": name, "namespace": "team", "uid": f"uid-{version}", "resourceVersion": str(version)}
+        plain = a_job().to_plain()
+        play.cluster.learn_job(parse_job({**plain, "metadata": {**made, "generation": 1}}))
+    assert {job.name for job in play.cluster.jobs.values()} == {longer, label_value(longer)}
+    assert len({job.key for job in play.cluster.jobs.values()}) == 2

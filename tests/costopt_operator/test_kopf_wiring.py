@@ -32,7 +32,7 @@ OFFERED = {
     "v1/services": True,
     "batch/v1/jobs": True,
 }
-KEY = ("team", "tiny")
+KEY = ("team", "job-1")
 
 
 def a_job(version: int, **spec: Any) -> Json:

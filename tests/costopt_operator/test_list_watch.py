@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 
 from builders_operator import pod_json
-from costopt import names
 from costopt_operator import list_watch
 from costopt_operator.api import ApiError, Json
 from costopt_operator.list_watch import ListWatch
-from costopt_operator.sightings import Pod, parse_pod
+from costopt_operator.sightings import INDEX_LABEL, Pod, parse_pod
 
 
 def seen(index: int, version: int) -> Json:
@@ -150,17 +149,20 @@ def test_older_news_are_passed_over() -> None:
     assert [pod.resource_version for pod in reported] == [9]
 
 
-def test_an_object_that_only_bears_our_label_stops_nothing() -> None:
+def test_an_object_that_only_bears_our_label_stops_nothing_and_is_told_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     strange = seen(7, 6)
-    strange["metadata"]["labels"]["costopt.dev/attempt"] = "x"
+    strange["metadata"]["labels"][INDEX_LABEL] = "x"
     script = Script([listed(5, strange, seen(0, 1))], [[event("ADDED", strange), event("ADDED", seen(1, 8))]])
     changes, _ = play(script)
     assert changes == [(0, False), (1, False)]
+    assert sum("is passed over" in record.getMessage() for record in caplog.records) == 1
 
 
 def test_an_object_that_is_not_understood_any_more_is_gone_when_it_is_deleted() -> None:
     relabelled = seen(0, 7)
-    relabelled["metadata"]["labels"][names.LABEL_ATTEMPT] = "none"
+    relabelled["metadata"]["labels"][INDEX_LABEL] = "none"
     changes, known = play(
         Script([listed(5, seen(0, 1))], [[event("MODIFIED", relabelled), event("DELETED", relabelled)]])
     )

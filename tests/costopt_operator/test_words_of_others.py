@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from builders_operator import Story, a_job, child, failed, pod, pod_json
+from builders_operator import UID, Json, Story, a_job, child, child_json, failed, owner, pod, pod_json
 from costopt import names
 from costopt_operator.listening import read_log
 from costopt_operator.observe import LogSight
@@ -93,18 +93,49 @@ def test_a_report_behind_a_progress_bar_is_found() -> None:
     ("label", "value"),
     [
         (names.LABEL_STAGE, "A_b.c"),
+        (names.LABEL_STAGE, "int8"),
         (names.LABEL_STAGE, ""),
         (names.LABEL_ATTEMPT, "9" * 40),
+        (names.LABEL_ATTEMPT, "9999999999999999"),
+        (names.LABEL_ATTEMPT, "1"),
         (names.LABEL_ATTEMPT, "-1"),
+        (names.LABEL_JOB, "another"),
+        (names.LABEL_JOB_UID, "another"),
         (INDEX_LABEL, "1" + "0" * 40),
-        (INDEX_LABEL, "1_0"),
     ],
 )
-def test_an_object_whose_labels_make_no_record_is_none_of_ours(label: str, value: str) -> None:
-    data = pod_json()
+def test_labels_of_a_pod_decide_nothing(label: str, value: str) -> None:
+    data = pod_json(1)
+    data["metadata"]["name"] = "tiny-train-a0-1-x7x7x"
+    known = parse_pod(data).of_gang(child().gang)
     data["metadata"]["labels"][label] = value
-    with pytest.raises(ValueError, match=label):
+    assert parse_pod(data).of_gang(child().gang) == known
+    assert (known.job_uid, known.stage, known.attempt, known.index) == (UID, "train", 0, 1)
+
+
+@pytest.mark.parametrize("value", ["1" + "0" * 40, "1_0", "", "-1"])
+def test_a_pod_without_an_index_is_none_of_ours(value: str) -> None:
+    data = pod_json()
+    data["metadata"]["labels"][INDEX_LABEL] = value
+    with pytest.raises(ValueError, match=INDEX_LABEL):
         parse_pod(data)
-    if label != INDEX_LABEL:
-        with pytest.raises(ValueError, match=label):
-            parse_child_job({**data, "spec": {}, "status": {}})
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"labels": {**child_json()["metadata"]["labels"], names.LABEL_STAGE: "A_b.c"}},
+        {"labels": {**child_json()["metadata"]["labels"], names.LABEL_STAGE: "int8"}},
+        {"labels": {**child_json()["metadata"]["labels"], names.LABEL_ATTEMPT: "1"}},
+        {"labels": {**child_json()["metadata"]["labels"], names.LABEL_ATTEMPT: "9999999999999999"}},
+        {"labels": None},
+        {"name": "tiny-train-a1"},
+        {"ownerReferences": None},
+        {"ownerReferences": [owner("Deployment", "tiny", UID)]},
+        {"ownerReferences": [{**owner("CostOptJob", "tiny", UID), "controller": False}]},
+        {"ownerReferences": [owner("CostOptJob", "another", UID)]},
+    ],
+)
+def test_a_batch_job_is_a_gangs_by_its_controller_and_the_name_of_its_attempt(metadata: Json) -> None:
+    with pytest.raises(ValueError, match=r"name|controller|number"):
+        parse_child_job(child_json(metadata=metadata))

@@ -1,0 +1,38 @@
+{{/* Whether the release has the policy: it is wanted, and the server knows the kind. */}}
+{{- define "costopt.hasAdmissionPolicy" -}}
+{{- if and .Values.admissionPolicy.enabled (.Capabilities.APIVersions.Has "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy") -}}
+true
+{{- end -}}
+{{- end -}}
+
+{{/* Who may set our marks, as a list in CEL. */}}
+{{- define "costopt.markingUsers" -}}
+{{- $prefix := printf "system:serviceaccount:%s" .Release.Namespace -}}
+{{- $users := list (printf "%s:%s" $prefix (include "costopt.serviceAccountName" .)) -}}
+{{- if .Values.uninstall.releaseFinalizers -}}
+{{- $users = append $users (printf "%s:%s" $prefix (include "costopt.releaseFinalizersName" .)) -}}
+{{- end -}}
+{{- range .Values.admissionPolicy.alsoAllowed -}}
+{{- $users = append $users . -}}
+{{- end -}}
+['{{ join "', '" $users }}']
+{{- end -}}
+
+{{/* Variables in CEL with the marks of one metadata as a list of texts. Takes a list: their name, and that metadata. */}}
+{{- define "costopt.marks" -}}
+{{- $name := index . 0 }}
+{{- $metadata := index . 1 }}
+{{- range list "labels" "annotations" }}
+- name: {{ $name }}{{ title . }}
+  expression: 'has({{ $metadata }}.{{ . }}) ? {{ $metadata }}.{{ . }} : {}'
+{{- end }}
+- name: {{ $name }}
+  expression: >-
+    variables.{{ $name }}Labels.filter(key, key.startsWith('costopt.dev/') ||
+    (key == 'app.kubernetes.io/managed-by' && variables.{{ $name }}Labels[key] == 'costopt'))
+    .map(key, 'label ' + key + '=' + variables.{{ $name }}Labels[key]) +
+    variables.{{ $name }}Annotations.filter(key, key.startsWith('costopt.dev/'))
+    .map(key, 'annotation ' + key + '=' + variables.{{ $name }}Annotations[key]) +
+    (has({{ $metadata }}.finalizers) ? {{ $metadata }}.finalizers : [])
+    .filter(key, key.startsWith('costopt.dev/')).map(key, 'finalizer ' + key)
+{{- end -}}

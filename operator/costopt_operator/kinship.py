@@ -1,0 +1,72 @@
+"""Which job a pod is of: that of its batch Job, by uids alone. Pure.
+
+    pod ── controller ──▶ batch Job ── controller ──▶ CostOptJob
+
+What a pod's own labels say is not asked: anybody may write them. Its stage and attempt are those of its Job, whose name
+holds them. A Job that is deleted goes before its pods, so what is known of it is kept for as long as pods of it may be
+left, and over a restart in the job's status (`batchJobs`).
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from costopt.schema.status import BatchJob
+
+
+@dataclass(frozen=True, slots=True)
+class Gang:
+    """A batch Job that is, or was, a CostOptJob's."""
+
+    uid: str
+    """The batch Job's."""
+    namespace: str
+    job_uid: str
+    job_name: str
+    stage: str
+    attempt: int
+
+
+class Kinship:
+    """The batch Jobs that pods may be of."""
+
+    def __init__(self) -> None:
+        self._gangs: dict[str, Gang] = {}
+        self._of_jobs: defaultdict[str, dict[str, Gang]] = defaultdict(dict)
+
+    def learn(self, gang: Gang) -> bool:
+        """Take note of it; whether it is news. What it is never changes."""
+        if gang.uid in self._gangs:
+            return False
+        self._gangs[gang.uid] = self._of_jobs[gang.job_uid][gang.uid] = gang
+        return True
+
+    def get(self, uid: str) -> Gang | None:
+        """The batch Job of that uid; None if it is, and was, no CostOptJob's."""
+        return self._gangs.get(uid)
+
+    def of(self, job_uid: str) -> tuple[Gang, ...]:
+        """Those of one CostOptJob."""
+        return tuple(self._of_jobs[job_uid].values()) if job_uid in self._of_jobs else ()
+
+    def forget(self, uid: str) -> None:
+        """Nothing of it is left."""
+        gang = self._gangs.pop(uid, None)
+        if gang is not None:
+            self._of_jobs[gang.job_uid].pop(uid, None)
+            if not self._of_jobs[gang.job_uid]:
+                del self._of_jobs[gang.job_uid]
+
+
+def gangs_in(status: bytes, *, namespace: str, job_uid: str, job_name: str) -> Iterator[Gang]:
+    """The batch Jobs that a written status remembers; what is none of ours in it is passed over."""
+    written = json.loads(status).get("batchJobs")
+    for entry in written if isinstance(written, list) else ():
+        try:
+            known = BatchJob.model_validate(entry)
+        except ValidationError:
+            continue
+        yield Gang(known.uid, namespace, job_uid, job_name, known.stage, known.attempt)
