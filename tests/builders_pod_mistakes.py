@@ -130,6 +130,22 @@ POD_MISTAKES = [
         'unknown field "spec.pods.volumes[0].hostPath"',
         "the fields of Volume are configMap, csi, downwardAPI,",
     ),
+    *(
+        MistakeCase(
+            f"a projected {kind}",
+            in_pods(volumes=[{"name": "token", "projected": {"sources": [{"secret": {"name": "s"}, kind: {}}]}}]),
+            f"{PODS}.volumes[0].projected.sources[0].{kind}",
+            f'unknown field "spec.pods.volumes[0].projected.sources[0].{kind}"',
+            "the fields of ProjectedSource are clusterTrustBundle, configMap,",
+        )
+        for kind in ("serviceAccountToken", "podCertificate")
+    ),
+    MistakeCase(
+        "a projected source of nothing, which is what is left of a token where unknown fields are dropped",
+        in_pods(volumes=[{"name": "token", "projected": {"sources": [{}]}}]),
+        f"{PODS}.volumes[0].projected.sources[0]",
+        "exactly one of clusterTrustBundle, configMap, downwardAPI, secret must be set; tokens of service",
+    ),
     MistakeCase(
         "a volume without a source",
         in_pods(volumes=[{"name": "data"}]),

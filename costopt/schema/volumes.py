@@ -31,6 +31,39 @@ VOLUME_KINDS = (
     "secret",
 )
 """What the restricted Pod Security Standard allows."""
+PROJECTED_KINDS = ("clusterTrustBundle", "configMap", "downwardAPI", "secret")
+"""Kubernetes' own but what gives a pod an identity: serviceAccountToken and podCertificate."""
+
+
+class ProjectedSource(Strict):
+    """One of several sources in one folder, as in Kubernetes; none that gives a pod an identity, such as a token."""
+
+    cluster_trust_bundle: FreeObject | None = None
+    """Certificates of authorities, as in Kubernetes."""
+    config_map: FreeObject | None = None
+    """A ConfigMap's keys as files, as in Kubernetes."""
+    downward_api: FreeObject | None = Field(default=None, alias="downwardAPI")
+    """Fields of the pod as files, as in Kubernetes."""
+    secret: FreeObject | None = None
+    """A Secret's keys as files, as in Kubernetes."""
+
+    rules = (
+        Rule(
+            cel=f"[{', '.join(f'has(self.{kind})' for kind in PROJECTED_KINDS)}].filter(given, given).size() == 1",
+            message="exactly one of " + ", ".join(PROJECTED_KINDS) + " must be set; tokens of service accounts are not "
+            "mounted into pods of jobs",
+            holds=lambda data: sum(kind in data for kind in PROJECTED_KINDS) == 1,
+        ),
+    )
+
+
+class Projected(Strict):
+    """Several sources in one folder."""
+
+    sources: Annotated[list[ProjectedSource], Field(max_length=32)] = Field(default_factory=list)
+    """What is put there, each at the paths that its items name."""
+    default_mode: Annotated[int, Field(ge=0, le=0o777)] | None = None
+    """Permissions of the files, in decimal: 420 for 0644, which is also what None means."""
 
 
 class Volume(Strict):
@@ -50,8 +83,8 @@ class Volume(Strict):
     """A claim that is created and ends with the pod, as in Kubernetes."""
     persistent_volume_claim: FreeObject | None = None
     """A claim that is there already, such as one with data sets, as in Kubernetes."""
-    projected: FreeObject | None = None
-    """Several sources in one folder, as in Kubernetes."""
+    projected: Projected | None = None
+    """Several sources in one folder."""
     secret: FreeObject | None = None
     """A Secret's keys as files, as in Kubernetes."""
 

@@ -24,6 +24,7 @@ from costopt_operator.health import Health
 from costopt_operator.leader import Leadership, lead
 from costopt_operator.logs import set_up
 from costopt_operator.metrics import Metrics
+from costopt_operator.platform import Platform
 from costopt_operator.release import release_finalizers
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,9 @@ def run(
     price_books: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of YAML files with PriceBooks, instead of the cluster's.")
     ] = None,
+    allow_system_priority: Annotated[
+        bool, typer.Option("--allow-system-priority", help="Let jobs name PriorityClasses that begin with system-.")
+    ] = False,
     listen: Annotated[
         str,
         typer.Option(metavar="[HOST]:PORT", help="Where to serve metrics and probes. [HOST: all]"),
@@ -74,7 +78,12 @@ def run(
     set_up(_level(log_level), _form(log_format))
     if price_books is not None and not price_books.is_dir():
         raise typer.BadParameter(f"{price_books} must be a folder of YAML files with PriceBooks")
-    choices = Choices(tuple(namespace or ()), default_image, price_books)
+    choices = Choices(
+        tuple(namespace or ()),
+        default_image,
+        price_books,
+        _platform(namespace, allow_system_priority=allow_system_priority),
+    )
     leadership = Leadership() if leader_election else None
     where = lease_namespace or os.environ.get("POD_NAMESPACE") or _own_namespace() or "default"
     who = identity or unique_identity(socket.gethostname())
@@ -163,6 +172,12 @@ def _run(program: Coroutine[Any, Any, int]) -> int:
 def unique_identity(host: str) -> str:
     """A name that no other process has: a host's name may be cut (at 63 characters) or shared by all pods of a node."""
     return f"{host[:200]}_{secrets.token_hex(4)}"
+
+
+def _platform(namespaces: list[str] | None, *, allow_system_priority: bool) -> Platform:
+    """The operator's own namespace is closed to jobs, unless it was named as one to watch: then somebody meant it."""
+    own = os.environ.get("POD_NAMESPACE") or _own_namespace()
+    return Platform(None if own in (namespaces or ()) else own, system_priority=allow_system_priority)
 
 
 def _own_namespace() -> str | None:

@@ -14,6 +14,7 @@ from costopt_operator.controller import Controller
 from costopt_operator.health import Health
 from costopt_operator.leader import Leadership
 from costopt_operator.metrics import Metrics
+from costopt_operator.platform import Platform
 from costopt_operator.work_queue import WorkQueue
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,8 @@ class Choices:
     default_image: str
     price_books: Path | None
     """Folder of price books; None: they are read from the API server."""
+    platform: Platform
+    """What jobs may ask for."""
 
 
 async def act(
@@ -45,7 +48,13 @@ async def act(
     queue = WorkQueue()
     cluster = Cluster(api, choices.namespaces, choices.price_books, queue.add)
     controller = Controller(
-        api, cluster, queue, metrics, default_image=choices.default_image, gang_api=await find_gang_api(api)
+        api,
+        cluster,
+        queue,
+        metrics,
+        default_image=choices.default_image,
+        gang_api=await find_gang_api(api),
+        platform=choices.platform,
     )
     cluster.on_job_gone = controller.forget
     health.cluster, health.queue, health.api = cluster, queue, api

@@ -39,6 +39,7 @@ from costopt_operator.look import Nodes
 from costopt_operator.metrics import Metrics
 from costopt_operator.observe import World, utc_now
 from costopt_operator.ownership import is_marked
+from costopt_operator.platform import Platform
 from costopt_operator.reconcile import Memory, Todo, reconcile
 from costopt_operator.recording import last_speakers, leaving_speakers
 from costopt_operator.run_all import run_all
@@ -73,13 +74,14 @@ class Controller:
         *,
         default_image: str,
         gang_api: str | None = None,
+        platform: Platform,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._api = api
         self._cluster = cluster
         self._queue = queue
         self._metrics = metrics
-        self._gangs = Gangs(api, cluster, default_image=default_image, gang_api=gang_api)
+        self._gangs = Gangs(api, cluster, default_image=default_image, gang_api=gang_api, platform=platform)
         self._clock = clock
         self._nodes = Nodes(api)
         self._logs = Logs(api, queue.add)

@@ -17,6 +17,7 @@ from costopt_operator.api import Api, ApiError, Json
 from costopt_operator.cluster import Cluster
 from costopt_operator.observe import World
 from costopt_operator.ownership import standing
+from costopt_operator.platform import Platform
 from costopt_operator.reconcile import Todo
 from costopt_operator.run_all import run_all
 from costopt_operator.sightings import ChildJob, JobObject, parse_child_job, parse_service
@@ -51,11 +52,14 @@ class NameTaken(NotYet):
 class Gangs:
     """Starts gangs and keeps them supplied."""
 
-    def __init__(self, api: Api, cluster: Cluster, *, default_image: str, gang_api: str | None) -> None:
+    def __init__(
+        self, api: Api, cluster: Cluster, *, default_image: str, gang_api: str | None, platform: Platform
+    ) -> None:
         self._api = api
         self._cluster = cluster
         self._default_image = default_image
         self._gang_api = gang_api
+        self._platform = platform
         self._refused: dict[str, dict[Attempt, str]] = {}
         """By job uid."""
         self._settled: dict[str, set[tuple[str, int]]] = {}
@@ -66,7 +70,7 @@ class Gangs:
         """By job uid: sentences that have been told."""
 
     def refused(self, job: JobObject) -> dict[Attempt, str]:
-        """Attempts whose children the API server has refused as invalid, with its sentence."""
+        """Attempts whose children the platform or the API server has refused, each with a sentence that says so."""
         return self._refused.get(job.uid, {})
 
     def held_up(self, job: JobObject) -> dict[Attempt, str]:
@@ -88,10 +92,15 @@ class Gangs:
     async def start(self, gang: StartGang, todo: Todo, world: World, job: JobObject) -> bool:
         """Create the children of an attempt; the batch Job last, and only once.
 
-        Returns False if the API server refuses them as invalid, which `refused` tells from then on. Raises NotYet.
+        Returns False if the platform does not allow them or the API server refuses them as invalid, which `refused`
+        tells from then on. Raises NotYet.
         """
-        if (gang.stage, gang.attempt) == (TRAIN_STAGE, 0) and job.room < SMALLEST_STATUS:
-            self._refused.setdefault(job.uid, {})[TRAIN_STAGE, 0] = TOO_LARGE
+        refusal = self._platform.refusal(world.job)
+        if refusal is None and (gang.stage, gang.attempt) == (TRAIN_STAGE, 0) and job.room < SMALLEST_STATUS:
+            refusal = TOO_LARGE
+        if refusal is not None:
+            log.warning("%s", refusal)
+            self._refused.setdefault(job.uid, {})[gang.stage, gang.attempt] = refusal
             return False
         queued = QUEUE_NAME_LABEL in world.job.metadata.labels
         drawn = manifests(

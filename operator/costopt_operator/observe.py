@@ -80,7 +80,7 @@ class World:
     room: int = LARGEST_STATUS
     """Bytes that its status may have."""
     refused: Mapping[Attempt, str] = field(default_factory=dict)
-    """Attempts whose batch Job the API server refused as invalid, with its sentence."""
+    """Attempts whose batch Job the platform or the API server refused, each with a sentence that says so."""
     held_up: Mapping[Attempt, str] = field(default_factory=dict)
     """Attempts whose children cannot be made yet, and what they wait for."""
 

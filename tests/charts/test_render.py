@@ -118,6 +118,11 @@ def test_scope_namespaced_names_each_namespace_to_the_operator_and_to_the_uninst
     assert not [one for one in operator_container()["args"] if one.startswith("--namespace")]
 
 
+def test_system_priority_is_allowed_to_jobs_only_where_the_values_say_so() -> None:
+    assert "--allow-system-priority" not in operator_container()["args"]
+    assert "--allow-system-priority" in operator_container(jobs={"allowSystemPriority": True})["args"]
+
+
 def test_in_a_cluster_a_job_writes_the_price_books_after_each_installation_upgrade_and_rollback() -> None:
     hooks = [one for one in rendered(priceBooks=BOOKS) if "post-install" in hooks_of(one)]
     assert all(hooks_of(one) == {"post-install", "post-upgrade", "post-rollback"} for one in hooks)

@@ -74,3 +74,11 @@ def test_a_name_that_is_no_images_ends_the_job_at_once(team: Team) -> None:
     job = team.submit(Play(waiting_reason="InvalidImageName", waiting_message="x"), nodes=1)
     job.wait_until_ended("NotStarted")
     assert "they wait for a valid image name" in job.condition()["message"]
+
+
+def test_a_job_with_the_priority_of_the_clusters_own_parts_fails_before_it_has_a_pod(team: Team) -> None:
+    job = team.submit(nodes=1, pods={"priorityClassName": "system-node-critical"})
+    status = job.wait_until_ended("TrainingFailed")
+    assert "pods.priorityClassName must not be system-node-critical" in status["failure"]["message"]
+    assert "use a PriorityClass of your own" in job.condition()["message"]
+    assert job.pods() == []

@@ -23,6 +23,7 @@ from costopt_operator.controller import Controller
 from costopt_operator.failing import LOOKS, FailingLooks
 from costopt_operator.metrics import Metrics
 from costopt_operator.observe import LogSight
+from costopt_operator.platform import Platform
 from costopt_operator.sightings import parse_child_job, parse_job, parse_pod
 from costopt_operator.work_queue import Key, WorkQueue
 
@@ -31,6 +32,7 @@ Json = dict[str, Any]
 KEY = ("team", UID)
 JOB = "CostOptJob tiny"
 ATTEMPT = "Job tiny-train-a0"
+OPEN = Platform()
 
 
 class PlayedApi:
@@ -119,7 +121,7 @@ class PlayedApi:
 class Scene:
     """A controller, what it knows, and the job `tiny`."""
 
-    def __init__(self, gang_api: str | None = None) -> None:
+    def __init__(self, gang_api: str | None = None, platform: Platform = OPEN) -> None:
         self.api = PlayedApi()
         self.now = START
         api: Any = self.api
@@ -134,6 +136,7 @@ class Scene:
             self.metrics,
             default_image="trainer:1",
             gang_api=gang_api,
+            platform=platform,
             clock=lambda: self.now,
         )
         self.controller._failing = FailingLooks(lambda: self.steady)
@@ -200,6 +203,27 @@ def test_a_job_that_the_api_server_finds_invalid_fails_with_the_servers_sentence
     assert "spec.template.spec.volumes[0]: Not found" in condition.message
     assert play.count(f"create {ATTEMPT}") == 1
     assert play.status.stages[0].failures == 1
+
+
+@pytest.mark.parametrize(
+    ("platform", "pods", "sentence"),
+    [
+        (Platform(closed_namespace="team"), {}, "must not be in the namespace of the operator (team)"),
+        (Platform(), {"priorityClassName": "system-node-critical"}, "must not be system-node-critical"),
+    ],
+)
+def test_a_job_that_the_platform_does_not_allow_fails_and_nothing_is_made_for_it(
+    platform: Platform, pods: dict[str, str], sentence: str
+) -> None:
+    play = Scene(platform=platform)
+    play.add_job(pods=pods, restarts={"maxFailures": 50})
+    asyncio.run(play.look(3))
+    condition = play.status.condition("Succeeded")
+    assert condition is not None
+    assert (condition.status, condition.reason) == ("False", "TrainingFailed")
+    assert sentence in condition.message
+    assert not [what for what in play.api.written if what.startswith(("create", "apply"))]
+    assert "event TrainingFailed" in play.api.written
 
 
 def test_a_job_of_ours_that_is_there_already_is_taken_over() -> None:
