@@ -4,6 +4,7 @@
     read_file     a plain file's bytes
     read_json     both
     open_file     a plain file, open for reading
+    append_file   likewise, made if need be, for writing at its end
     real_folder   a folder that is one, and no link to another place
     make_folder   likewise, made if need be
     is_file_name  whether a name stays in its folder
@@ -20,8 +21,9 @@ import json
 import math
 import os
 import stat
+from io import BufferedReader, BufferedWriter
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 MAX_JSON_BYTES = 2**22
 """4 MiB: the manifest of a checkpoint of ten thousand files has a third. Parsed, it is at most 40 times larger."""
@@ -95,19 +97,30 @@ def is_file_name(name: str) -> bool:
     return 0 < len(name) <= 255 and name not in (".", "..") and "/" not in name and "\0" not in name
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BufferedReader:
     """The plain file at `path`, open for reading. Raises Hostile if a link, a pipe, a device or a folder is there."""
+    return os.fdopen(_open(path, os.O_RDONLY), "rb")
+
+
+def append_file(path: Path) -> BufferedWriter:
+    """The plain file at `path`, made if it is not there, for writing at its end. Raises Hostile as `open_file` does."""
+    return os.fdopen(_open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab")
+
+
+def _open(path: Path, how: int) -> int:
     try:
-        # Without O_NONBLOCK the opening of a pipe waits for somebody who writes.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        # Without O_NONBLOCK the opening of a pipe waits for somebody at its other end.
+        descriptor = os.open(path, how | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if path.is_symlink():
             raise Hostile("must be a file, but is a link") from error
+        if path.is_dir() or path.is_fifo():
+            raise Hostile("must be a plain file") from error
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise Hostile("must be a plain file")
-    return os.fdopen(descriptor, "rb")
+    return descriptor
 
 
 def read_file(path: Path, *, max_bytes: int) -> bytes:

@@ -128,7 +128,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before_and_said_
     second = costopt(tmp_path, "run", "job.yaml")
     assert second.returncode == 0, second.stdout + second.stderr
     step_before, step = int(before.name.removeprefix("step-")), int(newest.name.removeprefix("step-"))
-    assert f"train: the checkpoint of step {step} is damaged" in second.stdout
+    assert f"train: the checkpoint of step {step} cannot be used" in second.stdout
     assert f"train: resumed from the checkpoint of step {step_before}\n" in second.stdout
     assert weights(run) == weights(undisturbed)
 

@@ -134,7 +134,7 @@ def _remove_folder(folder: Path) -> None:
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no folder": (_remove_folder, "there is no such folder"),
     "no config": (lambda folder: (folder / "config.json").unlink(), "no readable config.json"),
-    "a config that is not JSON": (lambda folder: (folder / "config.json").write_text("{"), "no readable config.json"),
+    "a config that is not JSON": (lambda folder: (folder / "config.json").write_text("{"), "config.json must be JSON"),
     "a config of something else": (_rewrite(format="other"), "not of the format costopt-model"),
     "a config that is a list": (lambda folder: (folder / "config.json").write_text("[]"), "not of the format"),
     "a later format": (_rewrite(version=2), "format version is 2, and 1 is read here"),

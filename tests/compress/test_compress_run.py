@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -194,6 +195,7 @@ def test_sigterm_ends_with_143_and_leaves_nothing_half_written(language: Stage) 
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, ENV_STORAGE_DIR: str(storage)},
     )
@@ -204,10 +206,31 @@ def test_sigterm_ends_with_143_and_leaves_nothing_half_written(language: Stage) 
     assert "saved" in next(line for line in process.stdout if "saved" in line)
     time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
-    process.stdout.read()
+    assert "ending before the variant is finished, which is made anew: SIGTERM" in process.stdout.read()
     assert process.wait(timeout=60) == 143
     assert not (storage / "artifacts" / "ended").exists()
 
     run.make_variant(settings.variant, recipe, storage)  # type: ignore[arg-type]
     assert read_json(storage / "artifacts/ended/report.json")["name"] == "ended"
     assert _leftovers(storage) == []
+
+
+@pytest.mark.parametrize("name", ["linked", ".linked.unverified", "..linked.unverified.partial", ".linked.probe"])
+def test_a_link_with_the_name_of_a_variants_files_is_replaced_and_leads_nowhere(
+    name: str, images: Stage, tmp_path: Path
+) -> None:
+    storage, recipe = images
+    kept = tmp_path / "kept"
+    if name.endswith("probe"):
+        kept.write_bytes(b"kept")
+    else:
+        kept.mkdir()
+        (kept / "report.json").write_bytes(b"kept")
+    (storage / "artifacts" / name).symlink_to(kept)
+    variant = replica(recipe, pruned("Unstructured", 50), name="linked").variant
+    run.make_variant(variant, recipe, storage)  # type: ignore[arg-type]
+    assert (kept if kept.is_file() else kept / "report.json").read_bytes() == b"kept"
+    assert not (storage / "artifacts/linked").is_symlink()
+    assert _report(storage, "linked").reloaded
+    assert _leftovers(storage) == []
+    shutil.rmtree(storage / "artifacts/linked")

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from costopt_trainer import checkpoint, checkpoint_files
-from costopt_trainer.checkpoint import Checkpoints, Snapshot, folder_name, name_changes, refuse_other_training
+from costopt_trainer.checkpoint import Checkpoints, Snapshot, folder_name
+from costopt_trainer.checkpoint_state import name_changes, refuse_other_training
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.gang import Gang
 
@@ -20,7 +21,7 @@ ALONE = Gang(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
 
 
 def open_checkpoints(folder: Path, keep_last: int = 2) -> Checkpoints:
-    checkpoints = Checkpoints(folder, keep_last=keep_last, gang=ALONE)
+    checkpoints = Checkpoints(folder, job="test", keep_last=keep_last, gang=ALONE)
     checkpoints.prepare()
     return checkpoints
 
@@ -112,7 +113,7 @@ DAMAGES = [
     (flip_a_bit, "optimizer-00000-00000.safetensors has other contents than were written"),
     (remove_a_file, "random-00000-00000.safetensors: No such file"),
     (remove_the_manifest, "manifest.json: No such file"),
-    (empty_the_manifest, "manifest.json is not a manifest"),
+    (empty_the_manifest, "manifest.json must be JSON"),
     (mistake_the_manifest, "manifest.json is not a manifest"),
     (change_the_state, "state.json has other contents than were written"),
 ]
@@ -129,7 +130,7 @@ def test_a_damaged_newest_one_falls_back_to_the_one_before_and_says_so_in_one_li
     assert checkpoints.newest() == 10
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line
-    assert line.startswith("the checkpoint of step 20 is damaged (")
+    assert line.startswith("the checkpoint of step 20 cannot be used (")
     assert line.endswith("trying that of step 10")
 
 
@@ -140,7 +141,7 @@ def test_when_all_are_damaged_training_does_not_silently_start_over(
     for step in (10, 20):
         checkpoints.save(step, snapshot(step))
         flip_a_bit(tmp_path / folder_name(step))
-    with pytest.raises(NotRetryable, match=r"all checkpoints in .* are damaged: restore one") as refused:
+    with pytest.raises(NotRetryable, match=r"no checkpoint in .* can be used; .*: restore one") as refused:
         checkpoints.newest()
     assert refused.value.reason == "CheckpointUnreadable"
     assert len(capsys.readouterr().err.splitlines()) == 2

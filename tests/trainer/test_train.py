@@ -63,7 +63,7 @@ def make_recipe(kind: str, text: Path, images: Path, **changes: Any) -> Recipe:
 def training(recipe: Recipe, storage: Path) -> train.Training:
     """A training at its start or newest checkpoint, to be looked into."""
     storage.mkdir(parents=True, exist_ok=True)
-    begun = train.Training(recipe, storage, ALONE, Meter(), train.Stop())
+    begun = train.Training(recipe, storage, ALONE, Meter(), train.Stop(), job="test")
     begun.resume()
     return begun
 
@@ -469,7 +469,7 @@ def test_damaged_checkpoints_are_passed_over_and_the_training_ends_in_the_same_b
     content[len(content) // 2] ^= 4
     newest.write_bytes(content)
     assert train_here(settings, tmp_path / "damaged") == 0
-    assert "the checkpoint of step 9 is damaged" in capsys.readouterr().err
+    assert "the checkpoint of step 9 cannot be used" in capsys.readouterr().err
     assert written(tmp_path / "whole", 12) == written(tmp_path / "damaged", 12)
 
 

@@ -12,11 +12,11 @@ A folder is written under a temporary name, flushed to disk and renamed: a reade
 killed writer left behind is removed by the next one; a folder has one writer at a time.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +28,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from costopt.files import sync_folder
+from costopt.hostile import Hostile, open_file, read_json, real_folder
 from costopt.schema.compression import Step
-from costopt_trainer.errors import NotRetryable
+from costopt_trainer.checkpoint_files import remove, storage_folder
+from costopt_trainer.errors import NotRetryable, first_line
 from costopt_trainer.models import ModelShape, Widths, build_model
 
 WEIGHTS_FILE = "model.safetensors"
@@ -64,11 +66,12 @@ def save_model(
 ) -> int:
     """Write `model` (parameters and buffers) to `folder`, replacing what is there; returns the weights file's bytes.
 
-    `widths` must be given if structured pruning changed the layers. Raises OSError if the folder cannot be written.
+    `widths` must be given if structured pruning changed the layers. Raises OSError if the folder cannot be written, and
+    NotRetryable("CheckpointNotWritable") if a link has the name of the folder above it.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial = storage_folder(folder.parent) / f".{folder.name}.partial"
+    remove(partial)
+    partial.mkdir()
     tensors, metadata = _plain_tensors(model)
     weights = partial / WEIGHTS_FILE
     try:
@@ -97,14 +100,20 @@ def load_model(folder: Path) -> nn.Module:
     """
     config = read_config(folder)
     weights = folder / WEIGHTS_FILE
-    if not weights.is_file():
-        raise _unreadable(folder, f"it has no {WEIGHTS_FILE}")
-    if weights.stat().st_size != config.weights_bytes or _sha256(weights) != config.weights_sha256:
+    try:
+        with open_file(weights) as stream:
+            size_bytes, digest = os.fstat(stream.fileno()).st_size, hashlib.file_digest(stream, "sha256").hexdigest()
+    except Hostile as error:
+        raise _unreadable(folder, f"its {WEIGHTS_FILE} {error}") from error
+    except OSError as error:
+        raise _unreadable(folder, f"it has no {WEIGHTS_FILE} that can be read") from error
+    if (size_bytes, digest) != (config.weights_bytes, config.weights_sha256):
         raise _unreadable(
             folder,
             f"its {WEIGHTS_FILE} is not the one that {CONFIG_FILE} was written for",
         )
     try:
+        _refuse_what_weights_cannot_fill(config)
         with torch.random.fork_rng(devices=[]):
             model = build_model(config.shape, widths=config.widths)
         with safe_open(weights, framework="pt") as file:
@@ -117,17 +126,23 @@ def load_model(folder: Path) -> nn.Module:
         KeyError,
         TypeError,
         ValueError,
+        IndexError,
+        AttributeError,
         RuntimeError,
     ) as error:
-        raise _unreadable(folder, f"its weights do not fit its {CONFIG_FILE} ({_first_line(error)})") from error
+        raise _unreadable(folder, f"its weights do not fit its {CONFIG_FILE} ({first_line(error)})") from error
     return model.eval()
 
 
 def read_config(folder: Path) -> ArtifactConfig:
     """What the config.json in `folder` says. Raises NotRetryable("CheckpointUnreadable", sentence)."""
     try:
-        plain = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        real_folder(folder)
+        plain = read_json(folder / CONFIG_FILE)
+    except Hostile as error:
+        reason = "it is no folder, or a link to one" if folder.is_symlink() else f"its {CONFIG_FILE} {error}"
+        raise _unreadable(folder, reason) from error
+    except OSError as error:
         reason = f"it has no readable {CONFIG_FILE}" if folder.is_dir() else "there is no such folder"
         raise _unreadable(folder, reason) from error
     if not isinstance(plain, dict) or plain.get("format") != FORMAT:
@@ -135,7 +150,7 @@ def read_config(folder: Path) -> ArtifactConfig:
     if plain.get("version") != FORMAT_VERSION:
         raise _unreadable(
             folder,
-            f"its format version is {plain.get('version')!r}, and {FORMAT_VERSION} is read here",
+            f"its format version is {plain.get('version')!r:.80}, and {FORMAT_VERSION} is read here",
         )
     try:
         return ArtifactConfig(
@@ -145,8 +160,8 @@ def read_config(folder: Path) -> ArtifactConfig:
             weights_bytes=int(plain["weightsBytes"]),
             weights_sha256=str(plain["weightsSha256"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise _unreadable(folder, f"its {CONFIG_FILE} is incomplete or damaged ({_first_line(error)})") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise _unreadable(folder, f"its {CONFIG_FILE} is incomplete or damaged ({first_line(error)})") from error
 
 
 def replace_folder(finished: Path, folder: Path) -> None:
@@ -160,12 +175,13 @@ def replace_folder(finished: Path, folder: Path) -> None:
             os.fsync(file.fileno())
     sync_folder(finished)
     replaced = folder.with_name(f".{folder.name}.replaced")
-    shutil.rmtree(replaced, ignore_errors=True)
-    if folder.exists():
+    remove(replaced)
+    if os.path.lexists(folder):
         folder.rename(replaced)
     finished.rename(folder)
     sync_folder(folder.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        remove(replaced)
 
 
 def _plain_tensors(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -188,24 +204,31 @@ def _plain_tensors(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str,
 
 def _fill(model: nn.Module, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
     """Copy the file's tensors into `model`; every parameter and buffer must get one, and none may be left over."""
+    quantized: dict[str, torch.Tensor] = {}
     if metadata:
         from costopt_trainer.compress.quantize import unflatten_quantized  # noqa: PLC0415  as above
 
         quantized, tensors = unflatten_quantized(tensors, metadata)
-        for name, tensor in quantized.items():
-            owner, _, attribute = name.rpartition(".")
-            setattr(
-                model.get_submodule(owner),
-                attribute,
-                nn.Parameter(tensor, requires_grad=False),
-            )
-    else:
-        quantized = {}
-    expected = set(model.state_dict())
-    if expected != set(tensors) | set(quantized):
-        differing = sorted(expected ^ (set(tensors) | set(quantized)))
-        raise ValueError(f"{len(differing)} tensors are missing or unknown, first {differing[0]}")
+    expected = model.state_dict()
+    if expected.keys() != tensors.keys() | quantized.keys():
+        differing = sorted(expected.keys() ^ (tensors.keys() | quantized.keys()))
+        raise ValueError(f"{len(differing)} tensors are missing or unknown, first {differing[0][:80]!r}")
+    for name, tensor in (tensors | quantized).items():
+        if tensor.shape != expected[name].shape:
+            raise ValueError(f"{name} is {tuple(tensor.shape)} and not {tuple(expected[name].shape)}")
+    for name, tensor in quantized.items():
+        owner, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(owner), attribute, nn.Parameter(tensor, requires_grad=False))
     model.load_state_dict(tensors, strict=False)
+
+
+def _refuse_what_weights_cannot_fill(config: ArtifactConfig) -> None:
+    """Raise ValueError for a model of more parameters than the weights have bytes, before memory is taken for it."""
+    with torch.device("meta"):
+        model = build_model(config.shape, widths=config.widths)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    if num_parameters > config.weights_bytes:
+        raise ValueError(f"{num_parameters} parameters in {config.weights_bytes} bytes")
 
 
 def _as_os_error(error: SafetensorError, path: Path) -> Exception:
@@ -223,10 +246,6 @@ def _widths(plain: Any) -> Widths | None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".:")
 
 
 def _unreadable(folder: Path, why: str) -> NotRetryable:

@@ -10,11 +10,11 @@
 
     Checkpoints         write, find and read them, all ranks together
     random_state, restore_random_state
-    refuse_other_training, name_changes     is the checkpoint one of this training?
 
 A checkpoint is written under a temporary name, synced, then renamed: a kill at any moment leaves the ones before
 whole. Older ones go only after that. Tensors are merged by name, so it does not matter how many ranks wrote them.
-Nothing is pickled, so that reading a checkpoint never runs code that came with it.
+Nothing is pickled, so that reading a checkpoint never runs code that came with it. It names its job; one of another
+job, one that is a link, or whose manifest or state is not such, is passed over like a damaged one.
 """
 
 import contextlib
@@ -23,15 +23,17 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from costopt.files import sync_folder, write_atomically
+from costopt.hostile import read_json
 from costopt_trainer.checkpoint_files import (
     FORMAT,
     FORMAT_VERSION,
@@ -41,17 +43,20 @@ from costopt_trainer.checkpoint_files import (
     not_writable,
     read_tensors,
     remove,
+    storage_folder,
     write_file,
     write_tensors,
 )
-from costopt_trainer.errors import NotRetryable
+from costopt_trainer.checkpoint_state import evaluation_of
+from costopt_trainer.errors import NotRetryable, first_line
+from costopt_trainer.failure import memory_reason
 from costopt_trainer.gang import Gang
 from costopt_trainer.phases import phase
 
 STATE_FILE = "state.json"
 EVALUATION_FILE = "evaluation.json"
 
-_NAME = re.compile(r"step-(\d{8,})")
+_NAME = re.compile(r"step-([0-9]{8,15})")
 _LEFTOVER = re.compile(r"\.step-.*")
 
 
@@ -75,8 +80,10 @@ class Checkpoints:
     `prepare`, `newest` and `save` must be called by all ranks; an error of one is raised on all.
     """
 
-    def __init__(self, folder: Path, *, keep_last: int, gang: Gang) -> None:
+    def __init__(self, folder: Path, *, job: str, keep_last: int, gang: Gang) -> None:
+        """`job`: whose they are, by name."""
         self.folder = folder
+        self._job = job
         self._keep_last = keep_last
         self._gang = gang
         self.passed_over: str | None = None
@@ -90,7 +97,7 @@ class Checkpoints:
         probe = self.folder / self._gang.broadcast(f".step-probe-{secrets.token_hex(8)}")
 
         def begin() -> None:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            storage_folder(self.folder)
             for path in self.folder.iterdir():
                 if _LEFTOVER.fullmatch(path.name):
                     remove(path)
@@ -112,11 +119,12 @@ class Checkpoints:
             if self._gang.rank == 0:
                 shutil.rmtree(probe, ignore_errors=True)
 
-    def newest(self) -> int | None:
+    def newest(self, fault_of_state: Callable[[Any, int], str | None] = lambda _state, _step: None) -> int | None:
         """The step of the newest checkpoint that is whole; None if there are none at all. The same on all ranks.
 
-        A damaged one is passed over with a line on stderr. Raises NotRetryable("CheckpointUnreadable") if all are
-        damaged: silently starting over would throw away what was paid for.
+        `fault_of_state` is asked what is wrong with a state of a step. A damaged one is passed over with a line on
+        stderr. Raises NotRetryable("CheckpointUnreadable") if all are damaged: silently starting over would throw away
+        what was paid for.
         """
         found: int | None = None
         damaged: list[str] = []
@@ -125,18 +133,20 @@ class Checkpoints:
             nonlocal found
             steps = sorted(_steps_in(self.folder), reverse=True)
             for number, step in enumerate(steps, start=1):
-                damage = damage_in(self.folder / folder_name(step), pieces.done)
+                damage = damage_in(self.folder / folder_name(step), step, self._job, pieces.done)
+                if damage is None:
+                    damage = self._damage_of_state(step, fault_of_state)
                 if damage is None:
                     found = step
                     return
-                damaged.append(f"the checkpoint of step {step} is damaged ({damage})")
+                damaged.append(f"the checkpoint of step {step} cannot be used ({damage})")
                 way_out = f"trying that of step {steps[number]}" if number < len(steps) else "there is none before it"
-                _say(f"the checkpoint of step {step} is damaged ({damage}): {way_out}")
+                _say(f"{damaged[-1]}: {way_out}")
             if steps:
                 raise NotRetryable(
                     "CheckpointUnreadable",
-                    f"all checkpoints in {self.folder} are damaged: restore one from a copy, or remove the folder to "
-                    "start over",
+                    f"no checkpoint in {self.folder} can be used; {damaged[0]}: restore one from a copy, or remove the "
+                    "folder to start over",
                 )
 
         with phase("LoadingCheckpoint") as pieces:
@@ -144,9 +154,33 @@ class Checkpoints:
         found, self.passed_over = self._gang.broadcast((found, "; ".join(damaged)[:4000] or None))
         return found
 
+    def _damage_of_state(self, step: int, fault_of_state: Callable[[Any, int], str | None]) -> str | None:
+        try:
+            fault = fault_of_state(self.read_state(step), step)
+        except ValueError as error:
+            fault = str(error)
+        return f"{STATE_FILE}: {fault}" if fault else None
+
+    @contextlib.contextmanager
+    def loading(self, step: int) -> Iterator[None]:
+        """What does not fit while a checkpoint is loaded will not fit later: NotRetryable("CheckpointUnreadable").
+
+        Memory that runs out, or a disk that fails, is another matter.
+        """
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, IndexError, RuntimeError, SafetensorError) as error:
+            if memory_reason([kind.__name__ for kind in type(error).__mro__], str(error)) is not None:
+                raise
+            raise NotRetryable(
+                "CheckpointUnreadable",
+                f"the checkpoint of step {step} does not fit the model that is trained ({first_line(error)}): restore "
+                f"it from a copy, or remove {self.folder / folder_name(step)} to go on from the one before",
+            ) from error
+
     def read_state(self, step: int) -> dict[str, Any]:
         """The JSON state of a checkpoint."""
-        state: dict[str, Any] = json.loads((self.folder / folder_name(step) / STATE_FILE).read_bytes())
+        state: dict[str, Any] = read_json(self.folder / folder_name(step) / STATE_FILE)
         return state
 
     def read_model(self, step: int, wanted: Callable[[str], bool] | None = None) -> dict[str, Tensor]:
@@ -184,7 +218,7 @@ class Checkpoints:
                 written[STATE_FILE] = write_file(partial / STATE_FILE, _to_json(snapshot.state))
 
         def finish() -> None:
-            manifest = {"format": FORMAT, "version": FORMAT_VERSION, "step": step, "files": files}
+            manifest = {"format": FORMAT, "version": FORMAT_VERSION, "job": self._job, "step": step, "files": files}
             write_file(partial / MANIFEST_FILE, _to_json(manifest))
             sync_folder(partial)
             remove(final)  # only there if it was passed over as damaged
@@ -217,7 +251,7 @@ class Checkpoints:
         figures: dict[str, Any] | None = None
         if self._gang.rank == 0:
             with contextlib.suppress(OSError, ValueError):
-                figures = json.loads((self.folder / folder_name(step) / EVALUATION_FILE).read_bytes())
+                figures = evaluation_of(read_json(self.folder / folder_name(step) / EVALUATION_FILE))
         return self._gang.broadcast(figures)
 
     def _remove_old(self, newest: int) -> None:
@@ -268,40 +302,6 @@ def restore_random_state(states: Mapping[str, Tensor], device: torch.device) -> 
         torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)
-
-
-def refuse_other_training(
-    step: int, saved: Mapping[str, Any], now: Mapping[str, Any], which_files: Callable[[], str] = str
-) -> None:
-    """Raise NotRetryable("InvalidSettings") naming each difference between what was and what is trained on what.
-
-    `which_files` says how the files of the data differ, if that is known.
-    """
-    changes = name_changes(saved, now)
-    if changes:
-        files = which_files() if saved.get("data") != now.get("data") else ""
-        raise NotRetryable(
-            "InvalidSettings",
-            f"the checkpoint of step {step} is of another training: {', '.join(changes)}"
-            f"{f' ({files})' if files else ''}; put that back, or use other "
-            "storage to start anew",
-        )
-
-
-def name_changes(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Each difference of two JSON mappings in words, such as "batch.globalBatchSize was 8 and is 16"."""
-    changes = []
-    for key in sorted({*before, *after}):
-        old, new = before.get(key), after.get(key)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            changes += name_changes(old, new, f"{prefix}{key}.")
-        elif old != new:
-            changes.append(f"{prefix}{key} was {_in_words(old)} and is {_in_words(new)}")
-    return changes
-
-
-def _in_words(value: Any) -> str:
-    return "not set" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
 def _to_json(data: Any) -> bytes:

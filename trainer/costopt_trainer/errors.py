@@ -1,4 +1,4 @@
-"""The one exception that says: do not try again."""
+"""The one exception that says: do not try again; and the words of another error, fit to stand in its sentence."""
 
 from costopt.schema.replica import FailureReason
 
@@ -12,3 +12,10 @@ class NotRetryable(Exception):
     def __init__(self, reason: FailureReason, message: str) -> None:
         super().__init__(message)
         self.reason: FailureReason = reason
+
+
+def first_line(error: BaseException, limit: int = 200) -> str:
+    """The first line of an error's text, which may quote a file; `limit` characters at most, and none that controls."""
+    line = str(error).strip().partition("\n")[0].rstrip(".:")
+    shown = "".join(character if character.isprintable() else "?" for character in line[: limit + 1])
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"

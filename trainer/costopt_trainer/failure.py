@@ -10,9 +10,11 @@ import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
+from costopt.hostile import read_json
 from costopt.schema.replica import FailureReason
 from costopt_trainer.output import Line
 
@@ -92,16 +94,17 @@ def record_error(path: Path, error: BaseException, *, reason: FailureReason | No
 
 
 def read_error(path: Path) -> RankError | None:
-    """The error a rank recorded; None if it recorded none, or was killed while writing."""
+    """The error a rank recorded; None if it recorded none, was killed while writing, or wrote something else."""
     try:
-        message = json.loads(path.read_text(errors="replace"))["message"]
+        message = read_json(path)["message"]
         if isinstance(message, str):
             return _split(message)
         extra = message.get("extraInfo", {})
         reason = extra.get("reason")
-        error = RankError("", message["message"]) if reason else _split(message["message"])
+        sentence = message["message"]
+        error = RankError("", sentence) if reason and isinstance(sentence, str) else _split(sentence)
         return RankError(error.type, error.message, _known_reason(reason), _seconds(extra.get("time")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
 
 
@@ -130,4 +133,8 @@ def _known_reason(reason: Any) -> FailureReason | None:
 
 
 def _seconds(text: Any) -> float | None:
-    return float(text) if isinstance(text, str) else None
+    """A moment, as `record_error` writes it. Raises ValueError for one that no calendar has."""
+    if not isinstance(text, str):
+        return None
+    datetime.fromtimestamp(float(text), UTC)
+    return float(text)

@@ -19,8 +19,10 @@ from typing import Literal
 
 from costopt import names
 from costopt.files import write_atomically
+from costopt.hostile import Hostile, append_file, open_file, parse_json
 from costopt.schema.replica import MeteredMilliseconds, Progress
 from costopt_trainer.checkpoint_files import not_writable
+from costopt_trainer.errors import NotRetryable
 from costopt_trainer.gang import Gang
 
 Head = Literal["startup", "data_wait", "training", "evaluation", "checkpoint"]
@@ -30,6 +32,9 @@ NANOSECONDS_PER_SECOND = 10**9
 
 REPORT_EVERY_SECONDS = 1.0
 """A report reads the loss back from the device, which stops the host: not worth it at every step of a quick model."""
+
+_LONGEST_LINE = 2**16
+"""Bytes of a line of metrics.jsonl; ours have some hundreds."""
 
 
 def figure(value: float) -> str:
@@ -115,11 +120,18 @@ class Reporter:
         self._last_step = 0
 
     def resume_after(self, step: int) -> None:
-        """Drop the metrics of steps after `step`: they are about to be taken again. A line torn by a kill goes too."""
+        """Drop the metrics of steps after `step`: they are about to be taken again. A line torn by a kill goes too.
+
+        Raises NotRetryable("CheckpointNotWritable") if there is something else than a file to write to.
+        """
         self._last_step = step
-        if self._metrics_file is None or not self._metrics_file.exists():
+        if self._metrics_file is None or not os.path.lexists(self._metrics_file):
             return
-        lines = self._metrics_file.read_bytes().splitlines(keepends=True)
+        try:
+            with open_file(self._metrics_file) as stream:
+                lines = stream.read().splitlines(keepends=True)
+        except Hostile as error:
+            raise self._no_file(error) from error
         kept = [line for line in lines if _is_of_step(line, step)]
         if kept != lines:
             write_atomically(self._metrics_file, b"".join(kept))
@@ -132,8 +144,13 @@ class Reporter:
         """
         try:
             self._tell(progress, keep=keep)
+        except Hostile as error:
+            raise self._no_file(error) from error
         except OSError as error:
             raise not_writable(self._folder, error) from error
+
+    def _no_file(self, error: Hostile) -> NotRetryable:
+        return NotRetryable("CheckpointNotWritable", f"{self._metrics_file} {error}: remove it")
 
     def _tell(self, progress: Progress, *, keep: bool) -> None:
         line = json.dumps(progress.to_plain(), separators=(",", ":")) + "\n"
@@ -146,13 +163,13 @@ class Reporter:
             sys.stdout.write(line)
             sys.stdout.flush()
             if keep and progress.step > self._last_step:
-                with self._metrics_file.open("a") as stream:
-                    stream.write(line)
+                with append_file(self._metrics_file) as stream:
+                    stream.write(line.encode())
                 self._last_step = progress.step
 
 
 def _is_of_step(line: bytes, last_step: int) -> bool:
     try:
-        return line.endswith(b"\n") and int(json.loads(line)["step"]) <= last_step
+        return line.endswith(b"\n") and int(parse_json(line, max_bytes=_LONGEST_LINE)["step"]) <= last_step
     except (ValueError, KeyError, TypeError):
         return False

@@ -29,6 +29,10 @@ def make_optimizer(recipe: Recipe, module: nn.Module) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=float(recipe.optimizer.learning_rate), betas=betas, fused=True)
 
 
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+"""What AdamW keeps of each parameter, beside the number of its steps."""
+
+
 def learning_rate(recipe: Recipe, step: int) -> float:
     """Learning rate of a step, counted from 1: up linearly to the peak at warmupSteps, down a cosine to the last."""
     peak, lowest = float(recipe.optimizer.learning_rate), float(recipe.schedule.min_learning_rate)
@@ -49,12 +53,20 @@ def named_optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -
 
 
 def load_optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `named_optimizer_state` took."""
+    """Put back what `named_optimizer_state` took. Raises ValueError for what it does not take: kernels do not check."""
     names = {parameter: name for name, parameter in module.named_parameters()}
     in_order = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
     by_parameter: dict[str, dict[str, Tensor]] = {}
     for full_name, tensor in tensors.items():
         name, _, key = full_name.rpartition("/")
         by_parameter.setdefault(name, {})[key] = tensor
+    for name, parameter in module.named_parameters():
+        taken = by_parameter.get(name, {})
+        shapes = {key: parameter.shape if key in _MOMENTS else torch.Size() for key in taken}
+        if taken and (
+            taken.keys() != {*_MOMENTS, "step"}
+            or any(not tensor.is_floating_point() or tensor.shape != shapes[key] for key, tensor in taken.items())
+        ):
+            raise ValueError(f"the optimizer's state of {name} is not one of AdamW")
     state = {number: by_parameter[name] for number, name in enumerate(in_order) if name in by_parameter}
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -14,8 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import ValidationError
-
+from costopt.hostile import read_file
 from costopt.schema.base import Strict
 from costopt.schema.replica import (
     EXIT_DONE,
@@ -36,6 +35,8 @@ MESSAGE_CHARACTERS = 2000
 NOT_A_COMMAND = {126: "a command could not be executed", 127: "a command or shared library was not found"}
 """Exit codes by which a shell, or the loader of programs, says so."""
 SIGNALS_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_MAX_REPORT_BYTES = 2**16
+"""Of a progress file or a report on a variant; ours have at most some thousands."""
 
 Model = TypeVar("Model", bound=Strict)
 
@@ -220,6 +221,6 @@ def read_report(path: Path) -> VariantStatus | None:
 
 def _read(path: Path, model: type[Model]) -> Model | None:
     try:
-        return model.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
+        return model.model_validate_json(read_file(path, max_bytes=_MAX_REPORT_BYTES))
+    except (OSError, ValueError):
         return None

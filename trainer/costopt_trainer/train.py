@@ -31,12 +31,11 @@ from costopt_trainer.artifact import save_model
 from costopt_trainer.checkpoint import (
     Checkpoints,
     Snapshot,
-    name_changes,
     random_state,
-    refuse_other_training,
     restore_random_state,
 )
 from costopt_trainer.checkpoint_files import not_writable
+from costopt_trainer.checkpoint_state import fault_of_state, name_changes, refuse_other_training
 from costopt_trainer.data import load_data, sample_indices
 from costopt_trainer.data.listing import differences
 from costopt_trainer.errors import NotRetryable
@@ -64,7 +63,8 @@ def main(settings: ReplicaSettings) -> None:
     watch_for_stop(stop, lifeline_fd=None)
     try:
         gang = join_gang()
-        training = Training(settings.recipe, Path(os.environ[names.ENV_STORAGE_DIR]), gang, meter, stop)
+        storage = Path(os.environ[names.ENV_STORAGE_DIR])
+        training = Training(settings.recipe, storage, gang, meter, stop, job=settings.job_name)
         training.resume()
         training.run()
         training.finish()
@@ -79,12 +79,12 @@ def main(settings: ReplicaSettings) -> None:
 class Training:
     """One rank's part in a training: what it holds, and what it does with it in order."""
 
-    def __init__(self, recipe: Recipe, storage: Path, gang: Gang, meter: Meter, stop: Stop) -> None:
+    def __init__(self, recipe: Recipe, storage: Path, gang: Gang, meter: Meter, stop: Stop, *, job: str) -> None:
         self.recipe, self.storage, self.gang, self.meter, self.stop = recipe, storage, gang, meter, stop
 
         # ---- storage and data; before the model, because mistakes are likelier here
         keep_last = recipe.checkpointing.keep_last
-        self.checkpoints = Checkpoints(storage / names.CHECKPOINTS_DIR, keep_last=keep_last, gang=gang)
+        self.checkpoints = Checkpoints(storage / names.CHECKPOINTS_DIR, job=job, keep_last=keep_last, gang=gang)
         self.checkpoints.prepare()
         context_length = context_length_of(recipe.model)
         self.cache_dir = storage / names.CACHE_DIR
@@ -137,7 +137,7 @@ class Training:
     def resume(self) -> None:
         """Go to the newest checkpoint, if there is one."""
         recipe, gang, checkpoints, module = self.recipe, self.gang, self.checkpoints, self.module
-        step = self.saved_step = checkpoints.newest()
+        step = self.saved_step = checkpoints.newest(fault_of_state)
         if step is not None:
             state = checkpoints.read_state(step)
             refuse_other_training(
@@ -153,7 +153,7 @@ class Training:
                 also = f" with other settings: {', '.join(changes)}" if changes else ""
                 print(f"resuming after step {step}{also}", file=sys.stderr, flush=True)
             own = module.state_dict().keys()
-            with phase("LoadingCheckpoint") as pieces:
+            with phase("LoadingCheckpoint") as pieces, checkpoints.loading(step):
                 module.load_state_dict(checkpoints.read_model(step, own.__contains__))
                 pieces.done()
                 load_optimizer_state(module, self.optimizer, checkpoints.read_optimizer(step, own.__contains__))
@@ -173,7 +173,8 @@ class Training:
                 batches = [on_device(batch, gang.device) for batch in self.next_batches()]
                 rehearse(self.strategy, batches, self.scaler, pieces.goes_on)
         if step is not None:  # at the very end, so that nothing draws a number in between
-            restore_random_state(checkpoints.read_random(step), gang.device)
+            with checkpoints.loading(step):
+                restore_random_state(checkpoints.read_random(step), gang.device)
 
     def run(self) -> None:
         """Take the steps that are left, with evaluations and checkpoints where they are due."""
@@ -366,6 +367,8 @@ class Training:
                     save_model(folder, model, self.shape)
                 except OSError as error:
                     problem = not_writable(folder, error)
+                except NotRetryable as error:
+                    problem = error
         self.gang.agree(problem)
         self.meter.lap("checkpoint")
         self.report()

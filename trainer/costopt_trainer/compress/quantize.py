@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from costopt.hostile import parse_json
 from costopt.schema.compression import Quantize
 from costopt_trainer.errors import NotRetryable
 
@@ -31,6 +32,9 @@ try:
     from torchao.utils import should_reduce_range
 finally:
     _pytree_log.setLevel(_level)
+
+_KINDS = ("Int8Tensor", "QuantizeTensorToInt8Kwargs", "PerRow", "MappingType", "torch.dtype")
+"""What the metadata of our steps' weights names."""
 
 
 def quantize(model: nn.Module, settings: Quantize) -> str:
@@ -72,6 +76,23 @@ def unflatten_quantized(
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """A file's tensors and metadata -> the quantized tensors by name, and the plain ones that are left over.
 
-    Raises ValueError, KeyError or TypeError if the metadata is not what `flatten_quantized` gave.
+    Raises ValueError, KeyError or TypeError if the metadata is not what `flatten_quantized` gave. torchao builds many
+    kinds of objects from it, so it is held to the few that our steps make.
     """
+    for text in metadata.values():
+        _refuse_other_kinds(parse_json(text.encode()))
     return unflatten_tensor_state_dict(dict(tensors), dict(metadata))
+
+
+def _refuse_other_kinds(data: Any) -> None:
+    if isinstance(data, list):
+        for item in data:
+            _refuse_other_kinds(item)
+    elif isinstance(data, dict):
+        kind = data.get("_type")
+        if kind is not None and kind not in _KINDS:
+            raise ValueError(f"the metadata of quantized weights names {str(kind)[:80]!r}")
+        if kind == "torch.dtype" and not isinstance(getattr(torch, str(data.get("_data")), None), torch.dtype):
+            raise ValueError("the metadata of quantized weights names no type of numbers")
+        for item in data.values():
+            _refuse_other_kinds(item)

@@ -14,10 +14,12 @@ A run that is killed leaves only names that begin with a dot, which the next run
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -28,7 +30,7 @@ from costopt.schema.recipe import Recipe
 from costopt.schema.replica import EXIT_PREEMPTED, ReplicaSettings
 from costopt.schema.variant_report import Measurement, VariantStatus
 from costopt_trainer.artifact import ArtifactConfig, load_model, read_config, replace_folder, save_model
-from costopt_trainer.checkpoint_files import not_writable
+from costopt_trainer.checkpoint_files import not_writable, remove
 from costopt_trainer.compress.measure import Subject, measure, measured_batch
 from costopt_trainer.compress.steps import apply_steps, changes_widths, needs_compilation
 from costopt_trainer.compress.verify import verify_in_fresh_process, write_probe
@@ -86,6 +88,7 @@ def make_variant(variant: Variant, recipe: Recipe, storage: Path) -> VariantStat
 
     probe = artifacts / f".{variant.name}.probe"
     try:
+        remove(probe)  # not written through, if it is a link
         inputs = batch[:PROBE_SAMPLES]
         write_probe(probe, model, inputs[:, :PROBE_TOKENS] if inputs.ndim == 2 else inputs)
         verify_in_fresh_process(unverified, probe)
@@ -162,13 +165,18 @@ def _ending_at_once_when_told() -> Iterator[None]:
     Heard by a thread, since the main one may be in a compiler for minutes.
     """
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    watch_for_stop(lambda _why: os._exit(EXIT_PREEMPTED), lifeline_fd=None)
+    watch_for_stop(_end, lifeline_fd=None)
     try:
         yield
     finally:
         signal.set_wakeup_fd(-1)
         for number, action in before.items():
             signal.signal(number, action)
+
+
+def _end(why: str) -> NoReturn:
+    print(f"ending before the variant is finished, which is made anew: {why}", file=sys.stderr, flush=True)
+    os._exit(EXIT_PREEMPTED)
 
 
 def _say(variant: Variant, line: str) -> None:

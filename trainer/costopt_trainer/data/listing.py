@@ -6,6 +6,7 @@ differences   two keys -> the files that are new, gone or changed, in words
 
 import contextlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +19,7 @@ NAMED = 5
 """Files named in one sentence."""
 SUM_DIGITS = 16
 """Hexadecimal digits of a file's sha256 that are kept."""
+_KEY = re.compile("[0-9a-f]{32}")
 
 
 def keep(cache_dir: Path, key: str, files: Mapping[str, str]) -> None:
@@ -46,10 +48,16 @@ def _path(cache_dir: Path, key: str) -> Path:
 
 
 def _kept(cache_dir: Path, key: str) -> dict[str, str] | None:
+    if _KEY.match(key) is None:  # a checkpoint may say anything
+        return None
     try:
         files = read_json(_path(cache_dir, key))
     except (OSError, ValueError):
         return None
     if not isinstance(files, dict) or not all(isinstance(sum_, str) for sum_ in files.values()):
         return None
-    return {name[:200]: sum_ for name, sum_ in files.items()}
+    return {_shown(name): sum_ for name, sum_ in files.items()}
+
+
+def _shown(name: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in name[:200])

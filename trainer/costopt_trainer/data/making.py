@@ -11,7 +11,6 @@ a file that is not what made.json says is made from the start.
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +20,9 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 
 from costopt.files import write_atomically
+from costopt.hostile import open_file, read_file, read_json, real_folder
 from costopt.schema.recipe import Tokenizer
+from costopt_trainer.checkpoint_files import remove
 from costopt_trainer.data.entropy import PairCounts
 from costopt_trainer.data.text import TextSource, read_pieces, split_pieces
 from costopt_trainer.data.tokenizer import BytePairTokenizer, ByteTokenizer, TextTokenizer, cut_between_words
@@ -30,6 +31,9 @@ from costopt_trainer.phases import Pieces, phase
 
 TRAIN_FILE, VALIDATION_FILE, TOKENIZER_FILE = "train.bin", "validation.bin", "tokenizer.json"
 _MADE_FILE = "made.json"
+_MAX_TOKENIZER_BYTES = 2**26
+"""Of a tokenizer.json; one of 262,144 tokens has a third of it."""
+_NUM_BYTES = 256
 
 PART_BYTES = 1 << 16
 """Text tokenized at once: a fraction of a second, also on a loaded machine."""
@@ -72,10 +76,12 @@ def make_tokens(folder: Path, wanted: Wanted) -> Made:
     """
     with phase("ReadingData", alone=True) as pieces:
         mark = _read_mark(folder, wanted, pieces)
-    if mark is None:
-        shutil.rmtree(folder, ignore_errors=True)
+    tokenizer = _learned_tokenizer(folder, wanted) if mark is not None else None
+    if tokenizer is None:
+        mark = None
+        remove(folder)
         folder.mkdir()
-    tokenizer = _tokenizer(folder, wanted, learned=mark is not None)
+        tokenizer = _new_tokenizer(folder, wanted)
     content, counts = hashlib.sha256(), PairCounts()
     with (
         _File(folder / TRAIN_FILE, mark) as train,
@@ -111,16 +117,28 @@ def make_tokens(folder: Path, wanted: Wanted) -> Made:
 def bytes_made(folder: Path) -> int | None:
     """Bytes of text that the maker in `folder` has tokenized; None if it has not begun to."""
     try:
-        return int(json.loads((folder / _MADE_FILE).read_bytes())["position"])
+        real_folder(folder)
+        position = read_json(folder / _MADE_FILE)["position"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return position if type(position) is int else None
 
 
-def _tokenizer(folder: Path, wanted: Wanted, *, learned: bool) -> TextTokenizer:
+def _learned_tokenizer(folder: Path, wanted: Wanted) -> TextTokenizer | None:
+    """The tokenizer that a maker before has learned; None if it is none of what is wanted."""
     if wanted.settings.type != "BPE":
         return ByteTokenizer()
-    if learned:
-        return BytePairTokenizer.from_json((folder / TOKENIZER_FILE).read_text(encoding="utf-8"))
+    try:
+        text = read_file(folder / TOKENIZER_FILE, max_bytes=_MAX_TOKENIZER_BYTES).decode()
+        tokenizer = BytePairTokenizer.from_json(text)
+    except (OSError, ValueError):
+        return None
+    return tokenizer if _NUM_BYTES <= tokenizer.vocabulary_size <= wanted.settings.vocabulary_size else None
+
+
+def _new_tokenizer(folder: Path, wanted: Wanted) -> TextTokenizer:
+    if wanted.settings.type != "BPE":
+        return ByteTokenizer()
     with phase("LearningTokenizer", alone=True) as pieces:
 
         def train_pieces() -> Iterator[bytes]:
@@ -140,12 +158,21 @@ def _tokenizer(folder: Path, wanted: Wanted, *, learned: bool) -> TextTokenizer:
 def _read_mark(folder: Path, wanted: Wanted, pieces: Pieces) -> dict[str, Any] | None:
     """What made.json says, if it is of this text and the files are at least that; None: begin anew."""
     try:
-        mark: dict[str, Any] = json.loads((folder / _MADE_FILE).read_bytes())
-        if mark["key"] != wanted.key or not _is_border(int(mark["position"]), wanted, pieces):
+        real_folder(folder)
+        mark: dict[str, Any] = read_json(folder / _MADE_FILE)
+        files = {TRAIN_FILE, VALIDATION_FILE, *((TOKENIZER_FILE,) if wanted.settings.type == "BPE" else ())}
+        numbers = [mark["position"], *(record["bytes"] for record in mark["files"].values())]
+        if (
+            mark["key"] != wanted.key
+            or mark["files"].keys() != files
+            or any(type(number) is not int for number in numbers)
+        ):
+            return None
+        if not 0 <= mark["position"] <= wanted.num_bytes or not _is_border(mark["position"], wanted, pieces):
             return None
         for name, record in mark["files"].items():
             pieces.done()
-            if _hash_of_start(folder / name, int(record["bytes"])).hexdigest() != record["sha256"]:
+            if _hash_of_start(folder / name, record["bytes"]).hexdigest() != record["sha256"]:
                 return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -166,7 +193,7 @@ def _is_border(position: int, wanted: Wanted, pieces: Pieces) -> bool:
 def _hash_of_start(path: Path, num_bytes: int) -> Any:
     """sha256 of the first bytes. Raises ValueError if there are fewer."""
     digest, left = hashlib.sha256(), num_bytes
-    with path.open("rb") as stream:
+    with open_file(path) as stream:
         while left and (block := stream.read(min(left, 1 << 20))):
             digest.update(block)
             left -= len(block)

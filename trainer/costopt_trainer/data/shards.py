@@ -6,7 +6,8 @@
 
 The key is a hash of the text's content and of every setting that changes the tokens, so a changed text is never
 mistaken for the old one. A folder is made under a lock and a temporary name (see making.py) and renamed when whole;
-each load checks its hashes, and a damaged folder is made again.
+each load checks its hashes, and that no token is beyond the vocabulary. A folder that is damaged, a link, or of
+something else is made again.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ import fcntl
 import hashlib
 import json
 import logging
-import shutil
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,8 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costopt.files import sync_folder, write_atomically
+from costopt.hostile import Hostile, append_file, make_folder, open_file, read_json, real_folder
 from costopt.schema.recipe import Tokenizer
+from costopt_trainer.checkpoint_files import remove
 from costopt_trainer.data import listing
+from costopt_trainer.data.entropy import BIGRAM, UNIGRAM
 from costopt_trainer.data.making import (
     TOKENIZER_FILE,
     TRAIN_FILE,
@@ -49,6 +53,7 @@ LOCK_EVERY_SECONDS = 0.1
 """Between two tries to take a lock that another process holds."""
 
 _CONTENTS = "shards.json"
+_TOKENS_AT_ONCE = 2**22
 _logger = logging.getLogger(__name__)
 
 
@@ -78,21 +83,23 @@ def open_shards(source: TextSource, settings: Tokenizer, validation_percent: int
         digest, num_bytes, files = _content(source, pieces)
         key = _key(digest, settings, validation_percent)
         folder = cache_dir / key[:32]
-        shards = _read(folder, key)
+        shards = _read(folder, key, settings)
     if shards is not None:
         listing.keep(cache_dir, key, files)
         return shards
     try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
+        make_folder(cache_dir)
         listing.keep(cache_dir, key, files)
         with _lock(cache_dir / f".{folder.name}.lock", _partial(folder), num_bytes):
-            shards = _read(folder, key)  # another rank may have made it while this one waited
+            shards = _read(folder, key, settings)  # another rank may have made it while this one waited
             if shards is None:
-                if folder.exists():
+                if os.path.lexists(folder):
                     _logger.warning("the token cache %s is damaged and is made again", folder)
                 num_train_bytes = num_bytes - num_bytes * validation_percent // 100
                 _make(folder, Wanted(source, settings, num_train_bytes, num_bytes, digest, key))
-                shards = _read(folder, key)
+                shards = _read(folder, key, settings)
+    except Hostile as error:
+        raise NotRetryable("InvalidData", f"the token cache cannot be used: {error}") from error
     except OSError as error:
         why = error.strerror or type(error).__name__
         raise NotRetryable(
@@ -135,22 +142,23 @@ def _key(content_digest: str, settings: Tokenizer, validation_percent: int) -> s
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _read(folder: Path, key: str) -> TokenShards | None:
-    """The shards in `folder`, or None if it is not there or not what `shards.json` says."""
+def _read(folder: Path, key: str, settings: Tokenizer) -> TokenShards | None:
+    """The shards in `folder`, or None if it is not there, not what `shards.json` says, or none of these settings."""
     try:
-        contents = json.loads((folder / _CONTENTS).read_bytes())
-        if contents["key"] != key:
+        real_folder(folder.parent)
+        real_folder(folder)
+        contents = read_json(folder / _CONTENTS)
+        if contents["key"] != key or contents["files"].keys() != set(_files(settings)):
             return None
         for name, expected in contents["files"].items():
-            if (folder / name).stat().st_size != expected["bytes"]:
-                return None
-            with (folder / name).open("rb") as stream:
+            with open_file(folder / name) as stream:
+                if os.fstat(stream.fileno()).st_size != expected["bytes"]:
+                    return None
                 if hashlib.file_digest(stream, "sha256").hexdigest() != expected["sha256"]:
                     return None
-        kind = token_type(contents["vocabularySize"])
-        return TokenShards(
-            train=_map(folder / TRAIN_FILE, kind),
-            validation=_map(folder / VALIDATION_FILE, kind),
+        shards = TokenShards(
+            train=_map(folder / TRAIN_FILE, token_type(contents["vocabularySize"])),
+            validation=_map(folder / VALIDATION_FILE, token_type(contents["vocabularySize"])),
             vocabulary_size=contents["vocabularySize"],
             num_validation_bytes=contents["numValidationBytes"],
             reference_entropies=contents["referenceEntropies"],
@@ -158,6 +166,29 @@ def _read(folder: Path, key: str) -> TokenShards | None:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+    return shards if _can_be_of(shards, settings) else None
+
+
+def _can_be_of(shards: TokenShards, settings: Tokenizer) -> bool:
+    """Whether a model can be trained on the shards: no token beyond the vocabulary, no figure that is none."""
+    sizes = (256, 256) if settings.type == "Byte" else (256, settings.vocabulary_size)
+    entropies = shards.reference_entropies
+    return (
+        type(shards.vocabulary_size) is int
+        and sizes[0] <= shards.vocabulary_size <= sizes[1]
+        and type(shards.num_validation_bytes) is int
+        and 0 <= shards.num_validation_bytes <= 10**15
+        and isinstance(entropies, dict)
+        and entropies.keys() == {UNIGRAM, BIGRAM}
+        and all(type(entropy) in (int, float) and 0 <= entropy <= 8 for entropy in entropies.values())
+        and all(_largest(tokens) < shards.vocabulary_size for tokens in (shards.train, shards.validation))
+    )
+
+
+def _largest(tokens: Tokens) -> int:
+    """The largest token; -1 of none. In parts, so that no more than a part need be in memory at once."""
+    parts = (tokens[start : start + _TOKENS_AT_ONCE] for start in range(0, len(tokens), _TOKENS_AT_ONCE))
+    return max((int(part.max()) for part in parts), default=-1)
 
 
 def _map(path: Path, kind: np.dtype[Any]) -> NDArray[Any]:
@@ -176,7 +207,7 @@ def _lock(path: Path, partial: Path, num_bytes: int) -> Iterator[None]:
 
     Whoever waits tells how far the holder is, as the folder `partial` shows.
     """
-    with path.open("ab") as stream:
+    with _lock_file(path) as stream:
         if not _take(stream):
             known = bytes_made(partial)
             with phase("Tokenizing") as pieces:
@@ -186,6 +217,13 @@ def _lock(path: Path, partial: Path, num_bytes: int) -> Iterator[None]:
                     if known is not None and known != before:
                         pieces.done(known, num_bytes)
         yield
+
+
+def _lock_file(path: Path) -> BinaryIO:
+    try:
+        return append_file(path)
+    except Hostile as error:
+        raise Hostile(f"{path} {error}: remove it") from error
 
 
 def _take(stream: BinaryIO) -> bool:
@@ -202,17 +240,21 @@ def _make(folder: Path, wanted: Wanted) -> None:
     try:
         made = make_tokens(partial, wanted)
         _describe(partial, wanted, made)
-        if folder.exists():
-            shutil.rmtree(folder)
+        remove(folder)
         partial.replace(folder)
     except Exception:  # not a kill: after that the next maker goes on
-        shutil.rmtree(partial, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            remove(partial)
         raise
     sync_folder(folder.parent)
 
 
+def _files(settings: Tokenizer) -> tuple[str, ...]:
+    return (TRAIN_FILE, VALIDATION_FILE, *((TOKENIZER_FILE,) if settings.type == "BPE" else ()))
+
+
 def _describe(folder: Path, wanted: Wanted, made: Made) -> None:
-    files = (TRAIN_FILE, VALIDATION_FILE, *((TOKENIZER_FILE,) if wanted.settings.type == "BPE" else ()))
+    files = _files(wanted.settings)
     contents = {
         "key": wanted.key,
         "vocabularySize": made.vocabulary_size,

@@ -86,8 +86,16 @@ class BytePairTokenizer:
 
     @classmethod
     def from_json(cls, text: str) -> "BytePairTokenizer":
-        """The tokenizer that `to_json` wrote."""
-        return cls(tokenizers.Tokenizer.from_str(text))
+        """The tokenizer that `to_json` wrote. Raises ValueError for anything else."""
+        try:
+            tokenizer = tokenizers.Tokenizer.from_str(text)
+        except Exception as error:
+            # The package raises nothing more special.
+            raise ValueError("must be a tokenizer.json") from error
+        known = tokenizer.get_vocab()
+        if not {*pre_tokenizers.ByteLevel.alphabet()} <= known.keys() or max(known.values()) >= len(known):
+            raise ValueError("must be a tokenizer.json of byte pairs, which has all 256 bytes")
+        return cls(tokenizer)
 
     def to_json(self) -> str:
         """The tokenizer as the `tokenizer.json` that other tools read too."""
