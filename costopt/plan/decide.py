@@ -211,7 +211,11 @@ def _closed(stage: StageStatus, now: datetime) -> StageStatus:
 
 
 def _lost_work(stages: list[StageStatus], observed: Observed) -> str:
-    """The steps of a suspended recipe that are in no checkpoint, as the end of a sentence; empty when none are lost."""
+    """What of a suspended job was not saved, as the end of a sentence: steps of a recipe that are in no checkpoint, or
+    variants that were being made. Empty when nothing is lost."""
+    unmade = [stage.name for stage in stages[1:] if stage.state not in FINAL and stage.start_time is not None]
+    if unmade:
+        return f"; what was made of {', '.join(unmade)} is lost, for a variant is made anew"
     progress = _newest_progress(observed)
     if observed.spec.train.recipe is None or progress is None or stages[0].state in FINAL:
         return ""

@@ -137,3 +137,29 @@ def test_a_suspended_job_says_which_steps_it_has_lost() -> None:
         "the last checkpoint is that of step 40"
     )
     assert suspended_at(7, None).endswith("there is no checkpoint yet")
+
+
+def test_a_suspended_job_says_which_variants_are_made_anew() -> None:
+    world = trained(spec(INT8))
+    world.look()
+    world.look()
+    world.edit(suspend=True)
+    world.look()
+    world.obey(143)
+    world.look()
+    suspended = world.status.condition("Suspended")
+    assert suspended is not None
+    assert suspended.message == "suspend is true; what was made of int8 is lost, for a variant is made anew"
+    world.edit(suspend=False)
+    world.look()
+    assert "lost" not in str(world.status.condition("Suspended"))
+
+
+def test_a_job_suspended_before_a_variant_has_begun_has_lost_nothing() -> None:
+    world = running(spec(INT8))
+    world.end_all(0)
+    world.edit(suspend=True)
+    world.look()
+    suspended = world.status.condition("Suspended")
+    assert suspended is not None
+    assert "lost" not in suspended.message
