@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from builders_compress import LM_SHAPE, fresh_model, pruned, recipe
 from builders_compress import replica as settings_of
 from builders_launch import python, replica
@@ -73,3 +75,22 @@ def test_a_storage_folder_that_cannot_be_made_is_no_concern_of_a_program_that_ne
         tmp_path / "pod", python("print('done')"), environment={names.ENV_STORAGE_DIR: str(tmp_path / "file" / "demo")}
     ) as launcher:
         assert launcher.wait() == 0, launcher.notes
+
+
+@pytest.mark.parametrize("where", ["in a pod", "on one machine"])
+def test_a_link_with_the_name_of_the_storage_folder_is_followed_only_on_ones_own_machine(
+    where: str, tmp_path: Path
+) -> None:
+    (tmp_path / "others").mkdir()
+    storage = tmp_path / "demo"
+    storage.symlink_to(tmp_path / "others")
+    surroundings = {names.ENV_STORAGE_DIR: str(storage)} | ({"COSTOPT_LIFELINE_FD": ""} if where == "in a pod" else {})
+    program = "import os; open(os.path.join(os.environ['COSTOPT_STORAGE_DIR'], 'mine'), 'w').close()"
+    with replica(tmp_path / "pod", python(program), environment=surroundings) as launcher:
+        if where == "on one machine":
+            assert launcher.wait() == 0, launcher.notes
+            assert (tmp_path / "others/mine").exists()
+        else:
+            assert launcher.wait() == 78
+            assert f"{storage} must be a folder, but is a link to another place" in launcher.termination.message
+            assert not (tmp_path / "others/mine").exists()

@@ -144,10 +144,19 @@ def _report_on_variant(environment: ReplicaEnvironment, settings: ReplicaSetting
 
 
 def _make_storage(environment: ReplicaEnvironment) -> None:
-    """The job's folder, which a new claim has not, also for a program of the user's own."""
-    if environment.storage_dir is not None:
-        with contextlib.suppress(OSError):  # whoever writes there says what is wrong with it
-            environment.storage_dir.mkdir(parents=True, exist_ok=True)
+    """The job's folder, which a new claim has not, also for a program of the user's own.
+
+    Raises NotRetryable in a pod if a link has its name: others may write to the claim, too. On one machine, where there
+    is a lifeline, the user may have put the run folder elsewhere.
+    """
+    folder = environment.storage_dir
+    if folder is None:
+        return
+    if environment.lifeline_fd is None and folder.is_symlink():
+        sentence = f"{folder} must be a folder, but is a link to another place: remove the link"
+        raise NotRetryable("CheckpointNotWritable", sentence)
+    with contextlib.suppress(OSError):  # whoever writes there says what is wrong with it
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def _watch(ranks: LocalRanks, scratch: Path, environment: ReplicaEnvironment) -> None:
