@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from costopt_trainer.artifact import load_model, save_model
 from costopt_trainer.checkpoint import Checkpoints
 from costopt_trainer.checkpoint_state import fault_of_state
 from costopt_trainer.compress.steps import apply_steps
-from costopt_trainer.data import load_data
+from costopt_trainer.data import listing, load_data
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.failure import RankError, read_error
 from costopt_trainer.gang import Gang
@@ -364,3 +365,21 @@ def test_tensors_that_do_not_fit_end_the_training_in_a_sentence(kind: str, train
     sentence = sentence_of(lambda: train_here(recipe(trained / "text-0.txt"), tmp_path / "storage"))
     assert sentence is not None
     assert "the checkpoint of step 8 does not fit the model that is trained" in sentence
+
+
+@pytest.mark.parametrize("key", ["../../outside-of-the-cache-folder", "", "x" * 64, "é"])
+def test_a_checkpoint_that_names_a_text_elsewhere_has_no_listing_read_there(key: str, tmp_path: Path) -> None:
+    cache = tmp_path / "a/b/cache"
+    cache.mkdir(parents=True)
+    own = "0123456789abcdef" * 4
+    listing.keep(cache, own, {"mine.txt": "0"})
+    with suppress(OSError):
+        (cache / f"{key[:32]}.files.json").write_text('{"theirs.txt": "0"}')
+    assert listing.differences(cache, key, own) == ""
+
+
+def test_a_listings_names_are_safe_to_tell(tmp_path: Path) -> None:
+    before, now = "0" * 64, "1" * 64
+    listing.keep(tmp_path, before, {"a\x1b[2J\n.txt": "0"})
+    listing.keep(tmp_path, now, {})
+    assert listing.differences(tmp_path, before, now) == "a?[2J?.txt is gone"

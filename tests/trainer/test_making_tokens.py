@@ -29,7 +29,7 @@ def corpus(folder: Path, num_bytes: int) -> Path:
 
 
 def fingerprint_and_tokens(data: TrainingData, cache: Path) -> tuple[str, dict[str, bytes]]:
-    (folder,) = (path for path in cache.iterdir() if not path.name.startswith("."))
+    (folder,) = (path for path in cache.iterdir() if path.is_dir())
     return data.fingerprint, {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
