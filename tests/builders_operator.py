@@ -186,7 +186,7 @@ class Story:
             self.status = JobStatus.model_validate_json(json.dumps(todo.status.to_plain()))
             self.written.append(self.status)
         wrote = moment(seconds) if todo.status is not None else self.memory.last_written
-        self.memory = Memory(wrote, todo.noticed)
+        self.memory = Memory(wrote, todo.noticed, todo.remembered)
         return todo
 
     def reason(self) -> str:

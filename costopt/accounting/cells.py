@@ -7,14 +7,14 @@ all that the bill needs of it, so that folded records and whole ones make the sa
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, timedelta
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from decimal import Decimal
 from itertools import groupby
 from typing import NamedTuple, Self
 
 from costopt.accounting.exact import multiply, plain, total
-from costopt.accounting.goodput import cause_steps
+from costopt.accounting.goodput import cause_steps, split_by_cause
 from costopt.accounting.intervals import Steps, held_of, midnight, overlay, since
 from costopt.accounting.price_book import Prices, pin_prices, price_steps, resources_of
 from costopt.schema.base import decimal
@@ -70,12 +70,63 @@ def count(
         cell = Cell.of(sum_)
         _add(cells, cell if dated or prices else cell._replace(day=None), decimal(sum_.quantity_microseconds))
     microseconds: defaultdict[tuple[Cell, Decimal], int] = defaultdict(int)
+    steady: dict[Hashable, Sequence[tuple[Cell, Decimal]] | None] = {}
+    by_cause: defaultdict[tuple[Hashable, Cause], int] = defaultdict(int)
     for record, replicas in records:
-        for piece, length in _pieces(pin_prices(record, prices), dated=dated):
-            microseconds[piece] += length * replicas
+        kind = _kind(record)
+        if kind not in steady:
+            steady[kind] = _steady(pin_prices(record, prices), dated=dated)
+        if steady[kind] is None:
+            for piece, length in _pieces(pin_prices(record, prices), dated=dated):
+                microseconds[piece] += length * replicas
+        else:
+            for cause, length in split_by_cause(record).items():
+                by_cause[kind, cause] += length * replicas
+    for (kind, cause), length in by_cause.items():
+        for cell, quantity in steady[kind] or ():
+            microseconds[cell._replace(cause=cause), quantity] += length
     for (cell, quantity), length in microseconds.items():
         _add(cells, cell, multiply(quantity, Decimal(length)))
     return cells
+
+
+def _kind(record: UsageRecord) -> Hashable:
+    """What records of the same quantities, days and prices have in common."""
+    prices = tuple(record.prices) if record.prices is not None else None
+    days = (record.held_from.date(), record.held_until.date())
+    held = (tuple(record.resources.items()), record.product, record.capacity_type)
+    return (record.stage, held, len(record.resizes), days, record.currency, prices)
+
+
+def _steady(record: UsageRecord, *, dated: bool) -> Sequence[tuple[Cell, Decimal]] | None:
+    """The cells and quantities of a record all of whose time is alike but for its causes; None: it is not.
+
+    Most are, and there may be thousands: their time is added up before it is multiplied.
+    """
+    resources = resources_of(record)
+    changes_price = record.prices is not None and len(record.prices) > len({each.resource for each in record.prices})
+    changes_day = dated and record.prices is None and record.held_from.date() != record.held_until.date()
+    if record.resizes or changes_price or changes_day:
+        return None
+    day = record.held_from.date().isoformat() if dated and record.prices is None else None
+    pinned = {price.resource: price for price in record.prices or () if price.list_unit_price is not None}
+    return [
+        (_cell(record, resource, "Other", day, pinned.get(resource)), decimal(record.resources[resource]))
+        for resource in resources
+    ]
+
+
+def _cell(record: UsageRecord, resource: str, cause: Cause, day: str | None, price: PinnedPrice | None) -> Cell:
+    return Cell(
+        stage=record.stage,
+        resource=resource,
+        cause=cause,
+        product=record.product,
+        capacity_type=record.capacity_type,
+        day=day,
+        currency=record.currency if record.prices is not None else None,
+        price=price,
+    )
 
 
 def _pieces(record: UsageRecord, *, dated: bool) -> Iterator[tuple[tuple[Cell, Decimal], int]]:
@@ -90,19 +141,8 @@ def _pieces(record: UsageRecord, *, dated: bool) -> Iterator[tuple[tuple[Cell, D
         prices = price_steps(pinned[resource], record) if resource in pinned else [(0, None)]
         quantities = _quantity_steps(record, resource)
         for microseconds, (cause, quantity, day, price) in overlay(length, causes, quantities, days, prices):
-            if not quantity:
-                continue
-            cell = Cell(
-                stage=record.stage,
-                resource=resource,
-                cause=cause,
-                product=record.product,
-                capacity_type=record.capacity_type,
-                day=day,
-                currency=record.currency if record.prices is not None else None,
-                price=price,
-            )
-            yield (cell, quantity), microseconds
+            if quantity:
+                yield (_cell(record, resource, cause, day, price), quantity), microseconds
 
 
 def _quantity_steps(record: UsageRecord, resource: str) -> Steps[Decimal]:
@@ -115,7 +155,7 @@ def _quantity_steps(record: UsageRecord, resource: str) -> Steps[Decimal]:
 
 
 def _day_steps(record: UsageRecord) -> Steps[str | None]:
-    first, last = record.held_from.astimezone(UTC).date(), record.held_until.astimezone(UTC).date()
+    first, last = record.held_from.date(), record.held_until.date()
     days = (first + timedelta(days=number) for number in range((last - first).days + 1))
     return [(since(record.held_from, midnight(day)), day.isoformat()) for day in days]
 

@@ -4,7 +4,7 @@ Quantity grammar: https://kubernetes.io/docs/reference/kubernetes-api/common-def
 """
 
 import re
-from decimal import Decimal
+from decimal import ROUND_UP, Context, Decimal
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema
@@ -82,10 +82,18 @@ ResourceName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 
 _FACTORS = {
     "": Decimal(1),
+    "n": Decimal("1e-9"),
+    "u": Decimal("1e-6"),
     "m": Decimal("0.001"),
-    **{suffix: Decimal(1000) ** power for power, suffix in enumerate("kMGTP", start=1)},
-    **{suffix + "i": Decimal(1024) ** power for power, suffix in enumerate("KMGTP", start=1)},
+    **{suffix: Decimal(1000) ** power for power, suffix in enumerate("kMGTPE", start=1)},
+    **{suffix + "i": Decimal(1024) ** power for power, suffix in enumerate("KMGTPE", start=1)},
 }
+_GRAMMAR = re.compile(r"([+-]?)([0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE]([+-]?[0-9]{1,6})|([numkMGTPE]|[KMGTPE]i)?)")
+_LONGEST = 256
+"""Characters of a quantity that are read: far more than any figure needs."""
+_LARGEST = Decimal(2**63 - 1)
+_SMALLEST = Decimal("1e-9")
+"""The API server rounds what is finer up to this, away from zero."""
 
 GPU_RESOURCE = "nvidia.com/gpu"
 
@@ -93,12 +101,26 @@ GPU_RESOURCE = "nvidia.com/gpu"
 def parse_quantity(quantity: int | str) -> Decimal:
     """The exact value of a Kubernetes quantity in its base unit (vCPU, bytes, devices).
 
-    Raises ValueError for text that is no quantity.
+    All of the grammar is read: a sign, digits before or behind a point, and a suffix (n u m k M G T P E, Ki to Ei) or
+    an exponent (1e9, 5E-3). Like the API server, it rounds away from zero to nine decimals, and takes 2**63-1 for
+    anything larger. Raises ValueError for what is no quantity.
     """
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]{1,9})?)([A-Za-z]*)", str(quantity))
-    if match is None or match[2] not in _FACTORS:
-        raise ValueError(f"{quantity!r} is not a Kubernetes quantity")
-    return Decimal(match[1]) * _FACTORS[match[2]]
+    text = str(quantity)
+    match = _GRAMMAR.fullmatch(text) if len(text) <= _LONGEST and not isinstance(quantity, bool) else None
+    if match is None:
+        raise ValueError(f"{text[:_LONGEST]!r} is not a Kubernetes quantity")
+    sign, digits, exponent, suffix = match.groups()
+    number = Decimal(digits)
+    if number:
+        # An exponent may be anything, a number of as many digits may not be made.
+        power = max(-_LONGEST - 100, min(_LONGEST + 100, int(exponent or "0")))
+        exact = _QUANTITIES.multiply(_QUANTITIES.scaleb(number, power), _FACTORS[suffix or ""])
+        number = min(exact, _LARGEST).quantize(_SMALLEST, rounding=ROUND_UP, context=_QUANTITIES)
+        number = number.to_integral_value() if number == number.to_integral_value() else number.normalize(_QUANTITIES)
+    return -number if sign == "-" else number
+
+
+_QUANTITIES = Context(prec=1000)
 
 
 _CEL_BOTH = "!has(self.requests) || !has(self.limits)"

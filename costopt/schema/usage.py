@@ -32,6 +32,11 @@ MAX_RESIZES = 8
 MAX_PRICES = 32
 """Prices kept in one record."""
 
+MAX_HELD = 256
+"""Groups of pods that hold something."""
+MAX_RUNS = 4096
+"""Runs of such pods in one group; a gang has at most as many."""
+
 Coarsened = Literal["Days", "Causes", "Prices", "Products", "Resources", "Currencies", "Stages"]
 """What was put together so that a status stays small. Days: usage without a price is dated to its month or year.
 Causes: to Other. Prices: to their mean. Products, Resources, Stages: no longer told apart. Currencies: money in another
@@ -135,8 +140,50 @@ class FoldedUsage(Strict):
     """Sum of quantity (in base units, see `UsageRecord.resources`) times microseconds held, exact."""
 
 
+class HeldPods(Strict):
+    """Pods that hold something, or have held it, of which no record has been made yet: alike in what they hold."""
+
+    stage: Name
+    """"train" or the variant's name."""
+    attempt: Count
+    """Attempt of the stage."""
+    resources: Annotated[dict[ShortText, DecimalString], Field(max_length=16)]
+    """Quantities each holds, by resource name, in base units."""
+    resizes: Annotated[list[Resize], Field(max_length=MAX_RESIZES)] = Field(default_factory=list)
+    """Changes of those quantities, the earliest first."""
+    resources_estimated: bool = False
+    """As in a record."""
+    product: ShortText | None = None
+    """Device model of their nodes' GPUs, if known."""
+    capacity_type: CapacityType = "OnDemand"
+    """Kind of capacity."""
+    node_labels: Annotated[dict[ShortText, Annotated[str, StringConstraints(max_length=256)]], Field(max_length=16)] = (
+        Field(default_factory=dict)
+    )
+    """Labels of their nodes that tell what they cost."""
+    since: Timestamp
+    """When the first of them was placed."""
+    pods: Annotated[list[Annotated[str, StringConstraints(max_length=131_072)]], Field(max_length=MAX_RUNS)]
+    """Pods of the same times, four words a run: their completion indexes ("0-3,7"); the seconds from `since` to their
+    placement; those to their end, or "-" while they run ("~" behind it: estimated; "+": they ended well); and of each
+    one's uid, in the same order, the first ten hexadecimal digits of its SHA-256."""
+
+
+class GangMeter(Strict):
+    """What a gang's replicas without a meter of their own are taken to have spent their time on: they go in step."""
+
+    stage: Name
+    """"train" or the variant's name."""
+    attempt: Count
+    """Attempt of the stage."""
+    index: Count
+    """Of all replicas that have reported, the one of the lowest completion index."""
+    metered: MeteredMilliseconds
+    """Its latest account."""
+
+
 class Usage(Strict):
-    """What all ended replicas of the job held."""
+    """What all ended replicas of the job held, and what is held now."""
 
     records: Annotated[list[UsageRecord], Field(max_length=MAX_RECORDS)] = Field(
         default_factory=list,
@@ -152,6 +199,12 @@ class Usage(Strict):
     coarsened: Annotated[list[Coarsened], Field(max_length=16)] = Field(default_factory=list)
     """What was put together in the sums because they had become too many. Hours stay exact. Days: the price of the
     first day of the month, or year, applies. Prices: their mean applies."""
+    held: Annotated[list[HeldPods], Field(max_length=MAX_HELD)] = Field(default_factory=list)
+    """Pods that stand in no record yet: should one vanish, it is recorded from this."""
+    seen: Timestamp | None = None
+    """When those of them without an end were last seen. None: there are none."""
+    meters: Annotated[list[GangMeter], Field(max_length=MAX_HELD)] = Field(default_factory=list)
+    """Meters of attempts of which not all is recorded."""
 
     def to_plain(self) -> dict[str, Any]:
         """As any document, but without what is at its default: there may be hundreds of records."""

@@ -212,7 +212,7 @@ class Controller:
         if todo.status is not None:
             job = await self._write_status(job, world, todo.status)
         self._memories[job.uid] = Memory(
-            self._clock() if todo.status is not None else memory.last_written, todo.noticed
+            self._clock() if todo.status is not None else memory.last_written, todo.noticed, todo.remembered
         )
         # Pods first: the deletion of their Job gives them their full grace, and a shorter one comes too late after that
         await run_all(self._delete_pod(pod, grace) for pod, grace in todo.delete_pods)

@@ -41,13 +41,15 @@ def _at_most(status: JobStatus) -> int:
     usage, bill = status.usage, status.bill
     things = 20 + len(status.stages) + len(status.variants) + (len(bill.lines) if bill else 0)
     if usage is not None:
-        things += len(usage.folded) + sum(2 + len(record.prices or ()) // 4 for record in usage.records)
+        things += len(usage.folded) + len(usage.meters) + sum(1 + len(group.resizes) for group in usage.held)
+        things += sum(2 + len(record.prices or ()) // 4 + len(record.resizes) for record in usage.records)
     failures = [stage.failure for stage in status.stages if stage.failure] + (
         [status.failure] if status.failure else []
     )
     words = [item.message for item in status.conditions]
     words += [text for failure in failures for text in (failure.message, *failure.log_tail)]
-    return things * A_THING + A_CHARACTER * sum(map(len, words))
+    runs = [run for group in (usage.held if usage else ()) for run in group.pods]
+    return things * A_THING + A_CHARACTER * sum(map(len, words)) + sum(len(run) + len('"",') for run in runs)
 
 
 def _with_failures(status: JobStatus, change: Callable[[Failure], Failure]) -> JobStatus:

@@ -300,15 +300,20 @@ def _refused(world: World, attempt: Attempt) -> Replica:
 
 
 def held_until(pod: Pod) -> tuple[datetime, bool]:
-    """When an ended pod let go of its resources, and whether that had to be estimated.
+    """When an ended pod let go of its resources by what its object says, and whether that had to be estimated.
 
-    The end of its last container; if nobody saw that, the latest time at which it is known to have lived. Only the
-    pod's own fields count, so that a record made again after a crash is the same.
+    The end of its last container; if nobody saw that of another container, the end of its trainer. If nobody saw that
+    either, the latest time at which it is known to have lived: on its conditions, or when somebody asked it to end.
+    (That is its deletion's time less its grace. A pod that had ended already may be deleted at any time later.)
     """
     if pod.finished is not None:
         return parse_time(pod.finished), False
-    known = max(filter(None, (pod.deleted, pod.last_sign, pod.scheduled, pod.started)))
-    return parse_time(known), True
+    if pod.trainer_finished is not None:
+        return parse_time(pod.trainer_finished), True
+    signs = [parse_time(sign) for sign in (pod.last_sign, pod.scheduled, pod.started) if sign]
+    if pod.deleted is not None and pod.phase not in ("Succeeded", "Failed"):
+        signs.append(parse_time(pod.deleted) - timedelta(seconds=pod.grace_seconds or 0))
+    return max(signs), True
 
 
 def utc_now() -> datetime:

@@ -1,67 +1,145 @@
 """A pod's effective request: what the scheduler sets aside for it, and so what it costs. Pure.
 
 The sum over its containers, or what its largest init container asks for if that is more; sidecars (init containers
-that keep running) count among both. Rule: https://kubernetes.io/docs/concepts/workloads/pods/init-containers/
+that keep running) count among both. A request for the whole pod goes before those of its containers. While a container
+is resized in place, the larger of what it asks for and what it has counts; of a resize that its node cannot do, only
+what it has. Rules: https://kubernetes.io/docs/concepts/workloads/pods/init-containers/ and
+https://kubernetes.io/docs/tasks/configure-pod-container/resize-container-resources/
 """
 
 import functools
 import json
 from collections import defaultdict
-from collections.abc import Mapping
-from decimal import Decimal
+from collections.abc import Iterable, Mapping
+from decimal import ROUND_CEILING, Decimal
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
-from costopt.accounting.exact import plain
-from costopt.schema.resources import parse_quantity
+from costopt.accounting.coarsen import OTHER
+from costopt.accounting.exact import plain, total
+from costopt.schema.resources import CONTAINER_RESOURCES, GPU_RESOURCE, parse_quantity
+
+MOST_RESOURCES = 16
+LONGEST_NAME = 256
+LONGEST_FIGURE = 32
+"""What a usage record has room for."""
+FIRST = (*CONTAINER_RESOURCES, GPU_RESOURCE)
+"""Resources that are never put together with others."""
+
+Quantities = dict[str, Decimal]
 
 
-def effective_requests_of(spec: Mapping[str, Any]) -> Mapping[str, str]:
-    """The effective request of a pod's spec by resource, in base units; empty if a quantity cannot be read.
+class Requests(NamedTuple):
+    """What a pod holds."""
+
+    quantities: Mapping[str, str]
+    """By resource, in base units, as plain numbers; only what is more than 0."""
+    unread: frozenset[str] = frozenset()
+    """Resources of which some quantity could not be read, and is left out."""
+    merged: bool = False
+    """There are more resources than are told apart; the others are counted as one."""
+
+
+def effective_requests_of(spec: Mapping[str, Any], status: Mapping[str, Any] = MappingProxyType({})) -> Requests:
+    """The effective request of a pod's spec by resource, as far as its status says that it has come true.
 
     Pods of a gang share one answer, so that thousands of them do not hold thousands of copies.
     """
-    asked = [
-        [_requests(container) for container in spec.get("containers", [])],
-        [[container.get("restartPolicy"), _requests(container)] for container in spec.get("initContainers", [])],
-        spec.get("overhead", {}),
+    statuses = [*(status.get("containerStatuses") or []), *(status.get("initContainerStatuses") or [])]
+    has = {item.get("name"): _has(item) for item in statuses}
+    conditions = [item for item in status.get("conditions") or [] if item.get("type") == "PodResizePending"]
+    impossible = any(item.get("reason") == "Infeasible" and item.get("status") == "True" for item in conditions)
+
+    def asked(container: Mapping[str, Any]) -> list[Any]:
+        real = has.get(container.get("name"), [])
+        return real if impossible and real else [_asked(container.get("resources")), *real]
+
+    everything = [
+        [asked(container) for container in spec.get("containers") or []],
+        [[container.get("restartPolicy"), asked(container)] for container in spec.get("initContainers") or []],
+        [_asked(spec.get("resources"), whole_pod=True), *_has(status)],
+        spec.get("overhead") or {},
     ]
-    return _effective(json.dumps(asked, sort_keys=True))
+    return _effective(json.dumps(everything, sort_keys=True))
 
 
-def _requests(container: Mapping[str, Any]) -> Mapping[str, Any]:
-    resources = container.get("resources", {})
-    return {**resources.get("limits", {}), **resources.get("requests", {})}
+def _asked(resources: Mapping[str, Any] | None, *, whole_pod: bool = False) -> Mapping[str, Any]:
+    requests, limits = ((resources or {}).get(part) or {} for part in ("requests", "limits"))
+    # The API server has filled in a pod's own requests: a limit alone says nothing of what is set aside.
+    return requests if whole_pod else {**limits, **requests}
+
+
+def _has(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What it really has: as its node runs it, and as its node has promised."""
+    parts = [_asked(status.get("resources")), status.get("allocatedResources")]
+    return [part for part in parts if part]
 
 
 @functools.lru_cache(maxsize=1024)
-def _effective(text: str) -> Mapping[str, str]:
-    containers, inits, overhead = json.loads(text)
-    try:
-        total: defaultdict[str, Decimal] = defaultdict(Decimal)
-        for requests in containers:
-            _add(total, requests)
-        sidecars: defaultdict[str, Decimal] = defaultdict(Decimal)
-        peak: dict[str, Decimal] = {}
-        for restart_policy, requests in inits:
-            if restart_policy == "Always":
-                _add(sidecars, requests)
-                _add(total, requests)
-                beside: Mapping[str, Decimal] = sidecars
+def _effective(text: str) -> Requests:
+    containers, inits, pod, overhead = json.loads(text)
+    unread: set[str] = set()
+    together: defaultdict[str, Decimal] = defaultdict(Decimal)
+    for requests in containers:
+        _add(together, _most(requests, unread))
+    sidecars: defaultdict[str, Decimal] = defaultdict(Decimal)
+    peak: Quantities = {}
+    for restart_policy, requests in inits:
+        own = _most(requests, unread)
+        beside = defaultdict(Decimal, sidecars)
+        _add(beside, own)
+        if restart_policy == "Always":
+            _add(together, own)
+            sidecars = beside
+        peak = _larger(peak, beside)
+    held = _larger(together, peak)
+    held |= {name: amount for name, amount in _most(pod, unread).items() if _is_asked_of_pods(name)}
+    _add(held, _most([overhead], unread))
+    return _bounded({name: amount for name, amount in sorted(held.items()) if amount}, unread)
+
+
+def _is_asked_of_pods(name: str) -> bool:
+    return name in ("cpu", "memory") or name.startswith("hugepages-")
+
+
+def _most(alternatives: Iterable[Mapping[str, Any]], unread: set[str]) -> Quantities:
+    """The largest quantity of each resource; what cannot be read is noted, and left out by itself."""
+    most: Quantities = {}
+    for requests in alternatives:
+        for name, text in requests.items():
+            try:
+                amount = max(Decimal(0), parse_quantity(text))
+            except ValueError:
+                unread.add(name)
             else:
-                alone: defaultdict[str, Decimal] = defaultdict(Decimal, sidecars)
-                _add(alone, requests)
-                beside = alone
-            for name, quantity in beside.items():
-                peak[name] = max(peak.get(name, Decimal(0)), quantity)
-        held = {name: max(total.get(name, Decimal(0)), peak.get(name, Decimal(0))) for name in {*total, *peak}}
-        for name, quantity in overhead.items():
-            held[name] = held.get(name, Decimal(0)) + parse_quantity(quantity)
-    except ValueError:
-        return MappingProxyType({})
-    return MappingProxyType({name: plain(quantity) for name, quantity in sorted(held.items()) if quantity})
+                most[name] = max(most.get(name, amount), amount)
+    return most
 
 
-def _add(total: defaultdict[str, Decimal], requests: Mapping[str, Any]) -> None:
-    for name, quantity in requests.items():
-        total[name] += parse_quantity(quantity)
+def _add(sums: Quantities, requests: Quantities) -> None:
+    for name, amount in requests.items():
+        sums[name] = total((sums.get(name, Decimal(0)), amount))
+
+
+def _larger(one: Quantities, other: Quantities) -> Quantities:
+    return {name: max(one.get(name, Decimal(0)), other.get(name, Decimal(0))) for name in {**one, **other}}
+
+
+def _bounded(held: Quantities, unread: set[str]) -> Requests:
+    """As much as a record can say: few names, of a length, and figures of a length (rounded up)."""
+    names = sorted(held, key=lambda name: (name not in FIRST, len(name) > LONGEST_NAME, name))
+    too_long = [name for name in names if not 0 < len(name) <= LONGEST_NAME]
+    kept = [name for name in names if name not in too_long]
+    if too_long or len(kept) > MOST_RESOURCES:
+        kept = [name for name in kept if name != OTHER][: MOST_RESOURCES - 1]
+    others = total(amount for name, amount in held.items() if name not in kept)
+    bounded = {name: held[name] for name in sorted(kept)} | ({OTHER: others} if others else {})
+    quantities = MappingProxyType({name: _figure(amount) for name, amount in bounded.items()})
+    return Requests(quantities, frozenset(unread), merged=bool(others))
+
+
+def _figure(amount: Decimal) -> str:
+    text = plain(amount)
+    if len(text) <= LONGEST_FIGURE:
+        return text
+    return plain(min(amount.to_integral_value(ROUND_CEILING), Decimal(10) ** (LONGEST_FIGURE - 1)))

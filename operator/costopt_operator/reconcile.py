@@ -16,10 +16,11 @@ from costopt.names import QUEUE_NAME_LABEL, TRAIN_STAGE
 from costopt.plan.actions import StartGang, StopGang, StopReason
 from costopt.plan.decide import is_final, plan
 from costopt.schema.pods import DEFAULT_GRACE_PERIOD_SECONDS
-from costopt.schema.status import MAX_BATCH_JOBS, BatchJob, JobStatus, StageStatus
+from costopt.schema.status import MAX_BATCH_JOBS, BatchJob, Bill, JobStatus, StageStatus
 from costopt.schema.usage import Usage
 from costopt_operator.events import Event, events_between
 from costopt_operator.fitting import fitted
+from costopt_operator.holding import Holding, Remembered, holding, remembered
 from costopt_operator.leftovers import leftovers
 from costopt_operator.observe import LARGEST_STATUS, World, observe
 from costopt_operator.recording import RECORDS_KEPT, bill, ended_unrecorded, foldable, new_usage, room
@@ -50,6 +51,8 @@ class Memory:
     last_written: datetime | None = None
     noticed: datetime | None = None
     """When a change that is not yet written was first noticed."""
+    remembered: Remembered | None = None
+    """What was held at the last look; None: what the status says."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ class Todo:
     """Nothing but growing figures and phases is to be written, which can wait if much else is."""
     noticed: datetime | None = None
     """To be remembered (see Memory)."""
+    remembered: Remembered | None = None
+    """Likewise."""
     releases: tuple[Pod, ...] = ()
     """Pods whose finalizer is to be released: recorded, or without anything to record."""
     start: tuple[StartGang, ...] = ()
@@ -89,22 +94,25 @@ def reconcile(world: World, memory: Memory, now: datetime) -> Todo:
         return Todo(releases=tuple(pod for pod in world.pods if pod.ended and pod.has_finalizer))
     usage = world.status.usage or Usage()
     kept = fold(usage, foldable(world, usage), dated=world.job.spec.price_book_name is not None)
-    if _cannot_record_yet(world, kept):
+    held_now = holding(world, kept, memory.remembered or remembered(usage), now)
+    if _cannot_record_yet(world, kept, held_now):
         in_status = {record.uid for record in usage.records}
         releases = tuple(pod for pod in world.pods if _may_be_released(pod, in_status))
-        delete_jobs, delete_pods = _stops_for_the_whole_job(world, kept, now)
+        so_far = bill(world, kept, held_now, now)
+        delete_jobs, delete_pods = _stops_for_the_whole_job(world, so_far, now)
         return Todo(
             releases=releases,
             noticed=memory.noticed,
+            remembered=held_now.remembered(usage, now),
             delete_jobs=delete_jobs,
             delete_pods=delete_pods,
             look_again_after=RECORDABLE_WITHIN,
         )
-    so_far = bill(world, kept, now)
+    so_far = bill(world, kept, held_now, now)
     decided = plan(observe(world, so_far, now), now)
-    recorded = new_usage(world, kept, decided, now)
+    recorded = new_usage(world, kept, held_now, decided, now)
     # What an end was counted as says what its time was for: the bill of new records is another.
-    whole_bill = so_far if recorded is kept else bill(world, recorded, now)
+    whole_bill = so_far if recorded.records is kept.records else bill(world, recorded, held_now, now)
     status = decided.status.model_copy(update={"usage": recorded if recorded != Usage() else None, "bill": whole_bill})
     if status.continues_from_step is not None and status.earlier_job is None:
         status = status.model_copy(update={"earlier_job": world.earlier})
@@ -125,6 +133,7 @@ def reconcile(world: World, memory: Memory, now: datetime) -> Todo:
         status=status if write else None,
         only_figures=write and urgency == "Figures",
         noticed=None if write or urgency in ("None", "Figures") else memory.noticed or now,
+        remembered=held_now.remembered(written.usage or Usage(), now),
         releases=tuple(pod for pod in world.pods if _may_be_released(pod, in_status)),
         start=decided.start,
         train_attempt=training.attempt if training else 0,
@@ -141,18 +150,18 @@ def reconcile(world: World, memory: Memory, now: datetime) -> Todo:
 
 
 def _stops_for_the_whole_job(
-    world: World, usage: Usage, now: datetime
+    world: World, so_far: Bill, now: datetime
 ) -> tuple[tuple[ChildJob, ...], tuple[tuple[Pod, int | None], ...]]:
     """What a limit of the job stops also while nothing can be written: should finalizers never go, it is kept."""
-    decided = plan(observe(world, bill(world, usage, now), now), now)
+    decided = plan(observe(world, so_far, now), now)
     return _stops(world, tuple(stop for stop in decided.stop if stop.reason in _HALTS))
 
 
-def _cannot_record_yet(world: World, usage: Usage) -> bool:
+def _cannot_record_yet(world: World, usage: Usage, held_now: Holding) -> bool:
     """An attempt has ended whose records must wait. What it counts as is written together with them, so that waits too:
     for last words, which come or are given up in seconds, or until there is room for another record."""
-    ended = list(ended_unrecorded(world, usage))
-    return any(pod.uid in world.unheard for pod in ended) or bool(ended and not room(usage))
+    ended = list(ended_unrecorded(world, held_now))
+    return any(pod is not None and pod.uid in world.unheard for pod in ended) or bool(ended and not room(usage))
 
 
 def _batch_jobs(world: World) -> list[BatchJob]:
@@ -193,10 +202,14 @@ def _decisive(status: JobStatus) -> object:
 
 
 def _plain(status: JobStatus) -> JobStatus:
-    """The status without the figures and phases that go on by themselves, and a variant's first sign of life."""
+    """The status without the figures and phases that go on by themselves, what is held, and a variant's first sign of
+    life."""
     conditions = [item.model_copy(update={"observed_generation": None}) for item in status.conditions]
     quiet: dict[str, Any] = {"bill": None, "progress": None, "conditions": conditions, "observed_generation": None}
     quiet["batch_jobs"] = None
+    if status.usage is not None:
+        usage = status.usage.model_copy(update={"held": [], "seen": None, "meters": []})
+        quiet["usage"] = usage if usage != Usage() else None
     stages = [stage.model_copy(update={"phase": None}) for stage in status.stages]
     quiet["stages"] = [_begun(stage) if stage.name != TRAIN_STAGE else stage for stage in stages]
     return status.model_copy(update=quiet)

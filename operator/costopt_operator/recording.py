@@ -5,92 +5,122 @@ from datetime import datetime
 
 from costopt.accounting.bill import bill_of
 from costopt.accounting.cells import Alike
-from costopt.accounting.exact import plain
+from costopt.accounting.held import Held, write_held
 from costopt.accounting.outcome import Attempt, AttemptEnd, outcome_in
 from costopt.accounting.price_book import pin_prices
 from costopt.names import TRAIN_STAGE
 from costopt.plan.decide import Plan, is_final
 from costopt.plan.ends import ends_of
-from costopt.schema.replica import Progress
+from costopt.plan.stages import IN_FLIGHT
+from costopt.schema.replica import MeteredMilliseconds
 from costopt.schema.status import Bill
-from costopt.schema.usage import MAX_RECORDS, Outcome, Usage, UsageRecord
-from costopt_operator.node_class import UNKNOWN_NODE
+from costopt.schema.usage import MAX_RECORDS, Outcome, Resize, Usage, UsageRecord
+from costopt_operator.holding import HeldByPod, Holding, counted_until, ended, own_meter, uid_of, whole
 from costopt_operator.observe import (
     World,
     fell_by_itself,
-    held_until,
     is_of_an_earlier_admission,
-    state_of,
 )
-from costopt_operator.sightings import Pod, parse_time
+from costopt_operator.sightings import ChildJob, Pod, parse_time
 
+MOST_BYTES = 200_000
+"""Records written at a time; the others wait for the next write."""
 RECORDS_KEPT = 64
 """Records kept singly in the status although they might be folded: enough to look into, and a small object."""
 
 
-def usage_record(pod: Pod, world: World, now: datetime, outcome: Outcome = "Running") -> UsageRecord:
-    """What the pod holds, or has held. It must have reached a node. Until its outcome is known it counts as running."""
-    stage = pod.stage
-    resources = pod.requests or {
-        name: plain(quantity) for name, quantity in world.job.spec.resources_of(stage).effective().items()
-    }
-    node = world.nodes.get(pod.node or "", UNKNOWN_NODE)
-    held_from = parse_time(pod.scheduled or pod.started or pod.created)
-    # A pod's times are in whole seconds: one that runs is counted likewise, so that a bill never shrinks at its end.
-    end, estimated = held_until(pod) if pod.ended else (max(now.replace(microsecond=0), held_from), False)
-    progress = _progress_of(pod, world)
+def usage_record(
+    each: HeldByPod, world: World, held_now: Holding, now: datetime, outcome: Outcome = "Running"
+) -> UsageRecord:
+    """What a pod holds, or has held. Until its outcome is known it counts as running."""
+    held, pod = each
+    shape = held.shape
     return UsageRecord(
-        uid=pod.uid,
-        stage=stage,
-        attempt=pod.attempt,
-        index=pod.index,
-        resources=dict(resources),
-        product=node.product,
-        capacity_type=node.capacity_type,
-        node=pod.node,
-        node_labels=dict(node.labels),
-        held_from=held_from,
-        held_until=end,
-        end_estimated=estimated,
+        uid=uid_of(held, pod),
+        stage=shape.stage,
+        attempt=shape.attempt,
+        index=held.index,
+        resources=dict(shape.resources),
+        resizes=[Resize(since=since, resources=dict(quantities)) for since, quantities in shape.resizes],
+        resources_estimated=shape.resources_estimated,
+        product=shape.product,
+        capacity_type=shape.capacity_type,
+        node=pod.node if pod is not None else None,
+        node_labels=dict(shape.node_labels),
+        held_from=held.held_from,
+        held_until=counted_until(held, now),
+        end_estimated=held.estimated,
         outcome=outcome,
         has_meter=world.job.spec.train.command is None,
-        metered=progress.metered if progress else None,
+        metered=_meter_of(each, world, held_now),
     )
 
 
-def _progress_of(pod: Pod, world: World) -> Progress | None:
-    """What the pod said at its end, what its log says, or else that of another of its gang: they go in step, so one
-    meter is like another."""
-    if pod.said is not None and pod.said.progress is not None:
-        return pod.said.progress
-    log = world.logs.get(pod.uid)
-    return (log and log.progress) or world.progress.get((pod.stage, pod.attempt))
+def _meter_of(each: HeldByPod, world: World, held_now: Holding) -> MeteredMilliseconds | None:
+    """Its own, or else that of its gang: they go in step, so one meter is like another. One that ended well may be
+    recorded while the others still run, so what they say later must not matter to it."""
+    held, pod = each
+    own = own_meter(pod, world) if pod is not None else None
+    if own is not None or held.ended_well:
+        return own
+    gang = held_now.meters.get((held.shape.stage, held.shape.attempt))
+    return gang.metered if gang is not None else None
 
 
-def new_usage(world: World, usage: Usage, decided: Plan, now: datetime) -> Usage:
-    """`usage` with the ends that are news, at the prices of now, as what `decided` counts them.
+def new_usage(world: World, usage: Usage, held_now: Holding, decided: Plan, now: datetime) -> Usage:
+    """`usage` with the ends that are news, at the prices of now, as what `decided` counts them; and with what is held.
 
     At most as many records as the status has room for; the others wait until those are released and folded. So does
     that of a pod whose attempt goes on, or whose last words are still to come.
     """
     known = ends_of(decided.status)
     made: list[UsageRecord] = []
-    for pod in sorted(_unrecorded(world, usage), key=lambda pod: (pod.attempt, *_by_end(pod))):
-        if len(made) == room(usage):
+    space = MOST_BYTES
+    for each in sorted(ended(held_now), key=_by_attempt):
+        if len(made) == room(usage) or space <= 0:
             break
-        outcome = _outcome(pod, world, decided, [*usage.records, *made], known)
-        if outcome is not None and pod.uid not in world.unheard:
-            made.append(pin_prices(usage_record(pod, world, now, outcome), world.book))
-    return usage.model_copy(update={"records": [*usage.records, *made]}) if made else usage
+        outcome = _outcome(each, world, decided, [*usage.records, *made], known)
+        if outcome is not None and (each[1] is None or each[1].uid not in world.unheard):
+            made.append(pin_prices(usage_record(each, world, held_now, now, outcome), world.book))
+            space -= len(made[-1].model_dump_json(exclude_defaults=True))
+    recorded = {record.uid for record in made}
+    left = [held for held, pod in held_now.held if uid_of(held, pod) not in recorded]
+    needed = {(held.shape.stage, held.shape.attempt) for held in left}
+    needed |= {(stage.name, stage.attempt) for stage in decided.status.stages if stage.state in IN_FLIGHT}
+    news = {
+        "held": write_held(left),
+        "seen": whole(now) if any(held.held_until is None for held in left) else None,
+        "meters": [meter for attempt, meter in held_now.meters.items() if attempt in needed],
+    }
+    return usage.model_copy(update={**news, "records": [*usage.records, *made]} if made else news)
+
+
+def _by_attempt(each: HeldByPod) -> tuple[object, ...]:
+    held, pod = each
+    return (held.shape.attempt, held.held_until, uid_of(held, pod))
 
 
 def _outcome(
-    pod: Pod, world: World, decided: Plan, records: Sequence[UsageRecord], known: Mapping[Attempt, AttemptEnd | None]
+    each: HeldByPod,
+    world: World,
+    decided: Plan,
+    records: Sequence[UsageRecord],
+    known: Mapping[Attempt, AttemptEnd | None],
 ) -> Outcome | None:
-    attempt = (pod.stage, pod.attempt)
-    if attempt not in decided.ends and is_of_an_earlier_admission(pod, world.child_job(attempt)):
+    held, pod = each
+    attempt = (held.shape.stage, held.shape.attempt)
+    child = world.child_job(attempt)
+    if attempt not in decided.ends and (
+        _vanished_before_this_admission(held, child) if pod is None else is_of_an_earlier_admission(pod, child)
+    ):
         return "Suspended"  # by the queue; the attempt goes on with other pods
-    return outcome_in(attempt, ended_well=state_of(pod) == "Succeeded", ends=decided.ends, records=records, known=known)
+    return outcome_in(attempt, ended_well=held.ended_well, ends=decided.ends, records=records, known=known)
+
+
+def _vanished_before_this_admission(held: Held, child: ChildJob | None) -> bool:
+    if child is None or child.failing or child.complete or child.deleting or held.ended_well:
+        return False
+    return child.suspended or (child.started is not None and held.held_from < parse_time(child.started))
 
 
 def room(usage: Usage) -> int:
@@ -134,9 +164,9 @@ def _told_its_progress(pod: Pod) -> bool:
     return pod.said is not None and pod.said.progress is not None
 
 
-def ended_unrecorded(world: World, usage: Usage) -> Iterator[Pod]:
-    """Pods without a record of attempts none of whose pods runs any more."""
-    return (pod for pod in _unrecorded(world, usage) if (pod.stage, pod.attempt) not in world.live)
+def ended_unrecorded(world: World, held_now: Holding) -> Iterator[Pod | None]:
+    """What has no record yet of attempts none of whose pods runs any more."""
+    return (pod for held, pod in ended(held_now) if (held.shape.stage, held.shape.attempt) not in world.live)
 
 
 def foldable(world: World, usage: Usage) -> set[str]:
@@ -155,31 +185,17 @@ def _by_end(pod: Pod) -> tuple[str, str]:
     return (pod.finished or pod.last_sign, pod.uid)
 
 
-def bill(world: World, usage: Usage, now: datetime) -> Bill:
-    """The bill so far: what is recorded, what has ended since, and what runs, counted up to now.
+def bill(world: World, usage: Usage, held_now: Holding, now: datetime) -> Bill:
+    """The bill so far: what is recorded, what has ended since, and what runs, counted up to some seconds ago.
 
     Of pods that have held the same for the same time one record is made, not thousands.
     """
     known = {record.uid for record in usage.records}
-    alike: dict[Hashable, list[Pod]] = {}
-    for pod in world.pods:
-        if pod.scheduled is not None and pod.uid not in known and (pod.has_finalizer or not pod.ended):
-            alike.setdefault(_held(pod, world), []).append(pod)
-    others = [Alike(usage_record(pods[0], world, now), len(pods)) for pods in alike.values()]
+    alike: dict[Hashable, list[HeldByPod]] = {}
+    for held, pod in held_now.held:
+        if uid_of(held, pod) not in known:
+            meter = _meter_of((held, pod), world, held_now)
+            key = (id(held.shape), held.held_from, held.held_until, held.estimated, meter)
+            alike.setdefault(key, []).append((held, pod))
+    others = [Alike(usage_record(each[0], world, held_now, now), len(each)) for each in alike.values()]
     return bill_of(usage, others, world.book)
-
-
-def _held(pod: Pod, world: World) -> Hashable:
-    """All that the usage record of a pod says, at one moment, besides which replica it is of and where that was."""
-    node = world.nodes.get(pod.node or "", UNKNOWN_NODE)
-    progress = _progress_of(pod, world)
-    return (
-        pod.stage,
-        pod.attempt,
-        pod.scheduled,
-        held_until(pod) if pod.ended else None,
-        tuple(pod.requests.items()),
-        node.product,
-        node.capacity_type,
-        progress.metered if progress else None,
-    )

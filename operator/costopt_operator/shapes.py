@@ -193,7 +193,8 @@ _terminated = fields(
     finishedAt=moment,
 )
 _state = fields(waiting=fields(reason=_name, message=_words), running=fields(startedAt=moment), terminated=_terminated)
-_container_status = fields("name", name=_name, image=text(4096), state=_state, resources=_resources)
+_given: dict[str, Shape] = {"resources": _resources, "allocatedResources": _quantities}
+_container_status = fields("name", name=_name, image=text(4096), state=_state, **_given)
 
 POD = fields(
     "metadata",
@@ -212,6 +213,7 @@ POD = fields(
         conditions=each(_condition),
         containerStatuses=each(_container_status),
         initContainerStatuses=each(_container_status),
+        **_given,
     ),
 )
 """What is read of a pod."""

@@ -21,7 +21,7 @@ from costopt.schema.replica import TerminationMessage
 from costopt_operator import shapes
 from costopt_operator.kinship import Gang
 from costopt_operator.ownership import JOB_KIND, Controller, controller_of
-from costopt_operator.pod_requests import effective_requests_of
+from costopt_operator.pod_requests import Requests, effective_requests_of
 from costopt_operator.pod_words import container_time, evidence_of, said_at_end, wait_of
 from costopt_operator.work_queue import Key
 
@@ -134,8 +134,8 @@ class Pod:
     orphan: bool
     """Its batch Job was deleted without it, so nothing else will ever delete it."""
     node: str | None
-    requests: Mapping[str, str]
-    """Effective request, in base units; empty if it cannot be told."""
+    requests: Requests
+    """What it holds."""
     phase: str
     deleted: str | None
     """metadata.deletionTimestamp: when its grace period is over."""
@@ -149,6 +149,8 @@ class Pod:
     """Its container runs now."""
     finished: str | None
     """When its last container ended; None while one runs, or if nobody saw it."""
+    trainer_finished: str | None
+    """When the trainer's container ended, if that was seen."""
     last_sign: str
     """Latest time on any of its conditions: it still lived then."""
     exit_code: int | None
@@ -358,7 +360,7 @@ def parse_pod(data: Json) -> Pod:
         has_finalizer=names.USAGE_FINALIZER in metadata.get("finalizers", []),
         orphan=not metadata.get("ownerReferences"),
         node=data["spec"].get("nodeName"),
-        requests=effective_requests_of(data["spec"]),
+        requests=effective_requests_of(data["spec"], status),
         phase=status.get("phase", "Pending"),
         deleted=metadata.get("deletionTimestamp"),
         grace_seconds=metadata.get("deletionGracePeriodSeconds"),
@@ -366,6 +368,7 @@ def parse_pod(data: Json) -> Pod:
         started=container_time((main.get("running") or terminated or {}).get("startedAt")),
         running="running" in main,
         finished=max(finished) if states and len(finished) == len(states) else None,
+        trainer_finished=container_time((terminated or {}).get("finishedAt")),
         last_sign=max([metadata["creationTimestamp"], *signs]),
         exit_code=terminated.get("exitCode") if terminated and terminated.get("reason") != UNSEEN_REASON else None,
         disrupted=is_disruption(evidence),

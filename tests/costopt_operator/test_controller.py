@@ -828,7 +828,9 @@ def test_pods_of_a_batch_job_that_is_gone_are_still_the_jobs_also_after_a_restar
     again.now = play.now + timedelta(minutes=1)
     asyncio.run(again.look(3))
     assert again.status.usage is not None
-    assert [record.uid for record in again.status.usage.records] == ["pod-train-0-0"]
+    vanished, recorded = sorted(again.status.usage.records, key=lambda record: -record.index)
+    assert recorded.uid == "pod-train-0-0"
+    assert (vanished.index, vanished.end_estimated) == (1, True)
     assert again.count("release train-a0-0") == 1
 
 

@@ -17,27 +17,83 @@ def container(cpu: str, **more: str) -> dict[str, object]:
 
 def test_a_pod_asks_for_the_sum_of_its_containers() -> None:
     spec = {"containers": [container("500m", memory="1Gi"), container("1")]}
-    assert dict(effective_requests_of(spec)) == {"cpu": "1.5", "memory": "1073741824"}
+    assert dict(effective_requests_of(spec).quantities) == {"cpu": "1.5", "memory": "1073741824"}
 
 
 def test_an_init_container_that_asks_for_more_than_all_of_them_counts_instead() -> None:
     spec = {"containers": [container("1")], "initContainers": [container("4"), container("2")]}
-    assert dict(effective_requests_of(spec)) == {"cpu": "4"}
+    assert dict(effective_requests_of(spec).quantities) == {"cpu": "4"}
 
 
 def test_a_sidecar_counts_beside_the_containers() -> None:
     sidecar = {**container("500m"), "restartPolicy": "Always"}
     spec = {"containers": [container("1")], "initContainers": [sidecar, container("2")], "overhead": {"cpu": "250m"}}
-    assert dict(effective_requests_of(spec)) == {"cpu": "2.75"}
+    assert dict(effective_requests_of(spec).quantities) == {"cpu": "2.75"}
 
 
 def test_a_limit_without_a_request_is_the_request() -> None:
     spec = {"containers": [{"name": "x", "resources": {"limits": {"nvidia.com/gpu": "8"}}}]}
-    assert dict(effective_requests_of(spec)) == {"nvidia.com/gpu": "8"}
+    assert dict(effective_requests_of(spec).quantities) == {"nvidia.com/gpu": "8"}
 
 
-def test_a_quantity_that_cannot_be_read_makes_no_guess() -> None:
-    assert dict(effective_requests_of({"containers": [container("a lot")]})) == {}
+def test_a_quantity_that_cannot_be_read_is_left_out_by_itself_and_named() -> None:
+    spec = {"containers": [container("a lot", memory="1e9"), container("1", **{"example.com/nic": "2"})]}
+    found = effective_requests_of(spec)
+    assert dict(found.quantities) == {"cpu": "1", "memory": "1000000000", "example.com/nic": "2"}
+    assert found.unread == {"cpu"}
+
+
+def test_a_request_for_the_whole_pod_goes_before_its_containers() -> None:
+    spec = {
+        "containers": [container("1", memory="1Gi", **{"nvidia.com/gpu": "8"})],
+        "resources": {"requests": {"cpu": "4", "nvidia.com/gpu": "9"}, "limits": {"memory": "9Gi"}},
+        "overhead": {"cpu": "1"},
+    }
+    assert dict(effective_requests_of(spec).quantities) == {"cpu": "5", "memory": str(2**30), "nvidia.com/gpu": "8"}
+
+
+def resized(asks: str, has: str, allocated: str | None = None, *, reason: str | None = None) -> dict[str, str]:
+    """What counts of one container beside which another asks for 1 vCPU."""
+    status: dict[str, object] = {"name": "x", "resources": {"requests": {"cpu": has}}}
+    status |= {"allocatedResources": {"cpu": allocated}} if allocated else {}
+    conditions = [{"type": "PodResizePending", "status": "True", "reason": reason}] if reason else []
+    spec = {"containers": [container(asks), {**container("1"), "name": "y"}]}
+    return dict(effective_requests_of(spec, {"containerStatuses": [status], "conditions": conditions}).quantities)
+
+
+def test_while_a_container_is_resized_the_larger_of_what_it_asks_for_and_has_counts() -> None:
+    assert resized("4", "4") == {"cpu": "5"}
+    assert resized("1m", "4") == {"cpu": "5"}
+    assert resized("4", "1m") == {"cpu": "5"}
+    assert resized("1", "2", "3") == {"cpu": "4"}
+    assert resized("4", "2", reason="Deferred") == {"cpu": "5"}
+    assert resized("64", "2", reason="Infeasible") == {"cpu": "3"}
+
+
+def test_everything_that_counts_of_a_request_is_read_off_the_object() -> None:
+    data = pod_json()
+    data["spec"] |= {"resources": {"requests": {"memory": "3"}}, "overhead": {"memory": "1"}}
+    data["status"]["containerStatuses"][0]["allocatedResources"] = {"cpu": "7"}
+    assert dict(parse_pod(data).requests.quantities) == {"cpu": "7", "memory": "4"}
+    data["status"]["allocatedResources"] = {"cpu": "9", "memory": "2"}
+    assert dict(parse_pod(data).requests.quantities) == {"cpu": "9", "memory": "4"}
+    data["spec"]["containers"][0]["resources"]["requests"]["memory"] = "much"
+    assert parse_pod(data).requests.unread == {"memory"}
+
+
+def test_more_resources_than_a_record_holds_are_counted_as_one() -> None:
+    many = {f"example.com/{number:02}": "2" for number in range(30)}
+    long = {f"{'x' * 253}/{'y' * 60}": "3"}
+    found = effective_requests_of({"containers": [container("1", **many, **long)]})
+    assert len(found.quantities) == 16
+    assert found.merged
+    assert found.quantities["cpu"] == "1"
+    assert found.quantities["other"] == str(2 * (30 - 14) + 3)
+
+
+def test_a_figure_that_is_too_long_is_rounded_up() -> None:
+    spec = {"containers": [container("1n"), *(container("9Ei") for _ in range(2000))]}
+    assert effective_requests_of(spec).quantities["cpu"] == str(2000 * (2**63 - 1) + 1)
 
 
 def test_a_pod_has_ended_when_nothing_of_it_can_run() -> None:

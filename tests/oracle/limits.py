@@ -10,9 +10,9 @@ ACCOUNTS_OF_GANGS = False
 after the first replica's record its account is lost, and that of a later admission is used for an earlier."""
 VANISHING = False
 """Pods that are gone at a look without having been seen to end, because somebody has removed their finalizer."""
-NODE_CLOCKS_AHEAD = False
+NODE_CLOCKS_AHEAD = True
 """Nodes whose clock is an hour ahead, so that an end is dated in the future: it is now, and an estimate."""
-RESIZES = False
+RESIZES = True
 """Pods that are resized in place: what they held before is not priced anew."""
-ODD_QUANTITIES = False
+ODD_QUANTITIES = True
 """Quantities with exponents, in billionths, with a bare point; requests of a whole pod."""

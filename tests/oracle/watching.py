@@ -18,6 +18,9 @@ from oracle.quantities import Quantities, held
 
 Json = Mapping[str, Any]
 
+TOLD_WITHIN = 5 * SECOND
+"""A node tells of an end a while after it: a pod that runs is counted up to so long ago."""
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -40,6 +43,8 @@ class Facts:
     said: Mapping[str, int] | None = None
     """Its own account of its time, the newest."""
     recorded: Holding | None = None
+    billed: Microseconds = 0
+    """Up to when it stood in a bill that was written: no bill goes back behind that."""
 
 
 @dataclass
@@ -67,6 +72,9 @@ class Watcher:
                 self.facts[record.uid] = replace(facts, recorded=holding)
         bill = exact_bill(list(self._holdings(look)), look.book)
         if look.written is not None:
+            for uid, facts in self.facts.items():
+                if facts.recorded is None:
+                    self.facts[uid] = replace(facts, billed=max(facts.since, self._end(uid, look)[0]))
             self.written = dict(self.facts)
         if look.forgets:
             self.facts = dict(self.written)
@@ -100,16 +108,18 @@ class Watcher:
             if facts.recorded is not None:
                 yield facts.recorded
             else:
-                yield replace(self._holding(facts, *self._end(uid, look), "Running"), estimated=False)
+                yield self._holding(facts, *self._end(uid, look), "Running")
 
     def _end(self, uid: str, look: Look) -> tuple[Microseconds, bool]:
         """Until when it has held what it has, as far as is known, and whether that is an estimate."""
         facts = self.facts[uid]
         if not _ended(facts.pod):
-            gone = uid not in look.pods
-            return (self.written[uid].seen if gone else look.now) // SECOND * SECOND, gone
-        end, estimated = _end(facts.pod)
-        return (look.now // SECOND * SECOND, True) if end > look.now else (end, estimated)
+            if uid not in look.pods:
+                return facts.seen // SECOND * SECOND, True
+            return look.now // SECOND * SECOND - TOLD_WITHIN, False
+        told, estimated = _end(facts.pod)
+        end = max(min(told, look.now // SECOND * SECOND), facts.billed)
+        return end, estimated or end != told
 
     def _holding(self, facts: Facts, until: Microseconds, estimated: bool, outcome: str) -> Holding:
         said = facts.said if facts.said is not None else self._said_in_gang(facts)

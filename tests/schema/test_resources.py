@@ -19,13 +19,56 @@ from costopt.schema.resources import NodeResources, effective_requests, parse_qu
         ("2Gi", "2147483648"),
         ("1G", "1000000000"),
         ("0", "0"),
+        ("1n", "0.000000001"),
+        ("250u", "0.00025"),
+        ("3k", "3000"),
+        ("4E", "4000000000000000000"),
+        ("1Ei", "1152921504606846976"),
+        ("1e9", "1000000000"),
+        ("1E3", "1000"),
+        ("5e-3", "0.005"),
+        ("2e+2", "200"),
+        (".5", "0.5"),
+        ("5.", "5"),
+        ("+1.5Gi", "1610612736"),
+        ("-1", "-1"),
+        ("0.1n", "0.000000001"),
+        ("1e-400", "0.000000001"),
+        ("-0.1n", "-0.000000001"),
+        ("1.0000000001", "1.000000001"),
+        ("1e400", "9223372036854775807"),
+        ("9Ei", "9223372036854775807"),
+        ("0e999999", "0"),
+        ("00012", "12"),
     ],
 )
 def test_a_quantity_has_its_exact_value(text: str | int, value: str) -> None:
     assert parse_quantity(text) == Decimal(value)
 
 
-@pytest.mark.parametrize("text", ["", "2GB", "two", "-1", "1e3", "1 Gi", "½"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "2GB",
+        "two",
+        "1 Gi",
+        "½",
+        "1e",
+        "e3",
+        "1i",
+        "1ki",
+        "0.1mi",
+        "1+1",
+        "--1",
+        ".",
+        "1e3k",
+        "1Ki3",
+        "１",
+        "1" * 300,
+        True,
+    ],
+)
 def test_text_that_is_no_quantity_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not a Kubernetes quantity"):
         parse_quantity(text)

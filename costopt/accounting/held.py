@@ -1,0 +1,201 @@
+"""What is held and stands in no record yet, in few bytes: a status must tell it, for a pod may vanish unseen.
+
+Pods that hold the same are one group, those of them with the same times one run of text. 4,096 pods that are placed
+within a minute take some 60 KB; the tests measure it.
+"""
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import lru_cache
+from itertools import pairwise
+
+from costopt.schema.base import decimal
+from costopt.schema.usage import MAX_HELD, MAX_RESIZES, CapacityType, HeldPods, Resize
+
+Quantities = tuple[tuple[str, str], ...]
+
+MARK_DIGITS = 10
+_SECOND = timedelta(seconds=1)
+_RUN = re.compile(rf"([0-9,-]+) ([0-9]{{1,10}}) (?:-|([0-9]{{1,10}})(~?)(\+?)) ((?:[0-9a-f]{{{MARK_DIGITS}}})+)")
+
+
+@lru_cache(maxsize=16384)
+def mark_of(uid: str) -> str:
+    """A short mark that stands for a uid: two pods of one job share it once in a hundred thousand gangs of 4,096."""
+    return hashlib.sha256(uid.encode(errors="replace")).hexdigest()[:MARK_DIGITS]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What pods of a group have in common."""
+
+    stage: str
+    attempt: int
+    resources: Quantities
+    resizes: tuple[tuple[datetime, Quantities], ...] = ()
+    resources_estimated: bool = False
+    product: str | None = None
+    capacity_type: CapacityType = "OnDemand"
+    node_labels: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def now(self) -> Quantities:
+        """The quantities since the last resize."""
+        return self.resizes[-1][1] if self.resizes else self.resources
+
+    def resized(self, quantities: Quantities, since: datetime) -> "Shape":
+        """The shape with other quantities from a moment on. Of more changes than are kept, the two that are closest
+        become one, of the larger quantities."""
+        resizes = [*self.resizes, (since, quantities)]
+        if len(resizes) <= MAX_RESIZES:
+            return replace(self, resizes=tuple(resizes))
+        gaps = [later[0] - earlier[0] for earlier, later in pairwise(resizes)]
+        place = gaps.index(min(gaps))
+        merged = (resizes[place][0], _larger(resizes[place][1], resizes[place + 1][1]))
+        resizes[place : place + 2] = [merged]
+        return replace(self, resizes=tuple(resizes), resources_estimated=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What one pod holds, or has held."""
+
+    shape: Shape
+    index: int
+    mark: str
+    held_from: datetime
+    held_until: datetime | None = None
+    """None: it holds it still."""
+    estimated: bool = False
+    """Nobody saw the end."""
+    ended_well: bool = False
+
+
+def write_held(all_held: Iterable[Held]) -> list[HeldPods]:
+    """As the status keeps it, in a fixed order."""
+    groups: defaultdict[Shape, list[Held]] = defaultdict(list)
+    for held in all_held:
+        groups[held.shape].append(held)
+    if len(groups) > MAX_HELD:
+        groups = _merged(groups)
+    return [_group(shape, groups[shape]) for shape in sorted(groups, key=_order)][:MAX_HELD]
+
+
+def _order(shape: Shape) -> tuple[object, ...]:
+    return (shape.stage, -shape.attempt, shape.resources, shape.resizes, shape.product or "", shape.node_labels)
+
+
+def _merged(groups: Mapping[Shape, list[Held]]) -> defaultdict[Shape, list[Held]]:
+    """One group for each attempt: the largest quantities of all, and the kind of node that most of them run on."""
+    by_attempt: defaultdict[tuple[str, int], list[Shape]] = defaultdict(list)
+    for shape in groups:
+        by_attempt[shape.stage, shape.attempt].append(shape)
+    merged: defaultdict[Shape, list[Held]] = defaultdict(list)
+    for shapes in by_attempt.values():
+        most: Quantities = ()
+        for shape in shapes:
+            for quantities in (shape.resources, *(quantities for _, quantities in shape.resizes)):
+                most = _larger(most, quantities)
+        usual = max(shapes, key=lambda shape: len(groups[shape]))
+        whole = replace(usual, resources=most, resizes=(), resources_estimated=True) if len(shapes) > 1 else usual
+        merged[whole] = [replace(held, shape=whole) for shape in shapes for held in groups[shape]]
+    return merged
+
+
+def _larger(one: Quantities, other: Quantities) -> Quantities:
+    found = dict(one)
+    for name, quantity in other:
+        if decimal(quantity) > decimal(found.get(name, "0")):
+            found[name] = quantity
+    return tuple(sorted(found.items())[:16])
+
+
+def _group(shape: Shape, members: list[Held]) -> HeldPods:
+    since = min(held.held_from for held in members)
+    runs: defaultdict[str, list[Held]] = defaultdict(list)
+    for held in members:
+        runs[_times(held, since)].append(held)
+    ordered = sorted(runs.items(), key=lambda run: (min(held.index for held in run[1]), run[0]))
+    return HeldPods(
+        stage=shape.stage,
+        attempt=shape.attempt,
+        resources=dict(shape.resources),
+        resizes=[Resize(since=since, resources=dict(quantities)) for since, quantities in shape.resizes],
+        resources_estimated=shape.resources_estimated,
+        product=shape.product,
+        capacity_type=shape.capacity_type,
+        node_labels=dict(shape.node_labels),
+        since=since,
+        pods=[_run(times, run) for times, run in ordered],
+    )
+
+
+def _times(held: Held, since: datetime) -> str:
+    begin = (held.held_from - since) // _SECOND
+    if held.held_until is None:
+        return f"{begin} -"
+    end = max(0, (held.held_until - since) // _SECOND)
+    return f"{begin} {end}{'~' if held.estimated else ''}{'+' if held.ended_well else ''}"
+
+
+def _run(times: str, run: list[Held]) -> str:
+    run.sort(key=lambda held: (held.index, held.mark))
+    return f"{_spans([held.index for held in run])} {times} {''.join(held.mark for held in run)}"
+
+
+def _spans(numbers: list[int]) -> str:
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and spans[-1][1] == number - 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+
+
+def read_held(groups: Iterable[HeldPods]) -> Iterator[Held]:
+    """What `write_held` wrote. Runs that somebody has spoilt are passed over."""
+    for group in groups:
+        shape = Shape(
+            stage=group.stage,
+            attempt=group.attempt,
+            resources=tuple(group.resources.items()),
+            resizes=tuple((resize.since, tuple(resize.resources.items())) for resize in group.resizes),
+            resources_estimated=group.resources_estimated,
+            product=group.product,
+            capacity_type=group.capacity_type,
+            node_labels=tuple(group.node_labels.items()),
+        )
+        for run in group.pods:
+            yield from _members(run, shape, group.since)
+
+
+def _members(run: str, shape: Shape, since: datetime) -> Iterator[Held]:
+    match = _RUN.fullmatch(run)
+    if match is None:
+        return
+    spans, begin, end, estimated, well, marks = match.groups()
+    try:
+        held_from = since + int(begin) * _SECOND
+        held_until = None if end is None else since + int(end) * _SECOND
+    except OverflowError:
+        return
+    indexes = _numbers(spans, len(marks) // MARK_DIGITS)
+    for place, index in enumerate(indexes):
+        mark = marks[place * MARK_DIGITS : (place + 1) * MARK_DIGITS]
+        yield Held(shape, index, mark, held_from, held_until, estimated=bool(estimated), ended_well=bool(well))
+
+
+def _numbers(spans: str, most: int) -> list[int]:
+    """The numbers in "0-3,7", at most so many; none if it is no such text."""
+    found: list[int] = []
+    for span in spans.split(","):
+        first, _, last = span.partition("-")
+        if not first.isdigit() or (last and not last.isdigit()):
+            return []
+        found.extend(range(int(first), min(int(last or first), int(first) + most) + 1))
+    return found if len(found) == most else []
