@@ -17,11 +17,9 @@ from typing import Any
 from costopt import names
 from costopt.render.labels import label_value
 from oracle.exact_bill import Microseconds, moment
-from oracle.limits import ENDS_NOBODY_SAW
 
 Json = dict[str, Any]
 SECOND = 10**6
-GRACE = 30
 INDEX = "batch.kubernetes.io/job-completion-index"
 
 
@@ -109,6 +107,8 @@ class Cluster:
     """Spec of the pods."""
     fate: Callable[[str, int, int], Fate]
     """Of a pod, by stage, attempt and index."""
+    grace: int = 30
+    """Seconds that a pod is given to end."""
     jobs: dict[str, Json] = field(default_factory=dict)
     pods: dict[str, PlayedPod] = field(default_factory=dict)
     nodes: dict[str, Mapping[str, str]] = field(default_factory=dict)
@@ -172,7 +172,7 @@ class Cluster:
         for pod in self._pods_of(job):
             if not pod.told:
                 self.delete_pod(pod.uid)
-        self.later(self.random.randrange(GRACE * SECOND, 200 * SECOND), lambda: self.admit(job["metadata"]["uid"]))
+        self.later(self.random.randrange(60 * SECOND, 200 * SECOND), lambda: self.admit(job["metadata"]["uid"]))
 
     def delete_job(self, uid: str) -> None:
         """Delete a Job; its pods follow."""
@@ -188,7 +188,7 @@ class Cluster:
         if pod is None:
             return
         metadata = pod.data["metadata"]
-        seconds = GRACE if grace is None else grace
+        seconds = self.grace if grace is None else grace
         if "nodeName" not in pod.data["spec"] or pod.told:
             seconds = 0
         before = metadata.get("deletionGracePeriodSeconds")
@@ -204,7 +204,7 @@ class Cluster:
         pod.asked = asked
         node = pod.data["spec"].get("nodeName")
         if seconds and node in self.nodes and pod.ends is None:
-            end = self.now + self.random.randrange(seconds * SECOND)
+            end = self.now + self.random.randrange(min(seconds, 60) * SECOND)
             self.later(end - self.now, lambda: self._ends(pod, self.random.choice([143, 143, 143, 137])))
         self._sweep(pod)
 
@@ -233,7 +233,7 @@ class Cluster:
         if pod.uid in self.pods and not pod.told:
             pod.change(collected)
             pod.told = True
-            self.delete_pod(pod.uid, 0)
+            self.later(self.random.randrange(5 * SECOND), lambda: self.delete_pod(pod.uid, 0))
 
     def vanish(self, uid: str) -> None:
         """Somebody removes the finalizer and deletes the pod by force: nothing is left to look at."""
@@ -247,7 +247,10 @@ class Cluster:
             first = data["spec"]["containers"][0]
             told = next(item for item in data["status"]["containerStatuses"] if item["name"] == first["name"])
             told.setdefault("resources", copy.deepcopy(first["resources"]))
-            first["resources"] = {**first["resources"], "requests": {**requests}}
+            first["resources"] = {
+                **first["resources"],
+                "requests": {**first["resources"]["requests"], **requests},
+            }
             conditions = [item for item in data["status"]["conditions"] if item["type"] != "PodResizePending"]
             data["status"]["conditions"] = conditions
             if in_vain:
@@ -289,7 +292,12 @@ class Cluster:
         done = {int(number) for number in filter(None, job["status"].get("completedIndexes", "").split(","))}
         done |= {index for index, phase in phases.items() if phase == "Succeeded"}
         job["status"] = {**job["status"], "completedIndexes": ",".join(map(str, sorted(done)))}
-        if "Failed" in phases.values():
+        by_force = any(
+            pod.data["metadata"].get("deletionGracePeriodSeconds") == 0 and "nodeName" in pod.data["spec"]
+            for pod in counted
+            if not pod.told
+        )
+        if by_force or "Failed" in phases.values():
             job["status"] = {**job["status"], "conditions": [{"type": "FailureTarget", "status": "True"}]}
             for pod in counted:
                 if not pod.told:
@@ -381,10 +389,8 @@ class Cluster:
             said["variant"] = {**REPORT, "name": pod.stage}
         terminated: Json = {"exitCode": code, "reason": "Completed" if code == 0 else "Error"}
         terminated |= {"finishedAt": stamp(end + pod.fate.clock_ahead), "message": json.dumps(said)}
-        if pod.started is None and ENDS_NOBODY_SAW:  # nothing of it had begun
+        if pod.started is None:  # nothing of it had begun
             terminated = {"exitCode": 137, "reason": "ContainerStatusUnknown", "message": "could not be located"}
-        elif pod.started is None:
-            terminated["exitCode"] = 137
         else:
             terminated["startedAt"] = stamp(pod.started + pod.fate.clock_ahead)
 

@@ -1,18 +1,12 @@
-"""What is left out of the random histories, because costopt is known to count it otherwise than its pages say.
+"""What is left out of the random lives, because costopt is known to split its time by cause otherwise than the oracle.
 
-Each flag names one such thing. It is opened, and then deleted, with the change that makes costopt right.
+Each flag names one such thing, in which hours and money are right. It is opened, and then deleted, with the change that
+makes the causes right too.
 """
 
-ENDS_NOBODY_SAW = False
-"""Pods whose end no kubelet dates: of containers that were lost, on nodes that were lost, deleted by force."""
-ACCOUNTS_OF_GANGS = False
-"""Replicas whose time only another of their gang has accounted for, in gangs and in attempts that a queue admits twice:
-after the first replica's record its account is lost, and that of a later admission is used for an earlier."""
-VANISHING = False
-"""Pods that are gone at a look without having been seen to end, because somebody has removed their finalizer."""
-NODE_CLOCKS_AHEAD = True
-"""Nodes whose clock is an hour ahead, so that an end is dated in the future: it is now, and an estimate."""
-RESIZES = True
-"""Pods that are resized in place: what they held before is not priced anew."""
-ODD_QUANTITIES = True
-"""Quantities with exponents, in billionths, with a bare point; requests of a whole pod."""
+ACCOUNTS_OF_THE_VANISHED = False
+"""Replicas with a meter that vanish. The status keeps one account for each gang, so what a vanished replica was known
+to have spent its time on is forgotten, and it is taken to have done as its gang, or as its successor has."""
+ACCOUNTS_OF_TWO_ADMISSIONS = False
+"""Replicas with a meter in a queue. If the queue takes their Job back and admits it again between two looks, those of
+the new admission are taken to have done as those of the earlier one until their first has reported."""

@@ -17,7 +17,7 @@ from costopt_operator.reconcile import Memory, Todo, reconcile
 from costopt_operator.sightings import parse_child_job, parse_pod
 from oracle.cluster import SECOND, Cluster, Fate, PlayedPod
 from oracle.exact_bill import Book, Kind, Microseconds, moment
-from oracle.limits import ACCOUNTS_OF_GANGS, ENDS_NOBODY_SAW, NODE_CLOCKS_AHEAD, ODD_QUANTITIES, RESIZES, VANISHING
+from oracle.limits import ACCOUNTS_OF_THE_VANISHED, ACCOUNTS_OF_TWO_ADMISSIONS
 from oracle.random_records import BEGINNINGS, price_book, random_book
 
 Json = dict[str, Any]
@@ -30,8 +30,23 @@ NODE_LABELS: list[dict[str, str]] = [
     {"cloud.google.com/gke-spot": "true"},
     {"eks.amazonaws.com/capacityType": "CAPACITY_BLOCK"},
 ]
-QUANTITIES = ["1", "500m", "1.5", "0.001", "2k", "3"]
-ODD = ["1e1", "5E-1", "250000u", "123456789n", ".5", "5.", "+2", "0", "0.0000000001"]
+QUANTITIES = [
+    "1",
+    "500m",
+    "1.5",
+    "0.001",
+    "2k",
+    "3",
+    "1e1",
+    "5E-1",
+    "250000u",
+    "123456789n",
+    ".5",
+    "5.",
+    "+2",
+    "0",
+    "1e-10",
+]
 SIZES = ["1Gi", "1500M", "123456789", "0.5Gi", "128Mi", "1Ti"]
 
 
@@ -66,13 +81,13 @@ class Life:
         begin = random.choice(BEGINNINGS)
         self.book: Book | None = random.choice([None, *[random_book(random, "sample", "USD", begin)] * 4])
         self.kind: Kind = random.choice(["Recipe", "Recipe", "Command"])
-        self.quantities = [*QUANTITIES, *ODD] if ODD_QUANTITIES else QUANTITIES
         self.memory = Memory()
         self.known_nodes: dict[str, NodeClass] = {}
         self.lag = random.choice([0, SECOND, 90 * SECOND])
         """Longest time from an end to its report."""
         self.endings = random.choice([[0], [0, 0, 0, 1], [0, 1, 137, 143, 78], [1]])
         self.cluster = Cluster(random, self._job(), begin + random.randrange(60 * SECOND), self._template(), self._fate)
+        self.cluster.grace = random.choice([30, 30, 86_400])
         for number in range(random.randint(1, 3)):
             self.cluster.nodes[f"node-{number}"] = random.choice(NODE_LABELS)
         self.status = "{}"
@@ -85,39 +100,38 @@ class Life:
         plain = plain_job(compress=compress, restarts=limits)
         train = plain["spec"]["train"]
         train["numNodes"] = random.choice([1, 2, 4])
-        if self.kind == "Recipe" and not ACCOUNTS_OF_GANGS:
-            train["numNodes"] = 1
         if self.kind == "Command":
             del train["recipe"]
             train["command"] = ["python", "own.py"]
-        queued = random.random() < 0.25 and (ACCOUNTS_OF_GANGS or self.kind == "Command")
+        queued = random.random() < 0.25 and (ACCOUNTS_OF_TWO_ADMISSIONS or self.kind == "Command")
         labels = {QUEUE_NAME_LABEL: "team"} if queued else {}
         plain["metadata"] = {"name": "life", "namespace": "team", "uid": "job", "generation": 1, "labels": labels}
         return plain
 
     def _template(self) -> Json:
         random = self.random
-        resources: Json = {"requests": {"cpu": random.choice(self.quantities), "memory": random.choice(SIZES)}}
+        resources: Json = {"requests": {"cpu": random.choice(QUANTITIES), "memory": random.choice(SIZES)}}
         if random.random() < 0.5:
             resources["limits"] = {"nvidia.com/gpu": str(random.randint(1, 8)), "memory": "2Ti"}
+            resources["requests"] = {**resources["limits"], **resources["requests"]}  # as the API server fills them in
         spec: Json = {"containers": [{"name": "trainer", "resources": resources}]}
         if random.random() < 0.2:
             spec["containers"].append(
-                {"name": "injected", "resources": {"requests": {"cpu": random.choice(self.quantities)}}}
+                {"name": "injected", "resources": {"requests": {"cpu": random.choice(QUANTITIES)}}}
             )
         if random.random() < 0.2:
             spec["initContainers"] = [
-                {"name": "first", "resources": {"requests": {"cpu": random.choice(self.quantities), "memory": "64Mi"}}},
+                {"name": "first", "resources": {"requests": {"cpu": random.choice(QUANTITIES), "memory": "64Mi"}}},
                 {
                     "name": "beside",
                     "restartPolicy": "Always",
-                    "resources": {"requests": {"cpu": random.choice(self.quantities)}},
+                    "resources": {"requests": {"cpu": random.choice(QUANTITIES)}},
                 },
             ][: random.randint(1, 2)]
         if random.random() < 0.2:
             spec["overhead"] = {"cpu": "250m", "memory": "120Mi"}
-        if random.random() < 0.2 and ODD_QUANTITIES:
-            spec["resources"] = {"requests": {"cpu": random.choice(self.quantities)}, "limits": {"memory": "3Gi"}}
+        if random.random() < 0.2:
+            spec["resources"] = {"requests": {"cpu": random.choice(QUANTITIES)}, "limits": {"memory": "3Gi"}}
         return spec
 
     def _fate(self, stage: str, attempt: int, index: int) -> Fate:
@@ -131,7 +145,7 @@ class Life:
             tells_progress=stage == TRAIN_STAGE and self.kind == "Recipe" and random.random() < 0.5,
             startup=random.randrange(1000, 60 * SECOND) // 1000 * 1000,
             pace=random.choice([60, 100, 100, 130]),
-            clock_ahead=random.choice([0, 0, 0, HOUR]) if NODE_CLOCKS_AHEAD else 0,
+            clock_ahead=random.choice([0, 0, 0, HOUR]),
         )
 
     # The operator.
@@ -173,8 +187,8 @@ class Life:
         if dies:
             self.memory, self.known_nodes = Memory(), {}
             return
-        remembered = [todo.remembered] if hasattr(todo, "remembered") else []
-        self.memory = Memory(moment(now) if written else self.memory.last_written, todo.noticed, *remembered)
+        wrote = moment(now) if written else self.memory.last_written
+        self.memory = Memory(wrote, todo.noticed, todo.remembered)
         self._carry_out(todo, world)
 
     def _carry_out(self, todo: Todo, world: World) -> None:
@@ -212,10 +226,14 @@ class Life:
             job = random.choice(list(cluster.jobs.values()))
             self._note(f"{job['metadata']['name']} is taken back by its queue")
             cluster.take_back(job)
-        elif chance < 0.21 and ENDS_NOBODY_SAW:
+        elif chance < 0.21:
             self._is_lost(random, pods)
-        elif chance < 0.24 and RESIZES:
+        elif chance < 0.24:
             self._resize(random)
+        elif chance < 0.25:
+            self._note("its price book is another")
+            name, currency = random.choice([("sample", "USD"), ("sample", "USD"), ("other", "EUR")])
+            self.book = random.choice([None, *[random_book(random, name, currency, cluster.now)] * 4])
         cluster.passes(random.randrange(1, random.choice([SECOND, 5 * SECOND, 5 * SECOND, 40 * SECOND, 2 * HOUR])))
         if random.random() < 0.9:
             self.look(random.choice(["", "", "", "", "", "before it writes", "before it acts"]))
@@ -241,7 +259,7 @@ class Life:
             pod = random.choice(pods)
             self._note(f"{pod.uid} is deleted by force")
             self.cluster.delete_pod(pod.uid, 0)
-        elif what == "vanish" and pods and VANISHING:
+        elif what == "vanish" and pods and (ACCOUNTS_OF_THE_VANISHED or self.kind == "Command"):
             pod = random.choice(pods)
             self._note(f"{pod.uid} vanishes")
             self.cluster.vanish(pod.uid)
@@ -250,7 +268,7 @@ class Life:
         running = [pod for pod in self.cluster.pods.values() if pod.started is not None and not pod.told]
         if running:
             pod = random.choice(running)
-            requests = {"cpu": random.choice(self.quantities), "memory": random.choice(SIZES)}
+            requests = {"cpu": random.choice(QUANTITIES), "memory": random.choice(SIZES)}
             self._note(f"{pod.uid} is resized to {requests}")
             self.cluster.resize(pod, requests)
 

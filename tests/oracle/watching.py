@@ -4,6 +4,7 @@ Of what the operator has written only two things are taken: when a pod's usage w
 that moment are pinned, and what its attempt was counted as, which is the plan's business and not that of the accounts.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from oracle.quantities import Quantities, held
 Json = Mapping[str, Any]
 
 TOLD_WITHIN = 5 * SECOND
-"""A node tells of an end a while after it: a pod that runs is counted up to so long ago."""
+"""Pods that run are counted up to so long ago, for nodes tell of an end a while after it."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,15 @@ class Facts:
     """What it holds, each from a moment on."""
     pod: Json
     seen: Microseconds
-    """When it was last seen alive."""
+    """When it was last seen."""
+    counted: Microseconds = 0
+    """Until when a bill that was written has counted it."""
     product: str | None = None
     capacity_type: str = "OnDemand"
     node_known: bool = False
     said: Mapping[str, int] | None = None
     """Its own account of its time, the newest."""
     recorded: Holding | None = None
-    billed: Microseconds = 0
-    """Up to when it stood in a bill that was written: no bill goes back behind that."""
 
 
 @dataclass
@@ -56,29 +57,43 @@ class Watcher:
     written: dict[str, Facts] = field(default_factory=dict)
     """What was known when a status was last written: all that a new operator knows of what it does not see."""
 
+    admissions: dict[str, str] = field(default_factory=dict)
+    """Since when each Job has been allowed to have pods, also of Jobs that are gone."""
+
     def follow(self, look: Look) -> ExactBill:
         """The bill as it should be at this look."""
+        self.admissions.update({uid: since for uid, since in look.admissions.items() if since})
         for uid, pod in look.pods.items():
             if (since := _time(pod, "PodScheduled")) is not None:
                 self.facts[uid] = self._learn(self.facts.get(uid), pod, since, look)
         for record in look.written.usage.records if look.written and look.written.usage else []:
-            facts = self.facts[record.uid]
+            uid = self._uid_of(record.uid)
+            facts = self.facts[uid]
             if facts.recorded is None:
                 holding = replace(
-                    self._holding(facts, *self._end(record.uid, look), record.outcome),
+                    self._holding(facts, *self._end(uid, look), record.outcome),
                     book=look.book,
                     pinned=look.book is not None,
                 )
-                self.facts[record.uid] = replace(facts, recorded=holding)
+                self.facts[uid] = replace(facts, recorded=holding)
         bill = exact_bill(list(self._holdings(look)), look.book)
         if look.written is not None:
-            for uid, facts in self.facts.items():
-                if facts.recorded is None:
-                    self.facts[uid] = replace(facts, billed=max(facts.since, self._end(uid, look)[0]))
+            self.facts = {
+                uid: replace(each, counted=each.recorded.whole[1] if each.recorded else self._until(uid, each, look))
+                for uid, each in self.facts.items()
+            }
             self.written = dict(self.facts)
         if look.forgets:
             self.facts = dict(self.written)
         return bill
+
+    def _uid_of(self, recorded_as: str) -> str:
+        """Of a pod that has vanished only a mark was left."""
+        kind, _, mark = recorded_as.partition("-")
+        if kind != "vanished":
+            return recorded_as
+        marks = {hashlib.sha256(uid.encode()).hexdigest()[:10]: uid for uid in self.facts}
+        return marks[mark.partition("-")[0]]
 
     def _learn(self, facts: Facts | None, pod: Json, since: Microseconds, look: Look) -> Facts:
         labels = pod["metadata"]["labels"]
@@ -89,7 +104,7 @@ class Watcher:
                 stage=labels[names.LABEL_STAGE],
                 attempt=int(labels[names.LABEL_ATTEMPT]),
                 index=int(labels[INDEX]),
-                admission=look.admissions.get(pod["metadata"]["ownerReferences"][0]["uid"], ""),
+                admission=self.admissions.get(pod["metadata"]["ownerReferences"][0]["uid"], ""),
                 since=since,
                 quantities=((since, holds),),
                 pod=pod,
@@ -110,19 +125,27 @@ class Watcher:
             else:
                 yield self._holding(facts, *self._end(uid, look), "Running")
 
+    def _until(self, uid: str, facts: Facts, look: Look) -> Microseconds:
+        return max(facts.since, self._end(uid, look)[0])
+
     def _end(self, uid: str, look: Look) -> tuple[Microseconds, bool]:
-        """Until when it has held what it has, as far as is known, and whether that is an estimate."""
+        """Until when it has held what it has, as far as is known, and whether that is an estimate.
+
+        Never later than now, and never before what a bill that was written has counted already.
+        """
         facts = self.facts[uid]
-        if not _ended(facts.pod):
-            if uid not in look.pods:
-                return facts.seen // SECOND * SECOND, True
-            return look.now // SECOND * SECOND - TOLD_WITHIN, False
-        told, estimated = _end(facts.pod)
-        end = max(min(told, look.now // SECOND * SECOND), facts.billed)
-        return end, estimated or end != told
+        if uid not in look.pods:
+            end, estimated = facts.seen // SECOND * SECOND, True
+        elif not _ended(facts.pod):
+            end, estimated = (look.now - TOLD_WITHIN) // SECOND * SECOND, False
+        else:
+            end, estimated = _end(facts.pod)
+        known = max(min(end, look.now // SECOND * SECOND), facts.counted)
+        return known, estimated or (known != end and _ended(facts.pod))
 
     def _holding(self, facts: Facts, until: Microseconds, estimated: bool, outcome: str) -> Holding:
-        said = facts.said if facts.said is not None else self._said_in_gang(facts)
+        ended_well = "Succeeded" in (facts.pod["status"]["phase"], outcome)
+        said = facts.said if facts.said is not None or ended_well else self._said_in_gang(facts)
         until = max(facts.since, until)
         bounds = [since for since, _ in facts.quantities[1:]] + [until]
         spans = tuple(
@@ -143,7 +166,8 @@ class Watcher:
 
     def _said_in_gang(self, facts: Facts) -> Mapping[str, int] | None:
         """A gang goes in step: who has said nothing of its own has spent its time as the first who has, of those that
-        were there with it. A queue may have let others in before, under the same attempt: theirs was another time."""
+        were there with it. A queue may have let others in before, under the same attempt: theirs was another time. (One
+        that ended well is not asked about: it may be recorded while others have still to speak.)"""
         gang = [
             each
             for each in self.facts.values()
