@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-import functools
 import logging
 import time
 from collections import deque
@@ -10,13 +9,10 @@ from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
 from typing import Any
 
-from pydantic import ValidationError
-
 from costopt.names import USAGE_FINALIZER
 from costopt.plan.actions import StartGang
 from costopt.plan.silence import look_every
 from costopt.schema.base import API_VERSION
-from costopt.schema.job import CostOptJob
 from costopt.schema.status import JobStatus
 from costopt_operator.allowance import Allowance
 from costopt_operator.api import Api, ApiError, NotLeading, Unreachable, object_path
@@ -24,15 +20,13 @@ from costopt_operator.cluster import Cluster
 from costopt_operator.events import Event, event_manifest
 from costopt_operator.failing import (
     LONGEST_PAUSE_SECONDS,
-    LOOKS,
     FailingLooks,
     NotEnforced,
-    NotUnderstood,
     says_something_of_the_job,
-    why,
+    still_running,
+    told,
 )
 from costopt_operator.gangs import Gangs, NameTaken, NotYet
-from costopt_operator.known_fields import read_known
 from costopt_operator.listening import Logs
 from costopt_operator.logs import about
 from costopt_operator.look import Nodes
@@ -40,6 +34,7 @@ from costopt_operator.metrics import Metrics
 from costopt_operator.observe import World, utc_now
 from costopt_operator.ownership import is_marked
 from costopt_operator.platform import Platform
+from costopt_operator.reading import NotUnderstood, read_job
 from costopt_operator.reconcile import Memory, Todo, reconcile
 from costopt_operator.recording import last_speakers, leaving_speakers
 from costopt_operator.run_all import run_all
@@ -56,8 +51,6 @@ watched, so nothing tells that it is gone."""
 FIGURES_PER_SECOND = 5.0
 """Statuses of all jobs together in which only figures have grown: thousands of running jobs are no load for that."""
 FIGURES_PUT_OFF = timedelta(seconds=10)
-PARSED_KEPT = 128
-"""Jobs and statuses kept as models: a job is looked at some ten times between two of its writes, most of them soon."""
 STRANGERS_KEPT = 10_000
 """Pods that were told to be of no job of ours, and need not be told of again."""
 
@@ -149,30 +142,15 @@ class Controller:
         if job is None or not says_something_of_the_job(error) or not self._failing.failed(job.uid):
             return
         try:
-            await self._stop_unseen(job, why(error))
+            await self._stop_unseen(job, told(error))
         except (ApiError, *Unreachable) as failed:
             log.warning("the gangs cannot be stopped: %s", failed)
 
-    async def _stop_unseen(self, job: JobObject, reason: str) -> None:
+    async def _stop_unseen(self, job: JobObject, sentence: str) -> None:
         """Stop a job's gangs without looking at it: each has the grace to save its work, and nothing is started."""
-        children = [
-            child
-            for child in self._cluster.child_jobs.of(job.key)
-            if child.job_uid == job.uid and not (child.deleting or child.complete or child.failing)
-        ]
-        left = {(child.stage, child.attempt) for child in children}
-        alone = [
-            pod
-            for pod in self._cluster.pods.of(job.key)
-            if pod.job_uid == job.uid and not pod.ended and pod.deleted is None and pod.orphan
-            if (pod.stage, pod.attempt) not in left
-        ]
+        children, alone = still_running(job, self._cluster.child_jobs.of(job.key), self._cluster.pods.of(job.key))
         await run_all(self._delete_job(child) for child in children)
         await run_all(self._delete_pod(pod, None) for pod in alone)
-        sentence = (
-            f"the job could not be looked at {LOOKS} times in a row, so its gangs are stopped with a checkpoint, and "
-            f"none is started until it can be; it is tried again every few minutes: {reason}"
-        )
         if self._gangs.is_news(job, sentence):
             await self._tell(Event("Warning", "CannotBeLookedAt", sentence), Todo(execution=job.generation), job)
 
@@ -220,12 +198,7 @@ class Controller:
         return world, todo, job, deciding
 
     async def _gather(self, job: JobObject) -> World:
-        try:
-            model, status = _job_of(job.document), _status_of(job.status)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise NotUnderstood(f"the job is not understood ({where}: {first['msg']})") from error
+        model, status = read_job(job)
         pods = self._cluster.pods.of(job.key)
         children = self._cluster.child_jobs.of(job.key)
         world = World(
@@ -430,13 +403,3 @@ class Controller:
 
 def _stall_timeout(world: World) -> timedelta:
     return timedelta(seconds=world.job.spec.restarts.stall_timeout_seconds)
-
-
-@functools.lru_cache(maxsize=PARSED_KEPT)
-def _job_of(document: bytes) -> CostOptJob:
-    return read_known(CostOptJob, document)
-
-
-@functools.lru_cache(maxsize=PARSED_KEPT)
-def _status_of(document: bytes) -> JobStatus:
-    return read_known(JobStatus, document)

@@ -6,11 +6,13 @@ rarely. What passes by itself (an API server that is away, a conflict, too many 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 
 from costopt.plan.foreign_text import one_line
 from costopt_operator.api import ApiError, NotLeading, Unreachable
+from costopt_operator.reading import NotUnderstood
+from costopt_operator.sightings import ChildJob, JobObject, Pod
 
 LOOKS = 10
 """Failing looks in a row after which a job's gangs are stopped."""
@@ -21,10 +23,6 @@ LONGEST_PAUSE_SECONDS = 300.0
 
 _PASSING = frozenset({401, 404, 408, 409, 429})
 """Refusals that say nothing of the job: our own token, a job that is gone, a conflict, too much at a time."""
-
-
-class NotUnderstood(Exception):
-    """The job, or its status, is not what this version can read; the sentence says where."""
 
 
 class NotEnforced(Exception):
@@ -45,7 +43,15 @@ def _is_too_large(error: ApiError) -> bool:
     return error.status == 413 or "too large" in error.message or "larger than max" in error.message
 
 
-def why(error: BaseException | None) -> str:
+def told(error: BaseException | None) -> str:
+    """What happens to the job for that error, why, and what would be right."""
+    return (
+        f"the job could not be looked at {LOOKS} times in a row, so its gangs are stopped with a checkpoint, and none "
+        f"is started until it can be; it is tried again every few minutes: {_why(error)}"
+    )
+
+
+def _why(error: BaseException | None) -> str:
     """The reason and what would be right, as the end of a sentence."""
     if isinstance(error, NotUnderstood):
         return f"{one_line(str(error), 300)}; mend that, or use an operator of the version of the definitions"
@@ -54,6 +60,17 @@ def why(error: BaseException | None) -> str:
     if isinstance(error, ApiError):
         return f"the API server refuses: {one_line(str(error), 300)}"
     return f"a mistake in the operator ({type(error).__name__}), which its log tells of"
+
+
+def still_running(
+    job: JobObject, children: Iterable[ChildJob], pods: Iterable[Pod]
+) -> tuple[list[ChildJob], list[Pod]]:
+    """The Jobs to delete so that all of the job ends, and the pods that no Job ends."""
+    jobs = [child for child in children if child.job_uid == job.uid]
+    jobs = [child for child in jobs if not (child.deleting or child.complete or child.failing)]
+    ending = {(child.stage, child.attempt) for child in jobs}
+    mine = [pod for pod in pods if pod.job_uid == job.uid and not pod.ended and pod.deleted is None]
+    return jobs, [pod for pod in mine if pod.orphan and (pod.stage, pod.attempt) not in ending]
 
 
 class FailingLooks:

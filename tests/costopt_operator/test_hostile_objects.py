@@ -46,15 +46,11 @@ OURS = {"namespace", "uid", "resourceVersion", "name", "creationTimestamp", "lab
 """What the API server sets or checks itself, and whose an object is, which is another question."""
 
 
-QUANTITIES = {"requests", "overhead"}
-"""How these are read has tests of its own."""
-
-
 def places(data: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Where something may be put instead of what is there."""
     items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
     for key, value in items:
-        if (path == ("metadata",) and key in OURS) or key in QUANTITIES:
+        if path == ("metadata",) and key in OURS:
             continue
         if path or key != "metadata":
             yield (*path, key)
@@ -198,3 +194,15 @@ def test_more_lines_than_a_bill_has_room_for_keep_no_limit_from_being_kept() -> 
     assert story.look(60, parse_child_job(child_json()), pod(0), pod(1)).delete_jobs
     assert story.status.bill is not None
     assert len(story.status.bill.lines) <= 2000
+
+
+def test_a_pod_that_holds_more_resources_than_a_record_has_room_for_is_limited_all_the_same() -> None:
+    data = pod_json(0)
+    many = {f"example.com/{number}-{'x' * 200}": "1" for number in range(60)}
+    data["spec"]["containers"][0]["resources"]["requests"] |= many
+    story = Story(a_job())
+    story.look(0)
+    story.job = a_job(suspend=True)
+    assert story.look(60, parse_child_job(child_json()), parse_pod(data), pod(1)).delete_jobs
+    assert story.status.bill is not None
+    assert {"cpu", "memory"} <= {line.resource for line in story.status.bill.lines}
