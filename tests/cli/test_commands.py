@@ -135,7 +135,7 @@ def test_plan_prints_objects_that_kubectl_reads_and_processes_that_run_starts(tm
     write_manifest(tmp_path)
     objects = list(yaml.safe_load_all(costopt(tmp_path, "plan", "job.yaml").stdout))
     assert [(child["kind"], child["metadata"]["name"]) for child in objects] == [
-        ("NetworkPolicy", "tiny"),
+        ("NetworkPolicy", "tiny-peers"),
         ("ConfigMap", "tiny-train-a0"),
         ("Service", "tiny-train-a0"),
         ("Job", "tiny-train-a0"),
