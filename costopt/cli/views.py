@@ -135,7 +135,11 @@ def bill_views(bill: Bill) -> list[RenderableType]:
         book = f"price book {bill.price_book} has no price for" if bill.price_book else "there is no price book for"
         drawn.append(Text(f"Unknown in part: {book} {', '.join(_unpriced(bill))}."))
     if bill.estimated_records:
-        drawn.append(Text(f"The end of {bill.estimated_records} replica(s) was not seen, and is estimated."))
+        counted = f"{bill.estimated_records} replica(s)"
+        drawn.append(Text(f"Estimated in part: of {counted} the end was not seen, or a quantity could not be read."))
+    if bill.coarsened:
+        names = ", ".join(bill.coarsened).lower()
+        drawn.append(Text(f"Too many to be told apart: {names}. All hours are counted."))
     return drawn
 
 

@@ -91,6 +91,16 @@ def test_the_bill_shows_hours_price_cost_and_source_and_their_total() -> None:
     assert "Productive" in text
 
 
+def test_the_bill_says_what_of_it_is_estimated_or_put_together() -> None:
+    rough = bill(price_book()).model_copy(update={"estimated_records": 3, "coarsened": ["Days", "Causes"]})
+    text = " ".join(text_of(*bill_views(rough)).split())
+    assert "of 3 replica(s) the end was not seen, or a quantity could not be read" in text
+    assert "Too many to be told apart: days, causes." in text
+    whole = text_of(*bill_views(bill(price_book())))
+    assert "stimated in part" not in whole
+    assert "told apart" not in whole
+
+
 def test_tables_fit_into_eighty_columns_with_every_figure_whole() -> None:
     tables = text_of(*bill_views(bill(price_book())), variants_table([variant()]))
     assert max(len(line.rstrip()) for line in tables.splitlines()) <= 80
