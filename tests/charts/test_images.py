@@ -92,10 +92,11 @@ def test_the_operators_entrypoint_is_its_console_script_and_the_charts_command()
 
 
 def test_the_trainers_entrypoint_is_the_launcher() -> None:
+    from costopt.isolation import FLAGS
     from costopt.render.settings import LAUNCHER_MODULE
 
     (entrypoint,) = arguments_of("trainer", "ENTRYPOINT")
-    assert json.loads(entrypoint) == ["python", "-m", LAUNCHER_MODULE]
+    assert json.loads(entrypoint) == ["python", *FLAGS, "-m", LAUNCHER_MODULE]
     assert find_spec(LAUNCHER_MODULE) is not None
 
 

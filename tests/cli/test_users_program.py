@@ -169,7 +169,7 @@ def test_nothing_of_ours_imports_a_file_of_the_users(tmp_path: Path) -> None:
     answer = subprocess.run(
         [sys.executable, str(bin_folder / "costopt"), "run", "job.yaml"],
         cwd=tmp_path,
-        env=environment() | {"PYTHONPATH": os.pathsep.join([environment()["PYTHONPATH"], "lib"])},
+        env=environment() | {"PYTHONPATH": os.pathsep.join(filter(None, [environment()["PYTHONPATH"], "lib"]))},
         capture_output=True,
         text=True,
         check=False,

@@ -59,7 +59,7 @@ def test_the_message_carries_the_last_lines_and_the_last_progress(tmp_path: Path
     [
         (["no-such-program-here"], "No such file or directory"),
         (["./settings.json"], "Permission denied"),
-        (["no\0program"], "execv: embedded null"),
+        (["no\0program"], "execve: embedded null character in path"),
     ],
 )
 def test_a_program_that_cannot_be_started_is_not_tried_again(tmp_path: Path, command: list[str], why: str) -> None:
