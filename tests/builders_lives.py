@@ -284,6 +284,7 @@ def _status(status: JobStatus) -> Json:
     plain = status.to_plain()
     plain.pop("bill")
     plain.pop("activeMillisecondsBefore", None)
+    plain.pop("batchJobs", None)  # one that has gone is left out at the next write, if there is one
     records = plain["usage"]["records"]
     plain["usage"]["records"] = sorted(
         records, key=lambda record: (record["stage"], record["attempt"], record["index"])

@@ -24,7 +24,8 @@ def test_a_job_lives_without_a_request_that_is_forbidden_and_with_every_one_of_t
     broken.wait_until_ended()
     team.check_usage(broken)
     requests = team.control_plane.audit_requests(since, OPERATOR_USER)
-    assert [one for one in requests if one.code == 403] == []
+    # In a namespace that is being deleted, of another test, everything that is made is forbidden.
+    assert [one for one in requests if one.code == 403 and one.namespace in ("", team.namespace, NAMESPACE)] == []
     for (resource, subresource), verbs in CALLED.items():
         called = {one.verb for one in requests if (one.resource, one.subresource) == (resource, subresource)}
         assert called <= verbs, f"{resource}/{subresource}"
