@@ -86,7 +86,9 @@ def write_held(all_held: Iterable[Held]) -> list[HeldPods]:
 
 
 def _order(shape: Shape) -> tuple[object, ...]:
-    return (shape.stage, -shape.attempt, shape.resources, shape.resizes, shape.product or "", shape.node_labels)
+    """No two shapes are the same in it: the same pods are written alike, whatever order they come in."""
+    node = (shape.product is not None, shape.product or "", shape.capacity_type, shape.node_labels)
+    return (shape.stage, -shape.attempt, shape.resources, shape.resizes, shape.resources_estimated, *node)
 
 
 def _merged(groups: Mapping[Shape, list[Held]]) -> defaultdict[Shape, list[Held]]:
@@ -100,7 +102,7 @@ def _merged(groups: Mapping[Shape, list[Held]]) -> defaultdict[Shape, list[Held]
         for shape in shapes:
             for quantities in (shape.resources, *(quantities for _, quantities in shape.resizes)):
                 most = _larger(most, quantities)
-        usual = max(shapes, key=lambda shape: len(groups[shape]))
+        usual = max(shapes, key=lambda shape: (len(groups[shape]), _order(shape)))
         whole = replace(usual, resources=most, resizes=(), resources_estimated=True) if len(shapes) > 1 else usual
         merged[whole] = [replace(held, shape=whole) for shape in shapes for held in groups[shape]]
     return merged
@@ -198,4 +200,6 @@ def _numbers(spans: str, most: int) -> list[int]:
         if not first.isdigit() or (last and not last.isdigit()):
             return []
         found.extend(range(int(first), min(int(last or first), int(first) + most) + 1))
+        if len(found) > most:
+            return []
     return found if len(found) == most else []

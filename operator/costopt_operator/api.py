@@ -10,7 +10,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import aiohttp
 from kubernetes.aio.client import Configuration
@@ -84,7 +84,7 @@ def object_path(kind: str, namespace: str, name: str | None = None) -> str:
     """Path of the objects of a kind in a namespace, or of one of them."""
     prefix, plural = _RESOURCE_PATHS[kind]
     path = f"{prefix}/namespaces/{namespace}/{plural}"
-    return f"{path}/{name}" if name else path
+    return f"{path}/{quote(name, safe='')}" if name else path
 
 
 def list_path(kind: str, namespace: str | None) -> str:

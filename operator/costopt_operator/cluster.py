@@ -82,6 +82,8 @@ class Children(Generic[T]):
         self._met = met
         """Told of an object before anybody else is told of a change of it."""
         self._by_key: defaultdict[Key, dict[str, T]] = defaultdict(dict)
+        self._key_of: dict[str, Key] = {}
+        """By uid: under which key it is kept. Somebody may give it another owner."""
         query = {"labelSelector": MANAGED_BY_SELECTOR}
         self.watches = [
             ListWatch(api, list_path(kind, namespace), query, parse, self._on_change, namespace=namespace)
@@ -106,14 +108,17 @@ class Children(Generic[T]):
                 watch.learn(parsed)
 
     def _on_change(self, changed: T, gone: bool) -> None:
-        if gone:
-            self._by_key[changed.key].pop(changed.uid, None)
-            if not self._by_key[changed.key]:
-                del self._by_key[changed.key]
-        else:
+        before = self._key_of.pop(changed.uid, changed.key)
+        if gone or before != changed.key:
+            self._by_key[before].pop(changed.uid, None)
+            if not self._by_key[before]:
+                del self._by_key[before]
+        if not gone:
+            self._key_of[changed.uid] = changed.key
             self._by_key[changed.key][changed.uid] = changed
             self._met(changed)
-        self._changed(changed.key)
+        for key in {before, changed.key}:
+            self._changed(key)
 
 
 class Pods(Children[Pod]):
@@ -126,17 +131,20 @@ class Pods(Children[Pod]):
         self._kinship = kinship
         self._gang_of: dict[str, str] = {}
         """By pod uid: the uid of its batch Job, as it was when the pod was first seen."""
-        self._by_gang: defaultdict[str, dict[str, Pod]] = defaultdict(dict)
+        self._by_gang: defaultdict[tuple[str, str], dict[str, Pod]] = defaultdict(dict)
+        """By namespace and uid of a batch Job: a pod elsewhere that names it as its owner is none of its pods."""
 
     def of(self, key: Key) -> tuple[Pod, ...]:
         """The pods of one job."""
-        gangs = [gang.uid for gang in self._kinship.of(key[1])]
+        gangs = [(key[0], gang.uid) for gang in self._kinship.of(key[1]) if gang.namespace == key[0]]
         return tuple(pod for gang in gangs if gang in self._by_gang for pod in self._by_gang[gang].values())
 
     def stranger(self, key: Key) -> Pod | None:
         """The pod of this key that has our label and is of no job that we know."""
         gang = self._gang_of.get(key[1])
-        return None if gang is None or self._kinship.get(gang) is not None else self._by_gang[gang][key[1]]
+        if gang is None or self._kinship.get(key[0], gang) is not None:
+            return None
+        return self._by_gang[key[0], gang].get(key[1])
 
     def keys(self) -> set[Key]:
         """All jobs that pods belong to."""
@@ -144,29 +152,31 @@ class Pods(Children[Pod]):
 
     def any_of(self, gang: Gang) -> bool:
         """Whether pods of that batch Job are left."""
-        return gang.uid in self._by_gang
+        return (gang.namespace, gang.uid) in self._by_gang
 
     def meet(self, gang: Gang) -> None:
         """That batch Job is known from now on: its pods are its job's."""
-        for uid, pod in self._by_gang.get(gang.uid, {}).items():
-            self._by_gang[gang.uid][uid] = pod.of_gang(gang)
+        pods = self._by_gang.get((gang.namespace, gang.uid), {})
+        for uid, pod in pods.items():
+            pods[uid] = pod.of_gang(gang)
             self._changed((gang.namespace, gang.job_uid))
 
     def _on_change(self, changed: Pod, gone: bool) -> None:
         uid = self._gang_of.setdefault(changed.uid, changed.gang_uid)
-        gang = self._kinship.get(uid)
+        place = (changed.namespace, uid)
+        gang = self._kinship.get(*place)
         pod = changed.of_gang(gang) if gang is not None else replace(changed, gang_uid=uid)
         if gone:
             del self._gang_of[changed.uid]
-            self._by_gang[uid].pop(changed.uid, None)
-            if not self._by_gang[uid]:
-                del self._by_gang[uid]
+            self._by_gang[place].pop(changed.uid, None)
+            if not self._by_gang[place]:
+                del self._by_gang[place]
         else:
-            self._by_gang[uid][changed.uid] = pod
+            self._by_gang[place][changed.uid] = pod
         self._changed(self._key(pod))
 
     def _key(self, pod: Pod) -> Key:
-        gang = self._kinship.get(pod.gang_uid)
+        gang = self._kinship.get(pod.namespace, pod.gang_uid)
         return (pod.namespace, gang.job_uid if gang is not None else pod.uid)
 
 
@@ -361,7 +371,7 @@ class Cluster:
     def _forget_if_nothing_is_left(self, gang: Gang) -> None:
         there = any(child.uid == gang.uid for child in self.child_jobs.of((gang.namespace, gang.job_uid)))
         if not there and not self.pods.any_of(gang):
-            self.kinship.forget(gang.uid)
+            self.kinship.forget(gang)
 
     def learn_book(self, data: Json) -> None:
         """Take note of a price book as it is now, and look again at the jobs that it may price."""

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import logging
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -12,7 +13,7 @@ from typing import Any
 from costopt.names import USAGE_FINALIZER
 from costopt.plan.actions import StartGang
 from costopt.plan.silence import look_every
-from costopt.schema.base import API_VERSION
+from costopt.schema.base import API_VERSION, OBJECT_NAME_PATTERN
 from costopt.schema.status import JobStatus
 from costopt_operator.allowance import Allowance
 from costopt_operator.api import Api, ApiError, NotLeading, Unreachable, object_path
@@ -259,7 +260,11 @@ class Controller:
         return found if found.uid == job.uid else None
 
     async def _carry_out(self, todo: Todo, world: World, job: JobObject) -> None:
-        await run_all(self._release(pod) for pod in todo.releases)
+        refused: ApiError | None = None
+        try:
+            await run_all(self._release(pod) for pod in todo.releases)
+        except ApiError as error:
+            refused = error  # it holds nothing else up
         await run_all(self._delete_if_lost(pod) for pod in todo.overdue)
         for event in todo.events:
             await self._tell(event, todo, job)
@@ -280,6 +285,13 @@ class Controller:
         if todo.delete:
             log.info("the job's time to live is over")
             await self._api.delete("CostOptJob", job.namespace, job.name, uid=job.uid)
+        for child in todo.leftovers:
+            try:
+                await self._delete_job(child)
+            except ApiError as error:
+                log.warning("the Job %s of an old attempt stays: %s", child.name, error)
+        if refused is not None:
+            raise refused
 
     async def _unless_held_up(self, step: Coroutine[Any, Any, None], todo: Todo, job: JobObject) -> NotYet | None:
         """Do the step; what it has to wait for, if it has to. Of a name that is taken the job is told once."""
@@ -371,7 +383,7 @@ class Controller:
 
     async def _is_met(self, pod: Pod) -> bool:
         """Whether the pod's batch Job is one of ours that was not known yet; from now on it is."""
-        if pod.controller.kind != "Job":
+        if pod.controller.kind != "Job" or not re.fullmatch(OBJECT_NAME_PATTERN, pod.controller.name):
             return False
         data = await self._api.get("Job", pod.namespace, pod.controller.name)
         if data is None or data["metadata"]["uid"] != pod.gang_uid or not is_marked(data["metadata"]):

@@ -34,29 +34,29 @@ class Kinship:
     """The batch Jobs that pods may be of."""
 
     def __init__(self) -> None:
-        self._gangs: dict[str, Gang] = {}
+        self._gangs: dict[tuple[str, str], Gang] = {}
+        """By namespace and uid: a status in another namespace can claim no batch Job of this one."""
         self._of_jobs: defaultdict[str, dict[str, Gang]] = defaultdict(dict)
 
     def learn(self, gang: Gang) -> bool:
         """Take note of it; whether it is news. What it is never changes."""
-        if gang.uid in self._gangs:
+        if (gang.namespace, gang.uid) in self._gangs:
             return False
-        self._gangs[gang.uid] = self._of_jobs[gang.job_uid][gang.uid] = gang
+        self._gangs[gang.namespace, gang.uid] = self._of_jobs[gang.job_uid][gang.uid] = gang
         return True
 
-    def get(self, uid: str) -> Gang | None:
-        """The batch Job of that uid; None if it is, and was, no CostOptJob's."""
-        return self._gangs.get(uid)
+    def get(self, namespace: str, uid: str) -> Gang | None:
+        """The batch Job of that uid; None if it is, and was, no CostOptJob's of the namespace."""
+        return self._gangs.get((namespace, uid))
 
     def of(self, job_uid: str) -> tuple[Gang, ...]:
         """Those of one CostOptJob."""
         return tuple(self._of_jobs[job_uid].values()) if job_uid in self._of_jobs else ()
 
-    def forget(self, uid: str) -> None:
+    def forget(self, gang: Gang) -> None:
         """Nothing of it is left."""
-        gang = self._gangs.pop(uid, None)
-        if gang is not None:
-            self._of_jobs[gang.job_uid].pop(uid, None)
+        if self._gangs.pop((gang.namespace, gang.uid), None) is not None:
+            self._of_jobs[gang.job_uid].pop(gang.uid, None)
             if not self._of_jobs[gang.job_uid]:
                 del self._of_jobs[gang.job_uid]
 

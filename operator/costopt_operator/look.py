@@ -26,7 +26,7 @@ class Nodes:
         self._clock = clock
         self._classes: dict[str, tuple[NodeClass, float]] = {}
         """Class and when it was asked for, by name."""
-        self._forbidden = False
+        self._forbidden_at: float | None = None
 
     async def of(self, pods: Iterable[Pod]) -> Mapping[str, NodeClass]:
         """The classes of the nodes that these pods were placed on."""
@@ -37,7 +37,7 @@ class Nodes:
         return {name: self._classes[name][0] if name in self._classes else UNKNOWN_NODE for name in wanted}
 
     def _is_due(self, name: str) -> bool:
-        if self._forbidden:
+        if self._forbidden_at is not None and self._clock() - self._forbidden_at <= NODE_CLASS_SECONDS:
             return False
         return name not in self._classes or self._clock() - self._classes[name][1] > NODE_CLASS_SECONDS
 
@@ -46,7 +46,7 @@ class Nodes:
             node = await self._api.request("GET", f"/api/v1/nodes/{name}")
         except ApiError as error:
             if error.status == 403:
-                self._forbidden = True
+                self._forbidden_at = self._clock()  # rights that a server has not learned yet are there a while later
                 log.warning("nodes may not be read, so device models and kinds of capacity are not known")
                 return
             if error.status != 404:

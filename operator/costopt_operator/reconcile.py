@@ -80,6 +80,8 @@ class Todo:
     delete_jobs: tuple[ChildJob, ...] = ()
     delete_pods: tuple[tuple[Pod, int | None], ...] = ()
     """Pods to delete, each with its grace period in seconds (None: its own)."""
+    leftovers: tuple[ChildJob, ...] = ()
+    """Batch Jobs of old attempts, of which nothing is needed any more: nothing fails if they stay."""
     overdue: tuple[Pod, ...] = ()
     """Pods to delete by force if their node is gone."""
     events: tuple[Event, ...] = ()
@@ -94,25 +96,27 @@ def reconcile(world: World, memory: Memory, now: datetime) -> Todo:
         return Todo(releases=tuple(pod for pod in world.pods if pod.ended and pod.has_finalizer))
     usage = world.status.usage or Usage()
     kept = fold(usage, foldable(world, usage), dated=world.job.spec.price_book_name is not None)
-    held_now = holding(world, kept, memory.remembered or remembered(usage), now)
+    # What has been counted stays counted, also if the clock is set back or another's was ahead.
+    until = max(now, usage.seen or now)
+    held_now = holding(world, kept, memory.remembered or remembered(usage), until)
     if _cannot_record_yet(world, kept, held_now):
         in_status = {record.uid for record in usage.records}
         releases = tuple(pod for pod in world.pods if _may_be_released(pod, in_status))
-        so_far = bill(world, kept, held_now, now)
+        so_far = bill(world, kept, held_now, until)
         delete_jobs, delete_pods = _stops_for_the_whole_job(world, so_far, now)
         return Todo(
             releases=releases,
             noticed=memory.noticed,
-            remembered=held_now.remembered(usage, now),
+            remembered=held_now.remembered(usage, until),
             delete_jobs=delete_jobs,
             delete_pods=delete_pods,
             look_again_after=RECORDABLE_WITHIN,
         )
-    so_far = bill(world, kept, held_now, now)
+    so_far = bill(world, kept, held_now, until)
     decided = plan(observe(world, so_far, now), now)
-    recorded = new_usage(world, kept, held_now, decided, now)
+    recorded = new_usage(world, kept, held_now, decided, until)
     # What an end was counted as says what its time was for: the bill of new records is another.
-    whole_bill = so_far if recorded.records is kept.records else bill(world, recorded, held_now, now)
+    whole_bill = so_far if recorded.records is kept.records else bill(world, recorded, held_now, until)
     status = decided.status.model_copy(update={"usage": recorded if recorded != Usage() else None, "bill": whole_bill})
     if status.continues_from_step is not None and status.earlier_job is None:
         status = status.model_copy(update={"earlier_job": world.earlier})
@@ -133,14 +137,15 @@ def reconcile(world: World, memory: Memory, now: datetime) -> Todo:
         status=status if write else None,
         only_figures=write and urgency == "Figures",
         noticed=None if write or urgency in ("None", "Figures") else memory.noticed or now,
-        remembered=held_now.remembered(written.usage or Usage(), now),
+        remembered=held_now.remembered(written.usage or Usage(), until),
         releases=tuple(pod for pod in world.pods if _may_be_released(pod, in_status)),
         start=decided.start,
         train_attempt=training.attempt if training else 0,
         execution=max(1, status.execution),
         settle=_admitted(world),
         connect=_gangs_that_meet(world, status),
-        delete_jobs=(*delete_jobs, *leftovers(world, written)),
+        delete_jobs=delete_jobs,
+        leftovers=leftovers(world, written),
         delete_pods=delete_pods,
         overdue=_overdue(world, now),
         events=tuple(events_between(world.status, status)) if write else (),

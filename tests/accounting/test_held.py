@@ -1,6 +1,7 @@
 """What is held stands in the status in few bytes, and is read again as it was."""
 
 import json
+import tracemalloc
 from dataclasses import replace
 from datetime import timedelta
 
@@ -121,3 +122,15 @@ def test_of_more_resizes_than_are_kept_the_closest_become_one_of_the_larger_quan
 def test_a_run_that_somebody_has_spoilt_is_passed_over(run: str) -> None:
     group = HeldPods(stage="train", attempt=0, resources={}, since=MIDNIGHT.replace(year=9990), pods=[run])
     assert list(read_held([group])) == []
+
+
+def test_a_text_of_many_spans_is_no_more_than_its_marks_are() -> None:
+    """Whoever may write a status must not take our memory with it."""
+    marks = "0123456789" * 3200
+    spans = ",".join(["0-9999"] * 4500)
+    assert len(f"{spans} 0 - {marks}") < 131_072
+    group = HeldPods(stage="train", attempt=0, resources={"cpu": "1"}, since=MIDNIGHT, pods=[f"{spans} 0 - {marks}"])
+    tracemalloc.start()
+    assert list(read_held([group])) == []
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()

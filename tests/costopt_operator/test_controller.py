@@ -858,9 +858,9 @@ def test_nothing_is_remembered_of_a_job_of_which_nothing_is_left() -> None:
     play.cluster.forget_job(next(iter(play.cluster.jobs.values())))
     (jobs,), (pods,) = play.cluster.child_jobs.watches, play.cluster.pods.watches
     jobs._forget(jobs.objects["job-train-0"])
-    assert play.cluster.kinship.get("job-train-0") is not None
+    assert play.cluster.kinship.get("team", "job-train-0") is not None
     pods._forget(pods.objects["pod-train-0-0"])
-    assert play.cluster.kinship.get("job-train-0") is None
+    assert play.cluster.kinship.get("team", "job-train-0") is None
 
 
 def test_a_job_named_as_the_label_of_a_longer_one_displaces_nothing() -> None:
@@ -872,3 +872,89 @@ def test_a_job_named_as_the_label_of_a_longer_one_displaces_nothing() -> None:
         play.cluster.learn_job(parse_job({**plain, "metadata": {**made, "generation": 1}}))
     assert {job.name for job in play.cluster.jobs.values()} == {longer, label_value(longer)}
     assert len({job.key for job in play.cluster.jobs.values()}) == 2
+
+
+def test_an_old_attempts_job_that_may_not_be_deleted_stays_and_the_running_gang_goes_on() -> None:
+    play = Scene()
+    play.add_job(restarts={"backoffSeconds": 0, "maxFailures": 50})
+    asyncio.run(play.look())
+    for attempt in range(5):
+        play.add_child(attempt=attempt, conditions=("Failed",) if attempt < 4 else ())
+        ended = {"phase": "Failed", "exit_code": 1, "finalizer": False} if attempt < 4 else {}
+        for index in (0, 1):
+            play.add_pod(index, attempt=attempt, **ended)
+    job = play.api.objects[JOB]
+    status = copy.deepcopy(job["status"])
+    status["stages"][0].update(attempt=4, state="Running")
+    play.cluster.learn_job(parse_job(play.api.put("CostOptJob", {**job, "status": status})))
+    play.api.next["delete Job tiny-train-a0"] = [ApiError(403, "Forbidden", "kept for the auditors")] * 99
+    for _ in range(15):
+        play.now += timedelta(seconds=5)
+        play.steady += 5
+        asyncio.run(play.look())
+    assert play.count("delete Job tiny-train-a0") > 10
+    assert play.count("delete Job tiny-train-a4") == 0
+    assert (play.status.stages[0].attempt, play.status.stages[0].state) == (4, "Running")
+
+
+def test_a_finalizer_that_may_not_be_released_holds_no_other_step_up() -> None:
+    play = Scene()
+    play.add_job(restarts={"backoffSeconds": 0})
+    asyncio.run(play.look())
+    play.add_child(conditions=("Failed",))
+    for index in (0, 1):
+        play.add_pod(index, phase="Failed", exit_code=1)
+        play.api.next[f"release tiny-train-a0-{index}"] = [ApiError(403, "Forbidden", "a policy forbids it")] * 99
+    for _ in range(6):
+        play.now += timedelta(seconds=15)
+        asyncio.run(play.look())
+    assert play.count("create Job tiny-train-a1") == 1
+
+
+def test_a_record_whose_writing_was_never_answered_is_made_once_though_its_pods_have_gone() -> None:
+    play = Scene()
+    play.add_job()
+    asyncio.run(play.look())
+    play.add_child()
+    for index in (0, 1):
+        play.add_pod(index)
+    for _ in range(4):
+        play.now += timedelta(seconds=15)
+        asyncio.run(play.look())
+    play.add_child(conditions=("Complete",))
+    for index in (0, 1):
+        play.add_pod(index, phase="Succeeded", exit_code=0)
+    answer = play.api.replace_status
+
+    async def lost(manifest: dict[str, Any]) -> dict[str, Any]:
+        await answer(manifest)
+        raise TimeoutError
+
+    play.api.replace_status = lost  # type: ignore[method-assign]
+    play.now += timedelta(seconds=15)
+    asyncio.run(play.look(2))
+    play.api.replace_status = answer  # type: ignore[method-assign]
+    play.cluster.learn_job(parse_job(play.api.objects[JOB]))
+    for pod in play.cluster.pods.of(KEY):
+        play.cluster.pods.watches[0]._forget(pod)
+    for _ in range(4):
+        play.now += timedelta(seconds=15)
+        asyncio.run(play.look())
+    assert play.status.usage is not None
+    assert len(play.status.usage.records) == 2
+
+
+@pytest.mark.parametrize("name", ["", "..", "../../secrets/s", "x?watch=true", "x/y"])
+def test_an_owner_that_can_be_no_objects_name_is_not_asked_for(name: str) -> None:
+    play = Scene()
+    data = pod_json(0, phase="Failed", exit_code=1)
+    data["metadata"]["ownerReferences"][0]["name"] = name
+    stranger = parse_pod(play.api.put("Pod", data))
+    asked: list[str] = []
+
+    async def get(kind: str, namespace: str, asked_for: str) -> None:
+        asked.append(asked_for)
+
+    play.api.get = get  # type: ignore[method-assign,assignment]
+    assert asyncio.run(play.controller._is_met(stranger)) is False
+    assert asked == []

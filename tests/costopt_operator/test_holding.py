@@ -334,3 +334,20 @@ def test_a_bill_never_goes_down_whatever_others_do_to_a_pod(
     )
     assert cpu_seconds(story) >= before - Decimal("0.01")
     assert len(records(story)) >= 1
+
+
+def test_a_bill_does_not_go_down_when_the_clock_is_set_back() -> None:
+    story = Story()
+    story.look(0)
+    story.look(1, child())
+    for seconds in (100, 200):
+        story.look(seconds, child(), pod(0), pod(1))
+    before = story.status.bill
+    story.memory = Memory()  # another leads, whose clock is behind
+    story.look(160, child(), pod(0), pod(1))
+    after = story.status.bill
+    assert before is not None
+    assert after is not None
+    assert before.priced_cost is not None
+    assert after.priced_cost is not None
+    assert Decimal(after.priced_cost) >= Decimal(before.priced_cost) > 0

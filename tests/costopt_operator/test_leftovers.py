@@ -28,7 +28,7 @@ class Place:
         todo = self.story.look(self.seconds, *self.jobs.values(), *self.pods.values())
         for released in todo.releases:
             self.pods[released.uid] = dataclasses.replace(released, has_finalizer=False)
-        for job in todo.delete_jobs:
+        for job in (*todo.delete_jobs, *todo.leftovers):
             gone = [pod for pod in self.pods.values() if (pod.stage, pod.attempt) == (job.stage, job.attempt)]
             assert not any(pod.has_finalizer for pod in gone), "a pod goes that is not recorded"
             del self.jobs[job.uid]
