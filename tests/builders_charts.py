@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 import yaml
 
-from charts.generator.plain_manifests import ADMISSION_POLICY
-
 ROOT = Path(__file__).resolve().parents[1]
 CHART = ROOT / "charts/costopt"
 NAMESPACE = "costopt-system"
@@ -104,7 +102,7 @@ def helm(*arguments: str, values: dict[str, Any] | None = None, **environment: s
 
 def template(*arguments: str, **values: Any) -> subprocess.CompletedProcess[str]:
     """`helm template` of the chart with these values, for a server that has the kind of the admission policy."""
-    server = ["--kube-version", KUBERNETES_VERSION, "--api-versions", ADMISSION_POLICY]
+    server = ["--kube-version", KUBERNETES_VERSION]
     return helm("template", "costopt", str(CHART), "--namespace", NAMESPACE, *server, *arguments, values=values)
 
 

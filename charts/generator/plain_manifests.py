@@ -14,8 +14,6 @@ NAMESPACE = "costopt-system"
 KUBERNETES_VERSION = "1.34.0"
 """A version the chart is made for; nothing that is rendered depends on it."""
 
-ADMISSION_POLICY = "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"
-"""A kind that every server of these versions has; helm knows it only of a server that it asks."""
 
 NOTICE = "# Generated from charts/costopt by `make generate`.\n"
 HELM_ONLY_LABELS = ("app.kubernetes.io/managed-by", "helm.sh/chart")
@@ -43,7 +41,7 @@ def find_helm(root: Path) -> str | None:
 def plain_manifests(helm: str, chart: Path) -> dict[str, str]:
     """Path below manifests/install to text."""
     command = [helm, "template", "costopt", str(chart), "--namespace", NAMESPACE]
-    command += ["--kube-version", KUBERNETES_VERSION, "--api-versions", ADMISSION_POLICY]
+    command += ["--kube-version", KUBERNETES_VERSION]
     rendered = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     objects = [_without_helm(document) for document in yaml.safe_load_all(rendered) if document]
     uninstalling = [one for one in objects if _is_hook(one)]

@@ -264,11 +264,11 @@ def test_with_scope_namespaced_the_policy_holds_in_its_namespaces_only() -> None
     assert policy["metadata"]["name"] == f"{NAMESPACE}-costopt-operator-marks"
 
 
-def test_without_the_servers_kind_or_when_it_is_not_wanted_there_is_no_policy() -> None:
+def test_there_is_a_policy_also_where_no_server_is_asked_unless_it_is_not_wanted() -> None:
     assert not {one["kind"] for one in rendered(admissionPolicy={"enabled": False})} & set(POLICIES)
     answer = helm("template", "costopt", str(CHART), "--kube-version", "1.31.0")
     assert answer.returncode == 0
-    assert "ValidatingAdmissionPolicy" not in answer.stdout
+    assert "kind: ValidatingAdmissionPolicyBinding" in answer.stdout
 
 
 @pytest.mark.parametrize("name", ["it's", "back\\slash", ""])

@@ -1,6 +1,6 @@
-{{/* Whether the release has the policy: it is wanted, and the server knows the kind. */}}
+{{/* Whether the release has the policy. Each server that the chart is for knows the kind. */}}
 {{- define "costopt.hasAdmissionPolicy" -}}
-{{- if and .Values.admissionPolicy.enabled (.Capabilities.APIVersions.Has "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy") -}}
+{{- if .Values.admissionPolicy.enabled -}}
 true
 {{- end -}}
 {{- end -}}
