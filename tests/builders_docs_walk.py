@@ -150,6 +150,9 @@ NEEDS: dict[str, Need] = {
 }
 """By the command; one that is not here needs nothing but those before it, and succeeds."""
 
+OF_A_LONGER_RUN = "train: step 40/200  loss 4.0920  ...\n"
+"""What the pages show of a training that lasts until its log is read, which is done twice a minute."""
+
 FILES = {"values.yaml": "With Helm", "kustomization.yaml": "With kubectl alone"}
 """Files that a reader writes, and where docs/installing.md has their text."""
 

@@ -17,7 +17,7 @@ from builders_charts import NAMESPACE
 from builders_cluster import Play, play
 from builders_docs import read
 from builders_docs_shell import Shell
-from builders_docs_walk import JOURNEY, lay_out, walk
+from builders_docs_walk import JOURNEY, OF_A_LONGER_RUN, lay_out, walk
 from builders_operator_process import ACCOUNT, OperatorProcess
 from cluster.control_plane import ControlPlane
 from cluster.team import ON_DEMAND, variant_report
@@ -28,8 +28,6 @@ TRAINED = {
     "progress": {**LINE, "validationLoss": "2.3771", "metered": {"startup": 200, "productive": 500}},
 }
 OPERATOR_WORKS_ON = {"podAnnotations": play(Play(run_seconds="forever"))}
-OF_A_LONGER_RUN = "train: step 40/200  loss 4.0920  ...\n"
-"""What the pages show of a training that lasts until its log is read, which is done twice a minute."""
 INSTALLING = "helm install "
 LEAVING = ("helm uninstall", "kubectl delete -k")
 
