@@ -40,7 +40,7 @@ from costopt_operator.reconcile import Memory, Todo, reconcile
 from costopt_operator.recording import last_speakers, leaving_speakers
 from costopt_operator.run_all import run_all
 from costopt_operator.sightings import ChildJob, JobObject, Pod, parse_child_job, parse_job, parse_pod
-from costopt_operator.work_queue import Key, WorkQueue
+from costopt_operator.work_queue import LONGEST_BACKOFF_SECONDS, Key, WorkQueue
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +121,8 @@ class Controller:
     def _again(self, key: Key, error: BaseException) -> None:
         """Look again after a pause, and say why."""
         if isinstance(error, ApiError):
-            pause = self._queue.failed(key, longest=LONGEST_PAUSE_SECONDS if says_something_of_the_job(error) else 60.0)
+            longest = LONGEST_PAUSE_SECONDS if says_something_of_the_job(error) else LONGEST_BACKOFF_SECONDS
+            pause = self._queue.failed(key, longest=longest)
             self._metrics.errors.labels(error.reason or str(error.status)).inc()
             if error.status != 409:
                 log.warning("%s; looking again in %.1f s", error, pause)

@@ -93,10 +93,10 @@ def holding(world: World, usage: Usage, known: Remembered, now: datetime) -> Hol
         one = Held(shape, pod.index if before is None else before.index, mark, held_from)
         held.append((_ended(one, pod, billed.get(mark), now) if pod.ended else one, pod))
     # A record can have been written although its answer never came.
-    written = {mark_of(uid) for uid in recorded}
+    accounted = there | {mark_of(uid) for uid in recorded}
     done = {(child.stage, child.attempt): indexes(child.completed_indexes) for child in world.child_jobs}
     for mark, before in known.held.items():
-        if mark not in there | written and uid_of(before, None) not in recorded:
+        if mark not in accounted and uid_of(before, None) not in recorded:
             held.append((_gone(before, known.seen, done.get((before.shape.stage, before.shape.attempt))), None))
     return Holding(tuple(held), _meters(world, usage, {(one.shape.stage, one.shape.attempt) for one, _ in held}))
 
