@@ -904,7 +904,7 @@ def test_a_finalizer_that_may_not_be_released_holds_no_other_step_up() -> None:
     play.add_child(conditions=("Failed",))
     for index in (0, 1):
         play.add_pod(index, phase="Failed", exit_code=1)
-        play.api.next[f"release tiny-train-a0-{index}"] = [ApiError(403, "Forbidden", "a policy forbids it")] * 99
+        play.api.next[f"release train-a0-{index}"] = [ApiError(403, "Forbidden", "a policy forbids it")] * 99
     for _ in range(6):
         play.now += timedelta(seconds=15)
         asyncio.run(play.look())
