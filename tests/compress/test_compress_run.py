@@ -24,15 +24,27 @@ Stage = tuple[Path, Recipe]
 
 
 @pytest.fixture(scope="module")
-def language(tmp_path_factory: pytest.TempPathFactory) -> Stage:
+def trained_language(tmp_path_factory: pytest.TempPathFactory) -> Stage:
     storage = tmp_path_factory.mktemp("language")
     return storage, train_stage("DecoderLM", storage, steps=80)
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Stage:
+def trained_images(tmp_path_factory: pytest.TempPathFactory) -> Stage:
     storage = tmp_path_factory.mktemp("images")
     return storage, train_stage("ConvNet", storage)
+
+
+@pytest.fixture
+def language(trained_language: Stage, tmp_path: Path) -> Stage:
+    """A trained decoder in a folder that only this test writes to: tests run in any order."""
+    return shutil.copytree(trained_language[0], tmp_path / "storage"), trained_language[1]
+
+
+@pytest.fixture
+def images(trained_images: Stage, tmp_path: Path) -> Stage:
+    """A trained classifier in a folder that only this test writes to: tests run in any order."""
+    return shutil.copytree(trained_images[0], tmp_path / "storage"), trained_images[1]
 
 
 @pytest.fixture(autouse=True)
@@ -160,7 +172,7 @@ def test_a_full_disk_is_said_and_not_worth_a_retry(images: Stage, monkeypatch: p
 def test_without_a_trained_model_the_answer_is_a_sentence(
     images: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(ENV_STORAGE_DIR, str(tmp_path))
+    monkeypatch.setenv(ENV_STORAGE_DIR, str(tmp_path / "other"))
     with pytest.raises(NotRetryable, match=r"on a cluster spec\.storage must be set") as error:
         run.main(replica(images[1], weight_only()))
     assert error.value.reason == "InvalidSettings"
@@ -177,11 +189,13 @@ def test_data_of_another_shape_is_refused(images: Stage, tmp_path: Path, monkeyp
     assert error.value.reason == "InvalidData"
 
 
-def test_only_the_first_rank_makes_the_variant(images: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(ENV_STORAGE_DIR, str(tmp_path))
+def test_only_the_first_rank_makes_the_variant(images: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, recipe = images
+    shutil.rmtree(storage)
+    monkeypatch.setenv(ENV_STORAGE_DIR, str(storage))
     monkeypatch.setenv("RANK", "1")
-    run.main(replica(images[1], weight_only()))
-    assert list(tmp_path.iterdir()) == []
+    run.main(replica(recipe, weight_only()))
+    assert not storage.exists()
 
 
 def test_sigterm_ends_with_143_and_leaves_nothing_half_written(language: Stage) -> None:
@@ -233,4 +247,3 @@ def test_a_link_with_the_name_of_a_variants_files_is_replaced_and_leads_nowhere(
     assert not (storage / "artifacts/linked").is_symlink()
     assert _report(storage, "linked").reloaded
     assert _leftovers(storage) == []
-    shutil.rmtree(storage / "artifacts/linked")
