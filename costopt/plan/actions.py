@@ -10,6 +10,7 @@ from costopt.schema.status import JobStatus
 
 StopReason = Literal[
     "SuspendRequested",
+    "DeletionRequested",
     "BudgetExceeded",
     "PriceUnknown",
     "DeadlineExceeded",
@@ -19,8 +20,9 @@ StopReason = Literal[
     "ReplicaFailed",
     "NotWanted",
 ]
-"""NotStarted: not all replicas ran in time. StartupTimedOut: they ran, but took no step in time. NotWanted: replicas
-that belong to no stage's current attempt, or outlived a finished job."""
+"""DeletionRequested: the job is being deleted, and somebody's finalizer keeps it. NotStarted: not all replicas ran in
+time. StartupTimedOut: they ran, but took no step in time. NotWanted: replicas that belong to no stage's current
+attempt, or outlived a finished job."""
 
 GRACE_SECONDS_OF_A_LIMIT = 600
 """Most grace of a stop that keeps a limit of money or time: the grace period is the user's, up to a day, and costs as

@@ -83,7 +83,7 @@ def plan(observed: Observed, now: datetime) -> Plan:
 
     before = observed.status
     spending = budget.compare(observed.spec, observed.bill, observed.outlook)
-    halt = find_halt(observed.spec, before, spending, now)
+    halt = find_halt(observed.spec, before, spending, now, deleting=observed.deleting)
     stopping = halt is not None or is_stopping(before)
 
     situation = Situation(observed, _reason(halt) if stopping else None, now, ends_job=halt is not None and halt.final)

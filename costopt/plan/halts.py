@@ -1,4 +1,4 @@
-"""What asks for the whole job to be stopped: its user, its budget, its deadline.
+"""What asks for the whole job to be stopped: its user, its budget, its deadline, its deletion.
 
 A stop takes time: gangs are told to save and end. That it is under way stands in the Suspended condition (False, with
 the reason Stopping), so a stop once begun is carried through, even if its reason goes away meanwhile; the attempt it
@@ -42,8 +42,13 @@ def is_stopping(status: JobStatus) -> bool:
     return condition is not None and (condition.status, condition.reason) == ("False", STOPPING)
 
 
-def find_halt(spec: JobSpec, status: JobStatus, spending: Spending | None, now: datetime) -> Halt | None:
-    """The reason to stop the job that weighs most: one that ends it before one that suspends it."""
+def find_halt(
+    spec: JobSpec, status: JobStatus, spending: Spending | None, now: datetime, *, deleting: bool = False
+) -> Halt | None:
+    """The reason to stop the job that weighs most: one that ends it before one that suspends it.
+
+    A job that is being deleted may stay for as long as somebody's finalizer keeps it.
+    """
     left = deadline_in(spec, status, now)
     if left is not None and left <= timedelta(0):
         seconds = spec.active_deadline_seconds
@@ -53,6 +58,8 @@ def find_halt(spec: JobSpec, status: JobStatus, spending: Spending | None, now: 
         return over_budget
     if spec.suspend:
         return Halt("SuspendRequested", False, "suspend is true")
+    if deleting:
+        return Halt("DeletionRequested", False, "the job is being deleted")
     return over_budget
 
 

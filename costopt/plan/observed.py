@@ -88,6 +88,8 @@ class Observed:
     held_up: Mapping[tuple[str, int], str] = field(default_factory=dict)
     """Attempts (stage, number) that cannot be started yet, or not go on, and what they wait for; in the same words at
     each look."""
+    deleting: bool = False
+    """The job is being deleted: what runs is stopped, nothing is started any more."""
     bill: Bill | None = None
     """The bill so far, with running replicas counted up to now. None: not made yet."""
     outlook: Outlook | None = None

@@ -242,10 +242,13 @@ class Api:
             raise
 
     async def delete(
-        self, kind: str, namespace: str, name: str, *, uid: str, grace_seconds: int | None = None
+        self, kind: str, namespace: str, name: str, *, uid: str, grace_seconds: int | None = None, version: str = ""
     ) -> Json | None:
-        """Delete this very object and, in the background, what it owns; None if it is gone already."""
+        """Delete this very object and, in the background, what it owns; None if it is gone already, or is not of that
+        `version` any more."""
         body: Json = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
+        if version:
+            body["preconditions"]["resourceVersion"] = version
         if grace_seconds is not None:
             body["gracePeriodSeconds"] = grace_seconds
         try:

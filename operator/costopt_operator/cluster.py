@@ -107,6 +107,12 @@ class Children(Generic[T]):
             if watch.namespace in (None, namespace):
                 watch.learn(parsed)
 
+    def forget(self, parsed: T) -> None:
+        """It is none of ours any more."""
+        for watch in self.watches:
+            if watch.namespace in (None, parsed.key[0]):
+                watch.forget(parsed)
+
     def _on_change(self, changed: T, gone: bool) -> None:
         before = self._key_of.pop(changed.uid, changed.key)
         if gone or before != changed.key:
@@ -145,6 +151,21 @@ class Pods(Children[Pod]):
         if gang is None or self._kinship.get(key[0], gang) is not None:
             return None
         return self._by_gang[key[0], gang].get(key[1])
+
+    def strangers(self) -> list[Pod]:
+        """All pods that have our label and are of no job that we know."""
+        unknown = [gang for gang in self._by_gang if self._kinship.get(*gang) is None]
+        return [pod for gang in unknown for pod in self._by_gang[gang].values()]
+
+    def adopt(self, pod: Pod, gang: Gang) -> None:
+        """The stranger is of that batch Job, whatever it says about its owners."""
+        place = (pod.namespace, pod.gang_uid)
+        self._by_gang[place].pop(pod.uid, None)
+        if not self._by_gang[place]:
+            del self._by_gang[place]
+        self._gang_of[pod.uid] = gang.uid
+        self._by_gang[gang.namespace, gang.uid][pod.uid] = pod.of_gang(gang)
+        self._changed((gang.namespace, gang.job_uid))
 
     def keys(self) -> set[Key]:
         """All jobs that pods belong to."""
@@ -312,7 +333,7 @@ class Cluster:
             if known is None:
                 about = {"namespace": job.namespace, "job_uid": job.uid, "job_name": job.name}
                 for gang in gangs_in(job.status, **about):
-                    self._learn_gang(gang)
+                    self.learn_gang(gang)
             self._changed(job.key, new=job.is_new)
 
     def _takes_the_name(self, job: JobObject) -> bool:
@@ -356,9 +377,10 @@ class Cluster:
         return self.jobs[key].name if key in self.jobs else gangs[0].job_name if gangs else key[1]
 
     def _meet(self, child: ChildJob) -> None:
-        self._learn_gang(child.gang)
+        self.learn_gang(child.gang)
 
-    def _learn_gang(self, gang: Gang) -> None:
+    def learn_gang(self, gang: Gang) -> None:
+        """Take note of a batch Job that is, or was, a job's."""
         if self.kinship.learn(gang):
             self.pods.meet(gang)
 

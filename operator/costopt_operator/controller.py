@@ -3,21 +3,19 @@
 import asyncio
 import dataclasses
 import logging
-import re
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
 from typing import Any
 
-from costopt.names import USAGE_FINALIZER
 from costopt.plan.actions import StartGang
 from costopt.plan.silence import look_every
-from costopt.schema.base import API_VERSION, OBJECT_NAME_PATTERN
+from costopt.schema.base import API_VERSION
 from costopt.schema.status import JobStatus
 from costopt_operator.allowance import Allowance
 from costopt_operator.api import Api, ApiError, NotLeading, Unreachable, object_path
 from costopt_operator.cluster import Cluster
+from costopt_operator.departures import Departures
 from costopt_operator.events import Event, event_manifest
 from costopt_operator.failing import (
     LONGEST_PAUSE_SECONDS,
@@ -33,13 +31,13 @@ from costopt_operator.logs import about
 from costopt_operator.look import Nodes
 from costopt_operator.metrics import Metrics
 from costopt_operator.observe import World, utc_now
-from costopt_operator.ownership import is_marked
 from costopt_operator.platform import Platform
 from costopt_operator.reading import NotUnderstood, read_job
 from costopt_operator.reconcile import Memory, Todo, reconcile
 from costopt_operator.recording import last_speakers, leaving_speakers
 from costopt_operator.run_all import run_all
-from costopt_operator.sightings import ChildJob, JobObject, Pod, parse_child_job, parse_job, parse_pod
+from costopt_operator.sightings import JobObject, Pod, parse_job
+from costopt_operator.strangers import Strangers
 from costopt_operator.work_queue import LONGEST_BACKOFF_SECONDS, Key, WorkQueue
 
 log = logging.getLogger(__name__)
@@ -52,8 +50,6 @@ watched, so nothing tells that it is gone."""
 FIGURES_PER_SECOND = 5.0
 """Statuses of all jobs together in which only figures have grown: thousands of running jobs are no load for that."""
 FIGURES_PUT_OFF = timedelta(seconds=10)
-STRANGERS_KEPT = 10_000
-"""Pods that were told to be of no job of ours, and need not be told of again."""
 
 
 class Controller:
@@ -81,12 +77,14 @@ class Controller:
         self._logs = Logs(api, queue.add)
         self._figures = Allowance(FIGURES_PER_SECOND)
         self._failing = FailingLooks()
-        self._strangers: deque[str] = deque(maxlen=STRANGERS_KEPT)
+        self._departures = Departures(api, cluster, metrics, queue.add, lambda uid: self._logs.forget([uid]))
+        self._strangers = Strangers(api, cluster, self._departures.release)
         self._memories: dict[str, Memory] = {}
         """By job uid."""
 
     async def run(self) -> None:
-        """Work until cancelled."""
+        """Work until cancelled, once it is known whose each pod is."""
+        await self._strangers.meet_all()
         async with asyncio.TaskGroup() as tasks:
             for _ in range(WORKERS):
                 tasks.create_task(self._work())
@@ -149,10 +147,13 @@ class Controller:
             log.warning("the gangs cannot be stopped: %s", failed)
 
     async def _stop_unseen(self, job: JobObject, sentence: str) -> None:
-        """Stop a job's gangs without looking at it: each has the grace to save its work, and nothing is started."""
+        """Stop a job's gangs without looking at it: each has the grace to save its work, and nothing is started. A job
+        that is being deleted goes, although what it used stands nowhere."""
+        if job.deleting:
+            await self._departures.let_go_unrecorded(job, self._cluster.pods.of(job.key))
         children, alone = still_running(job, self._cluster.child_jobs.of(job.key), self._cluster.pods.of(job.key))
-        await run_all(self._delete_job(child) for child in children)
-        await run_all(self._delete_pod(pod, None) for pod in alone)
+        await run_all(self._departures.delete_job(child) for child in children)
+        await run_all(self._departures.delete_pod(pod, None) for pod in alone)
         if self._gangs.is_news(job, sentence):
             await self._tell(Event("Warning", "CannotBeLookedAt", sentence), Todo(execution=job.generation), job)
 
@@ -162,11 +163,11 @@ class Controller:
         pods = self._cluster.pods.of(key)
         if job is None:
             if stranger := self._cluster.pods.stranger(key):
-                await self._pass_over(stranger)
-            await self._after_its_job(key, pods)
+                await self._strangers.pass_over(stranger)
+            await self._departures.after(key, pods)
             return 0.0
-        if job.deleting:
-            await run_all(self._release(pod) for pod in pods if pod.ended and pod.has_finalizer)
+        if job.leaves_children:
+            await self._departures.leave(pods)
             return 0.0
         try:
             world, todo, written, deciding = await self._enforce(job)
@@ -195,8 +196,8 @@ class Controller:
             self._clock() if todo.status is not None else memory.last_written, todo.noticed, todo.remembered
         )
         # Pods first: the deletion of their Job gives them their full grace, and a shorter one comes too late after that
-        await run_all(self._delete_pod(pod, grace) for pod, grace in todo.delete_pods)
-        await run_all(self._delete_job(child) for child in todo.delete_jobs)
+        await run_all(self._departures.delete_pod(pod, grace) for pod, grace in todo.delete_pods)
+        await run_all(self._departures.delete_job(child) for child in todo.delete_jobs)
         return world, todo, job, deciding
 
     async def _gather(self, job: JobObject) -> World:
@@ -263,12 +264,17 @@ class Controller:
     async def _carry_out(self, todo: Todo, world: World, job: JobObject) -> None:
         refused: ApiError | None = None
         try:
-            await run_all(self._release(pod) for pod in todo.releases)
+            await run_all(self._departures.release(pod) for pod in todo.releases)
         except ApiError as error:
             refused = error  # it holds nothing else up
         await run_all(self._delete_if_lost(pod) for pod in todo.overdue)
         for event in todo.events:
             await self._tell(event, todo, job)
+        for child in todo.leftovers:
+            try:
+                await self._departures.delete_job(child)
+            except ApiError as error:
+                log.warning("the Job %s of an old attempt stays: %s", child.name, error)
         # Each by itself: what one attempt waits for holds no other up.
         held_up = [
             *[await self._unless_held_up(self._start(gang, todo, world, job), todo, job) for gang in todo.start],
@@ -286,11 +292,6 @@ class Controller:
         if todo.delete:
             log.info("the job's time to live is over")
             await self._api.delete("CostOptJob", job.namespace, job.name, uid=job.uid)
-        for child in todo.leftovers:
-            try:
-                await self._delete_job(child)
-            except ApiError as error:
-                log.warning("the Job %s of an old attempt stays: %s", child.name, error)
         if refused is not None:
             raise refused
 
@@ -303,19 +304,6 @@ class Controller:
                 await self._tell(Event("Warning", "NameTaken", reason.advice, about=reason.child), todo, job)
             return reason
         return None
-
-    async def _release(self, pod: Pod) -> None:
-        answer = await self._api.remove_finalizer(pod.namespace, pod.name, pod.uid, USAGE_FINALIZER)
-        if answer is not None:
-            self._cluster.pods.learn(parse_pod(answer), pod.namespace)
-        self._logs.forget([pod.uid])
-
-    async def _delete_job(self, child: ChildJob) -> None:
-        log.info("deleting the Job %s", child.name)
-        await self._api.delete("Job", child.namespace, child.name, uid=child.uid)
-
-    async def _delete_pod(self, pod: Pod, grace_seconds: int | None) -> None:
-        await self._api.delete("Pod", pod.namespace, pod.name, uid=pod.uid, grace_seconds=grace_seconds)
 
     async def _delete_if_lost(self, pod: Pod) -> None:
         if pod.node is not None and await self._nodes.is_lost(pod.node):
@@ -353,52 +341,6 @@ class Controller:
         except ApiError as error:
             if error.reason != "AlreadyExists":
                 log.warning("the event %s could not be told: %s", event.reason, error)
-
-    async def _after_its_job(self, key: Key, pods: tuple[Pod, ...]) -> None:
-        """Let go of the pods of a job that is gone, after making sure that it is."""
-        left = [pod for pod in pods if pod.ended and pod.has_finalizer]
-        orphans = [pod for pod in pods if pod.orphan and pod.deleted is None]
-        if not left and not orphans:
-            return
-        data = await self._api.get("CostOptJob", key[0], self._cluster.name_of(key))
-        if data is not None and data["metadata"]["uid"] == key[1]:
-            self._cluster.learn_job(parse_job(data))
-            self._queue.add(key)
-            return
-        await run_all(self._let_go(pod) for pod in left)
-        await run_all(self._delete_pod(pod, None) for pod in orphans)
-
-    async def _pass_over(self, pod: Pod) -> None:
-        """A pod that has our label but is of no job. Nothing is done about it, except that our finalizer is released
-        when it has ended: nobody else will ever do that."""
-        is_news = pod.uid not in self._strangers
-        if not is_news and not (pod.ended and pod.has_finalizer):
-            return
-        if await self._is_met(pod):
-            return
-        if is_news:
-            log.warning("the pod %s has our label but is of no batch Job of ours: it is passed over", pod.name)
-            self._strangers.append(pod.uid)
-        if pod.ended and pod.has_finalizer:
-            await self._release(pod)
-
-    async def _is_met(self, pod: Pod) -> bool:
-        """Whether the pod's batch Job is one of ours that was not known yet; from now on it is."""
-        if pod.controller.kind != "Job" or not re.fullmatch(OBJECT_NAME_PATTERN, pod.controller.name):
-            return False
-        data = await self._api.get("Job", pod.namespace, pod.controller.name)
-        if data is None or data["metadata"]["uid"] != pod.gang_uid or not is_marked(data["metadata"]):
-            return False
-        try:
-            self._cluster.child_jobs.learn(parse_child_job(data), pod.namespace)
-        except ValueError:
-            return False
-        return True
-
-    async def _let_go(self, pod: Pod) -> None:
-        log.info("pod %s ended after its job was deleted: its usage stands in no status any more", pod.name)
-        self._metrics.unrecorded.inc()
-        await self._release(pod)
 
     def _remember_to_look(self, key: Key, todo: Todo, world: World) -> None:
         waits = [todo.look_again_after] if todo.look_again_after is not None else []

@@ -131,7 +131,7 @@ class ListWatch(Generic[T]):
         for uid, known in list(self.objects.items()):
             # What this process has created itself may be newer than the list.
             if uid not in listed and known.resource_version <= int(version):
-                self._forget(known)
+                self.forget(known)
         for parsed in listed.values():
             self.learn(parsed)
         self.synced.set()
@@ -158,7 +158,7 @@ class ListWatch(Generic[T]):
                         # It may have been relabelled into something that is not understood, and is gone all the same.
                         gone = parsed or self.objects.get(data["metadata"]["uid"])
                         if gone is not None:
-                            self._forget(gone)
+                            self.forget(gone)
                     elif parsed is not None:
                         self.learn(parsed)
                 yield data["metadata"]["resourceVersion"]
@@ -188,7 +188,8 @@ class ListWatch(Generic[T]):
             if known != parsed:  # of what an object's version is raised for, most is nothing that is kept of it
                 self._on_change(parsed, False)
 
-    def _forget(self, gone: T) -> None:
+    def forget(self, gone: T) -> None:
+        """The object is gone, or none of ours any more."""
         if len(self._gone) == self._gone.maxlen:
             self._gone_set.discard(self._gone[0])
         self._gone.append(gone.uid)

@@ -65,7 +65,7 @@ class World:
     """As last written."""
     generation: int | None = None
     deleting: bool = False
-    """The job is being deleted: nothing is started any more."""
+    """The job is being deleted, and is still there: its gangs are stopped and recorded, and nothing is started."""
     child_jobs: tuple[ChildJob, ...] = ()
     pods: tuple[Pod, ...] = ()
     book: PriceBook | None = None
@@ -135,6 +135,7 @@ def observe(world: World, bill: Bill, now: datetime) -> Observed:
         gang_sizes=sizes,
         identity=world.job.metadata.uid or "",
         held_up=world.held_up,
+        deleting=world.deleting,
     )
 
 

@@ -7,6 +7,7 @@ write at once: what decides something is, a first sign of life can wait a moment
 longer for those of the gang's other pods, and figures that merely go on growing are written twice a minute.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -38,7 +39,9 @@ RECORDABLE_WITHIN = timedelta(seconds=1)
 """When to look again at an attempt whose end cannot be recorded yet, should nothing be heard before."""
 FIGURES_EVERY = timedelta(seconds=30)
 """Between two writes of a status in which only progress and bill have grown, or stages have come to another phase."""
-_HALTS: frozenset[StopReason] = frozenset({"SuspendRequested", "BudgetExceeded", "PriceUnknown", "DeadlineExceeded"})
+_HALTS: frozenset[StopReason] = frozenset(
+    {"SuspendRequested", "DeletionRequested", "BudgetExceeded", "PriceUnknown", "DeadlineExceeded"}
+)
 """Why a whole job is stopped."""
 BROKEN_GANG_GRACE_SECONDS = 10
 """Grace of pods whose gang is broken: they have nothing left to save, and hold their devices meanwhile."""
@@ -92,8 +95,6 @@ class Todo:
 
 def reconcile(world: World, memory: Memory, now: datetime) -> Todo:
     """What to do about the world as it is now."""
-    if world.deleting:
-        return Todo(releases=tuple(pod for pod in world.pods if pod.ended and pod.has_finalizer))
     usage = world.status.usage or Usage()
     kept = fold(usage, foldable(world, usage), dated=world.job.spec.price_book_name is not None)
     # What has been counted stays counted, also if the clock is set back or another's was ahead.
@@ -121,11 +122,13 @@ def reconcile(world: World, memory: Memory, now: datetime) -> Todo:
     if status.continues_from_step is not None and status.earlier_job is None:
         status = status.model_copy(update={"earlier_job": world.earlier})
     batch_jobs = _batch_jobs(world)
-    if not {entry.uid for entry in batch_jobs} <= {entry.uid for entry in world.status.batch_jobs or ()}:
+    if not _uids(batch_jobs) <= _uids(world.status.batch_jobs):
         status = status.model_copy(update={"batch_jobs": batch_jobs})
     status = fitted(status, min(world.room, LARGEST_STATUS))
 
     urgency = _urgency(world.status, status)
+    if world.deleting and urgency in ("Records", "Soon"):
+        urgency = "Now"  # somebody waits for its pods to be let go
     write, wait = _when(urgency, memory, now)
     # What need not be remembered any more is worth no write of its own.
     status = status.model_copy(update={"batch_jobs": batch_jobs or None})
@@ -142,14 +145,17 @@ def reconcile(world: World, memory: Memory, now: datetime) -> Todo:
         start=decided.start,
         train_attempt=training.attempt if training else 0,
         execution=max(1, status.execution),
-        settle=_admitted(world),
-        connect=_gangs_that_meet(world, status),
+        settle=() if world.deleting else _admitted(world),
+        connect=() if world.deleting else _gangs_that_meet(world, status),
         delete_jobs=delete_jobs,
-        leftovers=leftovers(world, written),
+        leftovers=() if world.deleting else leftovers(world, written),
         delete_pods=delete_pods,
         overdue=_overdue(world, now),
         events=tuple(events_between(world.status, status)) if write else (),
-        delete=decided.delete and is_final(written) and not any(pod.has_finalizer for pod in world.pods),
+        delete=decided.delete
+        and not world.deleting
+        and is_final(written)
+        and not any(pod.has_finalizer for pod in world.pods),
         look_again_after=_earliest(decided.look_again_after, wait, _force_delete_in(world, now)),
     )
 
@@ -179,12 +185,18 @@ def _batch_jobs(world: World) -> list[BatchJob]:
     return [BatchJob(uid=uid, stage=stage, attempt=attempt) for attempt, stage, uid in latest]
 
 
+def _uids(batch_jobs: Iterable[BatchJob] | None) -> set[str]:
+    return {entry.uid for entry in batch_jobs or ()}
+
+
 def _urgency(before: JobStatus, after: JobStatus) -> Urgency:
     if after == before:
         return "None"
     if _decisive(before) != _decisive(after):
         return "Now"
     plain, quiet = _plain(before), _plain(after)
+    if _uids(after.batch_jobs) - _uids(before.batch_jobs):
+        return "Soon"
     if plain == quiet:
         return "Figures"
     if plain.model_copy(update={"usage": quiet.usage}) != quiet or is_final(after):
@@ -207,8 +219,8 @@ def _decisive(status: JobStatus) -> object:
 
 
 def _plain(status: JobStatus) -> JobStatus:
-    """The status without the figures and phases that go on by themselves, what is held, and a variant's first sign of
-    life."""
+    """The status without the figures and phases that go on by themselves, what is held, batch Jobs, and a variant's
+    first sign of life."""
     conditions = [item.model_copy(update={"observed_generation": None}) for item in status.conditions]
     quiet: dict[str, Any] = {"bill": None, "progress": None, "conditions": conditions, "observed_generation": None}
     quiet["batch_jobs"] = None
@@ -254,8 +266,8 @@ def _stops(
         if child and not (child.deleting or child.complete or _fails_by_itself(world, child)):
             jobs.append(child)
         for pod in world.gang((stop.stage, stop.attempt)):
-            if pod.ended:
-                continue
+            if pod.ended or (world.deleting and child is None and not pod.orphan):
+                continue  # its batch Job is deleted, which ends it, or was made nobody's, so that it lives on
             if stop.checkpoint and most_grace is not None and (pod.grace_seconds or most_grace + 1) > most_grace:
                 pods.append((pod, most_grace))
             elif stop.checkpoint and pod.deleted is None and (child is None or child.complete):

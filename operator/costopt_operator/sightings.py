@@ -37,6 +37,8 @@ NUMBER = re.compile(r"[0-9]{1,9}")
 _SPAN = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 MOST_MARKS = 64
 """Labels, and annotations, of a queue that are read."""
+ORPHAN_FINALIZER = "orphan"
+"""The API server puts it on an object whose deletion is to leave its children, until they have lost their owner."""
 LARGEST_OBJECT = 1_572_864
 """Bytes of the largest object that etcd keeps unless it is told otherwise (--max-request-bytes)."""
 FOR_OTHERS = 98_304
@@ -56,6 +58,8 @@ class JobObject:
     uid: str
     resource_version: int = field(compare=False)
     deleting: bool
+    leaves_children: bool
+    """It is being deleted, and what belongs to it is to live on (`kubectl delete --cascade=orphan`)."""
     generation: int
     document: bytes
     """The object without its status, as JSON of our own language: of its metadata just what that knows."""
@@ -227,6 +231,7 @@ def parse_job(data: Json) -> JobObject:
         uid=metadata["uid"],
         resource_version=int(metadata["resourceVersion"]),
         deleting="deletionTimestamp" in metadata,
+        leaves_children="deletionTimestamp" in metadata and ORPHAN_FINALIZER in metadata.get("finalizers", []),
         generation=metadata["generation"],
         document=_compact(document),
         status=_compact(data.get("status") or {}),

@@ -97,9 +97,11 @@ class PlayedApi:
         return self.put("Pod", known)
 
     async def delete(
-        self, kind: str, namespace: str, name: str, *, uid: str, grace_seconds: int | None = None
+        self, kind: str, namespace: str, name: str, *, uid: str, grace_seconds: int | None = None, version: str = ""
     ) -> Json | None:
         self._write(f"delete {kind} {name}")
+        if version and version != self.objects[f"{kind} {name}"]["metadata"]["resourceVersion"]:
+            return None  # a conflict
         self.graces[f"{kind} {name}"] = grace_seconds
         return self.objects.pop(f"{kind} {name}", None)
 
@@ -508,6 +510,8 @@ def with_a_gang() -> Scene:
     play = Scene()
     play.add_job()
     asyncio.run(play.look())
+    for made in play.cluster.child_jobs.of(KEY):
+        play.cluster.child_jobs.forget(made)  # in its place comes one whose uid is known
     play.add_child()
     for index in (0, 1):
         play.add_pod(index)
@@ -678,7 +682,7 @@ def test_a_job_that_is_not_understood_starts_nothing_and_is_not_left_to_run(capl
 def test_the_pods_of_a_gang_that_has_lost_its_job_are_stopped_one_by_one() -> None:
     play = with_a_gang()
     for gone in play.cluster.child_jobs.of(KEY):
-        play.cluster.child_jobs.watches[0]._forget(gone)
+        play.cluster.child_jobs.watches[0].forget(gone)
     for index in (0, 1):
         data = {**play.api.objects[f"Pod train-a0-{index}"]}
         del data["metadata"]["ownerReferences"]
@@ -686,6 +690,118 @@ def test_the_pods_of_a_gang_that_has_lost_its_job_are_stopped_one_by_one() -> No
     mistaken(play, train={})
     failing_looks(play, KeyError("never asked for"), LOOKS)
     assert deleted(play) == PODS_OF_GANG
+
+
+def being_deleted(play: Scene, *finalizers: str) -> None:
+    """Somebody deletes the job, whom these finalizers keep."""
+    known = play.api.objects[JOB]
+    metadata = {**known["metadata"], "deletionTimestamp": "2026-03-01T12:00:00Z", "finalizers": list(finalizers)}
+    play.cluster.learn_job(parse_job(play.api.put("CostOptJob", {**known, "metadata": metadata})))
+
+
+def test_a_job_that_is_deleted_and_kept_by_a_finalizer_of_others_is_stopped_recorded_and_let_go_of() -> None:
+    play = with_a_gang()
+    being_deleted(play, "others.example/keep")
+    asyncio.run(play.look())
+    assert play.api.written == ["status", f"delete {ATTEMPT}"]
+    assert play.api.graces == {ATTEMPT: None}
+    for index in (0, 1):
+        play.add_pod(index, phase="Failed", exit_code=143, deleted=60)
+    asyncio.run(play.look(2))
+    assert play.status.usage is not None
+    assert [record.index for record in play.status.usage.records] == [0, 1]
+    assert play.count("release train-a0-0") == play.count("release train-a0-1") == 1
+    assert not any(what.startswith("create") for what in play.api.written)
+
+
+def test_the_pods_of_a_job_that_is_deleted_without_its_children_live_on_and_are_let_go_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    play = with_a_gang()
+    being_deleted(play, "orphan", "others.example/keep")
+    with caplog.at_level(logging.INFO):
+        asyncio.run(play.look(2))
+    assert play.api.written == ["release train-a0-0", "release train-a0-1"]
+    told = [record.getMessage() for record in caplog.records if "cascade=orphan" in record.getMessage()]
+    assert told == ["the job is deleted without its pods (cascade=orphan): 2 of them live on unrecorded"]
+
+
+def without_an_owner(play: Scene) -> None:
+    """What the garbage collector does to a batch Job that is to live on. Our watch has not told of it."""
+    known = play.api.objects[ATTEMPT]
+    play.api.put("Job", {**known, "metadata": {**known["metadata"], "ownerReferences": []}})
+
+
+def test_a_batch_job_that_has_lost_its_owner_meanwhile_is_not_stopped_but_left(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The job was deleted without its children, and is kept by somebody else after they have been made nobody's."""
+    play = with_a_gang()
+    without_an_owner(play)
+    being_deleted(play, "others.example/keep")
+    with caplog.at_level(logging.INFO):
+        asyncio.run(play.look(3))
+    assert deleted(play) == []
+    assert play.count("release train-a0-0") == play.count("release train-a0-1") == 1
+    assert "live on unrecorded" in caplog.text
+
+
+def test_a_batch_job_that_changes_between_two_requests_is_read_again_before_it_is_deleted() -> None:
+    play = with_a_gang()
+    being_deleted(play, "others.example/keep")
+    read, changes = play.api.get, [1, 2]
+
+    async def get(kind: str, namespace: str, name: str) -> Json | None:
+        found = await read(kind, namespace, name)
+        if kind == "Job" and changes:
+            changes.pop()
+            play.api.put("Job", play.api.objects[ATTEMPT])
+        return found
+
+    play.api.get = get  # type: ignore[method-assign]
+    asyncio.run(play.look())
+    assert play.count(f"delete {ATTEMPT}") == 3
+    assert ATTEMPT not in play.api.objects
+
+
+def test_pods_that_live_on_after_their_job_has_gone_are_let_go_of_although_nobody_saw_it_go(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    play = with_a_gang()
+    without_an_owner(play)
+    del play.api.objects[JOB]
+    play.cluster.forget_job(play.cluster.jobs[KEY])
+    with caplog.at_level(logging.INFO):
+        asyncio.run(play.look(3))
+    assert play.api.written == ["release train-a0-0", "release train-a0-1"]
+    assert "live on unrecorded" in caplog.text
+
+
+def test_running_pods_of_a_job_that_has_gone_are_asked_about_once_and_wait_for_their_end() -> None:
+    play = with_a_gang()
+    del play.api.objects[JOB]
+    play.cluster.forget_job(play.cluster.jobs[KEY])
+    read, asked = play.api.get, []
+
+    async def get(kind: str, namespace: str, name: str) -> Json | None:
+        asked.append(kind)
+        return await read(kind, namespace, name)
+
+    play.api.get = get  # type: ignore[method-assign]
+    asyncio.run(play.look(5))
+    assert (play.api.written, asked) == ([], ["CostOptJob", "Job"])
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=repr)
+def test_a_job_that_is_being_deleted_and_cannot_be_looked_at_is_let_go_of(error: Exception) -> None:
+    play = with_a_gang()
+    being_deleted(play, "foregroundDeletion")
+    for index in (0, 1):
+        play.add_pod(index, phase="Failed", exit_code=143, deleted=60)
+    failing_looks(play, error, LOOKS - 1)
+    assert not any(what.startswith("release") for what in play.api.written)
+    failing_looks(play, error, 3)
+    assert play.count("release train-a0-0") == play.count("release train-a0-1") == 1
 
 
 def test_a_finalizer_that_cannot_be_removed_keeps_no_limit_from_being_kept() -> None:
@@ -722,7 +838,7 @@ def test_a_job_made_again_under_its_name_says_which_step_it_goes_on_from_and_wha
     play.cluster.learn_job(parse_job({**known, "status": spent.to_plain()}))
     play.cluster.forget_job(play.cluster.jobs[KEY])
     for pod in play.cluster.pods.of(KEY):
-        play.cluster.pods.watches[0]._forget(pod)
+        play.cluster.pods.watches[0].forget(pod)
     again = ("team", "second")
     play.add_job(uid="second")
     asyncio.run(play.look(key=again))
@@ -818,7 +934,7 @@ def test_pods_of_a_batch_job_that_is_gone_are_still_the_jobs_also_after_a_restar
         asyncio.run(play.look())
     assert "job-train-0" in {entry.uid for entry in play.status.batch_jobs or []}
     (watch,) = play.cluster.child_jobs.watches
-    watch._forget(watch.objects["job-train-0"])
+    watch.forget(watch.objects["job-train-0"])
     assert len(play.cluster.pods.of(KEY)) == 2
 
     again = Scene()
@@ -846,7 +962,7 @@ def test_a_pod_stays_the_jobs_when_somebody_takes_its_references_and_labels_away
     (pod,) = play.cluster.pods.of(KEY)
     assert (pod.job_uid, pod.stage, pod.attempt, pod.phase) == (UID, "train", 0, "Failed")
     (watch,) = play.cluster.pods.watches
-    watch._forget(watch.objects[pod.uid])
+    watch.forget(watch.objects[pod.uid])
     assert play.cluster.pods.of(KEY) == ()
 
 
@@ -857,9 +973,9 @@ def test_nothing_is_remembered_of_a_job_of_which_nothing_is_left() -> None:
     play.add_pod(0)
     play.cluster.forget_job(next(iter(play.cluster.jobs.values())))
     (jobs,), (pods,) = play.cluster.child_jobs.watches, play.cluster.pods.watches
-    jobs._forget(jobs.objects["job-train-0"])
+    jobs.forget(jobs.objects["job-train-0"])
     assert play.cluster.kinship.get("team", "job-train-0") is not None
-    pods._forget(pods.objects["pod-train-0-0"])
+    pods.forget(pods.objects["pod-train-0-0"])
     assert play.cluster.kinship.get("team", "job-train-0") is None
 
 
@@ -936,12 +1052,132 @@ def test_a_record_whose_writing_was_never_answered_is_made_once_though_its_pods_
     play.api.replace_status = answer  # type: ignore[method-assign]
     play.cluster.learn_job(parse_job(play.api.objects[JOB]))
     for pod in play.cluster.pods.of(KEY):
-        play.cluster.pods.watches[0]._forget(pod)
+        play.cluster.pods.watches[0].forget(pod)
     for _ in range(4):
         play.now += timedelta(seconds=15)
         asyncio.run(play.look())
     assert play.status.usage is not None
     assert len(play.status.usage.records) == 2
+
+
+def as_another_operator_sees_it(play: Scene) -> Scene:
+    """The same objects, after a restart."""
+    again = Scene()
+    again.api.objects, again.api.version, again.now = play.api.objects, play.api.version, play.now
+    for name, data in play.api.objects.items():
+        match name.split(" ")[0]:
+            case "CostOptJob":
+                again.cluster.learn_job(parse_job(data))
+            case "Job":
+                again.cluster.child_jobs.learn(parse_child_job(data), "team")
+            case "Pod":
+                again.cluster.pods.learn(parse_pod(data), "team")
+    asyncio.run(again.controller._strangers.meet_all())
+    again.api.written.clear()
+    return again
+
+
+def a_gang_nobody_wrote_down(**changes: Any) -> Scene:
+    """The operator has made a batch Job and died; somebody has deleted the Job, and its pods are held."""
+    play = Scene()
+    play.add_job()
+    asyncio.run(play.look())
+    del play.api.objects[ATTEMPT]
+    for index in (0, 1):
+        data = pod_json(index, phase="Failed", exit_code=143, deleted=60)
+        data["metadata"] |= changes
+        play.api.put("Pod", data)
+    play.now += timedelta(minutes=2)
+    return play
+
+
+def test_pods_of_a_batch_job_that_nobody_wrote_down_are_the_jobs_after_a_restart() -> None:
+    again = as_another_operator_sees_it(a_gang_nobody_wrote_down())
+    assert [pod.uid for pod in again.cluster.pods.of(KEY)] == ["pod-train-0-0", "pod-train-0-1"]
+    asyncio.run(again.look(3))
+    assert again.status.usage is not None
+    assert [record.index for record in again.status.usage.records] == [0, 1]
+    assert again.count("release train-a0-0") == again.count("release train-a0-1") == 1
+    assert again.count(f"create {ATTEMPT}") == 0, "the attempt would have been made twice"
+    assert (again.status.stages[0].attempt, again.status.stages[0].disruptions) == (1, 1)
+
+
+NOT_OF_IT = {
+    "another name": {"ownerReferences": [owner("Job", "tiny-train-a1", "job-train-0")]},
+    "another kind": {"ownerReferences": [owner("ReplicaSet", "tiny-train-a0", "job-train-0")]},
+    "made before the attempt began": {"creationTimestamp": "2026-03-01T11:59:59Z"},
+    "labels alone": {"ownerReferences": None},
+}
+
+
+@pytest.mark.parametrize("changes", NOT_OF_IT.values(), ids=NOT_OF_IT)
+def test_a_pod_of_a_batch_job_that_nobody_knows_is_the_jobs_only_as_one_of_the_attempt_that_begins(
+    changes: Json,
+) -> None:
+    assert as_another_operator_sees_it(a_gang_nobody_wrote_down(**changes)).cluster.pods.of(KEY) == ()
+
+
+def test_a_pod_of_a_job_of_somebody_else_that_took_the_attempts_name_is_none_of_it() -> None:
+    play = a_gang_nobody_wrote_down()
+    theirs = {"name": "tiny-train-a0", "namespace": "team", "uid": "job-train-0"}
+    play.api.objects[ATTEMPT] = {"kind": "Job", "metadata": theirs}
+    again = Scene()
+    again.api.objects = play.api.objects
+    again.cluster.learn_job(parse_job(play.api.objects[JOB]))
+    again.cluster.pods.learn(parse_pod(play.api.objects["Pod train-a0-0"]), "team")
+    asyncio.run(again.controller._strangers.meet_all())
+    assert again.cluster.pods.of(KEY) == ()
+
+
+def test_an_attempt_whose_batch_job_is_written_down_takes_no_pod_of_another() -> None:
+    play = with_a_gang()
+    play.now += timedelta(minutes=1)
+    asyncio.run(play.look())
+    del play.api.objects[ATTEMPT]
+    data = pod_json(0, phase="Failed", exit_code=1)
+    data["metadata"] |= {"name": "forged", "uid": "forged"}
+    data["metadata"]["ownerReferences"] = [owner("Job", "tiny-train-a0", "no-such-uid")]
+    play.api.put("Pod", data)
+    again = as_another_operator_sees_it(play)
+    assert "forged" not in {pod.uid for pod in again.cluster.pods.of(KEY)}
+
+
+def test_pods_without_an_owner_are_the_jobs_after_a_restart_if_its_status_says_that_they_hold_something() -> None:
+    play = with_a_gang()
+    play.now += timedelta(minutes=1)
+    asyncio.run(play.look())
+    del play.api.objects[ATTEMPT]
+    forged = pod_json(0)
+    forged["metadata"] |= {"name": "forged", "uid": "forged", "ownerReferences": None}
+    play.api.put("Pod", forged)
+    for index in (0, 1):
+        del play.api.objects[f"Pod train-a0-{index}"]["metadata"]["ownerReferences"]
+    again = as_another_operator_sees_it(play)
+    assert [pod.name for pod in again.cluster.pods.of(KEY)] == ["train-a0-0", "train-a0-1"]
+    again.add_pod(0, phase="Failed", exit_code=1)
+    assert {(pod.name, pod.phase) for pod in again.cluster.pods.of(KEY)} >= {("train-a0-0", "Failed")}
+    (watch,) = again.cluster.pods.watches
+    for pod in list(watch.objects.values()):
+        watch.forget(pod)
+    assert again.cluster.pods.of(KEY) == ()
+
+
+def test_old_attempts_are_deleted_while_the_next_waits_for_a_name_that_is_taken() -> None:
+    play = Scene()
+    play.add_job(restarts={"backoffSeconds": 0, "maxFailures": 50})
+    asyncio.run(play.look())
+    for attempt in range(5):
+        play.add_child(attempt=attempt, conditions=("Failed",))
+        for index in (0, 1):
+            play.add_pod(index, attempt=attempt, phase="Failed", exit_code=1, finalizer=False)
+    job = play.api.objects[JOB]
+    status = copy.deepcopy(job["status"])
+    status["stages"][0].update(attempt=5, state="Starting")
+    play.cluster.learn_job(parse_job(play.api.put("CostOptJob", {**job, "status": status})))
+    play.api.put("Job", {"kind": "Job", "metadata": {"name": "tiny-train-a5", "namespace": "team"}})
+    asyncio.run(play.look(2))
+    assert play.count("event NameTaken") == 1
+    assert play.count("delete Job tiny-train-a0") >= 1
 
 
 @pytest.mark.parametrize("name", ["", "..", "../../secrets/s", "x?watch=true", "x/y"])
@@ -956,5 +1192,5 @@ def test_an_owner_that_can_be_no_objects_name_is_not_asked_for(name: str) -> Non
         asked.append(asked_for)
 
     play.api.get = get  # type: ignore[method-assign,assignment]
-    assert asyncio.run(play.controller._is_met(stranger)) is False
+    assert asyncio.run(play.controller._strangers.is_met(stranger)) is False
     assert asked == []

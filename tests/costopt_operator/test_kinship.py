@@ -59,5 +59,5 @@ def test_a_batch_job_that_is_given_another_owner_leaves_the_first_and_goes_when_
     meet(known, a_batch_job(owner="another", version="11"))
     assert known.child_jobs.of(KEY) == ()
     assert len(known.child_jobs.of(("team", "another"))) == 1
-    known.child_jobs.watches[0]._forget(parse_child_job(a_batch_job(owner="another", version="12")))
+    known.child_jobs.watches[0].forget(parse_child_job(a_batch_job(owner="another", version="12")))
     assert known.child_jobs.keys() == set()

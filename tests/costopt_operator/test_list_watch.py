@@ -124,7 +124,7 @@ def test_news_that_come_late_do_not_bring_a_deleted_object_back() -> None:
     watch = ListWatch[Pod](None, "/pods", {}, parse_pod, lambda _pod, gone: reported.append(gone))  # type: ignore[arg-type]
     pod = parse_pod(seen(0, 5))
     watch.learn(pod)
-    watch._forget(pod)
+    watch.forget(pod)
     watch.learn(parse_pod(seen(0, 6)))
     assert reported == [False, True]
     assert watch.objects == {}

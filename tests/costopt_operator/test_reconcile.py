@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from builders_lives import REPORT
-from builders_operator import UID, Story, a_book, a_job, child, done, failed, moment, pod
+from builders_operator import UID, Story, a_book, a_job, at, child, done, failed, moment, pod, pod_json
 from builders_plan import INT8, PRUNED
 from builders_schema import plain_job, plain_price_book
 from costopt.plan.actions import StartGang
 from costopt.schema.usage import MAX_RECORDS
 from costopt_operator.node_class import classify
 from costopt_operator.reconcile import FIGURES_EVERY, RECORDS_WITHIN, SOON
+from costopt_operator.sightings import parse_pod
 
 
 def begun() -> Story:
@@ -65,7 +66,7 @@ def test_the_record_of_a_pod_waits_some_seconds_for_those_of_its_gang() -> None:
     assert len(story.written) - before == 1
 
 
-def test_the_life_of_a_gang_and_a_variant_takes_four_writes_of_the_status() -> None:
+def test_the_life_of_a_gang_and_a_variant_takes_five_writes_of_the_status() -> None:
     int8 = {"name": "int8", "steps": [{"type": "Quantize", "quantize": {"scheme": "Int8WeightOnly"}}]}
     story = Story(a_job(compress=[int8]))
     trained = (child(), done(0, finished=12), done(1, finished=12))
@@ -82,8 +83,23 @@ def test_the_life_of_a_gang_and_a_variant_takes_four_writes_of_the_status() -> N
         ("Starting", "Waiting"),
         ("Running", "Waiting"),
         ("Succeeded", "Starting"),
+        ("Succeeded", "Running"),
         ("Succeeded", "Succeeded"),
     ]
+
+
+def test_the_batch_jobs_of_all_that_has_begun_are_written_down_within_two_seconds() -> None:
+    int8 = {"name": "int8", "steps": [{"type": "Quantize", "quantize": {"scheme": "Int8WeightOnly"}}]}
+    story = Story(a_job(compress=[int8]))
+    story.look(0)
+    for second in (1, 1 + SOON.total_seconds()):
+        story.look(second, child())
+    assert [entry.uid for entry in story.status.batch_jobs or []] == ["job-train-0"]
+    trained = (child(conditions=("Complete",)), done(0, finished=12), done(1, finished=12))
+    story.look(12, *trained)
+    for second in (13, 13 + SOON.total_seconds()):
+        story.look(second, *trained, child("int8"))
+    assert "job-int8-0" in {entry.uid for entry in story.status.batch_jobs or []}
 
 
 def test_a_gang_whose_pods_are_still_to_come_is_not_lost() -> None:
@@ -281,11 +297,67 @@ def test_a_pod_whose_end_nobody_saw_is_estimated_and_flagged() -> None:
     assert not records[1].end_estimated
 
 
-def test_a_deleted_job_is_left_alone_but_for_its_finalizers() -> None:
+def test_a_job_that_is_being_deleted_is_stopped_with_a_checkpoint_and_recorded_at_once_and_then_rests() -> None:
     story = begun()
-    todo = story.look(10, child(), failed(0, 143), pod(1), deleting=True)
-    assert [item.index for item in todo.releases] == [0]
-    assert (todo.status, todo.start, todo.delete_jobs, todo.delete_pods) == (None, (), (), ())
+    story.look(5, child(), pod(0), pod(1))
+    todo = story.look(10, child(), pod(0), pod(1), deleting=True)
+    assert ([item.name for item in todo.delete_jobs], todo.delete_pods) == (["tiny-train-a0"], ())
+    assert todo.status is not None
+    condition = story.status.condition("Suspended")
+    assert condition is not None
+    assert condition.message == "replicas save their work and end: the job is being deleted"
+    ending = child(metadata={"deletionTimestamp": at(10)})
+    assert story.look(11, ending, failed(0, 143, finished=11), pod(1), deleting=True).releases == ()
+    todo = story.look(12, failed(0, 143, finished=11), failed(1, 143, finished=12), deleting=True)
+    assert [item.index for item in todo.releases] == [0, 1]
+    assert [record.outcome for record in story.status.usage.records] == ["Suspended"] * 2  # type: ignore[union-attr]
+    assert (story.reason(), story.state()) == ("Suspended", "Waiting")
+    condition = story.status.condition("Suspended")
+    assert condition is not None
+    assert (condition.status, condition.reason) == ("True", "DeletionRequested")
+    for second in (20, 60, 600):
+        todo = story.look(second, deleting=True)
+        assert (todo.status, todo.start, todo.look_again_after) == (None, (), None)
+
+
+def test_the_record_of_a_pod_of_a_job_that_is_being_deleted_waits_for_no_other() -> None:
+    """Somebody waits for the job to go."""
+    story = begun()
+    for second in (5, 5 + SOON.total_seconds()):
+        story.look(second, child(), pod(0), pod(1))
+    story.look(10, child(), pod(0), pod(1), deleting=True)
+    assert [item.index for item in story.look(13, child(), done(0, finished=12), pod(1), deleting=True).releases] == [0]
+
+
+def test_a_new_job_that_is_being_deleted_begins_nothing() -> None:
+    story = Story()
+    todo = story.look(0, deleting=True)
+    assert (todo.start, story.state()) == ((), "Waiting")
+    assert story.look(1, deleting=True).status is None
+
+
+@pytest.mark.parametrize(("owners", "stopped"), [(None, [0, 1]), ("a batch Job", [])])
+def test_of_a_job_that_is_being_deleted_only_pods_that_nobody_owns_are_stopped_one_by_one(
+    owners: str | None, stopped: list[int]
+) -> None:
+    """A batch Job that is gone ends its pods, and one that has lost its owner keeps them."""
+    story = begun()
+    story.look(5, child(), pod(0), pod(1))
+    data = [pod_json(0), pod_json(1)]
+    for each in data:
+        if owners is None:
+            del each["metadata"]["ownerReferences"]
+    gang = child().gang
+    todo = story.look(10, *(parse_pod(each).of_gang(gang) for each in data), deleting=True)
+    assert [item.index for item, _ in todo.delete_pods] == stopped
+
+
+def test_a_finished_job_that_is_being_deleted_is_not_deleted_again_and_writes_nothing() -> None:
+    story = Story(a_job(ttlSecondsAfterFinished=10))
+    story.look(0)
+    story.look(70, child(conditions=("Complete",)), done(0), done(1))
+    todo = story.look(90, done(0, finalizer=False), deleting=True)
+    assert (todo.delete, todo.status) == (False, None)
 
 
 def test_a_job_is_deleted_after_its_time_to_live_once_all_is_released() -> None:
