@@ -132,11 +132,18 @@ class Sight:
         path = f"{GROUP}/namespaces/{namespace}/costoptjobs/{JOB}"
         await self.request("PATCH", path, {"spec": {"suspend": suspend}}, "application/merge-patch+json")
 
+    def running(self, namespace: str) -> int:
+        """How many pods run."""
+        return sum(pod.get("status", {}).get("phase") == "Running" for pod in self.of("pods", namespace))
+
     def all_run(self, namespace: str) -> bool:
         """Whether the status says so, and two pods do."""
-        running = [pod for pod in self.of("pods", namespace) if pod.get("status", {}).get("phase") == "Running"]
         stage = self.status(namespace).stage("train")
-        return stage is not None and stage.state == "Running" and len(running) == 2
+        return stage is not None and stage.state == "Running" and self.running(namespace) == 2
+
+    def is_gone(self, item: Json) -> bool:
+        """Whether that object was deleted, and nothing keeps it any more."""
+        return item["metadata"]["uid"] in self._gone
 
     def is_over(self, namespace: str) -> bool:
         """Whether the job has ended and holds no pod any more."""
@@ -193,6 +200,11 @@ def lives() -> dict[str, Life]:
         "an attempt that fails": Life(_job(TRAINED, fails, waits, variants=0), _nothing),
         "suspended and resumed": Life(_job(TRAINED, runs, variants=0), _suspend_and_resume),
     }
+
+
+def life_that_loses_its_first_attempt() -> Life:
+    """The first attempt would run for ever."""
+    return Life(_job(TRAINED, Play(stage="train", attempt=0, run_seconds="forever"), variants=0), _nothing)
 
 
 @contextlib.asynccontextmanager

@@ -37,10 +37,11 @@ _OF_THIS_HOP = frozenset({"host", "connection", "keep-alive", "transfer-encoding
 
 @dataclass(frozen=True)
 class Crash:
-    """The operator dies at its `write`-th write, counted from 1: before it is done, or after."""
+    """The operator dies at its `write`-th write, counted from 1, or at the first one of that name, such as "POST jobs":
+    before it is done, or after."""
 
     moment: Moment
-    write: int
+    write: int | str
 
 
 class Upstream:
@@ -129,7 +130,7 @@ class Operator:
             return self._no_answer(request)
         self.writes.append(f"{request.method} {_short(request.path)}")
         self.last_write = asyncio.get_running_loop().time()
-        due = self._crash is not None and self._crash.write == len(self.writes)
+        due = self._crash is not None and self._crash.write in (len(self.writes), self.writes[-1])
         if due and self._crash is not None and self._crash.moment == "before":
             await self.kill()
             return self._no_answer(request)

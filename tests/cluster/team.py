@@ -241,9 +241,13 @@ class LiveJob:
         """Change fields of its spec, as `kubectl patch` does."""
         self.team.rest.must("PATCH", self._path, {"spec": spec}, MERGE)
 
-    def delete(self) -> None:
-        """As `kubectl delete` does."""
-        self.team.rest.must("DELETE", self._path, {"propagationPolicy": "Background"})
+    def delete(self, cascade: str = "Background") -> None:
+        """As `kubectl delete --cascade=...` does."""
+        self.team.rest.must("DELETE", self._path, {"propagationPolicy": cascade})
+
+    def keep(self, *finalizers: str) -> None:
+        """Somebody's finalizers keep it from going; none: nobody's do any more."""
+        self.team.rest.must("PATCH", self._path, {"metadata": {"finalizers": list(finalizers)}}, MERGE)
 
     def is_gone(self) -> bool:
         """There is no such job any more."""

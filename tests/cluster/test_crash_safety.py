@@ -13,7 +13,16 @@ from typing import Any
 
 import pytest
 
-from builders_lives import Json, Life, Sight, differing, end_of, lives, namespaces
+from builders_lives import (
+    Json,
+    Life,
+    Sight,
+    differing,
+    end_of,
+    life_that_loses_its_first_attempt,
+    lives,
+    namespaces,
+)
 from builders_proxy import Crash, Moment, Operator, Upstream
 from cluster.clients import Cluster
 from cluster.control_plane import ControlPlane
@@ -166,3 +175,32 @@ def test_killed_at_any_time_the_operator_comes_to_the_same_end(name: str, place:
         await compare(stage, end, {f"killed after {case} s": case for case in times})
 
     play(*place, LIVES[name], act)
+
+
+def test_pods_of_a_batch_job_made_by_a_dying_operator_and_deleted_before_the_next_are_recorded(
+    place: tuple[ControlPlane, Path],
+) -> None:
+    """The first dies as it has made the batch Job, which no status names; the next finds pods of a Job that is gone."""
+    life = life_that_loses_its_first_attempt()
+
+    async def act(stage: Stage) -> None:
+        sight, namespace = stage.sight, f"crash-{uuid.uuid4().hex[:6]}"
+        async with namespaces(sight, [namespace]):
+            await sight.make(namespace, life.job)
+            async with stage.operator(namespace, Crash("after", "POST jobs")) as operator:
+                await sight.wait_for(operator.killed.is_set, "killed")
+            await sight.wait_for(lambda: sight.running(namespace) == 2, "two pods that nobody looks after")
+            assert not sight.status(namespace).batch_jobs
+            (batch_job,) = sight.of("jobs", namespace)
+            path = f"/apis/batch/v1/namespaces/{namespace}/jobs/{batch_job['metadata']['name']}"
+            await sight.request("DELETE", path, {"propagationPolicy": "Background"})
+            await sight.wait_for(lambda: sight.is_gone(batch_job), "the batch Job gone")
+            async with stage.operator(namespace):
+                await sight.wait_for(lambda: sight.is_over(namespace), "the end of the job")
+            end = await end_of(sight, namespace)
+            assert [pod["phase"] for pod in end["pods"].values()].count("Succeeded") == 2
+            stage_now = sight.status(namespace).stage("train")
+            assert stage_now is not None
+            assert (stage_now.attempt, stage_now.failures, stage_now.disruptions) == (1, 0, 1)
+
+    play(*place, life, act)

@@ -6,7 +6,8 @@ from decimal import Decimal
 
 import pytest
 
-from builders_cluster import Play
+from builders_cluster import Play, ended_container
+from builders_operator_process import OperatorProcess
 from cluster.team import LiveJob, Team, condition_of, job_manifest
 
 pytestmark = pytest.mark.usefixtures("operator")
@@ -60,7 +61,8 @@ def test_the_last_line_of_a_log_is_in_the_final_status_although_the_run_was_too_
     assert (progress["step"], progress["loss"]) == (39, "1.25")
 
 
-def test_a_job_deleted_in_any_state_leaves_nothing_behind(team: Team) -> None:
+@pytest.mark.parametrize("cascade", ["Background", "Foreground"])
+def test_a_job_deleted_in_any_state_leaves_nothing_behind(team: Team, cascade: str) -> None:
     """A stranger's Job in the way keeps one of them from starting."""
     container = {"name": "main", "image": "registry.invalid/any:1"}
     template = {"spec": {"restartPolicy": "Never", "containers": [container]}}
@@ -91,7 +93,7 @@ def test_a_job_deleted_in_any_state_leaves_nothing_behind(team: Team) -> None:
     assert state_of(jobs["Starting"]) == "Starting"
 
     for job in jobs.values():
-        job.delete()
+        job.delete(cascade)
     for job in jobs.values():
         job.wait_until_gone()
     team.wait_for(lambda: not team.leftovers(), "nothing left")
@@ -99,6 +101,62 @@ def test_a_job_deleted_in_any_state_leaves_nothing_behind(team: Team) -> None:
     team.wait_for(lambda: not team.rest.items(claims), "no claim left")
     left = [each["metadata"]["name"] for each in team.rest.items(team.path("jobs"))]
     assert left == ["starting-train-a0"]
+
+
+OTHERS = "others.example/keep"
+
+
+@pytest.mark.parametrize("cascade", ["Background", "Foreground"])
+def test_a_deleted_job_that_somebody_keeps_is_stopped_and_recorded_and_goes_when_it_may(
+    team: Team, cascade: str
+) -> None:
+    saved = {"exitCode": 143, "reason": "Preempted"}
+    job = team.submit(Play(stage="train", run_seconds="forever", stop_seconds=2, stop_message=saved))
+    unborn = team.submit(name="unborn", suspend=True)
+    for each in (job, unborn):
+        each.keep(OTHERS)
+    job.wait_until_running()
+    for each in (job, unborn):
+        each.delete(cascade)
+    job.wait_until_suspended("DeletionRequested")
+    assert [ended_container(pod)["exitCode"] for pod in team.pods_ever(job)] == [143, 143], (
+        "ended before they had saved"
+    )
+    records = team.check_usage(job)
+    assert len(records) == 2
+    team.wait_for(lambda: not job.pods() and not job.batch_jobs(), "nothing of it running")
+    assert job.status["bill"]["lines"]
+    assert (job.stage()["attempt"], job.stage()["failures"], job.stage()["disruptions"]) == (0, 0, 0)
+    for each in (job, unborn):
+        each.keep()
+        each.wait_until_gone()
+    team.wait_for(lambda: not team.leftovers(), "nothing left")
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_the_pods_of_a_job_deleted_without_its_children_live_on_and_nothing_of_ours_holds_them(
+    team: Team, operator: OperatorProcess, kept: bool
+) -> None:
+    job = team.submit(FOREVER)
+    if kept:
+        job.keep(OTHERS)
+    pods = {pod["metadata"]["uid"] for pod in job.wait_until_running()}
+    told_before = len(operator.log)
+    job.delete("Orphan")
+    (batch_job,) = team.objects("jobs")
+    team.wait_for(lambda: not team.objects("jobs")[0]["metadata"].get("ownerReferences"), "its batch Job nobody's")
+    team.wait_for(lambda: not any(map(team.holds_back, job.pods())), "let go of")
+    if kept:
+        job.keep()
+    team.wait_for(job.is_gone, "the job gone")
+    submitted = team.submit(name="later")
+    submitted.wait_until_ended()  # so the operator has looked at everything meanwhile
+    living = [pod for pod in job.pods() if "deletionTimestamp" not in pod["metadata"]]
+    assert {pod["metadata"]["uid"] for pod in living} == pods
+    assert {pod["status"]["phase"] for pod in living} == {"Running"}
+    assert "cascade=orphan" in operator.log[told_before:]
+    team.rest.must("DELETE", team.path("jobs", batch_job["metadata"]["name"]), {"propagationPolicy": "Background"})
+    job.wait_until_gone()
 
 
 def test_a_namespace_with_running_jobs_can_be_deleted(team: Team) -> None:

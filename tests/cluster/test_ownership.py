@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from builders_cluster import Play
+from builders_operator_process import OperatorProcess
 from cluster.rest import MERGE, Json
-from cluster.team import LiveJob, Team, condition_of
+from cluster.team import TRAINED, LiveJob, Team, condition_of
 from costopt import names
 
 pytestmark = pytest.mark.usefixtures("operator")
@@ -132,3 +133,20 @@ def test_a_job_made_anew_at_once_waits_for_the_children_of_the_one_before_and_th
     assert settings["metadata"]["ownerReferences"][0]["uid"] == second.uid
     (claim,) = team.objects("persistentvolumeclaims")
     assert "ownerReferences" not in claim["metadata"]
+
+
+def test_pods_that_were_made_nobodys_while_no_operator_looked_are_the_jobs_and_it_ends_with_them(
+    team: Team, operator: OperatorProcess
+) -> None:
+    job = team.submit(Play(stage="train", run_seconds=20, message=TRAINED))
+    job.wait_until_running()
+    job.wait_until(lambda status: len(status.get("usage", {}).get("held", [])) > 0, "what it holds written down")
+    operator.kill()
+    team.rest.must("DELETE", team.path("jobs", "tiny-train-a0"), {"propagationPolicy": "Orphan"})
+    owners = lambda: [pod["metadata"].get("ownerReferences") for pod in job.pods()]  # noqa: E731
+    team.wait_for(lambda: owners() == [None, None] and not job.batch_jobs(), "pods without an owner")
+    operator.start()
+    operator.wait_until_acting()
+    job.wait_until_ended()
+    assert len(team.check_usage(job)) == 2
+    assert (job.stage()["attempt"], job.stage()["failures"], job.stage()["disruptions"]) == (0, 0, 0)
