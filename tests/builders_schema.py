@@ -23,6 +23,15 @@ __all__ = ["CHANGES", "MISTAKES", "ChangeCase", "MistakeCase", "plain_job", "pla
 
 MISTAKES = [
     MistakeCase(
+        "a resource with too long a name",
+        in_job(
+            f"{TRAIN}.resourcesPerNode",
+            {"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {f"example.com/{'a' * 117}": 1}},
+        ),
+        f"{TRAIN}.resourcesPerNode.limits.example.com/{'a' * 117}",
+        "Too long: may not be more than 128 bytes",
+    ),
+    MistakeCase(
         "numNodes of zero",
         in_job(f"{TRAIN}.numNodes", 0),
         f"{TRAIN}.numNodes",

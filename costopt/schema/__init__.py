@@ -1,6 +1,7 @@
 """The job's language: what a user may write, what a status may say, and what replicas tell their shell.
 
 base         the strict model, scalar types and rules that both Python and the CRD enforce
+bounds       what a field declares at every depth of its type, and whether it holds
 resources    Kubernetes quantities as exact decimals
 job          CostOptJob and its spec
 storage      a job's claim: one that is there, or one to be made

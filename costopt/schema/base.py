@@ -27,6 +27,8 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from costopt.schema.bounds import void_bounds
+
 API_GROUP = "costopt.dev"
 API_VERSION = "costopt.dev/v1alpha1"
 
@@ -126,28 +128,6 @@ class Strict(BaseModel):
     def to_plain(self) -> dict[str, Any]:
         """The document as plain JSON data: camelCase, unset optional fields left out."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
-
-
-_TIGHTEST: dict[str, Callable[[list[Any]], Any]] = {
-    "max_length": min,
-    "le": min,
-    "lt": min,
-    "min_length": max,
-    "ge": max,
-    "gt": max,
-}
-
-
-def void_bounds(field: FieldInfo) -> list[str]:
-    """Bounds of a field that do not hold. Of one declared twice pydantic takes the last, and the type's own comes after
-    what `= Field(...)` says."""
-    declared = {bound: _declared(field, bound) for bound in _TIGHTEST}
-    return [bound for bound, values in declared.items() if values and values[-1] != _TIGHTEST[bound](values)]
-
-
-def _declared(field: FieldInfo, bound: str) -> list[Any]:
-    values = (getattr(item, bound, None) for item in field.metadata)
-    return [value for value in values if value is not None]
 
 
 def broken_rules(model: type[Strict], data: PlainData) -> list[Rule]:

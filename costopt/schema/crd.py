@@ -77,6 +77,7 @@ def _structural(schema: Mapping[str, Any], definitions: Mapping[str, Schema]) ->
         base = {"enum": [schema["const"]]}
 
     own = {key: value for key, value in schema.items() if key not in _DROPPED}
+    own |= _rules_of_keys(schema.get("propertyNames", {}))
     if own.get("default", ...) is None:
         del own["default"]
     elif isinstance(own.get("default"), Mapping):
@@ -95,6 +96,19 @@ def _structural(schema: Mapping[str, Any], definitions: Mapping[str, Schema]) ->
     if result.get("type") == "integer":
         result.setdefault("format", "int64")
     return result
+
+
+def _rules_of_keys(names: Mapping[str, Any]) -> Schema:
+    """Bounds of a map's keys, for which a structural schema has no keyword, as rules in the words of the server."""
+    if not_known := names.keys() - {"maxLength", "minLength", "type", "title"}:
+        raise ValueError(f"no rule is known for what is demanded of keys: {', '.join(sorted(not_known))}")
+    rules = []
+    if most := names.get("maxLength"):
+        sentence = f"Too long: may not be more than {most} bytes"
+        rules.append({"rule": f"self.all(key, size(key) <= {most})", "message": sentence})
+    if least := names.get("minLength"):
+        rules.append({"rule": f"self.all(key, size(key) >= {least})", "message": "it must not be empty"})
+    return {"x-kubernetes-validations": rules} if rules else {}
 
 
 def _definition(
