@@ -25,7 +25,7 @@ from costopt_operator.failing import (
     still_running,
     told,
 )
-from costopt_operator.gangs import Gangs, NameTaken, NotYet
+from costopt_operator.gangs import Gangs, NotYet
 from costopt_operator.listening import Logs
 from costopt_operator.logs import about
 from costopt_operator.look import Nodes
@@ -296,12 +296,13 @@ class Controller:
             raise refused
 
     async def _unless_held_up(self, step: Coroutine[Any, Any, None], todo: Todo, job: JobObject) -> NotYet | None:
-        """Do the step; what it has to wait for, if it has to. Of a name that is taken the job is told once."""
+        """Do the step; what it has to wait for, if it has to. The job is told once of each object in its way."""
         try:
             await step
         except NotYet as reason:
-            if isinstance(reason, NameTaken) and self._gangs.is_news(job, reason.child):
-                await self._tell(Event("Warning", "NameTaken", reason.advice, about=reason.child), todo, job)
+            event = reason.event
+            if event is not None and self._gangs.is_news(job, f"{event.reason}: {event.about}"):
+                await self._tell(event, todo, job)
             return reason
         return None
 

@@ -15,6 +15,7 @@ from costopt.render.children import config_map, service
 from costopt.render.manifests import manifests
 from costopt_operator.api import Api, ApiError, Json
 from costopt_operator.cluster import Cluster
+from costopt_operator.events import Event
 from costopt_operator.observe import World
 from costopt_operator.ownership import standing
 from costopt_operator.platform import Platform
@@ -36,17 +37,29 @@ TOO_LARGE = (
 class NotYet(Exception):
     """An attempt waits for something; the words say what. Looked at again soon, with backoff."""
 
+    event: Event | None = None
+    """What the job is told of it once; None: nothing, for it is over at once."""
+
 
 class NameTaken(NotYet):
     """A child's name is that of an object which is not the job's. It goes on when that is gone."""
 
     def __init__(self, kind: str, name: str) -> None:
         super().__init__(f"the name {name}, which a {kind} has that is not this job's")
-        self.child = f"{kind} {name}"
-        self.advice = (
+        advice = (
             f"the {kind} {name} is not this job's, so it is left as it is, and the job waits: "
             f"delete that {kind}, or create the job under another name"
         )
+        self.event = Event("Warning", "NameTaken", advice, about=f"{kind} {name}")
+
+
+class NotGoneYet(NotYet):
+    """A child's name is that of an object which will go by itself, unless something keeps it."""
+
+    def __init__(self, kind: str, name: str, what: str) -> None:
+        super().__init__(f"the {kind} {name} {what}")
+        advice = f"the job waits for the {kind} {name} {what}; what uses it, or a finalizer on it, may keep it"
+        self.event = Event("Normal", "NotGoneYet", advice, about=f"{kind} {name}")
 
 
 class Gangs:
@@ -154,8 +167,10 @@ class Gangs:
         match standing(found, manifest, job_uid=job.uid):
             case "Foreign":
                 raise NameTaken(kind, name)
+            case "Going":
+                raise NotGoneYet(kind, name, "that is being deleted to be gone")
             case "Earlier":
-                raise NotYet(f"the {kind} {name} of an earlier job to be deleted")
+                raise NotGoneYet(kind, name, "of an earlier job to be deleted")
 
     async def _made(self, manifest: Json) -> Json | None:
         """What was created; None if there is one of that name."""

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from costopt.names import LABEL_JOB, MANAGED_BY
+from costopt.render.labels import label_value
 
 Json = dict[str, Any]
 
-Standing = Literal["Ours", "Earlier", "Foreign"]
-"""Earlier: of a job of this name that is gone, or on its way out; it will go by itself."""
+Standing = Literal["Ours", "Going", "Earlier", "Foreign"]
+"""Going: it is being deleted, whoever's it is. Earlier: of a job of the same name that is gone, so the garbage
+collector deletes it. Foreign: anything else, another job's too; it will not go by itself."""
 
 JOB_KIND = "CostOptJob"
 
@@ -54,12 +56,14 @@ def standing(found: Json, drawn: Json, *, job_uid: str) -> Standing:
     metadata, wanted = found["metadata"], drawn["metadata"]
     owner = controller_of(metadata)
     if "deletionTimestamp" in metadata:
-        return "Earlier" if is_marked(metadata) else "Foreign"
+        return "Going"
     if belongs_to(metadata, job_uid):
         return "Ours"
-    if is_marked(metadata) and owner.kind == JOB_KIND:
-        return "Earlier"
-    if not wanted.get("ownerReferences") and not owner.uid and is_marked(metadata):
-        same_job = (metadata.get("labels") or {}).get(LABEL_JOB) == wanted["labels"][LABEL_JOB]
-        return "Ours" if same_job else "Foreign"
+    if not is_marked(metadata):
+        return "Foreign"
+    job = wanted["labels"][LABEL_JOB]
+    if owner.kind == JOB_KIND:
+        return "Earlier" if label_value(owner.name) == job else "Foreign"
+    if not wanted.get("ownerReferences") and not owner.uid:
+        return "Ours" if (metadata.get("labels") or {}).get(LABEL_JOB) == job else "Foreign"
     return "Foreign"

@@ -559,6 +559,37 @@ def test_nothing_of_somebody_else_is_written_over_and_the_job_says_what_it_waits
     assert play.gone_on()
 
 
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ({"deletionTimestamp": "2026-03-01T12:00:00Z"}, "that is being deleted to be gone"),
+        ({"ownerReferences": [owner("CostOptJob", "tiny", "gone")]}, "of an earlier job to be deleted"),
+    ],
+)
+@pytest.mark.parametrize("kind", KINDS_MADE)
+def test_what_will_go_by_itself_is_waited_for_and_the_job_is_told_of_it_once(
+    kind: str, metadata: dict[str, Any], words: str
+) -> None:
+    play = Scene(gang_api="v1alpha1")
+    spec = {"storage": {"create": {"size": "1Gi"}}}
+    play.add_job(**spec)
+    drawn = manifests(a_job(**spec), "train", 0, gang_api="v1alpha1")
+    name = next(manifest["metadata"]["name"] for manifest in drawn if manifest["kind"] == kind)
+    play.api.put(kind, {"metadata": {"name": name, "namespace": "team", "labels": names.MANAGED_BY, **metadata}})
+    for _ in range(4):
+        asyncio.run(play.look())
+        play.now += timedelta(seconds=11)
+    assert (play.count("event NotGoneYet"), play.count("event NameTaken")) == (1, 0)
+    condition = play.status.condition("Succeeded")
+    assert condition is not None
+    assert f"waits for: the {kind} {name} {words}" in condition.message
+    del play.api.objects[f"{kind} {name}"]
+    for _ in range(3):
+        asyncio.run(play.look())
+        play.now += timedelta(seconds=3)
+    assert [child.name for child in play.cluster.child_jobs.of(KEY)] == ["tiny-train-a0"]
+
+
 def test_a_name_that_is_taken_holds_up_no_other_attempt() -> None:
     play = Scene()
     variant = {"steps": [{"type": "Quantize", "quantize": {"scheme": "Int8WeightOnly"}}]}

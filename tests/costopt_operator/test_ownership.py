@@ -13,6 +13,8 @@ Json = dict[str, Any]
 
 OURS = {"labels": names.MANAGED_BY, "ownerReferences": [owner("CostOptJob", "tiny", UID)]}
 EARLIER = {"labels": names.MANAGED_BY, "ownerReferences": [owner("CostOptJob", "tiny", "earlier")]}
+OF_ANOTHER_NAME = {"labels": names.MANAGED_BY, "ownerReferences": [owner("CostOptJob", "tiny-peers", "living")]}
+"""As an earlier version made: the policy of a job was named like the job."""
 SAID_TO_BE_OURS = {**names.MANAGED_BY, names.LABEL_JOB: "tiny", names.LABEL_JOB_UID: UID}
 GOING = {"deletionTimestamp": "2026-03-01T12:00:00Z"}
 
@@ -21,9 +23,11 @@ GOING = {"deletionTimestamp": "2026-03-01T12:00:00Z"}
     ("metadata", "expected"),
     [
         (OURS, "Ours"),
-        ({**OURS, **GOING}, "Earlier"),
+        ({**OURS, **GOING}, "Going"),
         (EARLIER, "Earlier"),
-        ({**EARLIER, **GOING}, "Earlier"),
+        ({**EARLIER, **GOING}, "Going"),
+        (GOING, "Going"),
+        (OF_ANOTHER_NAME, "Foreign"),
         ({}, "Foreign"),
         ({"labels": None, "ownerReferences": None}, "Foreign"),
         ({"labels": SAID_TO_BE_OURS}, "Foreign"),
