@@ -33,6 +33,13 @@ PRICE_BOOK: dict[str, Any] = {
 BOOKS = {"default": PRICE_BOOK}
 TWO_NAMESPACES = {"scope": "Namespaced", "namespaces": ["team-a", "team-b"]}
 
+WITHOUT_CLUSTER_RIGHTS: dict[str, Any] = {
+    "crds": {"enabled": False},
+    "rbac": {**TWO_NAMESPACES, "readNodes": False, "userRoles": False},
+    "admissionPolicy": {"enabled": False},
+}
+"""Of scope Namespaced, nothing that belongs to the whole cluster."""
+
 EVERY_SETTING: dict[str, Any] = {
     "replicas": 3,
     "image": {"repository": "images.example/costopt-operator", "digest": f"sha256:{'0' * 64}"},
@@ -54,7 +61,8 @@ EVERY_SETTING: dict[str, Any] = {
 MODES: dict[str, dict[str, Any]] = {
     "defaults": {},
     "price books": {"priceBooks": BOOKS},
-    "the release's own namespace": {"rbac": {"scope": "Namespaced"}, "priceBooks": BOOKS},
+    "the release's own namespace": {"rbac": {"scope": "Namespaced", "namespaces": [NAMESPACE]}, "priceBooks": BOOKS},
+    "a team without rights on the cluster": WITHOUT_CLUSTER_RIGHTS,
     "two namespaces": {"rbac": TWO_NAMESPACES},
     "two namespaces without nodes": {"rbac": {**TWO_NAMESPACES, "readNodes": False, "userRoles": False}},
     "one replica without election": {"replicas": 1, "leaderElection": {"enabled": False}},

@@ -8,7 +8,11 @@ from pathlib import Path
 
 from builders_cli import environment
 
-PROGRAMS = {"costopt": "costopt.cli", "kubectl-costopt": "costopt.cli"}
+PROGRAMS = {
+    "costopt": "costopt.cli",
+    "kubectl-costopt": "costopt.cli",
+    "costopt-operator": "costopt_operator.__main__",
+}
 _SCRIPT = """\
 #!{python}
 import sys

@@ -69,6 +69,9 @@ class Walked:
 HERE = (Leg("README.md", "Commands"),)
 """What needs no cluster."""
 
+FOR_A_TEAM = Leg("docs/installing.md", "For a team's namespaces only")
+"""Walked by an administrator and a team in tests/cluster/test_installed_elsewhere.py."""
+
 JOURNEY = (
     Leg("README.md", "On a cluster"),
     Leg("docs/installing.md", "With Helm"),

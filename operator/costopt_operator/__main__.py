@@ -69,6 +69,9 @@ def run(
         str,
         typer.Option(metavar="[HOST]:PORT", help="Where to serve metrics and probes. [HOST: all]"),
     ] = ":8080",
+    metrics: Annotated[
+        bool, typer.Option(help="Serve /metrics, which tell all who can connect the hours and money of all jobs.")
+    ] = True,
     log_level: LogLevel = "INFO",
     log_format: LogFormat = "json",
     kubeconfig: Kubeconfig = None,
@@ -92,6 +95,7 @@ def run(
         leadership,
         lease=(lease_name, where, who),
         address=_address(listen),
+        tells_metrics=metrics,
         kubeconfig=kubeconfig,
         context=context,
     )
@@ -122,12 +126,13 @@ async def _serve(
     *,
     lease: tuple[str, str, str],
     address: tuple[str, int],
+    tells_metrics: bool,
     kubeconfig: str | None,
     context: str | None,
 ) -> int:
     configuration = await load_configuration(kubeconfig, context)
     metrics = Metrics()
-    health = Health(metrics, leadership)
+    health = Health(metrics, leadership, tells_metrics=tells_metrics)
     runner = web.AppRunner(health.application(), access_log=None)
     await runner.setup()
     await _listen(runner, *address)

@@ -19,8 +19,9 @@ API server needs to restart, for restarting this process does not help against t
 class Health:
     """What this process knows about itself."""
 
-    def __init__(self, metrics: Metrics, leadership: Leadership | None) -> None:
+    def __init__(self, metrics: Metrics, leadership: Leadership | None, *, tells_metrics: bool = True) -> None:
         self._metrics = metrics
+        self._tells_metrics = tells_metrics
         self._leadership = leadership
         self.cluster: Cluster | None = None
         """Set while this process acts."""
@@ -50,7 +51,8 @@ class Health:
     def application(self) -> web.Application:
         """The HTTP application."""
         application = web.Application()
-        application.router.add_get("/metrics", self._metrics_page)
+        if self._tells_metrics:
+            application.router.add_get("/metrics", self._metrics_page)
         application.router.add_get("/healthz", self._healthz)
         application.router.add_get("/readyz", self._readyz)
         return application

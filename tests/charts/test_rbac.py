@@ -4,7 +4,15 @@ from typing import Any
 
 import pytest
 
-from builders_charts import NAMESPACE, PRICE_BOOK, TWO_NAMESPACES, hooks_of, objects_of, rendered
+from builders_charts import (
+    NAMESPACE,
+    PRICE_BOOK,
+    TWO_NAMESPACES,
+    WITHOUT_CLUSTER_RIGHTS,
+    hooks_of,
+    objects_of,
+    rendered,
+)
 
 Permission = tuple[str, str, str]
 
@@ -69,9 +77,18 @@ def test_in_namespaces_it_may_do_the_same_there_and_get_nodes_only_if_allowed(re
     }
 
 
-def test_namespaces_default_to_the_releases_own() -> None:
-    given = granted(rendered(rbac={"scope": "Namespaced"}), "costopt-operator")
-    assert given[NAMESPACE] == permissions({**IN_A_NAMESPACE, **LEASES})
+def test_the_releases_own_namespace_is_one_of_its_namespaces_only_if_it_is_named() -> None:
+    own = {"scope": "Namespaced", "namespaces": [NAMESPACE]}
+    assert granted(rendered(rbac=own), "costopt-operator")[NAMESPACE] == permissions({**IN_A_NAMESPACE, **LEASES})
+
+
+def test_what_belongs_to_the_whole_cluster_can_be_left_out() -> None:
+    scoped = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}
+    scoped |= {"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
+    assert scoped <= {one["kind"] for one in rendered(rbac=TWO_NAMESPACES)}
+    kinds = {one["kind"] for one in rendered(**WITHOUT_CLUSTER_RIGHTS)}
+    assert not kinds & scoped
+    assert {"Deployment", "Role", "RoleBinding"} <= kinds
 
 
 def test_only_its_own_lease_can_be_changed() -> None:
@@ -81,10 +98,13 @@ def test_only_its_own_lease_can_be_changed() -> None:
 
 
 @pytest.mark.parametrize("rbac", [{}, TWO_NAMESPACES])
-def test_the_uninstalling_job_may_only_find_pods_and_change_them(rbac: dict[str, Any]) -> None:
+def test_the_uninstalling_job_may_find_pods_and_change_them_and_is_known_to_the_admission_policy(
+    rbac: dict[str, Any],
+) -> None:
     given = granted(rendered(rbac=rbac), "costopt-release-finalizers")
     assert given.keys() == ({"team-a", "team-b"} if rbac else {None})
-    assert all(one == permissions({("", "pods"): "list patch"}) for one in given.values())
+    wanted = permissions({("", "pods"): "list patch", ("costopt.dev", "costoptjobs/status"): "update"})
+    assert all(one == wanted for one in given.values())
 
 
 def test_the_job_that_writes_price_books_may_change_those_of_the_values_only() -> None:

@@ -118,6 +118,11 @@ def test_scope_namespaced_names_each_namespace_to_the_operator_and_to_the_uninst
     assert not [one for one in operator_container()["args"] if one.startswith("--namespace")]
 
 
+def test_metrics_are_served_unless_the_values_say_no() -> None:
+    assert "--no-metrics" not in operator_container()["args"]
+    assert "--no-metrics" in operator_container(metrics={"enabled": False})["args"]
+
+
 def test_system_priority_is_allowed_to_jobs_only_where_the_values_say_so() -> None:
     assert "--allow-system-priority" not in operator_container()["args"]
     assert "--allow-system-priority" in operator_container(jobs={"allowSystemPriority": True})["args"]
@@ -240,15 +245,15 @@ def test_every_flag_in_the_chart_is_one_of_the_operators(mode: str) -> None:
 POLICIES = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
 
 
-def test_only_the_operator_and_who_is_named_may_set_its_marks_in_every_namespace() -> None:
+def test_who_may_set_marks_follows_from_rights_and_from_who_is_named_and_never_from_the_releases_own_names() -> None:
     objects = rendered(**EVERY_SETTING)
     policy, binding = (the(kind, objects) for kind in POLICIES)
     by_whom = policy["spec"]["matchConditions"][0]["expression"]
-    assert re.findall(r"'([^']*)'", by_whom) == [
-        "system:serviceaccount:costopt-system:mine",
-        "system:serviceaccount:costopt-system:costopt-release-finalizers",
-        "system:serviceaccount:kueue-system:kueue-controller-manager",
-    ]
+    also = EVERY_SETTING["admissionPolicy"]["alsoAllowed"]
+    assert re.findall(r"'([^']*)'", by_whom) == also
+    # An overlay renames accounts and namespaces, but not what is in a text.
+    assert all(f"serviceaccount:{NAMESPACE}" not in json.dumps(the(kind, rendered())) for kind in POLICIES)
+    assert len(the(POLICIES[0], rendered())["spec"]["matchConditions"]) == 1
     assert binding["spec"] == {"policyName": policy["metadata"]["name"], "validationActions": ["Deny"]}
 
 

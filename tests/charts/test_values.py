@@ -41,6 +41,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"rbac": {"namespaces": ["team-a"]}},
         "rbac.namespaces needs rbac.scope=Namespaced; with scope Cluster the operator runs the jobs of all namespaces",
     ),
+    "a scope without its namespaces": (
+        {"rbac": {"scope": "Namespaced"}},
+        "rbac.scope=Namespaced needs rbac.namespaces, whose jobs are run; rather not the operator's own",
+    ),
+    "a monitor of nothing": (
+        {"metrics": {"enabled": False, "serviceMonitor": {"enabled": True}}},
+        "metrics.serviceMonitor.enabled needs metrics.enabled=true: else there is nothing to read",
+    ),
     "two replicas that do not elect one": (
         {"leaderElection": {"enabled": False}},
         "leaderElection.enabled=false needs replicas=1: of several pods only the elected one may act",

@@ -54,6 +54,13 @@ def long_ago() -> float:
     return time.monotonic() - UNHEALTHY_SECONDS - 1
 
 
+def test_metrics_are_not_served_where_they_are_not_wanted_and_probes_are() -> None:
+    assert get(Health(Metrics(), None), "/metrics")[0] == 200
+    silent = Health(Metrics(), None, tells_metrics=False)
+    assert get(silent, "/metrics")[0] == 404
+    assert [get(silent, path)[0] for path in ("/healthz", "/readyz")] == [200, 200]
+
+
 def test_one_that_stands_by_is_ready_and_well() -> None:
     health, _ = standing_by()
     assert get(health, "/readyz") == (200, "standing by")

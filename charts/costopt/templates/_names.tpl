@@ -48,8 +48,3 @@ app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: operator
 {{- end -}}
-
-{{/* The namespaces of scope Namespaced, as a JSON list. */}}
-{{- define "costopt.namespaces" -}}
-{{- .Values.rbac.namespaces | default (list .Release.Namespace) | toJson -}}
-{{- end -}}

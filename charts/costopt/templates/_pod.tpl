@@ -39,7 +39,7 @@ securityContext:
 {{/* The scope as arguments of costopt-operator. */}}
 {{- define "costopt.scopeArguments" -}}
 {{- if eq .Values.rbac.scope "Namespaced" }}
-{{- range include "costopt.namespaces" . | fromJsonArray }}
+{{- range .Values.rbac.namespaces }}
 - --namespace={{ . }}
 {{- end }}
 {{- end }}

@@ -5,19 +5,6 @@ true
 {{- end -}}
 {{- end -}}
 
-{{/* Who may set our marks, as a list in CEL. */}}
-{{- define "costopt.markingUsers" -}}
-{{- $prefix := printf "system:serviceaccount:%s" .Release.Namespace -}}
-{{- $users := list (printf "%s:%s" $prefix (include "costopt.serviceAccountName" .)) -}}
-{{- if .Values.uninstall.releaseFinalizers -}}
-{{- $users = append $users (printf "%s:%s" $prefix (include "costopt.releaseFinalizersName" .)) -}}
-{{- end -}}
-{{- range .Values.admissionPolicy.alsoAllowed -}}
-{{- $users = append $users . -}}
-{{- end -}}
-['{{ join "', '" $users }}']
-{{- end -}}
-
 {{/* Variables in CEL with the marks of one metadata as a list of texts. Takes a list: their name, and that metadata. */}}
 {{- define "costopt.marks" -}}
 {{- $name := index . 0 }}
