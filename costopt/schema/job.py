@@ -101,7 +101,8 @@ class Train(Strict):
     recipe: Recipe | None = None
     """Settings of the built-in trainer. Exactly one of recipe and command."""
     command: Annotated[list[Argument], Field(min_length=1, max_length=256)] | None = None
-    """Your own program and its arguments, run once per rank under the same launcher, without a shell."""
+    """Your own program and its arguments, run once per rank under the same launcher, without a shell. It finds what
+    it would find under one: the environment as it was given, Python's own variables too, and those of its rank."""
 
     rules = (
         Rule(

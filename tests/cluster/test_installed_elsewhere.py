@@ -34,6 +34,14 @@ def marking(cluster: Cluster, user: str, namespace: str) -> str:
     return ""
 
 
+def allowed(cluster: Cluster, what: str, user: str, namespace: str) -> bool:
+    """Whether the server would let the user do it, before any policy is asked."""
+    try:
+        return cluster.kubectl("auth", "can-i", *what.split(), f"--as={user}", namespace=namespace).strip() == "yes"
+    except CommandFailedError:
+        return False
+
+
 def make_namespaces(cluster: Cluster, *namespaces: str) -> None:
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     for name in namespaces:
@@ -69,8 +77,20 @@ def test_an_overlay_that_puts_the_operator_elsewhere_under_other_names_lets_it_s
     cluster.wait_for(lambda: marking(cluster, account("mlops", "our-costopt-operator"), "team-a") == "")
     pods = cluster.get("deployment", "our-costopt-operator", namespace="mlops")["spec"]["template"]["spec"]
     assert pods["serviceAccountName"] == "our-costopt-operator"
-    # The hook's account may change pods alone: what it is let through with is the finalizer.
-    assert REFUSED not in marking(cluster, account("mlops", "our-costopt-release-finalizers"), "team-a")
+    held = {"name": "held", "labels": names.MANAGED_BY, "finalizers": [names.USAGE_FINALIZER]}
+    cluster.kubectl("create", "namespace", "any-pods")
+    cluster.wait_for(lambda: "default" in cluster.kubectl("get", "serviceaccounts", namespace="any-pods"))
+    spec = {"containers": [{"name": "main", "image": "registry.invalid/any:1"}]}
+    cluster.apply({"apiVersion": "v1", "kind": "Pod", "metadata": held, "spec": spec}, namespace="any-pods")
+    letting_go = ["patch", "pod", "held", "--type=merge", "--patch", '{"metadata": {"finalizers": null}}']
+    make_editor(cluster, "any-pods")
+    cluster.wait_for(lambda: allowed(cluster, "patch pods", ANN, "any-pods"))
+    with pytest.raises(CommandFailedError, match=REFUSED):
+        cluster.kubectl(*letting_go, f"--as={ANN}", namespace="any-pods")
+    kubeconfig = cluster.kubeconfig_for_service_account("mlops", "our-costopt-release-finalizers")
+    code, printed = Shell(tmp_path / "bin")(f"costopt-operator release-finalizers --kubeconfig={kubeconfig}", tmp_path)
+    assert code == 0, printed
+    assert "finalizers" not in cluster.get("pod", "held", namespace="any-pods")["metadata"]
     stranger = account(NAMESPACE, ACCOUNT)
     cluster.kubectl("create", "rolebinding", "s", "--clusterrole=edit", f"--user={stranger}", namespace="team-a")
     cluster.wait_for(lambda: REFUSED in marking(cluster, stranger, "team-a"), what="a name alone lets nobody through")
@@ -175,3 +195,17 @@ def test_pods_of_a_namespace_that_was_taken_out_are_let_go_of_by_an_administrato
         leaving.wait_for(lambda: not jobs[1].pods(), "the pods of the namespace that was taken out gone")
     for team in (staying, leaving):
         team.close()
+
+
+def test_a_namespace_of_such_a_release_is_deleted_to_its_end_while_a_job_runs_there(
+    own_control_plane: ControlPlane,
+) -> None:
+    cluster = own_control_plane
+    make_namespaces(cluster, *TWO_NAMESPACES["namespaces"])
+    kubeconfig = install(cluster, rbac=TWO_NAMESPACES)
+    team = Team(cluster, "team-b")
+    with OperatorProcess(cluster, kubeconfig, "--namespace=team-a", "--namespace=team-b"):
+        team.submit(Play(run_seconds="forever")).wait_until_running()
+        cluster.kubectl("delete", "namespace", "team-b", "--wait=false")
+        cluster.wait_for(lambda: "team-b" not in cluster.kubectl("get", "namespaces", "-o", "name"), seconds=90)
+    team.close()
