@@ -5,6 +5,7 @@
     read_json     both
     open_file     a plain file, open for reading
     append_file   likewise, made if need be, for writing at its end
+    lock_file     likewise, made if need be, as a descriptor to lock
     real_folder   a folder that is one, and no link to another place
     make_folder   likewise, made if need be
     is_file_name  whether a name stays in its folder
@@ -105,6 +106,11 @@ def open_file(path: Path) -> BufferedReader:
 def append_file(path: Path) -> BufferedWriter:
     """The plain file at `path`, made if it is not there, for writing at its end. Raises Hostile as `open_file` does."""
     return os.fdopen(_open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab")
+
+
+def lock_file(path: Path) -> int:
+    """The plain file at `path`, made if it is not there, open for reading and writing. Raises Hostile likewise."""
+    return _open(path, os.O_RDWR | os.O_CREAT)
 
 
 def _open(path: Path, how: int) -> int:

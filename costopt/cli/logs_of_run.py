@@ -1,20 +1,22 @@
 """The logs of a run folder."""
 
+import contextlib
 import json
-import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from costopt.cli.replicas import Choice, Found, choose
+from costopt.hostile import Hostile, open_file
 from costopt.local.lock import holder_of
 from costopt.local.replica_folder import ReplicaFolder
 from costopt.local.run_folder import RunFolder
 from costopt.refused import Refused
 
 FOLLOW_EVERY_SECONDS = 0.2
+LONGEST_LINE_BYTES = 2**16
+"""A longer one is printed in pieces: what never ends its line may not fill the memory."""
 
 
 def print_logs(run_folder: RunFolder, choice: Choice, *, tail: int | None, follow: bool, output: str) -> None:
@@ -63,23 +65,31 @@ class _Printer:
         self._position = 0
 
     def print_all(self, tail: int | None) -> None:
-        with self._open() as log:
-            lines = log.readlines() if tail is None else deque(log, maxlen=tail)
-            for line in lines:
+        last: deque[bytes] = deque(maxlen=tail)
+        for line in self._lines():
+            if tail is None:
                 self._print(line)
-            self._position = log.tell()
+            else:
+                last.append(line)
+            self._position += len(line)
+        for line in last:
+            self._print(line)
 
     def print_new(self) -> None:
-        with self._open() as log:
-            log.seek(self._position)
-            for line in log:
-                if not line.endswith(b"\n"):
-                    break
-                self._print(line)
-                self._position += len(line)
+        for line in self._lines():
+            if not line.endswith(b"\n") and len(line) < LONGEST_LINE_BYTES:
+                break
+            self._print(line)
+            self._position += len(line)
 
-    def _open(self) -> BinaryIO:
-        return self._path.open("rb") if self._path.exists() else Path(os.devnull).open("rb")
+    def _lines(self) -> Iterator[bytes]:
+        """What follows the position; nothing if there is no log. Raises Refused if it is no plain file."""
+        try:
+            with contextlib.suppress(FileNotFoundError), open_file(self._path) as log:
+                log.seek(self._position)
+                yield from iter(lambda: log.readline(LONGEST_LINE_BYTES), b"")
+        except Hostile as error:
+            raise Refused(f"{self._path} cannot be read ({error}); it is no log of this run, so remove it") from None
 
     def _print(self, line: bytes) -> None:
         print(self._form(line.decode(errors="replace").rstrip()), flush=True)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
 from costopt.cluster.refusals import LoginRefused, Unreachable, refusal, unreachable
+from costopt.hostile import parse_json
 from costopt.refused import Refused
 
 Plain = dict[str, Any]
@@ -22,6 +23,9 @@ FIELD_MANAGER = "costopt-cli"
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 60.0
 """The API server gives up on a request of this kind after as long."""
+
+MAX_ANSWER_BYTES = 2**30
+"""A page of 500 jobs, each of at most 1.5 MiB, has less."""
 
 BUSY_PAUSES_SECONDS = (1.0, 2.0, 4.0)
 """A server that says it is busy (429) is asked again after these."""
@@ -87,7 +91,7 @@ class Cluster:
         if not 200 <= answer.status < 300:
             raise self._refusal(answer.status, text)
         try:
-            document = json.loads(text)
+            document = parse_json(text, max_bytes=MAX_ANSWER_BYTES)
         except ValueError:
             document = None
         if not isinstance(document, dict) or not isinstance(document.get("metadata"), dict):

@@ -1,6 +1,5 @@
 """What the API server or the network said -> one sentence for the user. No sentence holds a token."""
 
-import json
 import re
 import socket
 import ssl
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from costopt.cluster.troubles import is_page, sentence_of, without_addresses
+from costopt.hostile import parse_json
 from costopt.refused import Refused
 
 INSTALL = (
@@ -175,7 +175,7 @@ def _why(error: BaseException) -> str:
 
 def _status_of(body: bytes) -> dict[str, Any]:
     try:
-        status = json.loads(body)
+        status = parse_json(body)
     except ValueError:
         return {}
     return status if isinstance(status, dict) and status.get("kind") == "Status" else {}

@@ -10,6 +10,7 @@
     supervisor      the process above each launcher: watches, stops, writes down the end
     processes       which processes belong to a replica, and how they are killed
     devices         this machine's GPUs
+    models          JSON files -> models, or a sentence about what is damaged
     files           files that are whole or not there
 
 runner (holds the lock) --lifeline--> supervisor (one per replica) --lifeline--> launcher --> ranks

@@ -9,11 +9,14 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from datetime import datetime
+from io import BufferedWriter
 from pathlib import Path
 
 from costopt.files import write_atomically
+from costopt.hostile import Hostile, append_file
 from costopt.isolation import own_program, passed_on
 from costopt.local.devices import Devices
+from costopt.local.models import damaged
 from costopt.local.processes import signal_process
 from costopt.local.replica_folder import STOP_FILE, Birth, ReplicaFolder, StopRequest
 from costopt.local.run_folder import RunFolder
@@ -114,8 +117,8 @@ class Gangs:
     def _create(self, process: Process, now: datetime, locks: contextlib.ExitStack) -> int:
         """Write a replica's folder and take its lock, which its supervisor inherits."""
         folder = ReplicaFolder(Path(process.folder))
-        folder.path.mkdir(parents=True, exist_ok=True)
-        Path(process.log_file).parent.mkdir(exist_ok=True)
+        self._run_folder.make_folders()
+        folder.make()
         resources = self._job.spec.resources_of(process.stage).effective()
         write_atomically(folder.path / SETTINGS_FILE, process.settings.encode())
         lock = locks.enter_context(folder.locked())
@@ -141,7 +144,7 @@ class Gangs:
         inherited = {name: value for name, value in passed_on().items() if name not in RESERVED_ENVIRONMENT}
         # `python3` in a user's command is the one that has torch, also where no virtual environment is activated.
         inherited["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-        with Path(process.log_file).open("ab") as log:
+        with _log_of(process) as log:
             supervisor = subprocess.Popen(
                 own_program("costopt.local.supervisor", process.folder, str(lock)),
                 stdin=subprocess.PIPE,  # its lifeline: held open by this process, and by no other
@@ -167,6 +170,14 @@ class Gangs:
         child = child_name(self._job.metadata.name, replica.stage, replica.attempt)
         drawn = self._run_folder.replica_path(f"{child}-{replica.index}")
         return ReplicaFolder(drawn)
+
+
+def _log_of(process: Process) -> BufferedWriter:
+    path = Path(process.log_file)
+    try:
+        return append_file(path)
+    except Hostile as error:
+        raise damaged(path, str(error), "remove it") from None
 
 
 def free_port() -> int:

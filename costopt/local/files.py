@@ -1,10 +1,15 @@
-"""The shell's small files: written whole, read if they are there. Only the standard library, for the supervisor."""
+"""The shell's small files: written whole, looked at if they are there. Only the standard library, for supervisors.
+
+What the job's own processes write, such as a log, they may as well replace by a link or a pipe: that counts as nothing.
+"""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from costopt.files import write_atomically
+from costopt.hostile import Hostile, open_file
 
 
 def write_json(path: Path, data: Mapping[str, object]) -> None:
@@ -12,28 +17,20 @@ def write_json(path: Path, data: Mapping[str, object]) -> None:
     write_atomically(path, (json.dumps(data, indent=2) + "\n").encode())
 
 
-def read_if_there(path: Path) -> str | None:
-    """The file's text; None when there is none."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return None
-
-
 def last_text(path: Path, most_bytes: int = 16384) -> str:
-    """The end of a file of any size, its first line perhaps in part; empty when there is no file."""
+    """The end of a file of any size, its first line perhaps in part; empty when there is no plain file."""
     try:
-        with path.open("rb") as stream:
-            stream.seek(max(0, path.stat().st_size - most_bytes))
+        with open_file(path) as stream:
+            stream.seek(max(0, os.fstat(stream.fileno()).st_size - most_bytes))
             return stream.read(most_bytes).decode("utf-8", "replace")
-    except FileNotFoundError:
+    except (FileNotFoundError, Hostile):
         return ""
 
 
 def modified_at_ns(path: Path) -> int | None:
     """When the file last changed, in nanoseconds since 1970; None when there is none."""
     try:
-        return path.stat().st_mtime_ns
+        return path.lstat().st_mtime_ns
     except FileNotFoundError:
         return None
 
@@ -41,7 +38,7 @@ def modified_at_ns(path: Path) -> int | None:
 def version_of(path: Path) -> tuple[int, int, int] | None:
     """Differs once the file has changed: which one it is, its size, and when it last changed. None: there is none."""
     try:
-        found = path.stat()
+        found = path.lstat()
     except FileNotFoundError:
         return None
     return found.st_ino, found.st_size, found.st_mtime_ns

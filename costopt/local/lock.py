@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from costopt.local.files import read_if_there
+from costopt.hostile import Hostile, lock_file, read_json
+from costopt.local.models import damaged
 from costopt.local.processes import is_alive, start_time
 from costopt.refused import Refused
 
 LET_GO_SECONDS = 5.0
 """How long to wait for the lock of a process that is dead. A child that it had just forked shares its open files until
 the child runs its own program, so the lock can outlive its holder by a moment."""
+
+MAX_LOCK_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,9 @@ class Holder:
 def holder_of(path: Path) -> Holder | None:
     """Who wrote itself into the lock file last; None if nobody did."""
     try:
-        data = json.loads(read_if_there(path) or "")
+        data = read_json(path, max_bytes=MAX_LOCK_BYTES)
         return Holder(int(data["pid"]), data["started"])
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
 
 
@@ -44,9 +47,12 @@ def holder_of(path: Path) -> Holder | None:
 def only_runner(path: Path) -> Iterator[None]:
     """Hold the run folder's lock; the kernel lets go of it when this process ends, however it ends.
 
-    Raises Refused, naming the process, if another one holds it.
+    Raises Refused, naming the process, if another one holds it, and if the lock is no plain file.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        descriptor = lock_file(path)
+    except Hostile as error:
+        raise damaged(path, str(error), "remove it") from None
     try:
         give_up = time.monotonic() + LET_GO_SECONDS
         while not _taken(descriptor):

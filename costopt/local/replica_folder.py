@@ -11,7 +11,8 @@
     ended.json        by the supervisor (or by `bury` in its place): `End`; final
 
 Every file is whole or not there. All but progress and heartbeat are written once, so whatever is derived from an ended
-replica's folder is derived the same each time.
+replica's folder is derived the same each time. What the shell has written and cannot read is refused in a sentence: a
+replica that is not understood would not be billed. What the job's own processes write may be anything.
 """
 
 import contextlib
@@ -20,13 +21,13 @@ import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TypeVar
 
-from pydantic import ValidationError
-
-from costopt.local.files import modified_at_ns, read_if_there, version_of, write_json
+from costopt.hostile import Hostile, lock_file, make_folder
+from costopt.local.files import modified_at_ns, version_of, write_json
+from costopt.local.models import Model, damaged, read_ours, read_theirs
 from costopt.local.supervisor import BIRTH_FILE, END_FILE, HEARTBEAT_FILE, LOCK_FILE, SUPERVISOR_FILE
 from costopt.plan.actions import StopReason
+from costopt.refused import Refused
 from costopt.render.processes import PROGRESS_FILE, TERMINATION_FILE
 from costopt.schema.base import Count, DecimalString, Name, ShortText, Strict, Timestamp
 from costopt.schema.replica import Progress, TerminationMessage
@@ -34,7 +35,7 @@ from costopt.schema.usage import CapacityType
 
 STOP_FILE = "stop.json"
 
-Model = TypeVar("Model", bound=Strict)
+REMEDY = "restore it, or run the job in a new folder"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -110,6 +111,13 @@ class ReplicaFolder:
         """`<child>-<index>`."""
         return self.path.name
 
+    def make(self) -> None:
+        """Make the folder, if it is not there. Raises Refused if a link has its name."""
+        try:
+            make_folder(self.path)
+        except Hostile as error:
+            raise Refused(str(error)) from None
+
     def birth(self) -> Birth | None:
         """None: the runner was killed before it had written anything; there never was a process."""
         return self._read(BIRTH_FILE, Birth)
@@ -128,11 +136,11 @@ class ReplicaFolder:
 
     def progress(self) -> Progress | None:
         """Its latest report; None if there is none, or none that can be read (a user's command may write anything)."""
-        return self._read(PROGRESS_FILE, Progress)
+        return read_theirs(self.path / PROGRESS_FILE, Progress)
 
     def termination(self) -> TerminationMessage | None:
         """What it said at its end, if it said something that can be read."""
-        return self._read(TERMINATION_FILE, TerminationMessage)
+        return read_theirs(self.path / TERMINATION_FILE, TerminationMessage)
 
     def write(self, file: str, content: Strict) -> None:
         """Write one of the files above."""
@@ -154,7 +162,10 @@ class ReplicaFolder:
     @contextlib.contextmanager
     def locked(self) -> Iterator[int | None]:
         """Hold the lock and yield its descriptor; None if a supervisor holds it, that is, lives."""
-        descriptor = os.open(self.path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            descriptor = lock_file(self.path / LOCK_FILE)
+        except Hostile as error:
+            raise damaged(self.path / LOCK_FILE, str(error), "remove it") from None
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -166,13 +177,7 @@ class ReplicaFolder:
             os.close(descriptor)
 
     def _read(self, file: str, model: type[Model]) -> Model | None:
-        text = read_if_there(self.path / file)
-        if text is None:
-            return None
-        try:
-            return model.model_validate_json(text)
-        except ValidationError:
-            return None
+        return read_ours(self.path / file, model, REMEDY)
 
 
 def _time(nanoseconds: int | None) -> datetime | None:

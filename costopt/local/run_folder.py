@@ -12,12 +12,11 @@ checkpoints/ artifacts/ cache/ metrics.jsonl    the job's storage, written by th
 import json
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from costopt.accounting.ledger import Ledger
 from costopt.files import write_atomically
-from costopt.local.files import read_if_there, write_json
-from costopt.local.replica_folder import Model
+from costopt.hostile import Hostile, make_folder, parse_json, read_file, real_folder
+from costopt.local.files import write_json
+from costopt.local.models import Model, damaged, read_ours, read_theirs
 from costopt.names import ARTIFACTS_DIR, REPORT_FILE
 from costopt.refused import Refused
 from costopt.render.processes import LOGS_DIR, REPLICAS_DIR
@@ -32,6 +31,9 @@ LOCK_FILE = "lock"
 
 IDENTITY = ("train", "compress")
 """Parts of the spec that may not change between runs: checkpoints and artifacts belong to them."""
+
+MAX_LEDGER_BYTES = 2**26
+"""64 MiB: some 100,000 replicas, more than a run folder could be looked through for."""
 
 
 class RunFolder:
@@ -103,61 +105,69 @@ class RunFolder:
         write_json(self.path / STATUS_FILE, status.to_plain())
 
     def ledger(self) -> Ledger:
-        """Usage of all replicas whose end has been recorded."""
-        text = self._read(LEDGER_FILE) or ""
+        """Usage of all replicas whose end has been recorded. Raises Refused if the file is damaged."""
+        path = self.path / LEDGER_FILE
         try:
-            return Ledger.from_lines(text.split("\n"))
+            lines = read_file(path, max_bytes=MAX_LEDGER_BYTES).decode().split("\n")
+            for line in lines:
+                if line.strip():
+                    parse_json(line.encode())
+            return Ledger.from_lines(lines)
+        except FileNotFoundError:
+            return Ledger()
+        except OSError as error:
+            raise Refused(f"{path} cannot be read ({error.strerror}); it must be a file you may read") from None
         except ValueError as error:
-            raise Refused(
-                f"{self.path / LEDGER_FILE} is damaged ({error}); remove it, and it is made again from replicas/"
-            ) from None
+            raise damaged(path, str(error), "remove it, and it is made again from replicas/") from None
 
     def write_ledger(self, ledger: Ledger) -> None:
         """Replace the ledger."""
         write_atomically(self.path / LEDGER_FILE, ledger.to_lines().encode())
 
     def replica_paths(self) -> list[Path]:
-        """The folders of all replicas ever created, in order of name."""
+        """The folders of all replicas ever created, in order of name; a link to another place is none.
+
+        Raises Refused if a link has the place of all of them.
+        """
         root = self.path / REPLICAS_DIR
-        return sorted(root.iterdir()) if root.is_dir() else []
+        try:
+            real_folder(root)
+            return [path for path in sorted(root.iterdir()) if path.is_dir() and not path.is_symlink()]
+        except FileNotFoundError:
+            return []
+        except Hostile as error:
+            raise Refused(str(error)) from None
+        except OSError as error:
+            raise Refused(f"{root} cannot be read ({error.strerror}); it must be a folder you may read") from None
 
     def replica_path(self, replica_name: str) -> Path:
         """A replica's folder."""
         return self.path / REPLICAS_DIR / replica_name
 
-    def variant_report(self, variant: str) -> VariantStatus | None:
-        """The variant's measurements, if it has been made."""
-        text = read_if_there(self.path / ARTIFACTS_DIR / variant / REPORT_FILE)
+    def make_folders(self) -> None:
+        """Make the folders that replicas have theirs and their logs in. Raises Refused if links have their names."""
         try:
-            return None if text is None else VariantStatus.model_validate_json(text)
-        except ValidationError:
-            return None  # without a readable report, the stage has not done what it was for
+            for name in (REPLICAS_DIR, LOGS_DIR):
+                make_folder(self.path / name)
+        except Hostile as error:
+            raise Refused(str(error)) from None
+
+    def variant_report(self, variant: str) -> VariantStatus | None:
+        """The variant's measurements, if it has been made; without a readable report, it has not."""
+        folder = self.path / ARTIFACTS_DIR / variant
+        try:
+            real_folder(folder.parent)
+            real_folder(folder)
+        except (OSError, Hostile):
+            return None
+        return read_theirs(folder / REPORT_FILE, VariantStatus)
 
     def check(self) -> None:
         """Raise Refused unless this is a run folder."""
         self.job()
 
-    def _read(self, file: str) -> str | None:
-        path = self.path / file
-        try:
-            return read_if_there(path)
-        except NotADirectoryError:
-            return None
-        except OSError as error:
-            raise Refused(f"{path} cannot be read ({error.strerror}); it must be a file you may read") from None
-
     def _read_model(self, file: str, model: type[Model]) -> Model | None:
-        text = self._read(file)
-        if text is None:
-            return None
-        try:
-            return model.model_validate_json(text)
-        except ValidationError as error:
-            mistake = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part) for part in mistake["loc"]) or "document"
-            raise Refused(
-                f"{self.path / file} is damaged ({where}: {mistake['msg']}); restore it, or run the job in a new folder"
-            ) from None
+        return read_ours(self.path / file, model, "restore it, or run the job in a new folder")
 
     def _refuse_stranger(self) -> CostOptJob:
         what = "is not a run folder (it has no job.json)" if self.path.is_dir() else "is not a folder"

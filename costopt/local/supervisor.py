@@ -14,7 +14,6 @@ whether a supervisor lives. Starting a second one for the same replica does noth
 
 import contextlib
 import fcntl
-import json
 import os
 import select
 import signal
@@ -25,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
+from costopt.hostile import Hostile, append_file, lock_file, read_json
 from costopt.isolation import passed_on
 from costopt.local.files import write_json
 from costopt.local.processes import kill_replica, start_time
@@ -70,7 +70,7 @@ def supervise(folder: Path, lock_fd: int | None) -> None:
     stop, woken = _listen()
     if not _owns(folder, lock_fd) or any((folder / name).exists() for name in (SUPERVISOR_FILE, END_FILE)):
         return
-    birth = json.loads((folder / BIRTH_FILE).read_text(encoding="utf-8"))
+    birth = read_json(folder / BIRTH_FILE)
     uid = str(birth["uid"])
     started_at = _now()
     about = {"pid": os.getpid(), "pidStarted": start_time(os.getpid()), "startedAt": started_at.isoformat()}
@@ -144,7 +144,7 @@ def _owns(folder: Path, lock_fd: int | None) -> bool:
     if lock_fd is not None:  # taken by the runner before it started us; one open file, so one lock
         os.set_inheritable(lock_fd, False)
         return True
-    descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = lock_file(folder / LOCK_FILE)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -154,11 +154,11 @@ def _owns(folder: Path, lock_fd: int | None) -> bool:
 
 def _beat(folder: Path) -> None:
     """Say that the replica lives; a full disk must not end it."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, Hostile):
         path = folder / HEARTBEAT_FILE
-        path.touch()
+        append_file(path).close()
         now = time.time_ns()
-        os.utime(path, ns=(now, now))
+        os.utime(path, ns=(now, now), follow_symlinks=False)
 
 
 def _write_end(folder: Path, exit_code: int, started_at: datetime, *, out_of_memory: bool = False) -> None:
@@ -180,4 +180,7 @@ def _now() -> datetime:
 
 
 if __name__ == "__main__":
-    supervise(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)
+    try:
+        supervise(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)
+    except Hostile as refusal:
+        sys.exit(f"a file of {sys.argv[1]} {refusal}")

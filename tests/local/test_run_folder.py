@@ -103,7 +103,7 @@ def test_a_damaged_file_is_named_in_one_sentence(tmp_path: Path, file: str, cont
 def test_a_folder_where_a_file_should_be_is_named_in_one_sentence(tmp_path: Path) -> None:
     run_folder = folder_of(tmp_path / "run", job())
     (tmp_path / "run/status.json").mkdir()
-    with pytest.raises(Refused, match="cannot be read"):
+    with pytest.raises(Refused, match=r"status.json is damaged \(must be a plain file\)"):
         run_folder.status()
 
 

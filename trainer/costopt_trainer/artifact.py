@@ -171,7 +171,7 @@ def replace_folder(finished: Path, folder: Path) -> None:
     is expected to run again, as every attempt here is.
     """
     for path in finished.iterdir():
-        with path.open("rb") as file:
+        with open_file(path) as file:
             os.fsync(file.fileno())
     sync_folder(finished)
     replaced = folder.with_name(f".{folder.name}.replaced")
@@ -244,7 +244,7 @@ def _widths(plain: Any) -> Widths | None:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

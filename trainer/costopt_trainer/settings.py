@@ -1,5 +1,6 @@
 """What a replica is told: its environment and its settings file, read once, or refused in one sentence."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -8,6 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from costopt import names
+from costopt.hostile import MAX_JSON_BYTES, Hostile, parse_json, read_file
 from costopt.schema.replica import ReplicaSettings
 from costopt.schema.sentences import sentence_of
 from costopt_trainer.errors import NotRetryable
@@ -83,9 +85,14 @@ def _whole_number(environment: Mapping[str, str], name: str, default: str = "", 
 def read_settings(path: Path) -> ReplicaSettings:
     """The replica's settings; raises NotRetryable with one sentence naming the first mistake."""
     try:
-        settings = ReplicaSettings.model_validate_json(path.read_bytes())
+        # A pod's settings are a mounted ConfigMap, whose files are links: they are followed.
+        content = read_file(Path(os.path.realpath(path)), max_bytes=MAX_JSON_BYTES)
+        parse_json(content)
+        settings = ReplicaSettings.model_validate_json(content)
     except OSError as error:
         raise NotRetryable("InvalidSettings", f"The settings file {path} cannot be read: {error.strerror}.") from error
+    except Hostile as error:
+        raise NotRetryable("InvalidSettings", f"The settings file {path} {error}.") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])

@@ -238,7 +238,7 @@ class _Marks:
         tokenizer = folder / TOKENIZER_FILE
         self._also = {}
         if tokenizer.exists():
-            content = tokenizer.read_bytes()
+            content = read_file(tokenizer, max_bytes=_MAX_TOKENIZER_BYTES)
             self._also[TOKENIZER_FILE] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
     def write_if_due(self, position: int) -> None:

@@ -266,5 +266,5 @@ def _describe(folder: Path, wanted: Wanted, made: Made) -> None:
 
 
 def _size_and_hash(path: Path) -> dict[str, Any]:
-    with path.open("rb") as stream:
+    with open_file(path) as stream:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}

@@ -1,0 +1,77 @@
+"""What anybody may put in the place of a file: by name, how it is done."""
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+TOO_LARGE_BYTES = 2**40
+"""A tebibyte without content: whoever reads it whole runs out of memory."""
+
+
+def _link(path: Path) -> None:
+    elsewhere = path.with_name(f"{path.name}.elsewhere")
+    if path.exists():
+        path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+
+
+def _large(path: Path) -> None:
+    path.touch()
+    os.truncate(path, TOO_LARGE_BYTES)
+
+
+def _bytes(content: bytes) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        path.write_bytes(content)
+
+    return write
+
+
+def _instead(put: Callable[[Path], object]) -> Callable[[Path], None]:
+    def replace(path: Path) -> None:
+        path.unlink(missing_ok=True)
+        put(path)
+
+    return replace
+
+
+POISONS: dict[str, Callable[[Path], None]] = {
+    "a link to what was there": _link,
+    "a link to a device": _instead(lambda path: path.symlink_to("/dev/zero")),
+    "a pipe": _instead(os.mkfifo),
+    "a folder": _instead(Path.mkdir),
+    "a tebibyte": _large,
+    "nothing": _bytes(b""),
+    "no UTF-8": _bytes(b'{"stage": "\xff\xfe"}'),
+    "deep JSON": _bytes(b'{"a":' * 100_000 + b"1" + b"}" * 100_000),
+    "not a number": _bytes(b'{"step": NaN}'),
+    "a huge number": _bytes(b'{"step": ' + b"9" * 100_000 + b"}"),
+    "half a surrogate pair": _bytes(b'{"stage": "\\ud800"}'),
+    "a name that the terminal would obey": _bytes(b'{"\\u001b]0;pwned\\u0007\\n\\n\\u202e": "\\u001b[2J"}'),
+}
+
+
+@contextmanager
+def within(seconds: int) -> Iterator[None]:
+    """Fail with TimeoutError if the block takes longer; also if it waits in a system call."""
+
+    def give_up(_number: int, _frame: object) -> None:
+        raise TimeoutError(f"not within {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def poisoned(folder: Path, copy: Path, file: str, poison: str) -> Path:
+    """A copy of `folder` in which `file` is what the poison makes of it."""
+    shutil.copytree(folder, copy)
+    POISONS[poison](copy / file)
+    return copy
