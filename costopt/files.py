@@ -10,6 +10,8 @@ import os
 import secrets
 from pathlib import Path
 
+from costopt.names import STORAGE_MARK
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace the file at `path` with `content`, creating it if need be; its folder must exist.
@@ -30,6 +32,12 @@ def write_atomically(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def mark_storage(folder: Path) -> None:
+    """Say in `folder` that a job keeps its things there: nothing in it is then taken for data. Raises OSError."""
+    with contextlib.suppress(FileExistsError):
+        (folder / STORAGE_MARK).open("x").close()
 
 
 def sync_folder(folder: Path) -> None:

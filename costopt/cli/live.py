@@ -4,7 +4,6 @@ import contextlib
 import os
 from collections import deque
 from collections.abc import Iterator
-from datetime import datetime
 from typing import Protocol, TextIO
 
 from rich.console import Group, RenderableType
@@ -28,8 +27,8 @@ LINE_EVERY_SECONDS = 10.0
 class View(Protocol):
     """Something that shows how a job goes."""
 
-    def show(self, status: JobStatus, now: datetime) -> None:
-        """Show the newest status; `now` is when it was looked at."""
+    def show(self, status: JobStatus, now: float) -> None:
+        """Show the newest status; `now` is when it was looked at, in seconds of a clock that nobody sets."""
 
     def tell(self, text: str) -> None:
         """Say something that is not in the status."""
@@ -42,10 +41,10 @@ class Pace:
     """Steps per second over the last minute of one attempt."""
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[datetime, int]] = deque()
+        self._seen: deque[tuple[float, int]] = deque()
         self._attempt: tuple[int | None, ...] = ()
 
-    def seconds_left(self, now: datetime, attempt: int, progress: Progress) -> float | None:
+    def seconds_left(self, now: float, attempt: int, progress: Progress) -> float | None:
         """Seconds to the last step, at this pace; None while no pace is known."""
         # Until a new attempt has reported, what is seen is the old one's last progress.
         reported_by = (attempt, *attempt_mark(progress))
@@ -54,13 +53,13 @@ class Pace:
             self._attempt = reported_by
         if not self._seen or progress.step != self._seen[-1][1]:
             self._seen.append((now, progress.step))
-        while len(self._seen) > 2 and (now - self._seen[0][0]).total_seconds() > RATE_WINDOW_SECONDS:
+        while len(self._seen) > 2 and now - self._seen[0][0] > RATE_WINDOW_SECONDS:
             self._seen.popleft()
         (since, first), (until, last) = self._seen[0], self._seen[-1]
-        seconds = (until - since).total_seconds()
+        seconds = until - since
         if last <= first or seconds <= 0:
             return None
-        return max(0.0, (progress.total_steps - last) * seconds / (last - first) - (now - until).total_seconds())
+        return max(0.0, (progress.total_steps - last) * seconds / (last - first) - (now - until))
 
 
 def current_stage(status: JobStatus) -> StageStatus | None:
@@ -93,13 +92,13 @@ class PlainView:
         self._stream = stream
         self._status = status
         self._pace = Pace()
-        self._line_at: datetime | None = None
+        self._line_at: float | None = None
         self._line_step = status.progress.step if status.progress else 0
         self._phase: tuple[str, str] | None = None
         """The phase last told, and its stage."""
-        self._phase_at: datetime | None = None
+        self._phase_at: float | None = None
 
-    def show(self, status: JobStatus, now: datetime) -> None:
+    def show(self, status: JobStatus, now: float) -> None:
         """Print what is new."""
         for line in changes(self._status, status):
             self.tell(line)
@@ -112,18 +111,18 @@ class PlainView:
         left = self._pace.seconds_left(now, stage.attempt, progress)
         if progress.step == self._line_step:
             return
-        waited = self._line_at is None or (now - self._line_at).total_seconds() >= LINE_EVERY_SECONDS
+        waited = self._line_at is None or now - self._line_at >= LINE_EVERY_SECONDS
         if waited or abs(progress.step - self._line_step) * 10 >= progress.total_steps:
             self._line_at, self._line_step = now, progress.step
             remaining = f"  {duration(left)} left" if left is not None else ""
             self.tell(f"{stage.name}: {progress_text(progress)}{remaining}  cost {cost_so_far(status.bill)}")
 
-    def _tells_phase(self, stage: StageStatus, now: datetime) -> bool:
+    def _tells_phase(self, stage: StageStatus, now: float) -> bool:
         """Whether the stage's phase is news: another one, or the same one a while later and further on."""
         if stage.phase is None or (stage.phase, stage.name) == self._phase:
             return False
         is_same = self._phase is not None and words_of(stage.phase) == words_of(self._phase[0])
-        if is_same and self._phase_at is not None and (now - self._phase_at).total_seconds() < LINE_EVERY_SECONDS:
+        if is_same and self._phase_at is not None and now - self._phase_at < LINE_EVERY_SECONDS:
             return False
         self._phase, self._phase_at = (stage.phase, stage.name), now
         return True
@@ -147,7 +146,7 @@ class TerminalView:
         self._live = Live(console=console(stream), refresh_per_second=4, transient=True)
         self._live.start()
 
-    def show(self, status: JobStatus, now: datetime) -> None:
+    def show(self, status: JobStatus, now: float) -> None:
         """Renew the panel."""
         for line in changes(self._status, status):
             self.tell(line)
@@ -165,7 +164,7 @@ class TerminalView:
         with unheard(self._stream):
             self._live.stop()
 
-    def _panel(self, status: JobStatus, now: datetime) -> Group:
+    def _panel(self, status: JobStatus, now: float) -> Group:
         stage = current_stage(status)
         if stage is None:
             return Group(Text("starting"))

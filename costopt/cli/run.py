@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -120,7 +121,7 @@ def _watch(runner: Runner, status: JobStatus, output: str) -> tuple[JobStatus, s
         for notice in NOTICES[len(told) : len(received)]:
             told.append(notice)
             view.tell(notice)
-        view.show(look.status, look.now)
+        view.show(look.status, time.monotonic())
 
     with contextlib.closing(view), _on_stop(received, runner):
         status = runner.run(show)

@@ -5,7 +5,6 @@ import functools
 import json
 import sys
 import time
-from datetime import UTC, datetime
 
 import typer
 
@@ -79,7 +78,7 @@ def _watch(jobs: Jobs, job: ClusterJob, view: View) -> ClusterJob:
     reasons: list[str] = []
     ask_pods_at = time.monotonic()
     while not is_final(job.status):
-        view.show(job.status, datetime.now(UTC))
+        view.show(job.status, time.monotonic())
         if time.monotonic() >= ask_pods_at and _is_starting(job):
             ask_pods_at = time.monotonic() + ASK_PODS_EVERY_SECONDS
             known, reasons = reasons, patience.ask(functools.partial(waits, jobs, job))
@@ -91,7 +90,7 @@ def _watch(jobs: Jobs, job: ClusterJob, view: View) -> ClusterJob:
         if found is None or found.uid != job.uid:
             raise Refused(f"job {job.name} was deleted before it ended")
         job = found
-    view.show(job.status, datetime.now(UTC))
+    view.show(job.status, time.monotonic())
     return job
 
 

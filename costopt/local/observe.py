@@ -48,6 +48,8 @@ class Lookout:
         self._ended: dict[str, Sighting] = {}
         self._silences: dict[str, Silence] = {}
         """Of live replicas, by the names of their folders."""
+        self._begun: dict[str, timedelta] = {}
+        """When each of them was first seen to have been started, by the steady clock."""
 
     def sightings(self, now: datetime) -> tuple[Sighting, ...]:
         """All replicas ever created. One whose supervisor was killed is buried first, so its end is seen at once."""
@@ -65,26 +67,29 @@ class Lookout:
                     bury_if_dead(folder, birth, self._run_folder.log_file(folder.name), code)
                 sighting = sight(self._run_folder, folder, birth, now)
                 if sighting.replica.live:
-                    silent_for = self._listen(folder)
-                    yield replace(sighting, replica=replace(sighting.replica, silent_for=silent_for))
+                    yield replace(sighting, replica=self._timed(folder, sighting.replica))
                     continue
                 self._ended[path.name] = sighting
                 self._silences.pop(path.name, None)
+                self._begun.pop(path.name, None)
             yield self._ended[path.name]
 
-    def _listen(self, folder: ReplicaFolder) -> timedelta | None:
-        """How long a live replica has been silent; None: it has not begun."""
+    def _timed(self, folder: ReplicaFolder, replica: Replica) -> Replica:
+        """A live replica with how long it has been starting and silent, by a clock that nobody sets."""
         if folder.supervised() is None:
-            return None
+            return replica
         mark, now = folder.activity(self._run_folder.log_file(folder.name)), timedelta(seconds=self._steady_clock())
         before = self._silences.get(folder.name, Silence())
         heard = before.heard(mark, asked=now, answered=now, longest=LONGEST_LOOK)
         self._silences[folder.name] = heard
-        return heard.length
+        starting_for = now - self._begun.setdefault(folder.name, now)
+        return replace(
+            replica, silent_for=heard.length, starting_for=starting_for if replica.progress is None else None
+        )
 
 
 def sight(run_folder: RunFolder, folder: ReplicaFolder, birth: Birth, now: datetime) -> Sighting:
-    """One replica as its folder shows it."""
+    """One replica as its folder shows it, but for what takes two looks to know."""
     # The end is read first: if it is there, everything else is final.
     end = folder.end()
     log_file = run_folder.log_file(folder.name)
@@ -108,7 +113,6 @@ def sight(run_folder: RunFolder, folder: ReplicaFolder, birth: Birth, now: datet
         termination=(folder.termination() or _said_nothing(end, log_file)) if end else None,
         progress=progress,
         phase=phase_in_log(said),
-        starting_for=now - started_at if started_at and progress is None else None,
     )
     held_from = end.started_at if end else started_at or now
     usage = UsageRecord(

@@ -1,5 +1,6 @@
 """What lies in a run folder, and whose it is.
 
+.costopt-storage  says that nothing in here is data
 job.json        the manifest as first run: the folder's identity
 status.json     schema.status.JobStatus, as the last plan wrote it
 ledger.jsonl    usage records of ended replicas
@@ -13,13 +14,12 @@ import json
 from pathlib import Path
 
 from costopt.accounting.ledger import Ledger
-from costopt.files import write_atomically
+from costopt.files import mark_storage, write_atomically
 from costopt.hostile import Hostile, make_folder, parse_json, read_file, real_folder
 from costopt.local.files import write_json
 from costopt.local.models import Model, damaged, read_ours, read_theirs
-from costopt.names import ARTIFACTS_DIR, REPORT_FILE
+from costopt.names import ARTIFACTS_DIR, LOGS_DIR, REPLICAS_DIR, REPORT_FILE, STORAGE_MARK
 from costopt.refused import Refused
-from costopt.render.processes import LOGS_DIR, REPLICAS_DIR
 from costopt.schema.job import CostOptJob
 from costopt.schema.status import JobStatus
 from costopt.schema.variant_report import VariantStatus
@@ -66,6 +66,7 @@ class RunFolder:
                 f"{self.path} is not a run folder and not empty ({sorted(foreign)[0]} is in it); "
                 "name a new or an empty folder with --run-dir"
             )
+        mark_storage(self.path)
 
     def claim(self, job: CostOptJob, *, anew: bool = False) -> None:
         """Make the folder `job`'s, or check that it is. Raises Refused if it is another job's. Hold the lock.
@@ -177,7 +178,7 @@ class RunFolder:
 
 
 def _is_ours_before_the_first_run(name: str) -> bool:
-    return name == LOCK_FILE or name.startswith(f".{JOB_FILE}.")
+    return name in (LOCK_FILE, STORAGE_MARK) or name.startswith(f".{JOB_FILE}.")
 
 
 def _first_difference(then: object, now: object, path: str) -> str:

@@ -44,8 +44,6 @@ class Look:
     """As planned."""
     live_replicas: int
     """Replicas that still hold resources."""
-    now: datetime
-    """When it was."""
     at_rest: bool
     """Nothing runs, and nothing will: the job has ended, or is suspended."""
 
@@ -69,13 +67,14 @@ class Runner:
         self._job = job
         self._book = book
         self._clock = clock
+        self._steady_clock = steady_clock
         self._pause = pause
         self._status = run_folder.status()
         self._status_on_disk = self._status
         self._ledger = run_folder.ledger()
         self._gangs = Gangs(run_folder, job, devices, argv)
         self._lookout = Lookout(run_folder, steady_clock, self._gangs.supervisor_code)
-        self._written_at: datetime | None = None
+        self._written_at: float | None = None
         self.suspend_requested = False
         """Set to save a checkpoint, stop, and keep the job for another run."""
         self.kill_requested = False
@@ -118,7 +117,7 @@ class Runner:
         )
         self._record(sightings, decided)
         status = decided.status.model_copy(update={"bill": self._bill(sightings)})
-        self._write(status, now, at_once=bool(decided.start or decided.stop))
+        self._write(status, at_once=bool(decided.start or decided.stop))
         for stop in decided.stop:
             self._gangs.stop(stop, replicas)
         if self.kill_requested:
@@ -129,7 +128,7 @@ class Runner:
         # A job whose stop was carried through although its reason has gone is suspended, but resumed at once.
         resumed_at_once = decided.look_again_after == timedelta(0)
         waits = is_final(status) or (is_suspended(status) and not resumed_at_once)
-        return Look(status, live, now, at_rest=waits and live == 0)
+        return Look(status, live, at_rest=waits and live == 0)
 
     def _record(self, sightings: tuple[Sighting, ...], decided: Plan) -> None:
         """Add to the ledger, on disk, every end whose outcome is known now, before the status that counts it."""
@@ -155,10 +154,11 @@ class Runner:
         unrecorded = (one.usage for one in sightings if one.usage.uid not in self._ledger.by_uid)
         return make_bill((*self._ledger.records, *unrecorded), self._book)
 
-    def _write(self, status: JobStatus, now: datetime, *, at_once: bool) -> None:
+    def _write(self, status: JobStatus, *, at_once: bool) -> None:
         """Write the status if it decides something, or if it has not been written for a while."""
         decides = _decisive(status) != _decisive(self._status)
-        due = self._written_at is None or (now - self._written_at).total_seconds() >= WRITE_EVERY_SECONDS
+        now = self._steady_clock()
+        due = self._written_at is None or now - self._written_at >= WRITE_EVERY_SECONDS
         if at_once or decides or (due and status != self._status_on_disk):
             self._run_folder.write_status(status)
             self._written_at = now

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from costopt.names import ENV_REPLICA_INDEX, child_name
+from costopt.names import ENV_REPLICA_INDEX, LOGS_DIR, REPLICAS_DIR, child_name
 from costopt.render.references import resolved
 from costopt.render.settings import (
     SETTINGS_FILE,
@@ -22,8 +22,6 @@ from costopt.render.settings import (
 from costopt.schema.job import CostOptJob
 
 LOOPBACK = "127.0.0.1"
-REPLICAS_DIR = "replicas"
-LOGS_DIR = "logs"
 PROGRESS_FILE = "progress.json"
 TERMINATION_FILE = "termination.json"
 

@@ -27,7 +27,7 @@ REFUSED = (
 """Written by the shell, and read by it again."""
 PASSED_OVER = (f"{REPLICA}/progress.json", f"{REPLICA}/termination.json", "logs/tiny-train-a0-0.log")
 """Written by the job's own processes."""
-UNREAD = (f"{REPLICA}/settings.json", f"{REPLICA}/heartbeat")
+UNREAD = (f"{REPLICA}/settings.json", f"{REPLICA}/heartbeat", ".costopt-storage")
 """Read by nobody once the replica has ended; the launcher's reading of its settings has its own tests."""
 HOLDS_ANYTHING = {"lock", f"{REPLICA}/lock", "logs/tiny-train-a0-0.log"}
 """Files whose content does not matter, or may be any."""

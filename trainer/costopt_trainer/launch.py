@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from costopt import names
+from costopt.files import mark_storage
 from costopt.oom_kills import count_oom_kills
 from costopt.schema.replica import (
     EXIT_DONE,
@@ -57,7 +58,8 @@ from costopt_trainer.termination import (
     write,
 )
 
-_STARTED_NS = time.time_ns()
+_STARTED_NS = time.monotonic_ns()
+"""By the clock that all processes of a machine share, and that nobody sets."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_index(environment, settings)
         if settings.num_nodes == 1:  # a gang of one meets itself, whatever its name resolves to
             environment = replace(environment, address=Address("127.0.0.1", environment.address.port))
-        _set_defaults(environment, settings)
+        _set_defaults(environment, settings, scratch)
         _make_storage(environment)
         message = _run_ranks(ranks, environment, settings, options.rendezvous_timeout)
     except NotRetryable as error:
@@ -157,6 +159,7 @@ def _make_storage(environment: ReplicaEnvironment) -> None:
         raise NotRetryable("CheckpointNotWritable", sentence)
     with contextlib.suppress(OSError):  # whoever writes there says what is wrong with it
         folder.mkdir(parents=True, exist_ok=True)
+        mark_storage(folder)
 
 
 def _watch(ranks: LocalRanks, scratch: Path, environment: ReplicaEnvironment) -> None:
@@ -175,11 +178,11 @@ def _watch(ranks: LocalRanks, scratch: Path, environment: ReplicaEnvironment) ->
         raise NotRetryable("InvalidSettings", sentence) from error
 
 
-def _set_defaults(environment: ReplicaEnvironment, settings: ReplicaSettings) -> None:
+def _set_defaults(environment: ReplicaEnvironment, settings: ReplicaSettings, scratch: Path) -> None:
     """Settings of the libraries below, for all ranks, where the user made none."""
     # Lines come when they are written, and are not lost with a rank that is killed.
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
-    user.set_defaults()
+    user.set_defaults(scratch / "home")
     os.environ[names.ENV_LAUNCHER_STARTED] = str(_STARTED_NS)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_processors() // settings.processes_per_node)))
     loopback = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]

@@ -45,7 +45,7 @@ def figure(value: float) -> str:
 def startup_ns() -> int:
     """Nanoseconds since this rank's launcher began, or without one since this process began."""
     started = os.environ.get(names.ENV_LAUNCHER_STARTED, "")
-    return max(0, time.time_ns() - int(started)) if started.isdigit() else process_age_ns()
+    return max(0, time.monotonic_ns() - int(started)) if started.isdigit() else process_age_ns()
 
 
 def process_age_ns() -> int:

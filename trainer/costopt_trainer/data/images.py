@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from costopt.schema.recipe import ImageData
 from costopt_trainer.data.sampler import sample_indices
+from costopt_trainer.data.storages import refuse_what_jobs_write
 from costopt_trainer.errors import NotRetryable
 
 
@@ -74,6 +75,7 @@ def _load(path: Path, name: str) -> tuple[NDArray[np.generic], NDArray[np.generi
         if not path.exists():
             where = "" if path.is_absolute() else f"; a relative path begins at {Path.cwd()}"
             raise _invalid(name, f"must exist on the machine (or in the pod) that trains, but does not{where}")
+        refuse_what_jobs_write(path, name)
         if not path.is_file():
             raise _invalid(name, "must be an .npz file, not a folder or device")
         with path.open("rb") as stream:

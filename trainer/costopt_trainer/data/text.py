@@ -20,6 +20,7 @@ from pathlib import Path
 
 from costopt import names
 from costopt.schema.recipe import DataSettings
+from costopt_trainer.data.storages import refuse_what_jobs_write
 from costopt_trainer.errors import NotRetryable
 
 SEPARATOR = b"\0"
@@ -27,11 +28,6 @@ SEPARATOR = b"\0"
 
 PIECE_BYTES = 1 << 20
 """Bytes read at once: bounds memory, whatever the size of a file."""
-
-_WRITTEN_BY_A_JOB = (names.CHECKPOINTS_DIR, names.ARTIFACTS_DIR, names.CACHE_DIR, names.METRICS_FILE)
-"""In its storage."""
-_RUN_FOLDER_MARKS = frozenset({"job.json", "status.json", "lock"})
-"""What every run folder of one machine holds."""
 
 _NOT_THE_STANDARD_LIBRARY = frozenset({"site-packages", "dist-packages", "__pycache__"})
 
@@ -59,7 +55,7 @@ def text_source(settings: DataSettings, own_folder: Path | None = None) -> TextS
     """The files that `settings`, of type Text or PythonStandardLibrary, ask for.
 
     `own_folder` is the job's own storage, which changes while it trains: nothing in it is data. Nor is what lies in
-    another job's run folder.
+    the storage of another job.
 
     Raises NotRetryable("InvalidData") if they are missing, unreadable or hold no text.
     """
@@ -74,10 +70,7 @@ def text_source(settings: DataSettings, own_folder: Path | None = None) -> TextS
     path = Path(settings.text.path)
     name = f"data.text.path: {path}"
     status = _stat(path, name)
-    if own_folder is not None and _is_ours(path, own_folder):
-        raise NotRetryable(
-            "InvalidData", f"{name} is what this job writes itself ({own_folder}); give text that lies elsewhere"
-        )
+    refuse_what_jobs_write(path, name, own_folder)
     if stat.S_ISREG(status.st_mode):
         return _take(name, [TextFile(path, status.st_size)], settings.text.max_bytes, "must hold text, but is empty")
     if stat.S_ISDIR(status.st_mode):
@@ -177,12 +170,6 @@ def _continues_character(byte: int) -> bool:
     return byte & 0xC0 == 0x80
 
 
-def _is_ours(path: Path, own_folder: Path) -> bool:
-    """Whether it is the job's own storage, or what the job keeps there."""
-    real, own = Path(os.path.realpath(path)), Path(os.path.realpath(own_folder))
-    return real == own or any(place in (real, *real.parents) for place in (own / name for name in _WRITTEN_BY_A_JOB))
-
-
 def _matching_files(
     root: Path, pattern: str, skip: frozenset[str] = frozenset(), own_folder: Path | None = None
 ) -> Iterator[TextFile]:
@@ -206,7 +193,7 @@ def _matching_files(
 def _walk(root: Path, skip: frozenset[str], own_folder: Path | None) -> Iterator[Path]:
     """Everything below `root` that is not a folder. Links are followed, each real folder is visited once.
 
-    Run folders are passed over: the job's own and, known by their marks, those of others.
+    Storages of jobs are passed over: the job's own and, known by their marks, those of others.
     """
     visited = set() if own_folder is None else {os.path.realpath(own_folder)}
     pending = [root]
@@ -218,7 +205,7 @@ def _walk(root: Path, skip: frozenset[str], own_folder: Path | None) -> Iterator
         visited.add(real)
         try:
             entries = sorted(folder.iterdir())
-            if {entry.name for entry in entries} >= _RUN_FOLDER_MARKS:
+            if any(entry.name == names.STORAGE_MARK for entry in entries):
                 continue
             folders = [entry for entry in entries if entry.is_dir()]
         except OSError as error:
