@@ -11,9 +11,9 @@ from builders_launch import replica
 GOOD: dict[str, Any] = {"jobName": "j", "stage": "train", "numNodes": 1, "processesPerNode": 1, "command": ["true"]}
 
 WRONG_SETTINGS = [
-    ("", "is not JSON"),
-    ("[1, 2", "is not JSON"),
-    ("\x00\x01", "is not JSON"),
+    ("", "must be JSON"),
+    ("[1, 2", "must be JSON"),
+    ("\x00\x01", "must be JSON"),
     (json.dumps(GOOD | {"numNodes": "two"}), "settings.json is wrong: numNodes: "),
     (json.dumps(GOOD | {"colour": "red"}), "settings.json is wrong: colour: "),
     (json.dumps({"stage": "train"}), "settings.json is wrong: jobName: "),
