@@ -3,6 +3,7 @@ dict, and every request is remembered. It validates nothing; tests/cluster asks 
 """
 
 import json
+import ssl
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -107,8 +108,8 @@ def not_found(kind: str, name: str) -> Answer:
 
 
 @contextmanager
-def serving(api: FakeApi) -> Iterator[str]:
-    """Serve until the end of the block; yields the URL."""
+def serving(api: FakeApi, tls: ssl.SSLContext | None = None) -> Iterator[str]:
+    """Serve until the end of the block, over TLS if it is given; yields the URL."""
 
     class OneRequest(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -131,11 +132,18 @@ def serving(api: FakeApi) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), OneRequest)
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *_: object) -> None:
+            """A client that does not trust the server has gone: say nothing."""
+
+    server = Server(("127.0.0.1", 0), OneRequest)
+    if tls is not None:
+        # The greeting is a connection's own matter: one that is broken off may not stop the server.
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        yield f"http{'s' if tls else ''}://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         thread.join()

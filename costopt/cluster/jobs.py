@@ -4,7 +4,6 @@ import difflib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from functools import cached_property
 from typing import Any, Literal
 
@@ -14,7 +13,9 @@ from costopt.cluster.api import APPLY_PATCH, FIELD_MANAGER, MERGE_PATCH, Cluster
 from costopt.cluster.patience import Patience
 from costopt.cluster.pods import pods_of
 from costopt.cluster.refusals import Conflict, Expired, Forbidden, NotThere, Unreachable
+from costopt.cluster.shapes import mapping, mappings, moment, text
 from costopt.names import storage_claim_name
+from costopt.plan.foreign_text import one_line
 from costopt.refused import Refused
 from costopt.schema.base import API_VERSION
 from costopt.schema.status import JobStatus
@@ -39,11 +40,14 @@ class ClusterJob:
     """A CostOptJob as the API server has it."""
 
     def __init__(self, plain: Plain) -> None:
-        if not {"name", "namespace", "uid", "creationTimestamp"} <= plain["metadata"].keys():
+        self.metadata: Plain = mapping(plain.get("metadata"))
+        created = moment(self.metadata.get("creationTimestamp"))
+        if created is None or not all(text(self.metadata.get(key)) for key in ("name", "namespace", "uid")):
             raise Unreachable("what answers is no API server: it sent a job without a name; check the kubeconfig")
         self.plain = plain
-        self.metadata: Plain = plain["metadata"]
-        self.spec: Plain = plain.get("spec") or {}
+        self.spec: Plain = mapping(plain.get("spec"))
+        self.created = created
+        """When it was submitted."""
 
     @property
     def name(self) -> str:
@@ -61,11 +65,6 @@ class ClusterJob:
         return str(self.metadata["uid"])
 
     @property
-    def created(self) -> datetime:
-        """When it was submitted."""
-        return datetime.fromisoformat(self.metadata["creationTimestamp"])
-
-    @property
     def is_being_deleted(self) -> bool:
         """Whether it is only still there because something holds it."""
         return "deletionTimestamp" in self.metadata
@@ -78,16 +77,15 @@ class ClusterJob:
     @property
     def kept_claim(self) -> str | None:
         """The claim with its checkpoints and artifacts that stays when the job is deleted; None if none does."""
-        storage = self.spec.get("storage") or {}
-        create = storage.get("create")
-        if create is None:
-            return storage.get("claimName")
-        return storage_claim_name(self.name) if create.get("keepAfterDeletion", True) else None
+        storage = mapping(self.spec.get("storage"))
+        if storage.get("create") is None:
+            return text(storage.get("claimName"))
+        return storage_claim_name(self.name) if mapping(storage["create"]).get("keepAfterDeletion", True) else None
 
     @cached_property
     def status(self) -> JobStatus:
         """Where it stands; an empty status before the operator has seen it."""
-        return read_status(self.plain.get("status") or {}, f"job {self.name}")
+        return read_status(mapping(self.plain.get("status")), f"job {self.name}")
 
 
 def read_status(plain: Plain, whose: str) -> JobStatus:
@@ -99,9 +97,9 @@ def read_status(plain: Plain, whose: str) -> JobStatus:
         unknown = [mistake["loc"] for mistake in mistakes if mistake["type"] == "extra_forbidden"]
         if unknown:
             return read_status(_without(plain, unknown), whose)
-        where = ".".join(str(part) for part in mistakes[0]["loc"])
+        why = f"{'.'.join(('status', *(str(part) for part in mistakes[0]['loc'])))}: {mistakes[0]['msg']}"
         raise Refused(
-            f"the status of {whose} cannot be read (status.{where}: {mistakes[0]['msg']}); "
+            f"the status of {whose} cannot be read ({one_line(why, 300)}); "
             "install the costopt of the cluster's operator here"
         ) from None
 
@@ -192,9 +190,9 @@ class Jobs:
         query = {"limit": str(PAGE)}
         while True:
             page = self.cluster.ask("GET", path, query, accept=accept)
-            yield from page.get("items") or []  # a list of names alone has a null for none
-            following = page["metadata"].get("continue")
-            if not following:
+            yield from mappings(page.get("items"))  # a list of names alone has a null for none
+            following = text(page["metadata"].get("continue"))
+            if following is None:
                 return
             query = {"limit": str(PAGE), "continue": following}
 
@@ -202,7 +200,8 @@ class Jobs:
         if error.name != name:  # the resource itself is unknown
             return error
         try:
-            names = sorted(entry["metadata"]["name"] for entry in self._pages(self._path(), NAMES_ONLY))
+            entries = self._pages(self._path(), NAMES_ONLY)
+            names = sorted(found for entry in entries if (found := text(mapping(entry.get("metadata")).get("name"))))
         except Forbidden:
             names = []
         similar = difflib.get_close_matches(name, names, n=3, cutoff=0.6)

@@ -3,9 +3,9 @@
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from costopt.cluster.api import Cluster, Plain, segment
+from costopt.cluster.shapes import mapping, mappings, moment, text
 from costopt.names import LABEL_ATTEMPT, LABEL_JOB_UID, LABEL_STAGE, MANAGED_BY_SELECTOR
 from costopt.render.pods import INDEX_ANNOTATION
 
@@ -40,54 +40,56 @@ def pods_of(cluster: Cluster, namespace: str, job_uid: str) -> list[ReplicaPod]:
     """The job's pods that are still there, in order of creation; a pod that took another's place counts, not that."""
     query = {"labelSelector": f"{MANAGED_BY_SELECTOR},{LABEL_JOB_UID}={job_uid}"}
     found = cluster.ask("GET", f"/api/v1/namespaces/{segment(namespace)}/pods", query)
-    pods = sorted((pod for item in found.get("items") or [] if (pod := replica_pod(item))), key=lambda pod: pod.created)
+    pods = sorted(
+        (pod for item in mappings(found.get("items")) if (pod := replica_pod(item))), key=lambda pod: pod.created
+    )
     latest = {pod.replica: pod for pod in pods}
     return sorted(latest.values(), key=lambda pod: (pod.created, pod.replica))
 
 
 def replica_pod(pod: Plain) -> ReplicaPod | None:
     """A pod as a replica; None if it lacks the marks of one, or has some that no replica has."""
-    metadata: Plain = pod["metadata"]
-    labels: Plain = metadata.get("labels") or {}
-    attempt, index = (
-        _number(labels.get(LABEL_ATTEMPT)),
-        _number((metadata.get("annotations") or {}).get(INDEX_ANNOTATION)),
-    )
-    if LABEL_STAGE not in labels or attempt is None or index is None:
+    metadata = mapping(pod.get("metadata"))
+    labels = mapping(metadata.get("labels"))
+    attempt = _number(labels.get(LABEL_ATTEMPT))
+    index = _number(mapping(metadata.get("annotations")).get(INDEX_ANNOTATION))
+    namespace, name, uid = (text(metadata.get(key)) for key in ("namespace", "name", "uid"))
+    stage, created = text(labels.get(LABEL_STAGE)), moment(metadata.get("creationTimestamp"))
+    if not (namespace and name and uid and stage and created) or attempt is None or index is None:
         return None
-    status: Plain = pod.get("status") or {}
+    status = mapping(pod.get("status"))
     return ReplicaPod(
-        namespace=metadata["namespace"],
-        name=metadata["name"],
-        uid=metadata["uid"],
-        stage=labels[LABEL_STAGE],
+        namespace=namespace,
+        name=name,
+        uid=uid,
+        stage=stage,
         attempt=attempt,
         index=index,
-        created=datetime.fromisoformat(metadata["creationTimestamp"]),
-        phase=status.get("phase", "Pending"),
+        created=created,
+        phase=text(status.get("phase")) or "Pending",
         waits_for=_waits_for(status),
     )
 
 
-def _number(text: str | None) -> int | None:
+def _number(value: object) -> int | None:
     """The number; None if it is none that a replica has, for anybody may have written it."""
-    return int(text) if text is not None and re.fullmatch(r"[0-9]{1,9}", text) else None
+    return int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value) else None
 
 
 def _waits_for(status: Plain) -> str | None:
-    if status.get("phase", "Pending") != "Pending":
+    if (text(status.get("phase")) or "Pending") != "Pending":
         return None
-    for condition in status.get("conditions") or []:
-        if condition["type"] == "PodScheduled" and condition["status"] != "True":
+    for condition in mappings(status.get("conditions")):
+        if condition.get("type") == "PodScheduled" and condition.get("status") != "True":
             return _words(condition, "to be scheduled")
-    for container in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]:
-        waiting = (container.get("state") or {}).get("waiting")
+    for container in [*mappings(status.get("initContainerStatuses")), *mappings(status.get("containerStatuses"))]:
+        waiting = mapping(mapping(container.get("state")).get("waiting"))
         if waiting:
             return _words(waiting, "its container")
     return "its container"
 
 
-def _words(entry: dict[str, Any], otherwise: str) -> str:
+def _words(entry: Plain, otherwise: str) -> str:
     """`reason: message`, or what of it there is."""
-    parts = [" ".join(entry[key].split()) for key in ("reason", "message") if entry.get(key)]
+    parts = [" ".join(words.split()) for key in ("reason", "message") if (words := text(entry.get(key)))]
     return ": ".join(parts) or otherwise

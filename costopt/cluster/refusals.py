@@ -5,8 +5,15 @@ import socket
 import ssl
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
-from costopt.cluster.troubles import is_page, sentence_of, without_addresses
+from costopt.cluster.troubles import (
+    OUR_CERTIFICATE,
+    certificate_sentence,
+    is_page,
+    sentence_of,
+    without_addresses,
+)
 from costopt.hostile import parse_json
 from costopt.refused import Refused
 
@@ -36,6 +43,10 @@ class Expired(Unreachable):
 
 class LoginRefused(Refused):
     """The API server does not know who asks (401)."""
+
+
+class Untrusted(Refused):
+    """What answers cannot show that it is the cluster's server; asking again does not help."""
 
 
 class Forbidden(Refused):
@@ -117,7 +128,19 @@ def refusal(code: int, body: bytes, cluster: str) -> Refused:
 def unreachable(error: BaseException, cluster: str, server: str) -> Refused:
     """The exception for a request that got no answer."""
     if any(mark in str(error) for mark in _UNUSABLE_CERTIFICATE):
-        return LoginRefused(f"your certificate or key for {cluster} cannot be read; mend it in the kubeconfig")
+        return LoginRefused(
+            f"your certificate or key for {cluster}, or its authority, cannot be read; mend the kubeconfig"
+        )
+    for link in _chain(error):
+        if isinstance(link, ssl.SSLCertVerificationError):
+            host = urlsplit(server).hostname or server
+            why = certificate_sentence(one_line(str(link.verify_message or "it cannot be verified")), host)
+            return Untrusted(f"{cluster} is not to be trusted: the certificate of the server {why}")
+        if isinstance(link, ssl.SSLError) and re.search(OUR_CERTIFICATE, str(link.reason)):
+            return LoginRefused(
+                f"{cluster} does not accept your certificate; log in again as the cluster's provider says, then "
+                "repeat the command"
+            )
     return Unreachable(f"{cluster} cannot be reached at {server} ({_why(error)}); check that it runs, and the network")
 
 
@@ -149,16 +172,20 @@ EXCEPTIONS = {
 """What the network's exceptions mean."""
 
 
-def _why(error: BaseException) -> str:
-    """The most telling of the exceptions that led to this one."""
+def _chain(error: BaseException) -> list[BaseException]:
+    """The exception and what led to it, the first cause last."""
     chain: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in chain:
         chain.append(link)
         link = link.__cause__ or link.__context__
+    return chain
+
+
+def _why(error: BaseException) -> str:
+    """The most telling of the exceptions that led to this one."""
+    chain = _chain(error)
     for one in reversed(chain):
-        if type(one).__name__ == "SSLCertVerificationError":
-            return f"its certificate is not accepted: {getattr(one, 'verify_message', 'it cannot be verified')}"
         if isinstance(one, TimeoutError) or "Timeout" in type(one).__name__:
             return "no answer in time"
         if isinstance(one, ssl.SSLError):

@@ -1,4 +1,5 @@
-"""What an API server, or what stands before it, answers when it cannot do what was asked -> a sentence. One table.
+"""What an API server, or what stands before it, answers when it cannot do what was asked -> a sentence. Two tables:
+one of answers, one of certificates.
 
 The server's own words often quote addresses of nodes and of other programs, and bodies may be pages made for a browser:
 those words are repeated only where they tell a user something.
@@ -73,6 +74,34 @@ TROUBLES = (
     Trouble((405, 406, 415), "", "does not answer as an API server does (code {code}); check the kubeconfig"),
 )
 """The first that fits counts."""
+
+
+CERTIFICATES = (
+    (
+        r"self[- ]signed|unable to get (local )?issuer|unable to verify the first certificate",
+        "is signed by an authority that your kubeconfig does not know; mend the cluster's certificate-authority there",
+    ),
+    (
+        r"mismatch|not valid for|doesn't match",
+        "is for another name than {host}; name the server in the kubeconfig as its certificate does",
+    ),
+    (r"has expired", "has expired, if the clock of this machine is right; whoever runs the cluster must renew it"),
+    (r"not yet valid", "is not valid yet; check the clock of this machine"),
+    (r"", "is not accepted ({said}); whoever runs the cluster must mend it"),
+)
+"""What the check of a server's certificate has found -> a sentence about it. The first that fits counts."""
+
+OUR_CERTIFICATE = r"ALERT_(BAD_CERTIFICATE|CERTIFICATE_|UNKNOWN_CA|UNSUPPORTED_CERTIFICATE|ACCESS_DENIED)"
+"""With these a server, or what stands before it, refuses a connection for the user's certificate."""
+
+
+def certificate_sentence(said: str, host: str) -> str:
+    """What is wrong with a server's certificate, for after its name."""
+    return next(
+        sentence.format(said=said, host=host)
+        for words, sentence in CERTIFICATES
+        if re.search(words, said, re.IGNORECASE)
+    )
 
 
 def sentence_of(code: int, said: str) -> str | None:
