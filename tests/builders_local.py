@@ -8,11 +8,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from builders_waiting import wait_for
 from costopt.local.lock import only_runner
 from costopt.local.run_folder import RunFolder
 from costopt.local.runner import Runner
@@ -132,11 +132,7 @@ def start_runner(folder: Path, program: str, num_nodes: int = 2, kill_before_wri
 
 def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     """Wait for something that happens in another process."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s")
-        time.sleep(0.02)
+    wait_for(condition, seconds=seconds)
 
 
 def processes_below(folder: Path) -> list[int]:

@@ -4,11 +4,12 @@ import json
 import os
 import re
 import subprocess
-import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import builders_waiting
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -109,12 +110,7 @@ class Cluster:
 
     def wait_for(self, read: Callable[[], Any], seconds: float = 30, what: str = "") -> Any:
         """The first answer of `read` that is true; AssertionError with the last one after `seconds`."""
-        deadline = time.monotonic() + seconds
-        while not (answer := read()):
-            if time.monotonic() > deadline:
-                raise AssertionError(f"still not {what or 'true'} after {seconds:.0f} s: {answer!r}")
-            time.sleep(0.1)
-        return answer
+        return builders_waiting.wait_for(read, what or "true", seconds)
 
     def metrics(self) -> str:
         """The API server's metrics, as text."""

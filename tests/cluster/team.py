@@ -15,6 +15,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+import builders_waiting
 from builders_cluster import Play, ended_container, play
 from builders_schema import plain_job, plain_price_book
 from cluster.control_plane import ControlPlane
@@ -122,11 +123,7 @@ class Team:
 
     def wait_for(self, read: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
         """The first answer of `read` that is true."""
-        deadline = time.monotonic() + seconds
-        while not (answer := read()):
-            assert time.monotonic() < deadline, f"still not {what} after {seconds:.0f} s: {answer!r}"
-            time.sleep(0.1)
-        return answer
+        return builders_waiting.wait_for(read, what, seconds)
 
     def pods_ever(self, job: "LiveJob") -> list[Json]:
         """Every pod that the job has ever had, as it was when last seen."""

@@ -9,11 +9,11 @@ import hashlib
 import json
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import builders_waiting
 from cluster.team import LiveJob, Team
 from e2e.real_cluster import RealCluster
 
@@ -92,11 +92,7 @@ class Storage:
 
 def wait_for(read: Callable[[], Any], what: str, seconds: float = SECONDS) -> Any:
     """The first answer of `read` that is true."""
-    deadline = time.monotonic() + seconds
-    while not (answer := read()):
-        assert time.monotonic() < deadline, f"still not {what} after {seconds:.0f} s: {answer!r}"
-        time.sleep(0.1)
-    return answer
+    return builders_waiting.wait_for(read, what, seconds)
 
 
 def submit(node: RealCluster, team: Team, manifest: dict[str, Any]) -> tuple[LiveJob, Storage]:

@@ -4,12 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from builders_waiting import wait_for
 from e2e.enter import control_group_roots, why_not
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -25,13 +24,6 @@ def enter(*command: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
         [sys.executable, "-m", "e2e.enter", *command], env={**os.environ, "PYTHONPATH": str(TESTS)}, cwd=TESTS
     )
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def groups_of(pid: int) -> list[Path]:
@@ -55,12 +47,12 @@ def runs(mark: str) -> bool:
 def test_a_signal_ends_everything(number: signal.Signals, tmp_path: Path) -> None:
     begun, mark = tmp_path / "begun", f"mark-of-{os.getpid()}-{number}"
     process = enter("bash", "-c", f"touch {begun}; sleep 60; :", mark)
-    wait_until(begun.exists)
+    wait_for(begun.exists)
     process.send_signal(number)
     code = process.wait(timeout=30)
     assert code == (-number if number == signal.SIGKILL else 128 + number)
-    wait_until(lambda: not runs(mark))
-    wait_until(lambda: not groups_of(process.pid))
+    wait_for(lambda: not runs(mark))
+    wait_for(lambda: not groups_of(process.pid))
 
 
 def test_the_commands_exit_code_is_ones_own() -> None:

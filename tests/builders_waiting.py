@@ -1,0 +1,19 @@
+"""Waiting for what happens in another process."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+Answer = TypeVar("Answer")
+
+LOOK_EVERY_SECONDS = 0.05
+
+
+def wait_for(read: Callable[[], Answer], what: str = "so", seconds: float = 30.0) -> Answer:
+    """The first answer of `read` that is true. AssertionError, with the last one, if none is within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (answer := read()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"still not {what} after {seconds:.0f} s: {answer!r}")
+        time.sleep(LOOK_EVERY_SECONDS)
+    return answer
