@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[operator,trainer,dev]'
 	touch $@
 
-quickstart: $(STAMP) ## Train a small GPT on two ranks, compress it, and print what it cost (about 5 minutes)
+quickstart: $(STAMP) ## Train a small GPT on two ranks, compress it, and print what it cost (about 3 minutes)
 	$(BIN)/costopt run manifests/samples/quickstart.yaml
 
 test: $(STAMP) ## Run all tests that this machine can run; the others are skipped with a reason

@@ -36,7 +36,7 @@ def environment() -> dict[str, str]:
 def costopt(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `costopt` in `folder` to its end."""
     return subprocess.run(
-        program(*arguments), cwd=folder, env=environment(), capture_output=True, text=True, timeout=240, check=False
+        program(*arguments), cwd=folder, env=environment(), capture_output=True, text=True, timeout=1100, check=False
     )
 
 

@@ -39,8 +39,8 @@ STEP_SECONDS = 40.0
 MEASURED = {"sizeBytes": 100, "parameters": 10, "nonzeroPermille": 1000, "latencyMicroseconds": 10}
 REPORT = {
     "name": "int8",
-    "measured": {**MEASURED, "validationLoss": "1.5", "compiled": False},
-    "baseline": {**MEASURED, "validationLoss": "1.5", "compiled": False},
+    "measured": {**MEASURED, "validationLoss": "1.5", "engine": "TorchEager"},
+    "baseline": {**MEASURED, "validationLoss": "1.5", "engine": "TorchEager"},
     "sizeRatio": "4",
     "speedup": "1.2",
     "validationLossIncrease": "0.01",

@@ -57,7 +57,7 @@ def report(name: str) -> VariantStatus:
         nonzero_permille=1000,
         latency_microseconds=1,
         validation_loss="1.0",
-        compiled=False,
+        engine="TorchEager",
     )
     return VariantStatus(
         name=name,

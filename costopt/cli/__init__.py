@@ -5,7 +5,8 @@ A command's file is imported only when that command runs, so that `costopt --hel
     inputs      manifests and price books -> one job and its prices, or every mistake
     target      a name -> a run folder here, or a job on a cluster
     on_cluster  options and sentences of the commands on a cluster
-    views       status, variants, bill and failure as tables
+    views       status, bill and failure as text and tables
+    variants    variants beside the model they were made of
     tables      rows of figures, none of which is ever cropped
     narrate     two statuses -> what has happened between them, in words
     live        what a user sees while a job runs

@@ -20,6 +20,7 @@ def changes(before: JobStatus, after: JobStatus) -> list[str]:
                 f"{variant.name}: {float(variant.size_ratio):.2f}x smaller, {float(variant.speedup):.2f}x as fast, "
                 f"validation loss {float(variant.validation_loss_increase):+.4f}"
             )
+            lines += [f"{variant.name}: not worth deploying: {fault.message}" for fault in variant.faults]
     for condition in after.conditions:
         lines += _condition_change(before.condition(condition.type), condition)
     return lines

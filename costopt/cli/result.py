@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from costopt.cli.views import Place, bill_views, console, entropies_text, failure_text, variants_table
+from costopt.cli.variants import variants_table
+from costopt.cli.views import Place, bill_views, console, entropies_text, failure_text
 from costopt.plan.decide import is_final
 from costopt.schema.status import JobStatus
 

@@ -21,6 +21,7 @@ from costopt.cli.on_cluster import (
 )
 from costopt.cli.tables import table
 from costopt.cli.target import JobArgument, RunDirOption, find_target
+from costopt.cli.variants import variants_table
 from costopt.cli.views import (
     Place,
     console,
@@ -31,7 +32,6 @@ from costopt.cli.views import (
     progress_text,
     stages_table,
     state_of,
-    variants_table,
 )
 from costopt.cluster.access import Access
 from costopt.cluster.jobs import ClusterJob, Jobs

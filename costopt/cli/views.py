@@ -1,4 +1,4 @@
-"""Status, variants, bill and failure as text for people. Figures that are unknown read "unknown", never 0."""
+"""Status, bill and failure as text for people. Figures that are unknown read "unknown", never 0."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,6 @@ from costopt.cli.tables import table
 from costopt.schema.replica import FailureReason, Progress
 from costopt.schema.resources import GPU_RESOURCE
 from costopt.schema.status import Bill, BillLine, Failure, JobStatus, Total
-from costopt.schema.variant_report import Measurement, VariantStatus
 
 PLAIN_WIDTH = 160
 """Columns where there is no terminal to ask: a table in a file should not be folded."""
@@ -31,6 +30,8 @@ WHAT_TO_DO: dict[FailureReason, str] = {
     "CommandNotFound": "Do as the message says",
     "CannotStart": "Do as the message says",
 }
+ACCURACY = "validationAccuracyPermille"
+"""The result of an evaluation that a classifier has: correct answers in thousandths."""
 READ_THE_LOG = "Read the whole log with `{logs} --stage {stage} --attempt {attempt}`."
 
 
@@ -56,43 +57,6 @@ def console(stream: TextIO | None = None) -> SafeConsole:
     """A console for `stream` (standard output by default)."""
     stream = stream or sys.stdout
     return SafeConsole(file=stream, highlight=False, soft_wrap=False, width=None if stream.isatty() else PLAIN_WIDTH)
-
-
-def variants_table(variants: Sequence[VariantStatus]) -> Group:
-    """Each variant beside its baseline, which the same process has measured; narrow enough for 80 columns."""
-    model = variants[0].baseline
-    sizes = [("(trained model)", size(model.size_bytes), "1.00x", f"{model.parameters:,}", _share(model))]
-    figures = [("(trained model)", milliseconds(model.latency_microseconds), "", "1.00x", _loss(model), "")]
-    for variant in variants:
-        measured = variant.measured
-        ratio, speedup = f"{float(variant.size_ratio):.2f}x", f"{float(variant.speedup):.2f}x"
-        sizes.append((variant.name, size(measured.size_bytes), ratio, f"{measured.parameters:,}", _share(measured)))
-        figures.append(
-            (
-                variant.name,
-                milliseconds(measured.latency_microseconds),
-                milliseconds(variant.baseline.latency_microseconds),
-                speedup,
-                _loss(measured),
-                f"{float(variant.validation_loss_increase):+.4f}",
-            )
-        )
-    return Group(
-        table("Variants: size (ratio: larger is better)", ("", "bytes", "ratio", "parameters", "non-zero"), sizes),
-        table(
-            "Variants: latency, beside the model's in the same process; held-out loss",
-            ("", "latency", "the model's", "speedup", "loss", "change"),
-            figures,
-        ),
-    )
-
-
-def _share(measured: Measurement) -> str:
-    return f"{measured.nonzero_permille / 10:.1f}%"
-
-
-def _loss(measured: Measurement) -> str:
-    return f"{float(measured.validation_loss):.4f}"
 
 
 def bill_views(bill: Bill) -> list[RenderableType]:
@@ -261,24 +225,11 @@ def progress_text(progress: Progress) -> str:
     parts = [f"step {progress.step}/{progress.total_steps}"]
     parts += [f"loss {float(progress.loss):.4f}"] if progress.loss else []
     parts += [f"validation loss {float(progress.validation_loss):.4f}"] if progress.validation_loss else []
+    accuracy = progress.results.get(ACCURACY)
+    parts += [f"accuracy {float(accuracy) / 10:.1f}%"] if accuracy else []
     parts += [f"{progress.tokens_per_second:,} tokens/s"] if progress.tokens_per_second else []
-    parts += [f"{progress.images_per_second:,} images/s"] if progress.images_per_second else []
+    parts += [f"{progress.samples_per_second:,} samples/s"] if progress.samples_per_second else []
     return "  ".join(parts)
-
-
-def size(num_bytes: int) -> str:
-    """Bytes in a unit that leaves few digits."""
-    amount = float(num_bytes)
-    for unit in ("B", "KiB", "MiB"):
-        if amount < 1024:
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.2f} {unit}"
-        amount /= 1024
-    return f"{amount:.2f} GiB"
-
-
-def milliseconds(microseconds: int) -> str:
-    """A latency."""
-    return f"{microseconds / 1000:.2f} ms"
 
 
 def duration(seconds: float) -> str:

@@ -90,7 +90,7 @@ def plan(observed: Observed, now: datetime) -> Plan:
     stages, failure, stops, ends = _advance_all(situation)
     if not stopping:
         stages = begin_due(stages, observed, now)
-    ending = _find_ending(stages, halt)
+    ending = _find_ending(stages, halt, _finished_variants(observed, stages))
     if ending:
         stages = [_closed(stage, now) for stage in stages]
     stages = [_with_phase(stage, observed, now) for stage in stages]
@@ -183,7 +183,7 @@ def _advance_all(
     return stages, failure, tuple(stops), ends
 
 
-def _find_ending(stages: list[StageStatus], halt: Halt | None) -> Finding | None:
+def _find_ending(stages: list[StageStatus], halt: Halt | None, reports: list[VariantStatus]) -> Finding | None:
     """How the job ends, if it does now. Work that is all done goes before a reason to stop it."""
     training, *variants = stages
     if training.state == "Failed":
@@ -198,7 +198,7 @@ def _find_ending(stages: list[StageStatus], halt: Halt | None) -> Finding | None
             unmade = f"the model was trained, but not its variants {', '.join(stage.name for stage in failed)}"
             causes = [f"{stage.name}: {stage.failure.message}" for stage in failed if stage.failure]
             return Finding("False", "VariantFailed", ". ".join([unmade, *causes]))
-        return Finding("True", "Completed", "the model was trained and all its variants were made")
+        return Finding("True", "Completed", _completed(reports))
     if halt and halt.final:
         return Finding("False", halt.reason, halt.message)
     return None
@@ -287,6 +287,14 @@ def _finished_variants(observed: Observed, stages: list[StageStatus]) -> list[Va
     return [
         safe_report(reports[stage.name]) for stage in stages if stage.state == "Succeeded" and stage.name in reports
     ]
+
+
+def _completed(reports: list[VariantStatus]) -> str:
+    doubtful = [
+        f"{report.name} ({', '.join(fault.reason for fault in report.faults)})" for report in reports if report.faults
+    ]
+    message = "the model was trained and all its variants were made"
+    return f"{message}; not worth deploying: {', '.join(doubtful)}" if doubtful else message
 
 
 def _look_again(observed: Observed, status: JobStatus, now: datetime) -> timedelta | None:

@@ -13,7 +13,8 @@ class Quantize(Strict):
 
     scheme: Literal["Int8WeightOnly", "Int8DynamicActivation"]
     """Int8WeightOnly: 8-bit weights, computed in the model's precision; smaller, not faster on a CPU.
-    Int8DynamicActivation: 8-bit weights and activations quantized as they come; smaller and, compiled, faster."""
+    Int8DynamicActivation: 8-bit weights and activations quantized as they come; smaller and, with an
+    engine for it, faster."""
 
 
 class Prune(Strict):

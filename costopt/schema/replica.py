@@ -75,15 +75,15 @@ class Progress(Strict):
     samples_consumed: Count = 0
     """Samples trained on so far, over all ranks: the data position."""
     loss: Figure | None = None
-    """Training loss of the last step, nats per token (or per image)."""
+    """Training loss of the last step, nats per token (or per sample, for images)."""
     validation_loss: Figure | None = None
-    """Latest loss on the held-out split, nats per token (or per image)."""
+    """Latest loss on the held-out split, nats per token (or per sample, for images)."""
     learning_rate: Figure | None = None
     """Learning rate of the last step."""
     tokens_per_second: Count | None = None
     """Tokens trained on per second over all ranks, since the last report; None for images."""
-    images_per_second: Count | None = None
-    """Images trained on per second over all ranks, since the last report; None for text."""
+    samples_per_second: Count | None = None
+    """Samples (images) trained on per second over all ranks, since the last report; None for text."""
     last_checkpoint_step: Count | None = None
     """Step of the newest complete checkpoint."""
     resumed_from_step: Count | None = None

@@ -1,10 +1,12 @@
 """What a variant's replica says of the model it made: measured, compared, and loaded again."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from costopt.schema.base import Count, Figure, Name, ShortText, Strict
+
+EngineName = Literal["TorchEager", "TorchCompiled", "TorchQuantized"]
 
 
 class Measurement(Strict):
@@ -19,9 +21,22 @@ class Measurement(Strict):
     latency_microseconds: Count
     """Median time of one forward pass of one sample batch."""
     validation_loss: Figure
-    """Loss on the held-out split, nats per token (or per image)."""
-    compiled: bool
-    """True when latency was measured with torch.compile."""
+    """Loss on the held-out split, nats per token (or per sample, for images)."""
+    validation_accuracy_permille: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """Held-out samples classified correctly, in thousandths; None for text."""
+    engine: EngineName
+    """What ran it: the fastest of those that were tried on this machine. TorchEager: torch's kernels one by one.
+    TorchCompiled: torch.compile. TorchQuantized: torch's own 8-bit kernels (FBGEMM, oneDNN)."""
+
+
+class VariantFault(Strict):
+    """Why nobody would deploy a variant."""
+
+    reason: Literal["SlowerAndNotSmaller", "Slower", "NoBetterThanGuessing"]
+    """SlowerAndNotSmaller: than the model. Slower: though its steps are there for speed. NoBetterThanGuessing: its loss
+    is not below that of guessing each target by how frequent it is."""
+    message: Annotated[str, StringConstraints(pattern=r"^[ !#-\[\]-~]+$", max_length=160)]
+    """One sentence with the numbers."""
 
 
 class VariantStatus(Strict):
@@ -43,3 +58,9 @@ class VariantStatus(Strict):
     """Folder of the artifact, relative to the job's storage."""
     reloaded: bool
     """True: a fresh process loaded the artifact and gave the same output."""
+    trivial_loss: Figure | None = None
+    """Loss of guessing each held-out target by how frequent it is there: their entropy, in the losses' unit."""
+    validation_samples: Count | None = None
+    """Held-out samples that both losses are over: fewer than asked for where they would have taken too long."""
+    faults: Annotated[list[VariantFault], Field(max_length=3)] = Field(default_factory=list)
+    """What speaks against deploying it. Empty: nothing that was measured."""

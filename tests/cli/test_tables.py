@@ -17,7 +17,8 @@ from costopt.cli.live import TerminalView
 from costopt.cli.safe_console import SafeConsole
 from costopt.cli.status import jobs_table
 from costopt.cli.tables import table
-from costopt.cli.views import bill_views, failure_text, local_place, progress_text, stages_table, variants_table
+from costopt.cli.variants import variants_table
+from costopt.cli.views import bill_views, failure_text, local_place, progress_text, stages_table
 from costopt.cluster.jobs import ClusterJob
 from costopt.schema.prices import PriceBook
 from costopt.schema.replica import Progress
@@ -70,7 +71,7 @@ def statuses(draw: st.DrawFn) -> JobStatus:
             nonzero_permille=draw(st.integers(0, 1000)),
             latency_microseconds=draw(COUNTS),
             validation_loss=f"{draw(PRICES):f}",
-            compiled=False,
+            engine="TorchEager",
         )
 
     variants = [

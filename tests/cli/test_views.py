@@ -9,6 +9,7 @@ from builders_local import price_book
 from costopt.accounting.bill import make_bill
 from costopt.cli.live import Pace, PlainView
 from costopt.cli.narrate import changes
+from costopt.cli.variants import size, variants_table
 from costopt.cli.views import (
     bill_views,
     console,
@@ -17,9 +18,8 @@ from costopt.cli.views import (
     entropies_text,
     failure_text,
     local_place,
-    size,
+    progress_text,
     total_cost,
-    variants_table,
 )
 from costopt.schema.prices import PriceBook
 from costopt.schema.replica import Progress
@@ -32,7 +32,7 @@ from costopt.schema.status import (
     Total,
 )
 from costopt.schema.usage import UsageRecord
-from costopt.schema.variant_report import Measurement, VariantStatus
+from costopt.schema.variant_report import Measurement, VariantFault, VariantStatus
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
 
@@ -67,7 +67,7 @@ def variant() -> VariantStatus:
             nonzero_permille=995,
             latency_microseconds=latency,
             validation_loss=loss,
-            compiled=False,
+            engine="TorchEager",
         )
 
     return VariantStatus(
@@ -152,6 +152,38 @@ def test_variants_stand_beside_the_model_they_were_made_of() -> None:
     text = text_of(variants_table([variant()]))
     for figure in ("(trained model)", "3.91 KiB", "1000 B", "4.00x", "1,000", "99.5%", "0.50 ms", "2.00x", "+0.0100"):
         assert figure in text
+    assert "accuracy" not in text
+    assert "not worth deploying" not in text
+
+
+def with_measured(report: VariantStatus, **changed: object) -> VariantStatus:
+    return report.model_copy(update={"measured": report.measured.model_copy(update=changed)})
+
+
+def test_variants_of_a_classifier_show_how_much_they_get_right() -> None:
+    text = text_of(variants_table([with_measured(variant(), validation_accuracy_permille=912)]))
+    assert "accuracy" in text
+    assert "91.2%" in text
+
+
+def test_the_engine_is_named_where_it_is_not_the_plain_one() -> None:
+    text = text_of(variants_table([with_measured(variant(), engine="TorchQuantized")]))
+    assert "int8: run under TorchQuantized, the model beside it under TorchEager" in text
+    assert "run under" not in text_of(variants_table([variant()]))
+
+
+def test_what_speaks_against_a_variant_is_told_in_table_and_story() -> None:
+    fault = VariantFault(reason="Slower", message="it is 0.04x as fast as the model (24 ms beside 1 ms)")
+    marked = variant().model_copy(update={"faults": [fault]})
+    sentence = "int8: not worth deploying: it is 0.04x as fast as the model (24 ms beside 1 ms)"
+    assert sentence in text_of(variants_table([marked]))
+    assert sentence in changes(JobStatus(), JobStatus(variants=[marked]))
+
+
+def test_progress_on_images_counts_samples_and_shows_the_accuracy() -> None:
+    results = {"validationAccuracyPermille": "934"}
+    text = progress_text(Progress(step=1, total_steps=2, samples_per_second=1234, results=results))
+    assert text == "step 1/2  accuracy 93.4%  1,234 samples/s"
 
 
 @pytest.mark.parametrize(("loss", "verdict"), [("1.9", ": better than both"), ("2.5", "not better than both")])

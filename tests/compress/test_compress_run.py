@@ -14,7 +14,7 @@ import pytest
 from builders_compress import dynamic, pruned, read_json, replica, train_stage, weight_only
 from costopt.names import ENV_STORAGE_DIR
 from costopt.schema.recipe import Recipe
-from costopt.schema.variant_report import VariantStatus
+from costopt.schema.variant_report import EngineName, VariantStatus
 from costopt_trainer.artifact import load_model, read_config, save_model
 from costopt_trainer.compress import measure, run
 from costopt_trainer.errors import NotRetryable
@@ -76,8 +76,9 @@ def test_an_int8_variant_is_smaller_and_nearly_as_good(
     assert float(report.size_ratio) > 2
     assert abs(float(report.validation_loss_increase)) < 0.01
     assert float(report.baseline.validation_loss) < 4  # 5.5 untrained
-    assert not report.measured.compiled
-    assert not report.baseline.compiled
+    assert (report.measured.engine, report.baseline.engine) == ("TorchEager", "TorchEager")
+    assert report.faults == []
+    assert report.measured.validation_accuracy_permille is None
     assert read_config(artifact).steps == (weight_only(),)
     assert _leftovers(storage) == []
     lines = capsys.readouterr().out.splitlines()
@@ -91,6 +92,21 @@ def test_a_structured_variant_of_images_has_fewer_parameters(images: Stage) -> N
     assert report == _report(storage, "small")
     assert report.measured.parameters < report.baseline.parameters / 2
     assert read_widths(load_model(storage / "artifacts/small")) == {"channels": (4, 8)}
+    assert report.measured.validation_accuracy_permille is not None
+
+
+def test_a_variant_that_has_lost_what_was_learned_is_marked_with_the_numbers(
+    images: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage, recipe = images
+    report = run.make_variant(replica(recipe, pruned("Structured", 95)).variant, recipe, storage)  # type: ignore[arg-type]
+    assert (
+        float(report.baseline.validation_loss)
+        < float(report.trivial_loss or 0)
+        < float(report.measured.validation_loss)
+    )
+    assert "NoBetterThanGuessing" in [fault.reason for fault in report.faults]
+    assert f"small: not worth deploying: {report.faults[-1].message}" in capsys.readouterr().out
 
 
 def test_pruning_and_then_quantizing_gives_one_artifact(images: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,13 +122,18 @@ def test_pruning_and_then_quantizing_gives_one_artifact(images: Stage, monkeypat
 
 
 @pytest.mark.slow
-def test_activation_quantization_is_measured_compiled_on_both_sides(language: Stage) -> None:
+@pytest.mark.parametrize("engine", ["TorchCompiled", "TorchQuantized"])
+def test_quantized_activations_run_under_either_engine_and_the_report_names_it(
+    engine: EngineName, language: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     storage, recipe = language
-    report = run.make_variant(replica(recipe, dynamic(), name="fast").variant, recipe, storage)  # type: ignore[arg-type]
-    assert report.measured.compiled == report.baseline.compiled
-    assert abs(float(report.validation_loss_increase)) < 0.02
-    if not report.measured.compiled:
+    monkeypatch.setattr(run, "engines_for", lambda _steps, _device: (engine,))
+    if engine == "TorchCompiled" and shutil.which("g++") is None:
         pytest.skip("needs a C++ compiler")
+    report = run.make_variant(replica(recipe, dynamic(), name="fast").variant, recipe, storage)  # type: ignore[arg-type]
+    assert report.measured.engine == engine
+    assert abs(float(report.validation_loss_increase)) < 0.02
+    assert "NoBetterThanGuessing" not in [fault.reason for fault in report.faults]
 
 
 def _tamper_bytes(folder: Path) -> None:

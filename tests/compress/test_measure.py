@@ -1,19 +1,31 @@
 """Variant and baseline are measured alike."""
 
+from collections.abc import Callable, Sequence
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from builders_compress import dynamic, example_inputs, fresh_model, pruned, weight_only
+from costopt.schema.variant_report import EngineName
 from costopt_trainer.compress import measure
-from costopt_trainer.compress.measure import count_parameters, time_side_by_side
-from costopt_trainer.compress.steps import apply_steps, needs_compilation
+from costopt_trainer.compress.engines import Forward
+from costopt_trainer.compress.measure import Latency, count_parameters, time_side_by_side
+from costopt_trainer.compress.overdue import Overdue
+from costopt_trainer.compress.steps import apply_steps, wants_speed
 from costopt_trainer.errors import NotRetryable
 
 
 @pytest.fixture(autouse=True)
 def _short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "MAX_RUNS", measure.MIN_RUNS)
+
+
+def timed(
+    baseline: nn.Module, variant: nn.Module, batch: Tensor, engines: Sequence[EngineName] = ("TorchEager",)
+) -> tuple[Latency, Latency]:
+    with Overdue("small") as calls:
+        return time_side_by_side(baseline, variant, batch, engines=engines, calls=calls)
 
 
 def test_a_quantized_weight_counts_as_one_parameter() -> None:
@@ -36,9 +48,10 @@ def test_pruned_weights_are_not_counted_as_nonzero() -> None:
     assert parameters - nonzero == pytest.approx(matrices / 2 + 8 + 16, abs=2)  # the biases of batch norm start at zero
 
 
-def test_only_activation_quantization_asks_for_compilation() -> None:
-    assert needs_compilation([pruned("Structured", 50), dynamic()])
-    assert not needs_compilation([pruned("Structured", 50), weight_only()])
+def test_speed_is_what_structured_pruning_and_quantized_activations_are_for() -> None:
+    assert wants_speed([pruned("Structured", 50)])
+    assert wants_speed([pruned("Unstructured", 50), dynamic()])
+    assert not wants_speed([pruned("Unstructured", 50), weight_only()])
 
 
 def test_a_slower_model_takes_longer() -> None:
@@ -52,40 +65,76 @@ def test_a_slower_model_takes_longer() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x + 1
 
-    latencies = time_side_by_side(Sleepy(), Quick(), torch.zeros(4), compiled=False)
-    assert latencies.baseline > latencies.variant
-    assert not latencies.compiled
+    slow, quick = timed(Sleepy(), Quick(), torch.zeros(4))
+    assert slow.microseconds > quick.microseconds
+    assert slow.running.engine == quick.running.engine == "TorchEager"
+
+
+class _Clocked(nn.Module):
+    """Costs the seconds that `cost` gives for the number of its run, by a clock of its own."""
+
+    def __init__(self, name: str, runs: list[str], clock: list[float], cost: Callable[[int], float]) -> None:
+        super().__init__()
+        self.name, self.runs, self.clock, self.cost = name, runs, clock, cost
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.runs.append(self.name)
+        self.clock[0] += self.cost(self.runs.count(self.name))
+        return x + 1
+
+
+CHECKS = 3
+"""Runs of each model before the warm-up: what it gives, and that it gives it again."""
 
 
 def test_runs_alternate_after_a_warm_up_that_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[str] = []
+    clock = [0.0]
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock[0])
 
-    class Named(nn.Module):
-        """Costs 1 s in each run of the warm-up and 1 ms after that, by a clock of its own."""
+    def cost(run: int) -> float:
+        return 1.0 if run <= CHECKS + measure.WARM_UP_RUNS else 0.001
 
-        def __init__(self, name: str) -> None:
-            super().__init__()
-            self.name = name
+    baseline, variant = (_Clocked(name, runs, clock, cost) for name in ("baseline", "variant"))
+    assert [latency.microseconds for latency in timed(baseline, variant, torch.zeros(4))] == [1000, 1000]
+    counted = runs[-2 * (measure.WARM_UP_RUNS + measure.MIN_RUNS) :]
+    assert counted == ["baseline", "variant"] * (measure.WARM_UP_RUNS + measure.MIN_RUNS)
 
-        def forward(self, x: Tensor) -> Tensor:
-            runs.append(self.name)
-            now[0] += 1.0 if runs.count(self.name) <= 3 + measure.WARM_UP_RUNS else 0.001
-            return x + 1
 
-    now = [0.0]
-    monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
-    latencies = time_side_by_side(Named("baseline"), Named("variant"), torch.zeros(4), compiled=False)
-    assert (latencies.baseline, latencies.variant) == (1000, 1000)
-    timed = runs[-2 * (measure.WARM_UP_RUNS + measure.MIN_RUNS) :]
-    assert timed == ["baseline", "variant"] * (measure.WARM_UP_RUNS + measure.MIN_RUNS)
+@pytest.mark.parametrize("seconds", [2.0, 60.0])
+def test_measuring_ends_in_time_however_slow_the_variant(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[str] = []
+    clock = [0.0]
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock[0])
+    baseline = _Clocked("baseline", runs, clock, lambda _run: 0.1)
+    variant = _Clocked("variant", runs, clock, lambda _run: seconds)
+    first, second = timed(baseline, variant, torch.zeros(4))
+    assert (first.microseconds, second.microseconds) == (100_000, seconds * 1e6)
+    # The checks, then the warm-up and the timing, each of which begins no run when its time is over.
+    assert clock[0] <= (CHECKS + 2) * (seconds + 0.1) + 2 * measure.TIMING_LIMIT_SECONDS
+
+
+def test_each_runs_under_the_engine_that_is_fastest_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(model: nn.Module, times: int) -> Forward:
+        def forward(x: Tensor) -> Tensor:
+            for _ in range(times):
+                torch.linalg.matrix_power(torch.ones(128, 128), 3)
+            return model(x)
+
+        return forward
+
+    model = fresh_model("ConvNet")
+    monkeypatch.setattr(measure, "start", lambda engine, model: busy(model, 200 if engine == "TorchCompiled" else 0))
+    baseline, variant = timed(model, model, example_inputs("ConvNet"), ("TorchCompiled", "TorchQuantized"))
+    assert (baseline.running.engine, variant.running.engine) == ("TorchEager", "TorchQuantized")
 
 
 def test_if_the_variant_is_compiled_so_is_the_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[nn.Module] = []
     monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)
     baseline, variant = fresh_model("ConvNet"), fresh_model("ConvNet")
-    assert time_side_by_side(baseline, variant, example_inputs("ConvNet"), compiled=True).compiled
-    assert compiled == [baseline, variant]
+    timed(baseline, variant, example_inputs("ConvNet"), ("TorchCompiled",))
+    assert compiled == [variant, baseline]
 
 
 class _WritesIntoItsInput(nn.Module):
@@ -107,10 +156,10 @@ class _NeverTheSame(nn.Module):
 )
 def test_a_model_that_cannot_be_measured_is_refused(model: nn.Module, sentence: str) -> None:
     with pytest.raises(NotRetryable, match=sentence):
-        time_side_by_side(fresh_model("ConvNet"), model, example_inputs("ConvNet"), compiled=False)
+        timed(fresh_model("ConvNet"), model, example_inputs("ConvNet"))
 
 
-def test_without_a_compiler_both_are_measured_uncompiled_and_it_is_said(
+def test_without_a_compiler_neither_is_compiled_and_it_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def no_compiler(model: nn.Module) -> nn.Module:
@@ -118,9 +167,9 @@ def test_without_a_compiler_both_are_measured_uncompiled_and_it_is_said(
 
     monkeypatch.setattr(torch, "compile", no_compiler)
     model = fresh_model("ConvNet")
-    latencies = time_side_by_side(model, model, example_inputs("ConvNet"), compiled=True)
-    assert not latencies.compiled
-    assert "both measured uncompiled" in capsys.readouterr().out
+    latencies = timed(model, model, example_inputs("ConvNet"), ("TorchCompiled",))
+    assert [latency.running.engine for latency in latencies] == ["TorchEager", "TorchEager"]
+    assert "TorchCompiled is left out: with it the model cannot be run: RuntimeError: no C++" in capsys.readouterr().out
 
 
 def test_a_compiled_model_with_another_output_is_not_believed(
@@ -128,6 +177,6 @@ def test_a_compiled_model_with_another_output_is_not_believed(
 ) -> None:
     monkeypatch.setattr(torch, "compile", lambda model: lambda x: model(x) * 2)
     model = fresh_model("ConvNet")
-    latencies = time_side_by_side(model, model, example_inputs("ConvNet"), compiled=True)
-    assert not latencies.compiled
-    assert "compiled, the model gives other outputs than uncompiled" in capsys.readouterr().out
+    latencies = timed(model, model, example_inputs("ConvNet"), ("TorchCompiled",))
+    assert [latency.running.engine for latency in latencies] == ["TorchEager", "TorchEager"]
+    assert "with it the model gives other outputs than under TorchEager" in capsys.readouterr().out

@@ -22,7 +22,7 @@ SHORT = {
     "evaluation": {"everySteps": 150, "maxSamples": 128},
     "checkpointing": {"everySteps": 100},
 }
-"""A quarter of its steps: what is printed has the same lines."""
+"""Fewer of its steps: what is printed has the same lines."""
 
 
 def what_make_runs() -> str:
@@ -43,7 +43,7 @@ def test_make_quickstart_runs_the_sample() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_the_quickstart_prints_what_the_readme_shows_beats_both_byte_models_and_makes_its_variants(
     tmp_path: Path,
 ) -> None:
@@ -52,7 +52,7 @@ def test_the_quickstart_prints_what_the_readme_shows_beats_both_byte_models_and_
     job["spec"]["train"]["recipe"].update(SHORT)
     (tmp_path / SAMPLE).parent.mkdir(parents=True)
     (tmp_path / SAMPLE).write_text(to_yaml([job, *books]))
-    shell = Shell(tmp_path / "bin", seconds=580)
+    shell = Shell(tmp_path / "bin", seconds=1450)
     code, printed = shell(f"costopt run {SAMPLE}", tmp_path)
     assert code == 0, printed
     (shown,) = (each.shown for each in commands("README.md") if each.text == "make quickstart" and each.shown)
@@ -68,6 +68,9 @@ def test_the_quickstart_prints_what_the_readme_shows_beats_both_byte_models_and_
     assert float(int8["sizeRatio"]) > 3
     assert abs(float(int8["validationLossIncrease"])) < 0.05
     assert pruned["measured"]["parameters"] < pruned["baseline"]["parameters"]
+    assert float(int8["speedup"]) > 0.5  # 1 and more on a quiet machine; 0.04 under an engine that is wrong for it
+    for variant in (int8, pruned):
+        assert "NoBetterThanGuessing" not in [fault["reason"] for fault in variant["faults"]]
     assert int8["reloaded"]
     assert pruned["reloaded"]
 

@@ -426,7 +426,7 @@ _MEASURED = {
     "nonzeroPermille": 1000,
     "latencyMicroseconds": 10,
     "validationLoss": "1.5",
-    "compiled": False,
+    "engine": "TorchEager",
 }
 REPORT = {
     "measured": _MEASURED,

@@ -6,6 +6,7 @@ from datetime import timedelta
 from builders_plan import INT8, PRUNED, START, World, bill, ended, replica, report, running, spec, trained
 from costopt.plan.decide import StartGang, StopGang, is_final
 from costopt.schema.replica import Progress
+from costopt.schema.variant_report import VariantFault
 
 
 def test_a_new_job_starts_its_training() -> None:
@@ -63,6 +64,18 @@ def test_variants_take_turns_where_only_one_may_be_made_at_a_time() -> None:
     world.look()
     assert world.says("Succeeded") == ("True", "Completed")
     assert [variant.name for variant in world.status.variants] == ["int8", "pruned"]
+
+
+def test_a_variant_that_nobody_would_deploy_is_named_where_the_job_succeeds() -> None:
+    world = trained(spec(INT8, PRUNED))
+    world.end_all(0)
+    slow = VariantFault(reason="Slower", message="it is 0.04x as fast as the model")
+    world.reports["int8"] = report("int8").model_copy(update={"faults": [slow]})
+    world.look()
+    assert world.says("Succeeded") == ("True", "Completed")
+    succeeded = world.status.condition("Succeeded")
+    assert succeeded is not None
+    assert succeeded.message.endswith("all its variants were made; not worth deploying: int8 (Slower)")
 
 
 def test_a_variant_that_left_no_report_has_failed() -> None:

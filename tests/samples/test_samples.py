@@ -95,6 +95,7 @@ def test_a_queue_may_admit_fewer_nodes_of_its_sample(num_nodes: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_model_parallel_trains_with_its_layers_on_two_ranks(tmp_path: Path) -> None:
     status = finished(tmp_path, "model-parallel", totalSteps=30)
     assert float(status["progress"]["validationLoss"]) < 3.3  # 5.5 untrained
@@ -103,6 +104,7 @@ def test_model_parallel_trains_with_its_layers_on_two_ranks(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_your_own_script_runs_once_per_rank_and_the_ranks_find_each_other(tmp_path: Path) -> None:
     status = finished(tmp_path, "own-script")
     assert status["conditions"][0]["reason"] == "Completed"

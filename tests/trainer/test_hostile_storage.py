@@ -214,7 +214,7 @@ REPORT = VariantStatus.model_validate(
                 "nonzeroPermille": 1,
                 "latencyMicroseconds": 1,
                 "validationLoss": "1",
-                "compiled": False,
+                "engine": "TorchEager",
             }
         ),
         "baseline": figures,

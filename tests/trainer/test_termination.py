@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from costopt.oom_kills import count_oom_kills
 from costopt.schema.replica import EXIT_PREEMPTED, FailureReason, MeteredMilliseconds, Progress, TerminationMessage
-from costopt.schema.variant_report import Measurement, VariantStatus
+from costopt.schema.variant_report import Measurement, VariantFault, VariantStatus
 from costopt_trainer.failure import RankError, error_from_lines, memory_reason, read_error, record_error
 from costopt_trainer.output import Line
 from costopt_trainer.processors import usable_processors
@@ -130,7 +130,8 @@ def longest_report() -> VariantStatus:
         nonzero_permille=1000,
         latency_microseconds=10**15,
         validation_loss=FIGURE,
-        compiled=False,
+        validation_accuracy_permille=1000,
+        engine="TorchQuantized",
     )
     return VariantStatus(
         name="n" * 63,
@@ -141,6 +142,9 @@ def longest_report() -> VariantStatus:
         validation_loss_increase=FIGURE,
         artifact=LONGEST,
         reloaded=False,
+        trivial_loss=FIGURE,
+        validation_samples=10**15,
+        faults=[VariantFault(reason="NoBetterThanGuessing", message="x" * 160)] * 3,
     )
 
 

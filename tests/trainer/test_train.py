@@ -39,7 +39,7 @@ from costopt_trainer.meter import Meter
 from costopt_trainer.models import DecoderLM
 from costopt_trainer.optimization import learning_rate, make_optimizer
 from costopt_trainer.parallel import DataParallel
-from costopt_trainer.precision import autocast_for, gradient_scaler
+from costopt_trainer.precision import autocast_for, gradient_scaler, slow_precision
 
 ALONE = Gang(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
 
@@ -227,13 +227,33 @@ def test_an_image_classifier_learns_too(images: Path, tmp_path: Path) -> None:
     assert train_here(settings, tmp_path) == 0
     progress = progress_in(tmp_path)
     assert progress.tokens_per_second is None
-    assert progress.images_per_second
+    assert progress.samples_per_second
     results = progress.results
     assert int(results["validationAccuracyPermille"]) > 850
-    assert float(results["validationLossNatsPerImage"]) < 0.5
+    assert float(results["validationLossNatsPerSample"]) < 0.5
 
 
 # --------------------------------------------------------------------------------------------------- precision
+
+
+def test_a_format_that_the_processor_only_imitates_is_named_once(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    assert train_here(recipe(text, precision="BF16", totalSteps=3), tmp_path / "imitated") == 0
+    assert capsys.readouterr().err.count("precision BF16: this processor has no instructions for it (avx512_bf16") == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "able"),
+    [("FP32", {}), ("BF16", {"avx512_bf16": True}), ("BF16", {"bf16": True}), ("FP16", {"amx_fp16": True})],
+)
+def test_nothing_is_said_of_a_format_that_the_processor_computes_in(
+    kind: Any, able: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert slow_precision(kind, torch.device("cpu")) is None
+    assert slow_precision(kind, torch.device("cuda")) is None
 
 
 def test_a_step_skipped_under_fp16_is_no_divergence(text: Path, tmp_path: Path) -> None:

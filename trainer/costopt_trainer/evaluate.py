@@ -25,9 +25,9 @@ class Totals:
     loss_sum: float
     """Cross-entropies in nats."""
     num_targets: int
-    """Tokens (or images) that were predicted."""
+    """Tokens (or samples) that were predicted."""
     num_correct: int
-    """Images whose likeliest class was the right one; 0 for text, where it is not counted."""
+    """Samples whose likeliest class was the right one; 0 for text, where it is not counted."""
 
 
 def spread_indices(num_samples: int, max_samples: int) -> npt.NDArray[np.int64]:
@@ -82,9 +82,9 @@ def validation_totals(
 def describe_results(data: TrainingData, loss: float, correct: float) -> dict[str, str]:
     """Named figures of an evaluation and those to compare them with.
 
-    `loss` is in nats per token (or image), `correct` the share of images classified correctly, 0 to 1.
+    `loss` is in nats per token (or sample), `correct` the share of samples classified correctly, 0 to 1.
     """
-    results = {"validationLossNatsPerImage" if data.image_shape else "validationLossNatsPerToken": figure(loss)}
+    results = {"validationLossNatsPerSample" if data.image_shape else "validationLossNatsPerToken": figure(loss)}
     if data.validation_bytes_per_token is not None:
         results["validationLossNatsPerByte"] = figure(loss / data.validation_bytes_per_token)
     if data.image_shape is not None:

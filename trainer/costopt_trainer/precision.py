@@ -1,6 +1,7 @@
 """The number formats of training: which dtype the forward pass computes in, and how FP16 gradients keep from underflow.
 
     autocast_for      a factory of the context that the forward pass runs in
+    slow_precision    what to say of a format that this processor has no instructions for
     gradient_scaler   loss scaling: at work under FP16, an empty gesture otherwise
     all_finite        are there infinities or NaNs in these tensors?
 
@@ -21,6 +22,11 @@ PrecisionName = Literal["FP32", "BF16", "FP16"]
 Autocast = Callable[[], AbstractContextManager[object]]
 
 _COMPUTE_DTYPES = {"BF16": torch.bfloat16, "FP16": torch.float16}
+_INSTRUCTIONS = {
+    "BF16": ("avx512_bf16", "amx_bf16", "bf16"),
+    "FP16": ("avx512_fp16", "amx_fp16", "fp16_arith"),
+}
+"""Any of these on a CPU computes in the format; the names are those of `torch.cpu.get_capabilities`."""
 
 
 def autocast_for(precision: PrecisionName, device: torch.device) -> Autocast:
@@ -29,6 +35,19 @@ def autocast_for(precision: PrecisionName, device: torch.device) -> Autocast:
         return nullcontext
     dtype = _COMPUTE_DTYPES[precision]
     return lambda: torch.autocast(device.type, dtype=dtype)
+
+
+def slow_precision(precision: PrecisionName, device: torch.device) -> str | None:
+    """One line for whoever chose a format that this processor only imitates; None where it computes in it."""
+    if device.type != "cpu" or precision == "FP32":
+        return None
+    able = torch.cpu.get_capabilities()
+    if any(able.get(name, False) for name in _INSTRUCTIONS[precision]):
+        return None
+    return (
+        f"precision {precision}: this processor has no instructions for it ({', '.join(_INSTRUCTIONS[precision])}) and "
+        "imitates it, which is slower than FP32"
+    )
 
 
 def gradient_scaler(precision: PrecisionName, device: torch.device, *, gradients_are_split: bool) -> GradScaler:

@@ -47,7 +47,7 @@ from costopt_trainer.models import ModelShape, build_model, context_length_of, c
 from costopt_trainer.optimization import learning_rate, load_optimizer_state, make_optimizer, named_optimizer_state
 from costopt_trainer.parallel import Batch, DataParallel, ModelParallel, Strategy, rehearse
 from costopt_trainer.phases import phase
-from costopt_trainer.precision import all_finite, autocast_for, gradient_scaler
+from costopt_trainer.precision import all_finite, autocast_for, gradient_scaler, slow_precision
 from costopt_trainer.stopping import Question, Stop
 
 
@@ -129,6 +129,9 @@ class Training:
         model = build_model(self.shape)
         torch.manual_seed(zlib.crc32(f"{recipe.seed}/{gang.rank}".encode()))  # but dropout of its own on each
         autocast = autocast_for(recipe.precision, gang.device)
+        note = slow_precision(recipe.precision, gang.device)
+        if note and gang.rank == 0:
+            print(note, file=sys.stderr, flush=True)
         if recipe.parallelism.strategy == "ModelParallel" and gang.world_size > 1:
             num_micro_batches = batch.global_batch_size // batch.micro_batch_size
             return ModelParallel(model, gang, autocast, recipe.parallelism.schedule, num_micro_batches)
@@ -382,7 +385,7 @@ class Training:
         tokens = (self.samples_consumed - self.reported_samples) * self.data.tokens_per_sample
         self.reported_samples = self.samples_consumed
         rate = self.meter.tokens_per_second(tokens)
-        name = "tokens_per_second" if self.data.image_shape is None else "images_per_second"
+        name = "tokens_per_second" if self.data.image_shape is None else "samples_per_second"
         self.tell(**{name: rate or getattr(self.progress, name)}, metered=self.meter.metered())
         self.reporter.report(self.progress, keep=not self.evaluation_due)
         self.meter.reported()

@@ -3,6 +3,10 @@
 run         one variant from beginning to end (read first)
 steps       the table of steps
 quantize    8-bit weights; prune: fewer weights
-measure     size, latency and validation loss of variant and baseline, side by side
+engines     the ways to run a variant, of which the fastest is measured
+measure     size and latency of variant and baseline, side by side
+quality     their validation loss, and what guessing gets
+judge       why nobody would deploy it
+overdue     a run that does not end
 verify      a fresh process loads the artifact and must get the same output
 """

@@ -1,20 +1,22 @@
 """Size, latency and validation loss of a variant and of the baseline it was made from, in one process.
 
-    measure             both, as schema.status.Measurement
+    measure             both, as schema.variant_report.Measurement
     count_parameters    parameters, and how many are not zero
-    time_side_by_side   median latency of each, interleaved
+    time_side_by_side   median latency of each, interleaved, under the fastest engine of each
 
 Latency is the median time of one forward pass, without gradients and in the weights' own precision, of one batch: the
 micro-batch of the recipe, filled with the first validation samples. Runs alternate (baseline, variant, baseline, ...)
-after a warm-up, so that whatever else the machine does meets both alike. If the variant is meant for torch.compile,
-the baseline is compiled too; if one of them cannot be compiled here (no C++ compiler), neither is.
+after a warm-up, so that whatever else the machine does meets both alike. Each runs under the engine that is fastest for
+it among those that the variant is meant for; what cannot run here (no C++ compiler), or computes something else, is
+left out with one line.
+
+Measuring ends in a bounded time, however slow a model is: see the limits below, quality.py and overdue.py.
 """
 
-import math
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,24 +24,28 @@ import torch
 from torch import Tensor, nn
 
 from costopt.schema.recipe import Recipe
-from costopt.schema.variant_report import Measurement
+from costopt.schema.variant_report import EngineName, Measurement
+from costopt_trainer.compress.engines import Forward, start
+from costopt_trainer.compress.overdue import Overdue
+from costopt_trainer.compress.quality import Comparison, Quality, compare_quality
 from costopt_trainer.data import TrainingData
-from costopt_trainer.errors import NotRetryable
-from costopt_trainer.evaluate import validation_totals
+from costopt_trainer.errors import NotRetryable, first_line
 from costopt_trainer.phases import phase
-
-Forward = Callable[[Tensor], Tensor]
 
 WARM_UP_RUNS = 3
 MIN_RUNS, MAX_RUNS = 15, 200
+CHOOSING_RUNS = 5
+"""Of each engine, where there are several."""
 TIMING_BUDGET_SECONDS = 5.0
-"""Timing stops after this long, or after MAX_RUNS, but never before MIN_RUNS of each."""
+"""Timing stops after this long, or after MAX_RUNS, but not before MIN_RUNS of each."""
+TIMING_LIMIT_SECONDS = 20.0
+"""And after this long with what there is, be it one run of each. Warm-up and choosing have the same limit."""
 
 REPEAT_TOLERANCE = 0.01
 """Largest difference between two runs on the same input, relative to the output's norm."""
-COMPILED_TOLERANCE = 0.1
-"""Largest difference between compiled and uncompiled output. Activations quantized in another order of operations
-round differently (about 0.02 is usual); an output overwritten or computed wrongly differs by 1 and more."""
+ENGINE_TOLERANCE = 0.15
+"""Largest difference between an engine's output and TorchEager's. Activations quantized in another order of operations
+round differently (0.01 to 0.09 is usual); an output overwritten or computed wrongly differs by 1 and more."""
 
 
 @dataclass(frozen=True)
@@ -52,32 +58,71 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Latencies:
-    """Median time of one forward pass of each, in microseconds."""
+class Running:
+    """A model under an engine."""
 
-    baseline: int
-    variant: int
-    compiled: bool
+    engine: EngineName
+    forward: Forward
+
+
+@dataclass(frozen=True)
+class Latency:
+    """What a model was timed under, and its median time of one forward pass in microseconds."""
+
+    running: Running
+    microseconds: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Both measurements, and what they are over."""
+
+    baseline: Measurement
+    variant: Measurement
+    comparison: Comparison
 
 
 def measure(
-    baseline: Subject, variant: Subject, *, recipe: Recipe, data: TrainingData, compiled: bool, device: torch.device
-) -> tuple[Measurement, Measurement]:
-    """The measurements of `baseline` and `variant`, in that order; both models are moved to `device`.
+    baseline: Subject,
+    variant: Subject,
+    *,
+    name: str,
+    recipe: Recipe,
+    data: TrainingData,
+    engines: Sequence[EngineName],
+    device: torch.device,
+) -> Measured:
+    """Measure `baseline` and `variant`, which is called `name`; both models are moved to `device`.
 
-    `compiled` asks for torch.compile. Raises NotRetryable("LossNotFinite") if a loss is not a number, and
-    NotRetryable("ArtifactMismatch") if a model changes its input or does not repeat itself.
+    `engines` are those that the variant is meant for. Raises NotRetryable("LossNotFinite") if a loss is not a number,
+    and NotRetryable("ArtifactMismatch") if a model changes its input or does not repeat itself. A single run that takes
+    minutes ends the process (see overdue.py).
     """
     for subject in (baseline, variant):
         subject.model.to(device)
     batch = measured_batch(recipe, data).to(device)
-    latencies = time_side_by_side(baseline.model, variant.model, batch, compiled=compiled)
-    baseline_loss = validation_loss(baseline.model, recipe, data, device)
-    variant_loss = validation_loss(variant.model, recipe, data, device)
-    return (
-        _measurement(baseline, latencies.baseline, latencies.compiled, baseline_loss),
-        _measurement(variant, latencies.variant, latencies.compiled, variant_loss),
+    with Overdue(name) as calls:
+        timed = time_side_by_side(baseline.model, variant.model, batch, engines=engines, calls=calls)
+
+        def evaluated(subject: Subject, latency: Latency) -> Forward:
+            # Compiled, a last, smaller micro-batch would be compiled again; the function is the model's own.
+            forward = subject.model if latency.running.engine == "TorchCompiled" else latency.running.forward
+
+            def run(inputs: Tensor) -> Tensor:
+                calls.begin()
+                return forward(inputs)
+
+            return run
+
+        comparison = compare_quality(
+            [evaluated(subject, latency) for subject, latency in zip((baseline, variant), timed, strict=True)],
+            recipe, data, device,
+        )  # fmt: skip
+    of_baseline, of_variant = (
+        _measurement(subject, latency, quality)
+        for subject, latency, quality in zip((baseline, variant), timed, comparison.qualities, strict=True)
     )
+    return Measured(of_baseline, of_variant, comparison)
 
 
 def measured_batch(recipe: Recipe, data: TrainingData) -> Tensor:
@@ -98,67 +143,94 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
     return total, nonzero
 
 
-def time_side_by_side(baseline: nn.Module, variant: nn.Module, batch: Tensor, *, compiled: bool) -> Latencies:
-    """Median latency of both on `batch`, runs interleaved. Compiles both or, if that fails for one, neither.
+def time_side_by_side(
+    baseline: nn.Module, variant: nn.Module, batch: Tensor, *, engines: Sequence[EngineName], calls: Overdue
+) -> tuple[Latency, Latency]:
+    """Median latency of both on `batch`, runs interleaved, each under its fastest engine.
 
-    Raises NotRetryable("ArtifactMismatch") if an uncompiled model changes its input or does not repeat itself.
+    The baseline may be compiled if the variant can be, and only then may the variant.
+
+    Raises NotRetryable("ArtifactMismatch") if a model under TorchEager changes its input or does not repeat itself.
     """
-    forwards: tuple[Forward, Forward] = (baseline, variant)
     with torch.no_grad():
-        with phase("Measuring") as pieces:
-            expected = tuple(forward(batch.clone()) for forward in forwards)
-            for forward, output in zip(forwards, expected, strict=True):
-                pieces.done()
-                fault = _find_fault(forward, batch, output, REPEAT_TOLERANCE)
-                if fault is not None:
-                    raise NotRetryable("ArtifactMismatch", f"the model {fault}")
-        if compiled:
-            forwards, compiled = _compile_both(baseline, variant, batch, expected)
-        times = _alternate(forwards, batch)
-    return Latencies(
-        baseline=round(statistics.median(times[0]) * 1e6),
-        variant=round(statistics.median(times[1]) * 1e6),
-        compiled=compiled,
+        eager = [_eager(model, batch, calls) for model in (baseline, variant)]
+        own = [other for engine in engines if (other := _under(engine, variant, batch, eager[1], calls)) is not None]
+        theirs = None
+        if any(running.engine == "TorchCompiled" for running in own):
+            theirs = _under("TorchCompiled", baseline, batch, eager[0], calls)
+            if theirs is None:
+                own = [running for running in own if running.engine != "TorchCompiled"]
+        candidates = [Running("TorchEager", baseline), *([theirs] if theirs else [])]
+        chosen = (
+            _fastest(candidates, batch, calls),
+            _fastest(own or [Running("TorchEager", variant)], batch, calls),
+        )
+        with phase("Measuring"):
+            _alternate(chosen, batch, calls, most=WARM_UP_RUNS)
+            times = _alternate(chosen, batch, calls, least=MIN_RUNS, most=MAX_RUNS, budget=TIMING_BUDGET_SECONDS)
+    first, second = (
+        Latency(running, round(statistics.median(seconds) * 1e6))
+        for running, seconds in zip(chosen, times, strict=True)
     )
+    return first, second
 
 
-def _compile_both(
-    baseline: nn.Module, variant: nn.Module, batch: Tensor, expected: tuple[Tensor, ...]
-) -> tuple[tuple[Forward, Forward], bool]:
-    """Both compiled and True, or both as they are and False, after one line that says why."""
+def _eager(model: nn.Module, batch: Tensor, calls: Overdue) -> Tensor:
+    """The output that every engine is held to. Raises NotRetryable as `time_side_by_side` does."""
+    with phase("Measuring") as pieces:
+        calls.begin()
+        expected = model(batch.clone())
+        pieces.done()
+        fault = _find_fault(model, batch, expected, REPEAT_TOLERANCE, calls)
+    if fault is not None:
+        raise NotRetryable("ArtifactMismatch", f"the model {fault}")
+    return expected
+
+
+def _under(engine: EngineName, model: nn.Module, batch: Tensor, expected: Tensor, calls: Overdue) -> Running | None:
+    """`model` under `engine`; None, after one line that says why, if that is not possible here."""
+    if engine == "TorchEager":
+        return Running(engine, model)
     try:
-        with warnings.catch_warnings(), phase("Compiling"):
+        with warnings.catch_warnings(), phase("Compiling" if engine == "TorchCompiled" else "Measuring"):
             # torchao's tensors cannot be found in the compile cache again; they are compiled each time.
             warnings.filterwarnings("ignore", message=".*_stable_hash_for_caching")
-            forwards: tuple[Forward, Forward] = (torch.compile(baseline), torch.compile(variant))
-            faults = [
-                _find_fault(*pair, COMPILED_TOLERANCE) for pair in zip(forwards, (batch, batch), expected, strict=True)
-            ]
+            forward = start(engine, model)
+            with calls.paused():
+                forward(batch.clone())  # a first call compiles, which may take long
+            fault = _find_fault(forward, batch, expected, ENGINE_TOLERANCE, calls)
     except Exception as error:  # noqa: BLE001  the compiler's own exceptions are many and private
-        why = f"torch.compile is not possible here ({type(error).__name__})"
-    else:
-        fault = next((fault for fault in faults if fault is not None), None)
-        if fault is None:
-            return forwards, True
-        why = f"compiled, the model {fault}"
-    print(f"{why}: baseline and variant are both measured uncompiled", flush=True)
-    return (baseline, variant), False
+        fault = f"cannot be run: {type(error).__name__}: {first_line(error)}"
+    if fault is None:
+        return Running(engine, forward)
+    print(f"{engine} is left out: with it the model {fault}", flush=True)
+    return None
 
 
-def _find_fault(forward: Forward, batch: Tensor, expected: Tensor, tolerance: float) -> str | None:
+def _fastest(candidates: Sequence[Running], batch: Tensor, calls: Overdue) -> Running:
+    if len(candidates) == 1:
+        return candidates[0]
+    with phase("Measuring"):
+        times = _alternate(candidates, batch, calls, most=CHOOSING_RUNS)
+    return min(zip(candidates, times, strict=True), key=lambda pair: statistics.median(pair[1]))[0]
+
+
+def _find_fault(forward: Forward, batch: Tensor, expected: Tensor, tolerance: float, calls: Overdue) -> str | None:
     """What is wrong with two runs on the same input, if anything.
 
     Compilers have been seen to write into the caller's input, which gives a right first answer and then wrong ones.
     """
     untouched = batch.clone()
+    calls.begin()
     first = forward(batch).clone()
+    calls.begin()
     second = forward(batch)
     if not torch.equal(batch, untouched):
         return "writes into its input"
     if not _close(second, first, REPEAT_TOLERANCE):
         return "gives different outputs for the same input"
     if not _close(first, expected, tolerance):
-        return "gives other outputs than uncompiled"
+        return "gives other outputs than under TorchEager"
     return None
 
 
@@ -167,28 +239,34 @@ def _close(output: Tensor, expected: Tensor, tolerance: float) -> bool:
     return bool(difference <= tolerance * torch.linalg.vector_norm(expected.float()))
 
 
-def _alternate(forwards: tuple[Forward, Forward], batch: Tensor) -> tuple[list[float], list[float]]:
-    """Seconds of each run of the first and of the second, alternating."""
-    times: tuple[list[float], list[float]] = ([], [])
+def _alternate(
+    several: Sequence[Running], batch: Tensor, calls: Overdue, *, least: int = 1, most: int, budget: float = 0.0
+) -> list[list[float]]:
+    """Seconds of each run of each, in turn: `most` of each, or at least `least` and as many as `budget` seconds allow.
+
+    Whatever `least` says, no more begin when TIMING_LIMIT_SECONDS are over.
+    """
+    times: list[list[float]] = [[] for _ in several]
+    begun = time.perf_counter()
+    budget = budget or TIMING_LIMIT_SECONDS
     with phase("Measuring") as pieces:
-        for _ in range(WARM_UP_RUNS):
-            for forward in forwards:
-                _time_once(forward, batch)
-                pieces.done()
-        end = time.perf_counter() + TIMING_BUDGET_SECONDS
-        while len(times[0]) < MIN_RUNS or (len(times[0]) < MAX_RUNS and time.perf_counter() < end):
-            for forward, seconds in zip(forwards, times, strict=True):
-                seconds.append(_time_once(forward, batch))
+        for number in range(most):
+            gone = time.perf_counter() - begun
+            if number and (gone > TIMING_LIMIT_SECONDS or (number >= least and gone > budget)):
+                break
+            for running, seconds in zip(several, times, strict=True):
+                calls.begin()
+                seconds.append(_time_once(running.forward, batch))
                 pieces.done()
     return times
 
 
 def _time_once(forward: Forward, batch: Tensor) -> float:
     _wait_for(batch.device)
-    start = time.perf_counter()
+    begun = time.perf_counter()
     forward(batch)
     _wait_for(batch.device)
-    return time.perf_counter() - start
+    return time.perf_counter() - begun
 
 
 def _wait_for(device: torch.device) -> None:
@@ -196,41 +274,14 @@ def _wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def validation_loss(model: nn.Module, recipe: Recipe, data: TrainingData, device: torch.device) -> float:
-    """Mean loss in nats over the same held-out targets that training evaluates on.
-
-    No autocast, whatever the recipe's precision: the loss is that of the weights as they are stored. Raises
-    NotRetryable("LossNotFinite") if it is infinite or not a number.
-    """
-    with phase("Evaluating") as pieces:
-
-        def go_on(finished: int, of: int) -> bool:
-            pieces.done(finished, of)
-            return True
-
-        totals = validation_totals(
-            model,
-            data,
-            max_samples=recipe.evaluation.max_samples,
-            micro_batch_size=recipe.batch.micro_batch_size,
-            device=device,
-            go_on=go_on,
-        )
-    if totals is None:
-        raise AssertionError("an evaluation that is not told to end does not")
-    loss = totals.loss_sum / totals.num_targets
-    if not math.isfinite(loss):
-        raise NotRetryable("LossNotFinite", f"the validation loss is {loss}, so the variant cannot be compared")
-    return loss
-
-
-def _measurement(subject: Subject, latency_microseconds: int, compiled: bool, loss: float) -> Measurement:
+def _measurement(subject: Subject, latency: Latency, quality: Quality) -> Measurement:
     parameters, nonzero = count_parameters(subject.model)
     return Measurement(
         size_bytes=subject.size_bytes,
         parameters=parameters,
         nonzero_permille=nonzero * 1000 // parameters,
-        latency_microseconds=latency_microseconds,
-        validation_loss=f"{loss:.6g}",
-        compiled=compiled,
+        latency_microseconds=latency.microseconds,
+        validation_loss=f"{quality.loss:.6g}",
+        validation_accuracy_permille=None if quality.accuracy is None else round(1000 * quality.accuracy),
+        engine=latency.running.engine,
     )

@@ -28,11 +28,13 @@ from costopt.files import write_atomically
 from costopt.schema.compression import Variant
 from costopt.schema.recipe import Recipe
 from costopt.schema.replica import EXIT_PREEMPTED, ReplicaSettings
-from costopt.schema.variant_report import Measurement, VariantStatus
+from costopt.schema.variant_report import VariantStatus
 from costopt_trainer.artifact import ArtifactConfig, load_model, read_config, replace_folder, save_model
 from costopt_trainer.checkpoint_files import not_writable, remove
-from costopt_trainer.compress.measure import Subject, measure, measured_batch
-from costopt_trainer.compress.steps import apply_steps, changes_widths, needs_compilation
+from costopt_trainer.compress.engines import engines_for
+from costopt_trainer.compress.judge import find_faults
+from costopt_trainer.compress.measure import Measured, Subject, measure, measured_batch
+from costopt_trainer.compress.steps import apply_steps, changes_widths, wants_speed
 from costopt_trainer.compress.verify import verify_in_fresh_process, write_probe
 from costopt_trainer.data import TrainingData, load_data
 from costopt_trainer.errors import NotRetryable
@@ -96,23 +98,28 @@ def make_variant(variant: Variant, recipe: Recipe, storage: Path) -> VariantStat
         probe.unlink(missing_ok=True)
     _say(variant, "a fresh process loaded it and gave the same output")
 
-    measured_baseline, measured = measure(
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    measured = measure(
         Subject(baseline, config.weights_bytes),
         Subject(model, size_bytes),
+        name=variant.name,
         recipe=recipe,
         data=data,
-        compiled=needs_compilation(variant.steps),
-        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        engines=engines_for(variant.steps, device),
+        device=device,
     )
-    report = compare(variant.name, measured_baseline, measured)
+    report = compare(variant.name, measured, speed_is_wanted=wants_speed(variant.steps))
     content = json.dumps(report.to_plain(), indent=2) + "\n"
     write_atomically(unverified / names.REPORT_FILE, content.encode())
     replace_folder(unverified, artifacts / variant.name)
     _say(
         variant,
         f"{report.size_ratio} times smaller, {report.speedup} times the speed, "
-        f"validation loss {measured_baseline.validation_loss} -> {measured.validation_loss}",
+        f"validation loss {report.baseline.validation_loss} -> {report.measured.validation_loss}, "
+        f"under {report.measured.engine}",
     )
+    for fault in report.faults:
+        _say(variant, f"not worth deploying: {fault.message}")
     return report
 
 
@@ -127,8 +134,9 @@ def read_trained(folder: Path) -> ArtifactConfig:
     return read_config(folder)
 
 
-def compare(name: str, baseline: Measurement, measured: Measurement) -> VariantStatus:
+def compare(name: str, both: Measured, *, speed_is_wanted: bool) -> VariantStatus:
     """The report on a verified variant. Ratios and the difference are of the figures as they are shown."""
+    baseline, measured, trivial_loss = both.baseline, both.variant, both.comparison.trivial_loss
     increase = Decimal(measured.validation_loss) - Decimal(baseline.validation_loss)
     return VariantStatus(
         name=name,
@@ -139,6 +147,9 @@ def compare(name: str, baseline: Measurement, measured: Measurement) -> VariantS
         validation_loss_increase=f"{increase:f}",
         artifact=f"{names.ARTIFACTS_DIR}/{name}",
         reloaded=True,
+        trivial_loss=f"{trivial_loss:.6g}",
+        validation_samples=both.comparison.samples,
+        faults=find_faults(baseline, measured, trivial_loss=trivial_loss, speed_is_wanted=speed_is_wanted),
     )
 
 

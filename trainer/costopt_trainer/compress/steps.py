@@ -59,10 +59,8 @@ def changes_widths(steps: Sequence[Step]) -> bool:
     return any(step.prune is not None and step.prune.structure == "Structured" for step in steps)
 
 
-def needs_compilation(steps: Sequence[Step]) -> bool:
-    """Whether the result is meant to run under torch.compile.
-
-    Int8DynamicActivation is: uncompiled it quantizes and rescales activations in separate passes over memory, which
-    costs more than the 8-bit products save. Int8WeightOnly and pruning gain nothing from it that the baseline does not.
-    """
-    return any(step.quantize is not None and step.quantize.scheme == "Int8DynamicActivation" for step in steps)
+def wants_speed(steps: Sequence[Step]) -> bool:
+    """Whether being faster is what `steps` are for: weights alone in 8 bits, or zeros, make a model only smaller."""
+    return changes_widths(steps) or any(
+        step.quantize is not None and step.quantize.scheme == "Int8DynamicActivation" for step in steps
+    )

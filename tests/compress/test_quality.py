@@ -1,0 +1,59 @@
+"""Variant and baseline are held to the same targets, and to what guessing gets on them."""
+
+import itertools
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from builders_compress import recipe
+from costopt_trainer.compress import quality
+from costopt_trainer.compress.quality import compare_quality
+from costopt_trainer.data import TrainingData, load_data
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainingData]:
+    folder = tmp_path_factory.mktemp("images")
+    settings = recipe("ConvNet", folder)
+    return folder, load_data(settings.data, context_length=None, cache_dir=folder / "cache")
+
+
+def uniform(inputs: Tensor) -> Tensor:
+    return torch.zeros(len(inputs), 4)
+
+
+def test_guessing_by_frequency_gets_the_entropy_of_the_targets(images: tuple[Path, TrainingData]) -> None:
+    folder, data = images
+    _, targets = data.validation_batch(torch.arange(data.num_validation_samples).numpy())
+    shares = [int((targets == label).sum()) / len(targets) for label in range(4)]
+    compared = compare_quality([uniform], recipe("ConvNet", folder), data, CPU)
+    assert compared.samples == data.num_validation_samples
+    assert compared.trivial_loss == pytest.approx(-sum(share * math.log(share) for share in shares if share))
+    assert compared.qualities[0].loss == pytest.approx(math.log(4))
+    assert compared.qualities[0].accuracy == pytest.approx(shares[0])
+
+
+def test_when_the_time_is_up_all_have_seen_the_same_samples(
+    images: tuple[Path, TrainingData], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, data = images
+    clock = itertools.count(step=quality.EVALUATION_LIMIT_SECONDS * 2)
+    monkeypatch.setattr(quality.time, "monotonic", lambda: next(clock))
+    seen: list[list[int]] = [[], []]
+
+    def counting(which: int) -> quality.Forward:
+        def forward(inputs: Tensor) -> Tensor:
+            seen[which].append(len(inputs))
+            return uniform(inputs)
+
+        return forward
+
+    compared = compare_quality([counting(0), counting(1)], recipe("ConvNet", folder), data, CPU)
+    assert seen[0] == seen[1]
+    assert 0 < compared.samples == sum(seen[0]) < data.num_validation_samples
+    assert f"evaluated {compared.samples} of {data.num_validation_samples} samples in 60 s" in capsys.readouterr().out

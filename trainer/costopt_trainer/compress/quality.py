@@ -1,0 +1,102 @@
+"""Validation loss of a variant and of its baseline on the same held-out targets, and what guessing gets on them.
+
+Both are evaluated micro-batch by micro-batch, in turn, so that when the time is up both have seen the same samples. The
+micro-batches come in a shuffled order, the same each time, so that those seen are spread over the split.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from costopt.schema.recipe import Recipe
+from costopt_trainer.compress.engines import Forward
+from costopt_trainer.data import TrainingData
+from costopt_trainer.errors import NotRetryable
+from costopt_trainer.evaluate import spread_indices
+from costopt_trainer.models import IGNORED_TARGET, loss_sum
+from costopt_trainer.phases import phase
+
+EVALUATION_LIMIT_SECONDS = 60.0
+"""Evaluation ends after the micro-batch in which this is over."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """One model on the held-out samples."""
+
+    loss: float
+    """Nats per token, or per sample of images."""
+    accuracy: float | None
+    """Share of samples classified correctly; None for text."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All models on the same samples."""
+
+    qualities: tuple[Quality, ...]
+    trivial_loss: float
+    """Entropy of the targets, in the unit of the losses: what guessing by frequency gets."""
+    samples: int
+    """How many held-out samples were evaluated."""
+
+
+def compare_quality(
+    forwards: Sequence[Forward], recipe: Recipe, data: TrainingData, device: torch.device
+) -> Comparison:
+    """Evaluate each of `forwards` on the samples that training is evaluated on.
+
+    No autocast, whatever the recipe's precision: the loss is that of the weights as they are stored. Raises
+    NotRetryable("LossNotFinite") if a loss is infinite or not a number.
+    """
+    size = recipe.batch.micro_batch_size
+    indices = spread_indices(data.num_validation_samples, recipe.evaluation.max_samples)
+    starts = np.random.default_rng(0).permutation(np.arange(0, len(indices), size))
+    sums = [[0.0, 0] for _ in forwards]
+    counts = torch.zeros(0, dtype=torch.int64)
+    samples = 0
+    end = time.monotonic() + EVALUATION_LIMIT_SECONDS
+    with phase("Evaluating") as pieces, torch.no_grad():
+        for number, start in enumerate(starts):
+            if number and time.monotonic() > end:
+                print(f"evaluated {samples} of {len(indices)} samples in {EVALUATION_LIMIT_SECONDS:.0f} s", flush=True)
+                break
+            inputs, targets = data.validation_batch(indices[start : start + size])
+            counts = _add(counts, targets)
+            samples += len(inputs)
+            inputs, targets = inputs.to(device), targets.to(device)
+            for forward, both in zip(forwards, sums, strict=True):
+                logits = forward(inputs)
+                both[0] += float(loss_sum(logits, targets))
+                if targets.dim() == 1:
+                    both[1] += int((logits.argmax(dim=-1) == targets).sum())
+                pieces.done(number, len(starts))
+    num_targets = int(counts.sum())
+    qualities = tuple(
+        Quality(loss / num_targets, correct / num_targets if data.image_shape else None) for loss, correct in sums
+    )
+    for quality in qualities:
+        if not math.isfinite(quality.loss):
+            raise NotRetryable(
+                "LossNotFinite", f"the validation loss is {quality.loss}, so the variant cannot be compared"
+            )
+    return Comparison(qualities, _entropy(counts), samples)
+
+
+def _add(counts: Tensor, targets: Tensor) -> Tensor:
+    """`counts` of each target so far, with those of `targets`."""
+    kept = targets.flatten()
+    more = torch.bincount(kept[kept != IGNORED_TARGET], minlength=len(counts))
+    more[: len(counts)] += counts
+    return more
+
+
+def _entropy(counts: Tensor) -> float:
+    """Entropy in nats of the distribution that `counts` are proportional to."""
+    shares = counts[counts > 0].double() / counts.sum()
+    return float(-(shares * shares.log()).sum())
