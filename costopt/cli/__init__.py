@@ -119,7 +119,8 @@ def _answer(app: Callable[..., Any], asked: str) -> None:
 
         if not isinstance(error, Refused):
             raise
-        print(f"{program_name()} {asked}: {error}", file=sys.stderr)
+        sentence = " ".join(str(error).splitlines())  # it may quote what others have written
+        print(f"{program_name()} {asked}: {sentence}", file=sys.stderr)
         raise SystemExit(EXIT_BAD_INPUT) from None
 
 
