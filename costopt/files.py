@@ -13,8 +13,10 @@ from pathlib import Path
 from costopt.names import STORAGE_MARK
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Replace the file at `path` with `content`, creating it if need be; its folder must exist.
+
+    `durable` False: a power cut may leave the file empty; for what only running processes read.
 
     Raises OSError as the system gives it (ENOSPC, EACCES, ENOENT, ...); the old file, if any, is then untouched and no
     temporary file is left.
@@ -24,14 +26,16 @@ def write_atomically(path: Path, content: bytes) -> None:
         # Not tempfile.mkstemp: its mode 0600 would hide the file from a reader that runs as another user.
         with temporary.open("xb") as stream:
             stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                stream.flush()
+                os.fsync(stream.fileno())
         temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
 def mark_storage(folder: Path) -> None:

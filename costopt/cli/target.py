@@ -18,6 +18,7 @@ from costopt.cli import is_plugin
 from costopt.cluster.access import Access, knows_a_cluster
 from costopt.local.run_folder import JOB_FILE, RunFolder
 from costopt.refused import Refused
+from costopt.service_account import exists
 
 RUNS = Path("runs")
 
@@ -50,7 +51,7 @@ def find_target(argument: str | None, run_dir: Path | None, access: Access) -> R
         return argument
     if argument is None:
         return _newest()
-    if "/" in argument or Path(argument).exists():
+    if "/" in argument or exists(Path(argument)):
         return _checked(Path(argument))
     return _job_name(argument)
 
@@ -77,7 +78,7 @@ def _job_name(name: str) -> str:
     if knows_a_cluster(Access()):
         return name
     runs = RUNS / name
-    if (runs / JOB_FILE).exists():
+    if exists(runs / JOB_FILE):
         raise Refused(f"{name} does not exist; the run folder of that job is {runs}")
     raise Refused(
         f"{name} does not exist; name the folder that `costopt run` made, such as runs/<job>, "

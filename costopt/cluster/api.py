@@ -27,6 +27,10 @@ READ_SECONDS = 60.0
 MAX_ANSWER_BYTES = 2**30
 """A page of 500 jobs, each of at most 1.5 MiB, has less."""
 
+PIECE_BYTES = 2**16
+LONGEST_LINE_BYTES = 2**20
+"""A longer line comes in pieces: a program that never ends its line may not fill the memory."""
+
 BUSY_PAUSES_SECONDS = (1.0, 2.0, 4.0)
 """A server that says it is busy (429) is asked again after these."""
 
@@ -110,9 +114,12 @@ class Cluster:
                 raise self._refusal(answer.status, answer.read())
             with contextlib.closing(answer):
                 rest = b""
-                for piece in answer.stream(65536):
+                for piece in answer.stream(PIECE_BYTES):
                     *whole, rest = (rest + piece).split(b"\n")
                     yield from whole
+                    if len(rest) >= LONGEST_LINE_BYTES:
+                        yield rest
+                        rest = b""
                 if rest:
                     yield rest
 

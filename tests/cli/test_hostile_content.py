@@ -26,6 +26,7 @@ from builders_hostile import within
 from builders_local import job, price_book, runner_in
 from builders_on_cluster import add_job, add_pod, condition, failed
 from costopt.cli import COMMANDS, main
+from costopt.cluster.api import LONGEST_LINE_BYTES, PIECE_BYTES
 from costopt.local.lock import only_runner
 from costopt.local.run_folder import RunFolder
 from costopt.plan.decide import is_final
@@ -257,3 +258,21 @@ def test_nothing_raw_reaches_the_terminal_whatever_others_have_written(
         assert "Traceback" not in said
     if ended.code == 2 and words[0] not in ("validate", "submit", "plan", "run"):
         assert ended.err.splitlines()[-1].startswith(f"costopt {words[0]}: "), ended
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000, "./" + "x" * 300])
+@pytest.mark.parametrize("command", ["status", "logs", "cost"])
+def test_a_name_that_no_file_can_have_is_refused_in_one_sentence(world: World, command: str, name: str) -> None:
+    world.fill()
+    ended = called((command, name), "utf-8", is_terminal=False)
+    assert (ended.code, ended.out, len(ended.err.splitlines())) == (2, "", 1), ended
+
+
+def test_a_log_whose_line_never_ends_is_printed_in_pieces(world: World) -> None:
+    world.fill()
+    world.api.instead["GET", f"{PODS}/tiny-train-a0-0-xyz/log"] = (200, "x" * (3 * LONGEST_LINE_BYTES))
+    with within(60):
+        ended = called(("logs", "tiny", "--index", "0"), "utf-8", is_terminal=False)
+    pieces = ended.out.splitlines()
+    assert sum(map(len, pieces)) == 3 * LONGEST_LINE_BYTES
+    assert max(map(len, pieces)) < LONGEST_LINE_BYTES + PIECE_BYTES

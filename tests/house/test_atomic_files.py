@@ -34,3 +34,10 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_a_folder_that_is_missing_is_the_callers_matter(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         write_atomically(tmp_path / "none" / "a", b"x")
+
+
+def test_a_file_that_need_not_survive_a_power_cut_is_whole_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / ".a.tmp").symlink_to(tmp_path / "elsewhere")
+    write_atomically(tmp_path / "a", b"one", durable=False)
+    assert (tmp_path / "a").read_bytes() == b"one"
+    assert {entry.name for entry in tmp_path.iterdir()} == {"a", ".a.tmp"}

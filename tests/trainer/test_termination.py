@@ -1,6 +1,7 @@
 """The termination message: which rank it names, what it keeps of a long story, and how an echo is told."""
 
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from builders_hostile import within
 from costopt.oom_kills import count_oom_kills
 from costopt.schema.replica import EXIT_PREEMPTED, FailureReason, MeteredMilliseconds, Progress, TerminationMessage
 from costopt.schema.variant_report import Measurement, VariantFault, VariantStatus
@@ -292,3 +294,16 @@ def test_what_runs_out_of_an_accelerators_memory_says_so_in_its_error_file(tmp_p
     error = read_error(tmp_path / "error.json")
     assert error is not None
     assert error.reason == "DeviceOutOfMemory"
+
+
+def test_a_pipe_or_a_link_in_the_messages_place_holds_nothing_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "secret").write_text("a secret")
+    (tmp_path / "link").symlink_to(tmp_path / "secret")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("link", "pipe"):
+        with within(20):
+            write(tmp_path / name, TerminationMessage(exit_code=1, reason="ProcessFailed", message="It has failed."))
+        assert "the termination message cannot be written" in capsys.readouterr().err
+    assert (tmp_path / "secret").read_text() == "a secret"

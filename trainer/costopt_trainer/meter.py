@@ -156,9 +156,7 @@ class Reporter:
         line = json.dumps(progress.to_plain(), separators=(",", ":")) + "\n"
         if self._progress_file is not None:
             # No sync: this is for a reader on the same machine, and waiting for the disk every second is not free.
-            temporary = self._progress_file.with_name(f".{self._progress_file.name}.tmp")
-            temporary.write_text(line)
-            temporary.replace(self._progress_file)
+            write_atomically(self._progress_file, line.encode(), durable=False)
         if self._metrics_file is not None:
             sys.stdout.write(line)
             sys.stdout.flush()

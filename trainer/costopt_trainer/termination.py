@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from costopt.hostile import read_file
+from costopt.hostile import Hostile, append_file, read_file
 from costopt.schema.base import Strict
 from costopt.schema.replica import (
     EXIT_DONE,
@@ -204,8 +204,10 @@ def write(path: Path | None, message: TerminationMessage) -> None:
     if path is None:
         return
     try:
-        path.write_bytes(to_bytes(message))
-    except OSError as error:
+        with append_file(path) as stream:  # a pipe in its place would hold the replica up for ever
+            stream.truncate(0)
+            stream.write(to_bytes(message))
+    except (OSError, Hostile) as error:
         print(f"costopt: the termination message cannot be written: {error}", file=sys.stderr, flush=True)
 
 
