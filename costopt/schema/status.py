@@ -169,8 +169,10 @@ class Bill(Strict):
 class EarlierJob(Strict):
     """A job of the same name that was deleted before this one was created."""
 
-    uid: ShortText
-    """Its unique id."""
+    known: bool = True
+    """False: the operator did not see its end, because it was started since, so its cost is not known here."""
+    uid: ShortText | None = None
+    """Its unique id, if known."""
     priced_cost: Figure | None = None
     """What it had cost when its status was last written, as far as that had a price."""
     currency: Currency | None = None
@@ -222,7 +224,7 @@ class JobStatus(Strict):
     """Step of the checkpoint from which the job's first training went on, as it says itself: of an earlier job whose
     storage was kept. Bill and budget begin at 0 all the same. None: it began at the beginning, or has not said."""
     earlier_job: EarlierJob | None = Field(default=None, json_schema_extra=WRITTEN_WHOLE)
-    """The job whose checkpoint that is, if the operator saw its end. None also when it did not."""
+    """The job whose checkpoint that is. None: training began at the beginning, or has not said."""
     bill: Bill | None = Field(default=None, json_schema_extra=WRITTEN_WHOLE)
     """Resource-hours and money so far."""
     usage: Usage | None = Field(default=None, json_schema_extra=WRITTEN_WHOLE)

@@ -17,7 +17,7 @@ from costopt.names import QUEUE_NAME_LABEL, TRAIN_STAGE
 from costopt.plan.actions import StartGang, StopGang, StopReason
 from costopt.plan.decide import is_final, plan
 from costopt.schema.pods import DEFAULT_GRACE_PERIOD_SECONDS
-from costopt.schema.status import MAX_BATCH_JOBS, BatchJob, Bill, JobStatus, StageStatus
+from costopt.schema.status import MAX_BATCH_JOBS, BatchJob, Bill, EarlierJob, JobStatus, StageStatus
 from costopt.schema.usage import Usage
 from costopt_operator.events import Event, events_between
 from costopt_operator.fitting import fitted
@@ -120,7 +120,7 @@ def reconcile(world: World, memory: Memory, now: datetime) -> Todo:
     whole_bill = so_far if recorded.records is kept.records else bill(world, recorded, held_now, until)
     status = decided.status.model_copy(update={"usage": recorded if recorded != Usage() else None, "bill": whole_bill})
     if status.continues_from_step is not None and status.earlier_job is None:
-        status = status.model_copy(update={"earlier_job": world.earlier})
+        status = status.model_copy(update={"earlier_job": world.earlier or EarlierJob(known=False)})
     batch_jobs = _batch_jobs(world)
     if not _uids(batch_jobs) <= _uids(world.status.batch_jobs):
         status = status.model_copy(update={"batch_jobs": batch_jobs})

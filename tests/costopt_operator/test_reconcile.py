@@ -12,8 +12,11 @@ from builders_operator import UID, Story, a_book, a_job, at, child, done, failed
 from builders_plan import INT8, PRUNED
 from builders_schema import plain_job, plain_price_book
 from costopt.plan.actions import StartGang
+from costopt.schema.replica import Progress
+from costopt.schema.status import EarlierJob
 from costopt.schema.usage import MAX_RECORDS
 from costopt_operator.node_class import classify
+from costopt_operator.observe import LogSight
 from costopt_operator.reconcile import FIGURES_EVERY, RECORDS_WITHIN, SOON
 from costopt_operator.sightings import parse_pod
 
@@ -419,6 +422,21 @@ def _recipe(number: int) -> dict[str, object]:
         "batch": {"globalBatchSize": 2 * number, "microBatchSize": 2},
         "totalSteps": 40,
     }
+
+
+def test_a_job_that_goes_on_from_an_earlier_ones_checkpoint_says_so_also_if_that_ones_cost_is_not_known() -> None:
+    story = begun()
+    pods = (pod(0), pod(1))
+    goes_on = Progress(step=410, total_steps=1000, resumed_from_step=400)
+    logs = {each.uid: LogSight(timedelta(0), progress=goes_on) for each in pods}
+    for second in (10, 10 + SOON.total_seconds()):
+        story.look(second, child(), *pods, logs=logs)
+    assert story.status.continues_from_step == 400
+    assert story.status.earlier_job == EarlierJob(known=False)
+    assert story.status.to_plain()["earlierJob"] == {"known": False}
+    known = EarlierJob(uid="earlier", priced_cost="12.5", currency="USD")
+    story.look(60, child(), *pods, logs=logs, earlier=known)
+    assert story.status.earlier_job == EarlierJob(known=False)
 
 
 def test_pods_of_an_earlier_job_of_the_same_name_are_told_apart() -> None:
