@@ -1133,6 +1133,26 @@ def test_pods_of_a_batch_job_that_nobody_wrote_down_are_the_jobs_after_a_restart
     assert (again.status.stages[0].attempt, again.status.stages[0].disruptions) == (1, 1)
 
 
+def test_an_operator_knows_whose_each_pod_is_before_its_first_look() -> None:
+    """It would make the attempt again."""
+    play = a_gang_nobody_wrote_down()
+    again = Scene()
+    again.api.objects, again.now = play.api.objects, play.now
+    again.cluster.learn_job(parse_job(play.api.objects[JOB]))
+    for index in (0, 1):
+        again.cluster.pods.learn(parse_pod(play.api.objects[f"Pod train-a0-{index}"]), "team")
+
+    async def go() -> None:
+        running = asyncio.ensure_future(again.controller.run())
+        while not any(what.startswith(("create Job", "release")) for what in again.api.written):
+            await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(go(), 20))
+    assert again.count(f"create {ATTEMPT}") == 0
+
+
 NOT_OF_IT = {
     "another name": {"ownerReferences": [owner("Job", "tiny-train-a1", "job-train-0")]},
     "another kind": {"ownerReferences": [owner("ReplicaSet", "tiny-train-a0", "job-train-0")]},
