@@ -5,16 +5,22 @@ of the same replica, so only that of a replica which is gone for good may be fol
 coarser (see `coarsen`), and the usage says so; recording goes on for ever.
 """
 
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from datetime import datetime
 from typing import get_args
 
 from costopt.accounting.cells import Alike, Cell, count
 from costopt.accounting.coarsen import coarsen
 from costopt.accounting.intervals import held_of
-from costopt.schema.usage import Coarsened, Usage, UsageRecord
+from costopt.schema.usage import MAX_FOLDED_UNTIL, Coarsened, FoldedUntil, Usage, UsageRecord
 
 MOST_SUMS = 600
 """Sums kept, of about 300 bytes each. Training that runs for a year at prices that change every month needs fewer."""
+
+
+ATTEMPTS_TOLD = 8
+"""Attempts of a stage of which it is told up to when they stand in the sums."""
 
 
 def fold(usage: Usage, uids: Collection[str], *, dated: bool = True) -> Usage:
@@ -34,9 +40,37 @@ def fold(usage: Usage, uids: Collection[str], *, dated: bool = True) -> Usage:
             "folded": [cell.fold(cells[cell]) for cell in sorted(cells, key=_order)],
             "folded_records": usage.folded_records + len(chosen),
             "folded_estimated": usage.folded_estimated + sum(is_estimated(record) for record in chosen),
+            "folded_until": _folded_until([*usage.folded_until, *map(_end_of, chosen)]),
             "coarsened": in_order({*usage.coarsened, *coarsened}),
         }
     )
+
+
+def folded_until(usage: Usage, stage: str, attempt: int) -> datetime | None:
+    """Up to when pods of that attempt stand in the sums; None: none does. Of a pod in no record it is not known whether
+    it was counted there; whoever counts it from then on counts nothing twice."""
+    ends = {end.attempt: end.until for end in usage.folded_until if end.stage == stage}
+    if attempt not in ends and len(ends) == ATTEMPTS_TOLD and attempt < min(ends):
+        attempt = min(ends)
+    return ends.get(attempt)
+
+
+def _end_of(record: UsageRecord) -> FoldedUntil:
+    return FoldedUntil(stage=record.stage, attempt=record.attempt, until=record.held_until)
+
+
+def _folded_until(ends: Iterable[FoldedUntil]) -> list[FoldedUntil]:
+    """The latest of each attempt, and of the last attempts of each stage; the first of those stands for all before."""
+    stages: defaultdict[str, dict[int, datetime]] = defaultdict(dict)
+    for end in ends:
+        attempts = stages[end.stage]
+        attempts[end.attempt] = max(end.until, attempts.get(end.attempt, end.until))
+    told: list[FoldedUntil] = []
+    for stage, attempts in sorted(stages.items()):
+        kept = sorted(attempts)[-ATTEMPTS_TOLD:]
+        attempts[kept[0]] = max(until for attempt, until in attempts.items() if attempt <= kept[0])
+        told += [FoldedUntil(stage=stage, attempt=attempt, until=attempts[attempt]) for attempt in kept]
+    return told[:MAX_FOLDED_UNTIL]
 
 
 def is_estimated(record: UsageRecord) -> bool:

@@ -11,14 +11,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
-from itertools import pairwise
+from itertools import islice, pairwise
 
+from costopt.accounting.quantities import Bounded, Quantities, bounded, largest
 from costopt.schema.base import decimal
-from costopt.schema.usage import MAX_HELD, MAX_RESIZES, CapacityType, HeldPods, Resize
-
-Quantities = tuple[tuple[str, str], ...]
+from costopt.schema.usage import MAX_HELD, MAX_RESIZES, MAX_RUNS, CapacityType, HeldPods, Resize
 
 MARK_DIGITS = 10
+MAX_RUN = 4096
+"""Pods in one run: as many as a gang has at most."""
 _SECOND = timedelta(seconds=1)
 _RUN = re.compile(rf"([0-9,-]+) ([0-9]{{1,10}}) (?:-|([0-9]{{1,10}})(~?)(\+?)) ((?:[0-9a-f]{{{MARK_DIGITS}}})+)")
 
@@ -41,23 +42,34 @@ class Shape:
     product: str | None = None
     capacity_type: CapacityType = "OnDemand"
     node_labels: tuple[tuple[str, str], ...] = ()
+    admitted: datetime | None = None
 
     @property
     def now(self) -> Quantities:
         """The quantities since the last resize."""
         return self.resizes[-1][1] if self.resizes else self.resources
 
+    @property
+    def names(self) -> set[str]:
+        """Of the resources it tells of."""
+        return {name for quantities in (self.resources, *(each for _, each in self.resizes)) for name, _ in quantities}
+
+    def told(self, quantities: Quantities) -> Bounded:
+        """The quantities as they may stand beside those of the shape."""
+        return bounded({name: decimal(quantity) for name, quantity in quantities}, self.names)
+
     def resized(self, quantities: Quantities, since: datetime) -> "Shape":
         """The shape with other quantities from a moment on. Of more changes than are kept, the two that are closest
-        become one, of the larger quantities."""
-        resizes = [*self.resizes, (since, quantities)]
-        if len(resizes) <= MAX_RESIZES:
-            return replace(self, resizes=tuple(resizes))
-        gaps = [later[0] - earlier[0] for earlier, later in pairwise(resizes)]
-        place = gaps.index(min(gaps))
-        merged = (resizes[place][0], _larger(resizes[place][1], resizes[place + 1][1]))
-        resizes[place : place + 2] = [merged]
-        return replace(self, resizes=tuple(resizes), resources_estimated=True)
+        become one, of the larger quantities; of more resources than are told apart, those that come last are one."""
+        fit, merged = self.told(quantities)
+        resizes = [*self.resizes, (since, fit)]
+        if len(resizes) > MAX_RESIZES:
+            gaps = [later[0] - earlier[0] for earlier, later in pairwise(resizes)]
+            place = gaps.index(min(gaps))
+            most = largest((resizes[place][1], resizes[place + 1][1]))
+            resizes[place : place + 2] = [(resizes[place][0], most.quantities)]
+            merged = True
+        return replace(self, resizes=tuple(resizes), resources_estimated=self.resources_estimated or merged)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +94,15 @@ def write_held(all_held: Iterable[Held]) -> list[HeldPods]:
         groups[held.shape].append(held)
     if len(groups) > MAX_HELD:
         groups = _merged(groups)
-    return [_group(shape, groups[shape]) for shape in sorted(groups, key=_order)][:MAX_HELD]
+    written = (group for shape in sorted(groups, key=_order) for group in _groups(shape, groups[shape]))
+    return list(islice(written, MAX_HELD))
 
 
 def _order(shape: Shape) -> tuple[object, ...]:
     """No two shapes are the same in it: the same pods are written alike, whatever order they come in."""
     node = (shape.product is not None, shape.product or "", shape.capacity_type, shape.node_labels)
-    return (shape.stage, -shape.attempt, shape.resources, shape.resizes, shape.resources_estimated, *node)
+    admitted = shape.admitted.isoformat() if shape.admitted is not None else ""
+    return (shape.stage, -shape.attempt, admitted, shape.resources, shape.resizes, shape.resources_estimated, *node)
 
 
 def _merged(groups: Mapping[Shape, list[Held]]) -> defaultdict[Shape, list[Held]]:
@@ -98,42 +112,36 @@ def _merged(groups: Mapping[Shape, list[Held]]) -> defaultdict[Shape, list[Held]
         by_attempt[shape.stage, shape.attempt].append(shape)
     merged: defaultdict[Shape, list[Held]] = defaultdict(list)
     for shapes in by_attempt.values():
-        most: Quantities = ()
-        for shape in shapes:
-            for quantities in (shape.resources, *(quantities for _, quantities in shape.resizes)):
-                most = _larger(most, quantities)
+        sets = ((shape.resources, *(quantities for _, quantities in shape.resizes)) for shape in shapes)
+        most = largest(quantities for each in sets for quantities in each).quantities
         usual = max(shapes, key=lambda shape: (len(groups[shape]), _order(shape)))
         whole = replace(usual, resources=most, resizes=(), resources_estimated=True) if len(shapes) > 1 else usual
         merged[whole] = [replace(held, shape=whole) for shape in shapes for held in groups[shape]]
     return merged
 
 
-def _larger(one: Quantities, other: Quantities) -> Quantities:
-    found = dict(one)
-    for name, quantity in other:
-        if decimal(quantity) > decimal(found.get(name, "0")):
-            found[name] = quantity
-    return tuple(sorted(found.items())[:16])
-
-
-def _group(shape: Shape, members: list[Held]) -> HeldPods:
+def _groups(shape: Shape, members: list[Held]) -> Iterator[HeldPods]:
+    """Nearly always one; there are more for a Job that a queue takes back again and again."""
     since = min(held.held_from for held in members)
     runs: defaultdict[str, list[Held]] = defaultdict(list)
     for held in members:
         runs[_times(held, since)].append(held)
     ordered = sorted(runs.items(), key=lambda run: (min(held.index for held in run[1]), run[0]))
-    return HeldPods(
-        stage=shape.stage,
-        attempt=shape.attempt,
-        resources=dict(shape.resources),
-        resizes=[Resize(since=since, resources=dict(quantities)) for since, quantities in shape.resizes],
-        resources_estimated=shape.resources_estimated,
-        product=shape.product,
-        capacity_type=shape.capacity_type,
-        node_labels=dict(shape.node_labels),
-        since=since,
-        pods=[_run(times, run) for times, run in ordered],
-    )
+    texts = [text for times, run in ordered for text in _run(times, run)]
+    for begin in range(0, len(texts), MAX_RUNS):
+        yield HeldPods(
+            stage=shape.stage,
+            attempt=shape.attempt,
+            resources=dict(shape.resources),
+            resizes=[Resize(since=since, resources=dict(quantities)) for since, quantities in shape.resizes],
+            resources_estimated=shape.resources_estimated,
+            product=shape.product,
+            capacity_type=shape.capacity_type,
+            node_labels=dict(shape.node_labels),
+            admitted=shape.admitted,
+            since=since,
+            pods=texts[begin : begin + MAX_RUNS],
+        )
 
 
 def _times(held: Held, since: datetime) -> str:
@@ -144,9 +152,11 @@ def _times(held: Held, since: datetime) -> str:
     return f"{begin} {end}{'~' if held.estimated else ''}{'+' if held.ended_well else ''}"
 
 
-def _run(times: str, run: list[Held]) -> str:
+def _run(times: str, run: list[Held]) -> Iterator[str]:
     run.sort(key=lambda held: (held.index, held.mark))
-    return f"{_spans([held.index for held in run])} {times} {''.join(held.mark for held in run)}"
+    for begin in range(0, len(run), MAX_RUN):
+        part = run[begin : begin + MAX_RUN]
+        yield f"{_spans([held.index for held in part])} {times} {''.join(held.mark for held in part)}"
 
 
 def _spans(numbers: list[int]) -> str:
@@ -166,12 +176,14 @@ def read_held(groups: Iterable[HeldPods]) -> Iterator[Held]:
             stage=group.stage,
             attempt=group.attempt,
             resources=tuple(group.resources.items()),
-            resizes=tuple((resize.since, tuple(resize.resources.items())) for resize in group.resizes),
             resources_estimated=group.resources_estimated,
             product=group.product,
             capacity_type=group.capacity_type,
             node_labels=tuple(group.node_labels.items()),
+            admitted=group.admitted,
         )
+        for resize in group.resizes:
+            shape = shape.resized(tuple(resize.resources.items()), resize.since)
         for run in group.pods:
             yield from _members(run, shape, group.since)
 

@@ -27,13 +27,22 @@ MAX_RECORDS = 256
 """Records kept singly. About 500 bytes each, in an object that may have 1.5 MB."""
 MAX_FOLDED = 2000
 """Sums that a status may hold; fewer are made, see `costopt.accounting.fold`."""
+MAX_RESOURCES = 16
+"""Resources told apart in one set of quantities; see `costopt.accounting.quantities`."""
 MAX_RESIZES = 8
 """Changes of quantity kept in one record."""
 MAX_PRICES = 32
 """Prices kept in one record."""
 
+Quantities = Annotated[dict[ShortText, DecimalString], Field(max_length=MAX_RESOURCES)]
+"""By resource name, in base units."""
+
 MAX_HELD = 256
 """Groups of pods that hold something."""
+MAX_METERS = 256
+"""Accounts of replicas."""
+MAX_FOLDED_UNTIL = 256
+"""Attempts of which it is told up to when they stand in the sums."""
 MAX_RUNS = 4096
 """Runs of such pods in one group; a gang has at most as many."""
 
@@ -63,7 +72,7 @@ class Resize(Strict):
 
     since: Timestamp
     """When that was seen (aware)."""
-    resources: Annotated[dict[ShortText, DecimalString], Field(max_length=16)]
+    resources: Quantities
     """Quantities held from then on, by resource name, in base units; what is not named was given up."""
 
 
@@ -78,7 +87,7 @@ class UsageRecord(Strict):
     """Attempt of the stage."""
     index: Count
     """Completion index within the gang."""
-    resources: Annotated[dict[ShortText, DecimalString], Field(max_length=16)]
+    resources: Quantities
     """Quantities held, by resource name, in base units: vCPU, bytes, devices."""
     resizes: Annotated[list[Resize], Field(max_length=MAX_RESIZES)] = Field(default_factory=list)
     """Changes of those quantities, the earliest first."""
@@ -147,7 +156,7 @@ class HeldPods(Strict):
     """"train" or the variant's name."""
     attempt: Count
     """Attempt of the stage."""
-    resources: Annotated[dict[ShortText, DecimalString], Field(max_length=16)]
+    resources: Quantities
     """Quantities each holds, by resource name, in base units."""
     resizes: Annotated[list[Resize], Field(max_length=MAX_RESIZES)] = Field(default_factory=list)
     """Changes of those quantities, the earliest first."""
@@ -161,6 +170,9 @@ class HeldPods(Strict):
         Field(default_factory=dict)
     )
     """Labels of their nodes that tell what they cost."""
+    admitted: Timestamp | None = None
+    """Since when their batch Job might have pods when they were first seen. A queue may take it back, and admit it
+    again later. None: that was not known."""
     since: Timestamp
     """When the first of them was placed."""
     pods: Annotated[list[Annotated[str, StringConstraints(max_length=131_072)]], Field(max_length=MAX_RUNS)]
@@ -169,17 +181,35 @@ class HeldPods(Strict):
     one's uid, in the same order, the first ten hexadecimal digits of its SHA-256."""
 
 
-class GangMeter(Strict):
-    """What a gang's replicas without a meter of their own are taken to have spent their time on: they go in step."""
+class ReplicaMeter(Strict):
+    """A replica's own account of its time. Those of its gang that have given none are taken to have spent theirs as the
+    first that has: they go in step."""
 
     stage: Name
     """"train" or the variant's name."""
     attempt: Count
     """Attempt of the stage."""
+    admitted: Timestamp | None = None
+    """As in `HeldPods`."""
     index: Count
-    """Of all replicas that have reported, the one of the lowest completion index."""
+    """Completion index within the gang."""
+    mark: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{10}$", max_length=10)]
+    """Of its uid: the first ten hexadecimal digits of its SHA-256."""
+    placed: Timestamp
+    """When it was placed."""
     metered: MeteredMilliseconds
     """Its latest account."""
+
+
+class FoldedUntil(Strict):
+    """Up to when an attempt's pods stand in the sums: one of them that is seen again holds nothing before that."""
+
+    stage: Name
+    """"train" or the variant's name."""
+    attempt: Count
+    """Attempt of the stage."""
+    until: Timestamp
+    """The latest end of its folded records."""
 
 
 class Usage(Strict):
@@ -203,8 +233,11 @@ class Usage(Strict):
     """Pods that stand in no record yet: should one vanish, it is recorded from this."""
     seen: Timestamp | None = None
     """When those of them without an end were last seen. None: there are none."""
-    meters: Annotated[list[GangMeter], Field(max_length=MAX_HELD)] = Field(default_factory=list)
-    """Meters of attempts of which not all is recorded."""
+    meters: Annotated[list[ReplicaMeter], Field(max_length=MAX_METERS)] = Field(default_factory=list)
+    """Accounts of pods that stand in no record yet; and of each gang of which not all is recorded, that of the first
+    which has given one."""
+    folded_until: Annotated[list[FoldedUntil], Field(max_length=MAX_FOLDED_UNTIL)] = Field(default_factory=list)
+    """Of the last attempts of each stage of which records were folded; the first of eight stands for all before it."""
 
     def to_plain(self) -> dict[str, Any]:
         """As any document, but without what is at its default: there may be hundreds of records."""

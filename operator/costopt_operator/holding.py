@@ -5,15 +5,17 @@ to the pod (its finalizer, its labels, its deletion by force, a resize, the loss
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from decimal import Decimal
 
-from costopt.accounting.exact import plain
+from costopt.accounting.fold import folded_until
 from costopt.accounting.held import Held, Shape, mark_of, read_held
 from costopt.accounting.outcome import Attempt
+from costopt.accounting.quantities import bounded
 from costopt.schema.base import decimal
-from costopt.schema.replica import MeteredMilliseconds
-from costopt.schema.usage import MAX_HELD, GangMeter, Usage, UsageRecord
+from costopt.schema.usage import ReplicaMeter, Usage, UsageRecord
+from costopt_operator.meters import Meters, heard, meters_of
 from costopt_operator.node_class import UNKNOWN_NODE, NodeClass
 from costopt_operator.observe import World, held_until, state_of
 from costopt_operator.sightings import Pod, indexes, parse_time
@@ -21,7 +23,7 @@ from costopt_operator.sightings import Pod, indexes, parse_time
 COUNTED_LATE = timedelta(seconds=5)
 """Pods that run are counted up to so long ago: the end of one is known only when its node has told it."""
 VANISHED = "vanished"
-"""How the id of a record begins whose pod has vanished; its mark and its beginning follow."""
+"""How the id of a record begins whose pod has vanished; its mark, its beginning and its end follow."""
 
 
 HeldByPod = tuple[Held, Pod | None]
@@ -36,6 +38,9 @@ class Remembered:
     """By mark: what was held at the last look, as far as it stood in no record."""
     seen: datetime | None = None
     """When that was."""
+    meters: Meters = field(default_factory=Meters)
+    recorded: int = 0
+    """Records that there were then, with those that were folded."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +48,13 @@ class Holding:
     """All that stands in no record."""
 
     held: tuple[HeldByPod, ...]
-    meters: Mapping[Attempt, GangMeter]
+    meters: Meters
 
     def remembered(self, usage: Usage, now: datetime) -> Remembered:
         """What to remember of it when `usage` has been written."""
         recorded = {record.uid for record in usage.records}
-        return Remembered({each.mark: each for each, pod in self.held if uid_of(each, pod) not in recorded}, whole(now))
+        left = {each.mark: each for each, pod in self.held if uid_of(each, pod) not in recorded}
+        return Remembered(left, whole(now), self.meters, _records_of(usage))
 
 
 def whole(moment: datetime) -> datetime:
@@ -58,12 +64,20 @@ def whole(moment: datetime) -> datetime:
 
 def remembered(usage: Usage) -> Remembered:
     """What the status remembers."""
-    return Remembered({held.mark: held for held in read_held(usage.held)}, usage.seen)
+    held = {held.mark: held for held in read_held(usage.held)}
+    return Remembered(held, usage.seen, meters_of(usage.meters), _records_of(usage))
+
+
+def _records_of(usage: Usage) -> int:
+    return len(usage.records) + usage.folded_records
 
 
 def uid_of(held: Held, pod: Pod | None) -> str:
-    """The id of its record."""
-    return pod.uid if pod is not None else f"{VANISHED}-{held.mark}-{held.held_from:%Y%m%dT%H%M%S}"
+    """The id of its record. A pod may vanish more than once, also within a second."""
+    if pod is not None:
+        return pod.uid
+    until = held.held_until or held.held_from
+    return f"{VANISHED}-{held.mark}-{held.held_from:%Y%m%dT%H%M%S}-{until:%Y%m%dT%H%M%S}"
 
 
 def counted_until(held: Held, now: datetime) -> datetime:
@@ -72,33 +86,45 @@ def counted_until(held: Held, now: datetime) -> datetime:
 
 
 def holding(world: World, usage: Usage, known: Remembered, now: datetime) -> Holding:
-    """What is held now and what is not yet recorded of what was, out of the pods and of what is `known`."""
-    recorded = {record.uid: record for record in usage.records}
-    vanished_before = _vanished(usage.records)
-    billed = _billed(world.status.usage or Usage())
-    shapes = _Shapes(world, now)
+    """What is held now and what is not yet recorded of what was, out of the pods and of what is `known`.
+
+    `usage` is that of the status, of which some may have been folded meanwhile.
+    """
+    written = world.status.usage or Usage()
+    if _is_older(known, written):
+        known = remembered(written)
+    records = {record.uid: record for record in (*written.records, *usage.records)}
+    counted = _Counted(records.values(), usage)
+    billed = _billed(written)
+    shapes = _Shapes(world, known, now)
     held: list[HeldByPod] = []
     there: set[str] = set()
     for pod in world.pods:
         mark = mark_of(pod.uid)
         there.add(mark)
         before = known.held.get(mark)
-        if pod.uid in recorded or (before is None and not _is_news(pod)):
+        if pod.uid in records or (before is None and not _is_news(pod)):
             continue
         held_from = before.held_from if before else min(whole(now), _placed(pod))
-        if mark in vanished_before:
-            # It is back. What it held until it vanished is recorded.
-            held_from = max(held_from, vanished_before[mark])
+        held_from = max(held_from, counted.until(pod, mark, before) or held_from)
         shape = shapes.of(pod, before)
         one = Held(shape, pod.index if before is None else before.index, mark, held_from)
         held.append((_ended(one, pod, billed.get(mark), now) if pod.ended else one, pod))
     # A record can have been written although its answer never came.
-    accounted = there | {mark_of(uid) for uid in recorded}
+    there |= {mark_of(uid) for uid in records}
     done = {(child.stage, child.attempt): indexes(child.completed_indexes) for child in world.child_jobs}
     for mark, before in known.held.items():
-        if mark not in accounted and uid_of(before, None) not in recorded:
-            held.append((_gone(before, known.seen, done.get((before.shape.stage, before.shape.attempt))), None))
-    return Holding(tuple(held), _meters(world, usage, {(one.shape.stage, one.shape.attempt) for one, _ in held}))
+        if mark not in there:
+            gone = _gone(before, known.seen, done.get((before.shape.stage, before.shape.attempt)))
+            if uid_of(gone, None) not in records:
+                held.append((gone, None))
+    return Holding(tuple(held), heard(known.meters, held, world))
+
+
+def _is_older(known: Remembered, written: Usage) -> bool:
+    """A write came through whose answer did not: some of what is known has been recorded, or billed for longer."""
+    seen = written.seen is not None and (known.seen is None or known.seen < written.seen)
+    return seen or known.recorded < _records_of(written)
 
 
 def _is_news(pod: Pod) -> bool:
@@ -110,14 +136,27 @@ def _placed(pod: Pod) -> datetime:
     return parse_time(pod.scheduled or pod.started or pod.created)
 
 
-def _vanished(records: Iterable[UsageRecord]) -> dict[str, datetime]:
-    """Until when pods that vanished are recorded, by mark."""
-    found: dict[str, datetime] = {}
-    for record in records:
-        if record.uid.startswith(f"{VANISHED}-"):
-            mark = record.uid.split("-")[1]
-            found[mark] = max(found.get(mark, record.held_until), record.held_until)
-    return found
+class _Counted:
+    """Up to when pods are counted that stand in no record of their own: they had vanished, and are back."""
+
+    def __init__(self, records: Iterable[UsageRecord], usage: Usage) -> None:
+        self._usage = usage
+        self._vanished: dict[str, datetime] = {}
+        for record in records:
+            if has_vanished(record):
+                mark = record.uid.split("-")[1]
+                self._vanished[mark] = max(self._vanished.get(mark, record.held_until), record.held_until)
+
+    def until(self, pod: Pod, mark: str, before: Held | None) -> datetime | None:
+        """None: nothing of it is counted. What was remembered of it has never been folded."""
+        if mark in self._vanished or before is not None:
+            return self._vanished.get(mark)
+        return folded_until(self._usage, pod.stage, pod.attempt)
+
+
+def has_vanished(record: UsageRecord) -> bool:
+    """It is of a pod that had vanished."""
+    return record.uid.startswith(f"{VANISHED}-")
 
 
 def _billed(usage: Usage) -> dict[str, datetime]:
@@ -144,9 +183,10 @@ def _gone(before: Held, seen: datetime | None, done: frozenset[int] | None) -> H
 class _Shapes:
     """Shapes of pods, one for all that are alike."""
 
-    def __init__(self, world: World, now: datetime) -> None:
+    def __init__(self, world: World, known: Remembered, now: datetime) -> None:
         self._world = world
         self._now = now
+        self._admitted = _admissions(world, known)
         self._fresh: dict[tuple[object, ...], Shape] = {}
         self._updated: dict[tuple[int, int], Shape] = {}
 
@@ -171,51 +211,49 @@ class _Shapes:
 
     def _new(self, pod: Pod, node: NodeClass) -> Shape:
         asked = self._world.job.spec.resources_of(pod.stage).effective()
-        quantities = dict(pod.requests.quantities)
+        quantities = {name: decimal(quantity) for name, quantity in pod.requests.quantities.items()}
         unread = pod.requests.unread or (frozenset() if quantities else asked.keys())
         for name in unread & asked.keys():
-            quantities[name] = plain(max(asked[name], decimal(quantities.get(name, "0"))))
+            quantities[name] = max(asked[name], quantities.get(name, Decimal(0)))
+        resources, merged = bounded(quantities)
         return Shape(
             stage=pod.stage,
             attempt=pod.attempt,
-            resources=tuple(sorted(quantities.items())),
-            resources_estimated=bool(unread) or pod.requests.merged,
+            resources=resources,
+            resources_estimated=bool(unread) or pod.requests.merged or merged,
             product=node.product,
             capacity_type=node.capacity_type,
             node_labels=tuple(sorted(node.labels.items())),
+            admitted=self._admitted.get((pod.stage, pod.attempt)),
         )
 
     def _update(self, before: Shape, fresh: Shape) -> Shape:
         """The node's class is taken over as far as it is known; quantities from now on."""
-        shape = replace(before, product=fresh.product or before.product)
+        shape = replace(before, product=fresh.product or before.product, admitted=before.admitted or fresh.admitted)
         if fresh.node_labels:
             shape = replace(shape, capacity_type=fresh.capacity_type, node_labels=fresh.node_labels)
-        return shape if shape.now == fresh.resources else shape.resized(fresh.resources, self._now)
+        if shape.told(fresh.resources).quantities == shape.now:
+            return shape
+        estimated = shape.resources_estimated or fresh.resources_estimated
+        return replace(shape, resources_estimated=estimated).resized(fresh.resources, self._now)
 
 
-def _meters(world: World, usage: Usage, unrecorded: set[Attempt]) -> dict[Attempt, GangMeter]:
-    """Of each attempt the meter of its first replica that has one, as long as the attempt may need it."""
-    current = {(stage.name, stage.attempt) for stage in world.status.stages}
-    found = {(each.stage, each.attempt): each for each in usage.meters}
-    for pod in world.pods:
-        attempt = (pod.stage, pod.attempt)
-        known = found.get(attempt)
-        if known is None or pod.index <= known.index:
-            metered = own_meter(pod, world)
-            if metered is not None:
-                found[attempt] = GangMeter(stage=pod.stage, attempt=pod.attempt, index=pod.index, metered=metered)
-    # What a queue admits again begins its account anew, under the same attempt.
-    taken_back = {(child.stage, child.attempt) for child in world.child_jobs if child.suspended}
-    wanted = sorted(found.keys() & (unrecorded | (current - taken_back)), key=lambda attempt: (-attempt[1], attempt[0]))
-    return {attempt: found[attempt] for attempt in wanted[:MAX_HELD]}
-
-
-def own_meter(pod: Pod, world: World) -> MeteredMilliseconds | None:
-    """What the pod said at its end, or what its log says."""
-    if pod.said is not None and pod.said.progress is not None:
-        return pod.said.progress.metered
-    log = world.logs.get(pod.uid)
-    return log.progress.metered if log is not None and log.progress is not None else None
+def _admissions(world: World, known: Remembered) -> Mapping[Attempt, datetime]:
+    """Since when the batch Job of each attempt may have pods; of one that may have none now, since it last might."""
+    shapes = {id(held.shape): held.shape for held in known.held.values()}
+    seen: list[Shape | ReplicaMeter] = [*shapes.values(), *known.meters.first.values()]
+    found: dict[Attempt, datetime] = {}
+    for each in seen:
+        if each.admitted is not None:
+            attempt = (each.stage, each.attempt)
+            found[attempt] = max(each.admitted, found.get(attempt, each.admitted))
+    for child in world.child_jobs:
+        attempt = (child.stage, child.attempt)
+        if child.started is not None:
+            found[attempt] = parse_time(child.started)
+        elif not child.suspended:
+            found.pop(attempt, None)  # it has just been admitted, and does not say so yet
+    return found
 
 
 def ended(held: Holding) -> Iterator[HeldByPod]:

@@ -11,20 +11,13 @@ import functools
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from decimal import ROUND_CEILING, Decimal
+from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from costopt.accounting.coarsen import OTHER
-from costopt.accounting.exact import plain, total
-from costopt.schema.resources import CONTAINER_RESOURCES, GPU_RESOURCE, parse_quantity
-
-MOST_RESOURCES = 16
-LONGEST_NAME = 256
-LONGEST_FIGURE = 32
-"""What a usage record has room for."""
-FIRST = (*CONTAINER_RESOURCES, GPU_RESOURCE)
-"""Resources that are never put together with others."""
+from costopt.accounting.exact import total
+from costopt.accounting.quantities import bounded
+from costopt.schema.resources import parse_quantity
 
 Quantities = dict[str, Decimal]
 
@@ -95,7 +88,8 @@ def _effective(text: str) -> Requests:
     held = _larger(together, peak)
     held |= {name: amount for name, amount in _most(pod, unread).items() if _is_asked_of_pods(name)}
     _add(held, _most([overhead], unread))
-    return _bounded({name: amount for name, amount in sorted(held.items()) if amount}, unread)
+    told, merged = bounded({name: amount for name, amount in held.items() if amount})
+    return Requests(MappingProxyType(dict(told)), frozenset(unread), merged)
 
 
 def _is_asked_of_pods(name: str) -> bool:
@@ -123,23 +117,3 @@ def _add(sums: Quantities, requests: Quantities) -> None:
 
 def _larger(one: Quantities, other: Quantities) -> Quantities:
     return {name: max(one.get(name, Decimal(0)), other.get(name, Decimal(0))) for name in {**one, **other}}
-
-
-def _bounded(held: Quantities, unread: set[str]) -> Requests:
-    """As much as a record can say: few names, of a length, and figures of a length (rounded up)."""
-    names = sorted(held, key=lambda name: (name not in FIRST, len(name) > LONGEST_NAME, name))
-    too_long = [name for name in names if not 0 < len(name) <= LONGEST_NAME]
-    kept = [name for name in names if name not in too_long]
-    if too_long or len(kept) > MOST_RESOURCES:
-        kept = [name for name in kept if name != OTHER][: MOST_RESOURCES - 1]
-    others = total(amount for name, amount in held.items() if name not in kept)
-    bounded = {name: held[name] for name in sorted(kept)} | ({OTHER: others} if others else {})
-    quantities = MappingProxyType({name: _figure(amount) for name, amount in bounded.items()})
-    return Requests(quantities, frozenset(unread), merged=bool(others))
-
-
-def _figure(amount: Decimal) -> str:
-    text = plain(amount)
-    if len(text) <= LONGEST_FIGURE:
-        return text
-    return plain(min(amount.to_integral_value(ROUND_CEILING), Decimal(10) ** (LONGEST_FIGURE - 1)))

@@ -12,10 +12,9 @@ from costopt.names import TRAIN_STAGE
 from costopt.plan.decide import Plan, is_final
 from costopt.plan.ends import ends_of
 from costopt.plan.stages import IN_FLIGHT
-from costopt.schema.replica import MeteredMilliseconds
 from costopt.schema.status import Bill
 from costopt.schema.usage import MAX_RECORDS, Outcome, Resize, Usage, UsageRecord
-from costopt_operator.holding import HeldByPod, Holding, counted_until, ended, own_meter, uid_of, whole
+from costopt_operator.holding import HeldByPod, Holding, counted_until, ended, has_vanished, uid_of, whole
 from costopt_operator.observe import (
     World,
     fell_by_itself,
@@ -27,6 +26,8 @@ MOST_BYTES = 200_000
 """Records written at a time; the others wait for the next write."""
 RECORDS_KEPT = 64
 """Records kept singly in the status although they might be folded: enough to look into, and a small object."""
+VANISHED_KEPT = 64
+"""Records of pods that have vanished and may come back, kept besides those."""
 
 
 def usage_record(
@@ -52,19 +53,8 @@ def usage_record(
         end_estimated=held.estimated,
         outcome=outcome,
         has_meter=world.job.spec.train.command is None,
-        metered=_meter_of(each, world, held_now),
+        metered=held_now.meters.of(held),
     )
-
-
-def _meter_of(each: HeldByPod, world: World, held_now: Holding) -> MeteredMilliseconds | None:
-    """Its own, or else that of its gang: they go in step, so one meter is like another. One that ended well may be
-    recorded while the others still run, so what they say later must not matter to it."""
-    held, pod = each
-    own = own_meter(pod, world) if pod is not None else None
-    if own is not None or held.ended_well:
-        return own
-    gang = held_now.meters.get((held.shape.stage, held.shape.attempt))
-    return gang.metered if gang is not None else None
 
 
 def new_usage(world: World, usage: Usage, held_now: Holding, decided: Plan, now: datetime) -> Usage:
@@ -85,12 +75,11 @@ def new_usage(world: World, usage: Usage, held_now: Holding, decided: Plan, now:
             space -= len(made[-1].model_dump_json(exclude_defaults=True))
     recorded = {record.uid for record in made}
     left = [held for held, pod in held_now.held if uid_of(held, pod) not in recorded]
-    needed = {(held.shape.stage, held.shape.attempt) for held in left}
-    needed |= {(stage.name, stage.attempt) for stage in decided.status.stages if stage.state in IN_FLIGHT}
+    in_flight = {(stage.name, stage.attempt) for stage in decided.status.stages if stage.state in IN_FLIGHT}
     news = {
         "held": write_held(left),
         "seen": whole(now) if any(held.held_until is None for held in left) else None,
-        "meters": [meter for attempt, meter in held_now.meters.items() if attempt in needed],
+        "meters": held_now.meters.written(left, in_flight),
     }
     return usage.model_copy(update={**news, "records": [*usage.records, *made]} if made else news)
 
@@ -171,10 +160,19 @@ def ended_unrecorded(world: World, held_now: Holding) -> Iterator[Pod | None]:
 
 def foldable(world: World, usage: Usage) -> set[str]:
     """Uids of the oldest records that may be folded: of pods that are gone or released, for those are never recorded
-    again."""
+    again.
+
+    A pod that has vanished may come back as long as its batch Job is known, and is counted on from its record; so the
+    latest of those records are kept besides. For one whose record is folded all the same, the sums tell up to when they
+    are counted (see `folded_until`).
+    """
     held_back = {pod.uid for pod in world.pods if pod.has_finalizer}
-    free = [record.uid for record in usage.records if record.uid not in held_back]
-    return set(free[: max(0, len(usage.records) - RECORDS_KEPT)])
+    known = {(child.stage, child.attempt) for child in world.child_jobs}
+    known |= {(job.stage, job.attempt) for job in world.status.batch_jobs or ()}
+    may_return = [each.uid for each in usage.records if has_vanished(each) and (each.stage, each.attempt) in known]
+    kept = set(may_return[-VANISHED_KEPT:])
+    free = [record.uid for record in usage.records if record.uid not in held_back | kept]
+    return set(free[: max(0, len(usage.records) - len(kept) - RECORDS_KEPT)])
 
 
 def _by_index(pod: Pod) -> tuple[int, str]:
@@ -194,8 +192,7 @@ def bill(world: World, usage: Usage, held_now: Holding, now: datetime) -> Bill:
     alike: dict[Hashable, list[HeldByPod]] = {}
     for held, pod in held_now.held:
         if uid_of(held, pod) not in known:
-            meter = _meter_of((held, pod), world, held_now)
-            key = (id(held.shape), held.held_from, held.held_until, held.estimated, meter)
+            key = (id(held.shape), held.held_from, held.held_until, held.estimated, held_now.meters.of(held))
             alike.setdefault(key, []).append((held, pod))
     others = [Alike(usage_record(each[0], world, held_now, now), len(each)) for each in alike.values()]
     return bill_of(usage, others, world.book)

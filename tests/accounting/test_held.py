@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from builders_accounting import MIDNIGHT, quantities
 from costopt.accounting.held import Held, Shape, mark_of, read_held, write_held
 from costopt.schema.status import JobStatus
-from costopt.schema.usage import MAX_HELD, MAX_RESIZES, HeldPods, Usage
+from costopt.schema.usage import MAX_HELD, MAX_RESIZES, MAX_RESOURCES, HeldPods, Usage
 
 seconds = st.integers(0, 10**6)
 some_quantities = st.dictionaries(st.sampled_from(["cpu", "memory"]), quantities, min_size=1).map(
@@ -95,6 +95,33 @@ def test_more_groups_than_a_status_holds_are_merged_to_the_larger_quantities_and
     assert group.resources == {"cpu": str(MAX_HELD)}
     assert group.resources_estimated
     assert {held.mark for held in read_held([group])} == {held.mark for held in pods}
+
+
+def test_merged_groups_keep_all_that_pods_hold_though_there_are_more_resources_than_are_told_apart() -> None:
+    pods = [
+        Held(
+            Shape("train", 0, (("cpu", "1"), (f"example.com/nic-{number:03}", "2"))),
+            number,
+            mark_of(str(number)),
+            MIDNIGHT,
+        )
+        for number in range(MAX_HELD + 1)
+    ]
+    (group,) = write_held(pods)
+    assert len(group.resources) == MAX_RESOURCES
+    assert group.resources["cpu"] == "1"
+    assert sum(int(amount) for amount in group.resources.values()) == 1 + 2 * (MAX_HELD + 1)
+
+
+@pytest.mark.parametrize("apart", [0, 1], ids=["of the same times", "each of its own"])
+def test_any_number_of_pods_of_an_attempt_finds_room(apart: int) -> None:
+    """A queue may take a Job of the largest gang back again and again."""
+    shape = Shape("train", 0, (("cpu", "1"),))
+    pods = [
+        Held(shape, number % 4096, mark_of(str(number)), MIDNIGHT + timedelta(seconds=number * apart))
+        for number in range(14_000)
+    ]
+    assert {held.mark: held for held in read_held(write_held(pods))} == {held.mark: held for held in pods}
 
 
 def test_of_more_resizes_than_are_kept_the_closest_become_one_of_the_larger_quantities() -> None:

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders_operator import Story, a_job, at, child, done, failed, moment, pod, pod_json
-from costopt.schema.usage import UsageRecord
+from costopt.accounting.quantities import OTHER
+from costopt.schema.usage import MAX_RESOURCES, UsageRecord
+from costopt_operator import recording
 from costopt_operator.node_class import NodeClass
 from costopt_operator.observe import held_until
 from costopt_operator.reconcile import Memory
@@ -120,6 +122,37 @@ def test_a_pod_that_comes_back_is_counted_on_and_not_again() -> None:
     assert cpu_seconds(story) == 289
 
 
+def test_a_pod_that_vanishes_twice_before_a_second_is_over_is_recorded_each_time() -> None:
+    story = begun()
+    over = child(completions=1, conditions=("Failed",))
+    story.look(50, over)  # it was last seen at 40
+    story.look(60, over, pod(0, scheduled=40))
+    story.look(61, over)
+    restarted(story)
+    story.look(100, over, pod(0))
+    for second in (200, 215):
+        story.look(second, over)
+    assert cpu_seconds(story) == 99
+    assert len({record.uid for record in records(story)}) == len(records(story))
+
+
+def test_a_finalizer_that_is_put_back_on_a_pod_in_the_sums_counts_nothing_and_is_let_go_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recording, "RECORDS_KEPT", 0)
+    story, over = begun(), child(completions=1, conditions=("Failed",))
+    assert [each.uid for each in story.look(100, over, failed(0, finished=90)).releases] == [pod(0).uid]
+    for second in (140, 180):
+        story.look(second, over, failed(0, finished=90, finalizer=False))
+    assert story.status.usage is not None
+    assert story.status.usage.folded_records == 1
+    restarted(story)
+    for second in (220, 235):
+        told = story.look(second, over, failed(0, finished=90))
+    assert [each.uid for each in told.releases] == [pod(0).uid]
+    assert cpu_seconds(story) == 89
+
+
 def test_a_budget_that_is_exceeded_stays_exceeded_whatever_becomes_of_the_pods() -> None:
     story = begun(budget={"amount": "0.0001"})
     condition = story.status.condition("BudgetExceeded")
@@ -175,6 +208,41 @@ def test_a_quantity_that_cannot_be_read_is_the_jobs_own_and_flags_the_record() -
     assert record.resources_estimated
     assert story.status.bill is not None
     assert story.status.bill.estimated_records == 1
+
+
+def with_devices(number: int, kind: str = "device", **requests: str) -> dict[str, Any]:
+    """A pod that holds one of each of many devices besides."""
+    data = pod_json(0)
+    asked = data["spec"]["containers"][0]["resources"]["requests"]
+    asked |= {f"example.com/{kind}-{device:02}": "1" for device in range(number)} | requests
+    return data
+
+
+def test_more_resources_than_a_record_tells_apart_are_recorded_also_if_the_usual_ones_cannot_be_read() -> None:
+    story = Story()
+    story.look(0)
+    for second in (5, 8):
+        story.look(second, ALONE, parse_pod(with_devices(20, cpu="?", memory="?")))
+    story.look(70, child(completions=1, conditions=("Failed",)))
+    (record,) = records(story)
+    assert len(record.resources) == MAX_RESOURCES
+    assert (record.resources["cpu"], record.resources["memory"], record.resources[OTHER]) == ("0.5", "1073741824", "7")
+    assert record.resources_estimated
+
+
+def test_a_pod_that_is_resized_to_ever_other_resources_is_recorded_and_the_job_looked_at_on() -> None:
+    story = begun()
+    for change in range(8):
+        begin = 100 * (change + 1)
+        for second in (begin, begin + 40, begin + 43):
+            story.look(second, ALONE, parse_pod(with_devices(14, kind=f"kind-{change}")))
+        assert cpu_seconds(story) >= begin + 40 - 5 - 1
+    story.look(2000, child(completions=1, conditions=("Failed",)))
+    (record,) = records(story)
+    assert record.resources == {"cpu": "0.5", "memory": "1073741824"}
+    assert record.resizes[-1].resources == {"cpu": "0.5", "memory": "1073741824", OTHER: "14"}
+    story.look(2100, child(completions=1, conditions=("Failed",)))
+    assert records(story) == [record]
 
 
 def unseen(phase: str, **changes: Any) -> dict[str, Any]:
@@ -334,6 +402,44 @@ def test_a_bill_never_goes_down_whatever_others_do_to_a_pod(
     )
     assert cpu_seconds(story) >= before - Decimal("0.01")
     assert len(records(story)) >= 1
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 90), st.sets(st.sampled_from([0, 1])), st.sampled_from(["", "forgets", "not told"])),
+        min_size=1,
+        max_size=12,
+    ),
+    st.sampled_from([0, 1, 64]),
+)
+def test_no_second_is_counted_twice_or_taken_back_however_often_pods_vanish_and_return(
+    steps: list[tuple[int, set[int], str]], kept: int
+) -> None:
+    """Their attempt is over, so each is recorded when it vanishes, and its record is soon in the sums. The operator may
+    forget all it knows, or not be told that it has written."""
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setattr(recording, "RECORDS_KEPT", 1)
+        changed.setattr(recording, "VANISHED_KEPT", kept)
+        over = child(conditions=("Failed",))
+        story = Story()
+        story.look(0)
+        for second in (5, 8, 40):
+            story.look(second, child(), pod(0), pod(1))
+        second, before = 40, cpu_seconds(story)
+        for wait, seen, happens in steps:
+            second += wait
+            memory = story.memory
+            story.look(second, over, *map(pod, sorted(seen)))
+            story.memory = {"": story.memory, "forgets": Memory(), "not told": memory}[happens]
+            assert before - Decimal("0.01") <= cpu_seconds(story) <= 2 * (second - 1)
+            before = cpu_seconds(story)
+        end = second
+        for second in (end + 1, end + 15, end + 60):
+            gone = story.look(second, over, failed(0, finished=end), failed(1, finished=end)).releases
+        assert {each.uid for each in gone} == {pod(0).uid, pod(1).uid}
+        assert before - Decimal("0.01") <= cpu_seconds(story) <= 2 * (end - 1) + Decimal("0.01")
+        if kept == 64:
+            assert abs(cpu_seconds(story) - 2 * (end - 1)) <= Decimal("0.01"), "what is kept is counted on from there"
 
 
 def test_a_bill_does_not_go_down_when_the_clock_is_set_back() -> None:

@@ -17,7 +17,6 @@ from costopt_operator.reconcile import Memory, Todo, reconcile
 from costopt_operator.sightings import parse_child_job, parse_pod
 from oracle.cluster import SECOND, Cluster, Fate, PlayedPod
 from oracle.exact_bill import Book, Kind, Microseconds, moment
-from oracle.limits import ACCOUNTS_OF_THE_VANISHED, ACCOUNTS_OF_TWO_ADMISSIONS
 from oracle.random_records import BEGINNINGS, price_book, random_book
 
 Json = dict[str, Any]
@@ -103,7 +102,7 @@ class Life:
         if self.kind == "Command":
             del train["recipe"]
             train["command"] = ["python", "own.py"]
-        queued = random.random() < 0.25 and (ACCOUNTS_OF_TWO_ADMISSIONS or self.kind == "Command")
+        queued = random.random() < 0.25
         labels = {QUEUE_NAME_LABEL: "team"} if queued else {}
         plain["metadata"] = {"name": "life", "namespace": "team", "uid": "job", "generation": 1, "labels": labels}
         return plain
@@ -259,7 +258,7 @@ class Life:
             pod = random.choice(pods)
             self._note(f"{pod.uid} is deleted by force")
             self.cluster.delete_pod(pod.uid, 0)
-        elif what == "vanish" and pods and (ACCOUNTS_OF_THE_VANISHED or self.kind == "Command"):
+        elif what == "vanish" and pods:
             pod = random.choice(pods)
             self._note(f"{pod.uid} vanishes")
             self.cluster.vanish(pod.uid)

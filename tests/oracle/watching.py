@@ -134,13 +134,14 @@ class Watcher:
         Never later than now, and never before what a bill that was written has counted already.
         """
         facts = self.facts[uid]
-        if uid not in look.pods:
-            end, estimated = facts.seen // SECOND * SECOND, True
-        elif not _ended(facts.pod):
+        last = (look.now if uid in look.pods else facts.seen) // SECOND * SECOND
+        if _ended(facts.pod):
+            end, estimated = _end(facts.pod)
+        elif uid in look.pods:
             end, estimated = (look.now - TOLD_WITHIN) // SECOND * SECOND, False
         else:
-            end, estimated = _end(facts.pod)
-        known = max(min(end, look.now // SECOND * SECOND), facts.counted)
+            end, estimated = last, True
+        known = max(min(end, last), facts.counted)
         return known, estimated or (known != end and _ended(facts.pod))
 
     def _holding(self, facts: Facts, until: Microseconds, estimated: bool, outcome: str) -> Holding:
@@ -174,7 +175,7 @@ class Watcher:
             if (each.stage, each.attempt, each.admission) == (facts.stage, facts.attempt, facts.admission)
             and each.said is not None
         ]
-        return min(gang, key=lambda each: each.index).said if gang else None
+        return min(gang, key=lambda each: (each.index, each.since)).said if gang else None
 
 
 def _meter(said: Mapping[str, int]) -> Meter:

@@ -1,0 +1,122 @@
+"""What replicas have spent their time on: their own accounts, and what those without one are taken to have done. Pure.
+
+A gang goes in step: a replica that has said nothing has spent its time as the first of its gang that has. That holds
+for those admitted together: a queue may take a batch Job back and admit it again, under the same attempt, and what
+those of an earlier admission did is no account of the later ones. An account stays its replica's own when that has
+vanished.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from costopt.accounting.held import Held, Shape
+from costopt.accounting.outcome import Attempt
+from costopt.schema.replica import MeteredMilliseconds
+from costopt.schema.usage import MAX_METERS, ReplicaMeter
+from costopt_operator.observe import World
+from costopt_operator.sightings import Pod, parse_time
+
+Cohort = tuple[str, int, datetime | None]
+"""Stage, attempt, and admission: the replicas that go in step."""
+
+
+def cohort_of(what: Shape | ReplicaMeter) -> Cohort:
+    """Those with whom it goes in step."""
+    return (what.stage, what.attempt, what.admitted)
+
+
+@dataclass(frozen=True)
+class Meters:
+    """All accounts that are still needed."""
+
+    own: Mapping[str, ReplicaMeter] = field(default_factory=dict)
+    """By a pod's mark."""
+    first: Mapping[Cohort, ReplicaMeter] = field(default_factory=dict)
+    """Of each cohort that of the lowest completion index; of two with that, of the one placed first."""
+
+    def of(self, held: Held) -> MeteredMilliseconds | None:
+        """Its own, or else that of its gang. One that ended well may be recorded while the others still run, so what
+        they say later must not matter to it."""
+        own = self.own.get(held.mark)
+        if own is None and not held.ended_well:
+            own = self.first.get(cohort_of(held.shape))
+        return own.metered if own is not None else None
+
+    def written(self, left: Iterable[Held], in_flight: Collection[Attempt]) -> list[ReplicaMeter]:
+        """As the status keeps them: of the pods that are `left` without a record, and of their gangs; of attempts that
+        are `in_flight`, in any case that of the latest admission. Of too many, those of gangs stay."""
+        marks, cohorts = set[str](), set[Cohort]()
+        for held in left:
+            marks.add(held.mark)
+            cohorts.add(cohort_of(held.shape))
+        latest: dict[Attempt, Cohort] = {}
+        for cohort in self.first:
+            if cohort[:2] in in_flight and _age(cohort) >= _age(latest.get(cohort[:2], cohort)):
+                latest[cohort[:2]] = cohort
+        speakers = {meter.mark: meter for cohort, meter in self.first.items() if cohort in {*cohorts, *latest.values()}}
+        others = {mark: meter for mark, meter in self.own.items() if mark in marks and mark not in speakers}
+        return [*sorted(speakers.values(), key=_order), *sorted(others.values(), key=_order)][:MAX_METERS]
+
+
+def _age(cohort: Cohort) -> str:
+    return cohort[2].isoformat() if cohort[2] is not None else ""
+
+
+def _order(meter: ReplicaMeter) -> tuple[object, ...]:
+    return (-meter.attempt, meter.stage, meter.index, meter.placed, meter.mark)
+
+
+def meters_of(accounts: Iterable[ReplicaMeter]) -> Meters:
+    """These accounts, each of another replica, looked up."""
+    own = {meter.mark: meter for meter in accounts}
+    first: dict[Cohort, ReplicaMeter] = {}
+    for meter in own.values():
+        cohort = cohort_of(meter)
+        if cohort not in first or _rank(meter) < _rank(first[cohort]):
+            first[cohort] = meter
+    return Meters(own, first)
+
+
+def _rank(meter: ReplicaMeter) -> tuple[int, datetime, str]:
+    return (meter.index, meter.placed, meter.mark)
+
+
+def heard(known: Meters, held: Iterable[tuple[Held, Pod | None]], world: World) -> Meters:
+    """The accounts with what the pods that stand in no record say now; of the others, only those of gangs are kept."""
+    accounts = {meter.mark: meter for meter in known.first.values()}
+    for one, pod in held:
+        before = known.own.get(one.mark)
+        metered = own_meter(pod, world) if pod is not None else None
+        if metered is None and before is not None:
+            metered = before.metered
+        if metered is None:
+            continue
+        if before is not None and before.metered == metered and before.admitted == one.shape.admitted:
+            accounts[one.mark] = before
+        else:
+            accounts[one.mark] = _account(one, pod, before, metered)
+    return meters_of(accounts.values())
+
+
+def _account(held: Held, pod: Pod | None, before: ReplicaMeter | None, metered: MeteredMilliseconds) -> ReplicaMeter:
+    placed = [held.held_from]
+    placed += [before.placed] if before is not None else []
+    placed += [parse_time(pod.scheduled)] if pod is not None and pod.scheduled is not None else []
+    return ReplicaMeter(
+        stage=held.shape.stage,
+        attempt=held.shape.attempt,
+        admitted=held.shape.admitted,
+        index=held.index,
+        mark=held.mark,
+        placed=min(placed),
+        metered=metered,
+    )
+
+
+def own_meter(pod: Pod, world: World) -> MeteredMilliseconds | None:
+    """What the pod said at its end, or what its log says."""
+    if pod.said is not None and pod.said.progress is not None:
+        return pod.said.progress.metered
+    log = world.logs.get(pod.uid)
+    return log.progress.metered if log is not None and log.progress is not None else None
