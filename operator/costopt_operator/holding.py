@@ -15,7 +15,7 @@ from costopt.accounting.outcome import Attempt
 from costopt.accounting.quantities import bounded
 from costopt.schema.base import decimal
 from costopt.schema.usage import ReplicaMeter, Usage, UsageRecord
-from costopt_operator.meters import Meters, heard, meters_of
+from costopt_operator.meters import Meters, cohort_of, heard, meters_of
 from costopt_operator.node_class import UNKNOWN_NODE, NodeClass
 from costopt_operator.observe import World, held_until, state_of
 from costopt_operator.sightings import Pod, indexes, parse_time
@@ -54,7 +54,8 @@ class Holding:
         """What to remember of it when `usage` has been written."""
         recorded = {record.uid for record in usage.records}
         left = {each.mark: each for each, pod in self.held if uid_of(each, pod) not in recorded}
-        return Remembered(left, whole(now), self.meters, _records_of(usage))
+        meters = self.meters.kept(left.values(), map(cohort_of, usage.meters))
+        return Remembered(left, whole(now), meters, _records_of(usage))
 
 
 def whole(moment: datetime) -> datetime:
@@ -94,7 +95,7 @@ def holding(world: World, usage: Usage, known: Remembered, now: datetime) -> Hol
     if _is_older(known, written):
         known = remembered(written)
     records = {record.uid: record for record in (*written.records, *usage.records)}
-    counted = _Counted(records.values(), usage)
+    counted = _Counted(records.values(), written)
     billed = _billed(written)
     shapes = _Shapes(world, known, now)
     held: list[HeldByPod] = []

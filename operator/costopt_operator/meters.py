@@ -43,28 +43,24 @@ class Meters:
             own = self.first.get(cohort_of(held.shape))
         return own.metered if own is not None else None
 
-    def written(self, left: Iterable[Held], in_flight: Collection[Attempt]) -> list[ReplicaMeter]:
-        """As the status keeps them: of the pods that are `left` without a record, and of their gangs; of attempts that
-        are `in_flight`, in any case that of the latest admission. Of too many, those of gangs stay."""
-        marks, cohorts = set[str](), set[Cohort]()
-        for held in left:
-            marks.add(held.mark)
-            cohorts.add(cohort_of(held.shape))
-        latest: dict[Attempt, Cohort] = {}
-        for cohort in self.first:
-            if cohort[:2] in in_flight and _age(cohort) >= _age(latest.get(cohort[:2], cohort)):
-                latest[cohort[:2]] = cohort
-        speakers = {meter.mark: meter for cohort, meter in self.first.items() if cohort in {*cohorts, *latest.values()}}
+    def kept(self, left: Iterable[Held], cohorts: Iterable[Cohort]) -> "Meters":
+        """What is needed for the pods that are `left` without a record; of gangs also those of other `cohorts`."""
+        wanted = {*cohorts, *(cohort_of(held.shape) for held in left)}
+        return Meters(self.own, {cohort: meter for cohort, meter in self.first.items() if cohort in wanted})
+
+    def written(self, left: Iterable[Held], go_on: Collection[Attempt]) -> list[ReplicaMeter]:
+        """As the status keeps them: of the pods that are `left` without a record, and of their gangs; also of gangs of
+        attempts that `go_on`, or may. Of too many, those of gangs stay."""
+        left = list(left)
+        marks = {held.mark for held in left}
+        first = self.kept(left, (cohort for cohort in self.first if cohort[:2] in go_on)).first
+        speakers = {meter.mark: meter for meter in first.values()}
         others = {mark: meter for mark, meter in self.own.items() if mark in marks and mark not in speakers}
         return [*sorted(speakers.values(), key=_order), *sorted(others.values(), key=_order)][:MAX_METERS]
 
 
-def _age(cohort: Cohort) -> str:
-    return cohort[2].isoformat() if cohort[2] is not None else ""
-
-
 def _order(meter: ReplicaMeter) -> tuple[object, ...]:
-    return (-meter.attempt, meter.stage, meter.index, meter.placed, meter.mark)
+    return (-meter.attempt, meter.stage, -meter.placed.timestamp(), meter.index, meter.mark)
 
 
 def meters_of(accounts: Iterable[ReplicaMeter]) -> Meters:

@@ -75,11 +75,12 @@ def new_usage(world: World, usage: Usage, held_now: Holding, decided: Plan, now:
             space -= len(made[-1].model_dump_json(exclude_defaults=True))
     recorded = {record.uid for record in made}
     left = [held for held, pod in held_now.held if uid_of(held, pod) not in recorded]
-    in_flight = {(stage.name, stage.attempt) for stage in decided.status.stages if stage.state in IN_FLIGHT}
+    go_on = {(stage.name, stage.attempt) for stage in decided.status.stages if stage.state in IN_FLIGHT}
+    go_on |= {(record.stage, record.attempt) for record in (*usage.records, *made) if has_vanished(record)}
     news = {
         "held": write_held(left),
         "seen": whole(now) if any(held.held_until is None for held in left) else None,
-        "meters": held_now.meters.written(left, in_flight),
+        "meters": held_now.meters.written(left, go_on),
     }
     return usage.model_copy(update={**news, "records": [*usage.records, *made]} if made else news)
 

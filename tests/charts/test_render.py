@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -236,6 +237,7 @@ def test_every_flag_in_the_chart_is_one_of_the_operators(mode: str) -> None:
         command = [sys.executable, "-m", "costopt_operator", arguments[0], "--help"]
         # Wide, so that the table of options wraps no name.
         environment = {"COLUMNS": "300", "TERMINAL_WIDTH": "300", "NO_COLOR": "1", "PATH": ""}
+        environment["PYTHONPATH"] = os.environ.get("PYTHONPATH", "")  # the operator of these very sources
         asked = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         known = set(re.findall(r"--[a-z][a-z-]+", asked.stdout))
         used = {one.split("=")[0] for one in arguments[1:]}
