@@ -90,6 +90,8 @@ class Life:
         for number in range(random.randint(1, 3)):
             self.cluster.nodes[f"node-{number}"] = random.choice(NODE_LABELS)
         self.status = "{}"
+        self.hidden: set[str] = set()
+        """Pods whose labels somebody has taken away, so that the operator is not told of them."""
 
     def _job(self) -> Json:
         random = self.random
@@ -152,10 +154,11 @@ class Life:
     def look(self, dies: str = "") -> None:
         """One look; it may die before it writes, or before it acts."""
         cluster, now = self.cluster, self.cluster.now
-        pods = {uid: pod.data for uid, pod in cluster.pods.items()}
+        seen = {uid: pod for uid, pod in cluster.pods.items() if uid not in self.hidden}
+        pods = {uid: pod.data for uid, pod in seen.items()}
         logs = {
             uid: progress
-            for uid, pod in cluster.pods.items()
+            for uid, pod in seen.items()
             if pod.index == 0 and pod.stage == TRAIN_STAGE and self.kind == "Recipe" and (progress := pod.progress(now))
         }
         for name, labels in cluster.nodes.items():
@@ -233,12 +236,15 @@ class Life:
             self._note("its price book is another")
             name, currency = random.choice([("sample", "USD"), ("sample", "USD"), ("other", "EUR")])
             self.book = random.choice([None, *[random_book(random, name, currency, cluster.now)] * 4])
+        elif chance < 0.29:
+            self._hide(random)
         cluster.passes(random.randrange(1, random.choice([SECOND, 5 * SECOND, 5 * SECOND, 40 * SECOND, 2 * HOUR])))
         if random.random() < 0.9:
             self.look(random.choice(["", "", "", "", "", "before it writes", "before it acts"]))
 
     def ends(self) -> None:
         """It is suspended, nothing else happens any more, and all that runs is stopped and written down."""
+        self.hidden.difference_update(self._may_return())
         self._suspend(suspend=True)
         for _ in range(40):
             self.cluster.passes(10 * SECOND)
@@ -262,6 +268,26 @@ class Life:
             pod = random.choice(pods)
             self._note(f"{pod.uid} vanishes")
             self.cluster.vanish(pod.uid)
+
+    def _hide(self, random: Random) -> None:
+        """A pod that has been written down loses its labels, or gets them back."""
+        for uid in self._may_return():
+            if random.random() < 0.5:
+                self._note(f"{uid} is seen again")
+                self.hidden.remove(uid)
+        last = self.transcript[-1] if self.transcript else None
+        written = last.pods if last is not None and last.written is not None else {}
+        there = [uid for uid in written if uid in self.cluster.pods and "nodeName" in written[uid]["spec"]]
+        if there and random.random() < 0.9:
+            uid = random.choice(there)
+            self._note(f"{uid} is not seen any more")
+            self.hidden.add(uid)
+
+    def _may_return(self) -> list[str]:
+        """A pod whose batch Job is gone is taken for a stranger when it has been away."""
+        jobs = {job["metadata"]["uid"] for job in self.cluster.jobs.values()}
+        pods = [self.cluster.pods[uid] for uid in sorted(self.hidden & self.cluster.pods.keys())]
+        return [pod.uid for pod in pods if pod.data["metadata"]["ownerReferences"][0]["uid"] in jobs]
 
     def _resize(self, random: Random) -> None:
         running = [pod for pod in self.cluster.pods.values() if pod.started is not None and not pod.told]

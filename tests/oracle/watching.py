@@ -38,6 +38,8 @@ class Facts:
     pod: Json
     seen: Microseconds
     """When it was last seen."""
+    placed: Microseconds
+    """On its node, also if what it held at first stands in another record."""
     counted: Microseconds = 0
     """Until when a bill that was written has counted it."""
     product: str | None = None
@@ -46,6 +48,19 @@ class Facts:
     said: Mapping[str, int] | None = None
     """Its own account of its time, the newest."""
     recorded: Holding | None = None
+    recorded_as: str = ""
+    before: tuple[tuple[str, Holding], ...] = ()
+    """What it held before it vanished, and came back after that was recorded; with the ids of those records."""
+
+    @property
+    def records(self) -> tuple[tuple[str, Holding], ...]:
+        """All that is recorded of it, by id."""
+        return (*self.before, (self.recorded_as, self.recorded)) if self.recorded is not None else self.before
+
+    @property
+    def mark(self) -> str:
+        """What is left of its uid when it has vanished."""
+        return hashlib.sha256(_uid(self.pod).encode()).hexdigest()[:10]
 
 
 @dataclass
@@ -59,6 +74,8 @@ class Watcher:
 
     admissions: dict[str, str] = field(default_factory=dict)
     """Since when each Job has been allowed to have pods, also of Jobs that are gone."""
+    kept: set[str] = field(default_factory=set)
+    """Ids of the records in the status that was last written; the others are in its sums."""
 
     def follow(self, look: Look) -> ExactBill:
         """The bill as it should be at this look."""
@@ -69,13 +86,14 @@ class Watcher:
         for record in look.written.usage.records if look.written and look.written.usage else []:
             uid = self._uid_of(record.uid)
             facts = self.facts[uid]
-            if facts.recorded is None:
+            if record.uid not in self.kept:
+                assert facts.recorded is None, f"{record.uid} is recorded again"
                 holding = replace(
                     self._holding(facts, *self._end(uid, look), record.outcome),
                     book=look.book,
                     pinned=look.book is not None,
                 )
-                self.facts[uid] = replace(facts, recorded=holding)
+                self.facts[uid] = replace(facts, recorded=holding, recorded_as=record.uid)
         bill = exact_bill(list(self._holdings(look)), look.book)
         if look.written is not None:
             self.facts = {
@@ -83,6 +101,7 @@ class Watcher:
                 for uid, each in self.facts.items()
             }
             self.written = dict(self.facts)
+            self.kept = {record.uid for record in look.written.usage.records} if look.written.usage else set()
         if look.forgets:
             self.facts = dict(self.written)
         return bill
@@ -92,14 +111,37 @@ class Watcher:
         kind, _, mark = recorded_as.partition("-")
         if kind != "vanished":
             return recorded_as
-        marks = {hashlib.sha256(uid.encode()).hexdigest()[:10]: uid for uid in self.facts}
+        marks = {facts.mark: uid for uid, facts in self.facts.items()}
         return marks[mark.partition("-")[0]]
+
+    def _is_back(self, facts: Facts, pod: Json) -> bool:
+        """It was recorded when it had vanished, or its record is in the sums; now it is seen, and was not let go of."""
+        vanished = facts.recorded is not None and facts.recorded_as != _uid(pod)
+        in_sums = facts.recorded is not None and facts.recorded_as not in self.kept
+        return (vanished or in_sums) and (bool(pod["metadata"]["finalizers"]) or not _ended(pod))
+
+    def _counted(self, facts: Facts | None, stage: str, attempt: int) -> Microseconds:
+        """Up to when a pod that is new, or is back, stands in records already: up to its own record's end, as long as
+        that is kept; else up to where the sums count its attempt."""
+        if facts is not None and facts.recorded is not None and facts.recorded_as in self.kept:
+            return facts.recorded.whole[1]
+        others = self.facts.values()
+        folded = [
+            holding.whole[1]
+            for each in others
+            if (each.stage, each.attempt) == (stage, attempt)
+            for uid, holding in each.records
+            if uid not in self.kept
+        ]
+        return max(folded, default=0)
 
     def _learn(self, facts: Facts | None, pod: Json, since: Microseconds, look: Look) -> Facts:
         labels = pod["metadata"]["labels"]
         node = look.nodes[pod["spec"]["nodeName"]]
         holds = held(pod)
-        if facts is None:
+        if facts is None or self._is_back(facts, pod):
+            placed, before = since, facts
+            since = max(since, self._counted(before, labels[names.LABEL_STAGE], int(labels[names.LABEL_ATTEMPT])))
             facts = Facts(
                 stage=labels[names.LABEL_STAGE],
                 attempt=int(labels[names.LABEL_ATTEMPT]),
@@ -109,6 +151,9 @@ class Watcher:
                 quantities=((since, holds),),
                 pod=pod,
                 seen=look.now,
+                placed=placed,
+                counted=since if since > placed else 0,
+                before=before.records if before is not None else (),
             )
         if holds != facts.quantities[-1][1] and not _ended(pod):
             facts = replace(facts, quantities=(*facts.quantities, (look.now, holds)))
@@ -120,6 +165,7 @@ class Watcher:
 
     def _holdings(self, look: Look) -> Iterator[Holding]:
         for uid, facts in self.facts.items():
+            yield from (holding for _, holding in facts.before)
             if facts.recorded is not None:
                 yield facts.recorded
             else:
@@ -175,7 +221,7 @@ class Watcher:
             if (each.stage, each.attempt, each.admission) == (facts.stage, facts.attempt, facts.admission)
             and each.said is not None
         ]
-        return min(gang, key=lambda each: (each.index, each.since)).said if gang else None
+        return min(gang, key=lambda each: (each.index, each.placed, each.mark)).said if gang else None
 
 
 def _meter(said: Mapping[str, int]) -> Meter:
