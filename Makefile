@@ -5,8 +5,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-cluster cluster-binaries control-plane e2e e2e-cluster e2e-pieces images \
-	lint format generate bench bench-operator fuzz clean
+.PHONY: help install quickstart test test-slow test-cluster cluster-binaries control-plane e2e e2e-cluster e2e-pieces \
+	images lint format generate bench bench-operator fuzz clean
+# Each test belongs to one of test, test-slow, test-cluster and e2e; tests/house/test_targets.py holds them to it.
+PYTEST := $(BIN)/python -m pytest --durations=10
+IN_TWO := --numprocesses=2 --dist=worksteal
+HERE := --ignore=tests/cluster --ignore=tests/e2e tests
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,14 +26,17 @@ $(STAMP): pyproject.toml
 quickstart: $(STAMP) ## Train a small GPT on two ranks, compress it, and print what it cost (about 3 minutes)
 	$(BIN)/costopt run manifests/samples/quickstart.yaml
 
-test: $(STAMP) ## Run all tests that this machine can run; the others are skipped with a reason
-	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
+test: $(STAMP) ## Run the tests that need no cluster and little time (within 10 minutes on 2 cores)
+	$(PYTEST) $(IN_TWO) -m 'not slow' $(HERE)
+
+test-slow: $(STAMP) ## Run the longer ones: whole trainings, compilers, more random histories
+	$(PYTEST) $(IN_TWO) -m slow $(HERE)
 
 fuzz: $(STAMP) ## Hold more random histories against the oracle of tests/oracle (SEEDS=2000, about 15 minutes)
 	COSTOPT_FUZZ_SEEDS=$${SEEDS:-2000} $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal tests/oracle
 
 test-cluster: cluster-binaries ## Run the tests that need a Kubernetes control plane, on a real one started here
-	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal tests/cluster
+	$(PYTEST) $(IN_TWO) tests/cluster
 
 cluster-binaries: $(STAMP) ## Build that control plane's programs once (Go; about 10 minutes); nothing if they are there
 	PYTHONPATH=tests $(BIN)/python -m cluster.build
@@ -38,8 +45,8 @@ control-plane: cluster-binaries ## Start a control plane, say how to use it, and
 	PYTHONPATH=tests $(BIN)/python -m cluster.control_plane
 
 e2e: $(STAMP) ## Run the end-to-end tests on a real node that is made here (Linux, root; pieces are built once)
-	@if [ -n "$$COSTOPT_TEST_KUBECONFIG" ]; then exec $(BIN)/python -m pytest --timeout=900 tests/e2e; \
-	else $(MAKE) e2e-pieces && exec env PYTHONPATH=tests $(BIN)/python -m e2e.enter $(BIN)/python -m pytest --timeout=900 tests/e2e; fi
+	@if [ -n "$$COSTOPT_TEST_KUBECONFIG" ]; then exec $(PYTEST) --timeout=900 tests/e2e; \
+	else $(MAKE) e2e-pieces && exec env PYTHONPATH=tests $(BIN)/python -m e2e.enter $(PYTEST) --timeout=900 tests/e2e; fi
 
 e2e-cluster: e2e-pieces ## Start that node, say how to use it, and keep it until Ctrl-C
 	PYTHONPATH=tests $(BIN)/python -m e2e.enter $(BIN)/python -m e2e.real_cluster

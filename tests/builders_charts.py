@@ -103,7 +103,7 @@ def helm(*arguments: str, values: dict[str, Any] | None = None, **environment: s
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
 

@@ -86,6 +86,8 @@ when it is walked alone."""
 NOT_RUN = {
     "make install": "it has been run where this is",
     "make test": "it runs this very test",
+    "make test-slow": "CI runs it",
+    "make test-cluster": "CI runs it",
     "make lint": "CI runs it",
     "make fuzz": "it is the same tests as in tests/oracle, with more seeds",
     "make e2e": "CI runs it",

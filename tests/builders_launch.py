@@ -16,6 +16,8 @@ from costopt import names
 from costopt.schema.replica import TerminationMessage
 
 REPOSITORY = Path(__file__).parent.parent
+PATIENCE_SECONDS = 240.0
+"""Longest wait for what takes seconds on an idle machine: reached only by what would never come."""
 
 
 def free_port() -> int:
@@ -53,7 +55,7 @@ class Replica:
             os.close(self.lifeline)
             self.lifeline = None
 
-    def wait(self, seconds: float = 60) -> int:
+    def wait(self, seconds: float = PATIENCE_SECONDS) -> int:
         """Its exit code."""
         return self.process.wait(seconds)
 
@@ -81,7 +83,7 @@ class Replica:
         assert len(data) <= 4096
         return TerminationMessage.model_validate_json(data)
 
-    def wait_for_output(self, text: str, seconds: float = 60) -> None:
+    def wait_for_output(self, text: str, seconds: float = PATIENCE_SECONDS) -> None:
         """Return once `text` was written to stdout."""
         deadline = time.monotonic() + seconds
         while text not in self.output:
@@ -162,7 +164,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def wait_until_dead(pids: Sequence[int], seconds: float = 10) -> None:
+def wait_until_dead(pids: Sequence[int], seconds: float = PATIENCE_SECONDS) -> None:
     """Return once none of `pids` runs."""
     deadline = time.monotonic() + seconds
     while any(is_alive(pid) for pid in pids):

@@ -130,7 +130,7 @@ def start_runner(folder: Path, program: str, num_nodes: int = 2, kill_before_wri
     )
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 240.0) -> None:
     """Wait for something that happens in another process."""
     wait_for(condition, seconds=seconds)
 
@@ -152,7 +152,7 @@ def processes_below(folder: Path) -> list[int]:
 
 def assert_nothing_is_left(folder: Path) -> None:
     """No process of the run folder lives on; a supervisor may still be ending, for it writes how its replica ended."""
-    wait_until(lambda: processes_below(folder) == [], seconds=15)
+    wait_until(lambda: processes_below(folder) == [])
 
 
 def kill_self_before(write: int) -> None:

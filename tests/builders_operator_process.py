@@ -27,7 +27,7 @@ RELEASING_ACCOUNT = "costopt-release-finalizers"
 NO_ELECTION = "--no-leader-election"
 MISTAKE = "this is a mistake in the operator"
 """What it logs of an exception that it does not know."""
-START_SECONDS = 60
+START_SECONDS = 240
 """Longest time from its start until it acts; a busy machine needs several seconds to import all of it."""
 
 

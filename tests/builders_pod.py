@@ -75,7 +75,7 @@ def why_no_pod() -> str | None:
         return f"{', '.join(lacking)} must be on the path"
     ask = "import os, sys; sys.exit(os.getuid() != 65532 or 'HOME' in os.environ or os.access('/', os.W_OK))"
     words = in_a_pod(None, [sys.executable, "-c", ask])
-    tried = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    tried = subprocess.run(words, capture_output=True, text=True, check=False, timeout=240)
     return None if tried.returncode == 0 else f"no mount namespace can be made here: {tried.stderr.strip()}"
 
 

@@ -86,7 +86,7 @@ def test_the_plain_manifests_are_complete_and_fit_into_kubectls_annotation() -> 
 
 def test_kubectl_puts_the_plain_manifests_together() -> None:
     built = subprocess.run(
-        [program("kubectl"), "kustomize", str(INSTALL)], capture_output=True, text=True, timeout=60, check=False
+        [program("kubectl"), "kustomize", str(INSTALL)], capture_output=True, text=True, timeout=240, check=False
     )
     assert built.returncode == 0, built.stderr
     kinds = [document["kind"] for document in yaml.safe_load_all(built.stdout)]

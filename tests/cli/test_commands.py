@@ -211,7 +211,7 @@ def test_a_reader_that_stops_reading_is_no_error(tmp_path: Path) -> None:
         stdout=write,
         stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     os.close(write)

@@ -78,7 +78,7 @@ def on_terminal(folder: Path, arguments: tuple[str, ...], encoding: str, **more:
             break
         got += part
     os.close(here)
-    return process.wait(30), got
+    return process.wait(240), got
 
 
 def commands_with_foreign_text() -> dict[str, tuple[str, ...]]:

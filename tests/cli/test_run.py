@@ -94,9 +94,9 @@ def test_ctrl_c_saves_and_suspends_and_the_same_command_resumes_to_the_same_weig
     long_manifest(tmp_path)
     run = tmp_path / "runs/tiny"
     first = start_costopt(tmp_path, "run", "job.yaml")
-    wait_until(lambda: checkpoint_is_written(run), seconds=60)
+    wait_until(lambda: checkpoint_is_written(run))
     first.send_signal(signal.SIGINT)
-    output, _ = first.communicate(timeout=60)
+    output, _ = first.communicate(timeout=240)
     assert first.returncode == 130, output
     assert "saving a checkpoint, then suspending" in output
     assert "Suspended as asked. Run the same command again to resume." in output
@@ -118,9 +118,9 @@ def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before_and_said_
     long_manifest(tmp_path)
     run = tmp_path / "runs/tiny"
     first = start_costopt(tmp_path, "run", "job.yaml")
-    wait_until(lambda: len(list((run / "checkpoints").glob("step-*/manifest.json"))) > 1, seconds=60)
+    wait_until(lambda: len(list((run / "checkpoints").glob("step-*/manifest.json"))) > 1)
     first.send_signal(signal.SIGINT)
-    first.communicate(timeout=60)
+    first.communicate(timeout=240)
     before, newest = sorted((run / "checkpoints").glob("step-*"))[-2:]
     damaged = max(newest.glob("model-*"))
     damaged.write_bytes(damaged.read_bytes()[:-1])
@@ -149,10 +149,10 @@ def test_a_killed_runner_loses_nothing(tmp_path: Path, undisturbed: Path) -> Non
     long_manifest(tmp_path)
     run = tmp_path / "runs/tiny"
     first = start_costopt(tmp_path, "run", "job.yaml")
-    wait_until(lambda: checkpoint_is_written(run), seconds=60)
+    wait_until(lambda: checkpoint_is_written(run))
     first.kill()
     first.wait()
-    wait_until(lambda: processes_below(run) == [], seconds=35)
+    wait_until(lambda: processes_below(run) == [])
     assert costopt(tmp_path, "status").stdout.startswith("tiny: Interrupted; run the same command again")
 
     second = costopt(tmp_path, "run", "job.yaml")
@@ -165,9 +165,9 @@ def test_a_killed_rank_restarts_the_whole_gang_to_bitwise_the_same_weights(tmp_p
     long_manifest(tmp_path)
     run = tmp_path / "runs/tiny"
     first = start_costopt(tmp_path, "run", "job.yaml")
-    wait_until(lambda: checkpoint_is_written(run), seconds=60)
+    wait_until(lambda: checkpoint_is_written(run))
     os.kill(a_rank_of(run), signal.SIGKILL)
-    output, _ = first.communicate(timeout=120)
+    output, _ = first.communicate(timeout=240)
     assert first.returncode == 0, output
     status = RunFolder(run).status()
     assert (status.stages[0].attempt, status.stages[0].failures) == (1, 1)
@@ -218,13 +218,13 @@ def test_a_second_run_beside_the_first_is_refused_and_a_second_ctrl_c_stops_at_o
     long_manifest(tmp_path)
     run = tmp_path / "runs/tiny"
     first = start_costopt(tmp_path, "run", "job.yaml")
-    wait_until(lambda: list(run.glob("replicas/*/supervisor.json")), seconds=60)
+    wait_until(lambda: list(run.glob("replicas/*/supervisor.json")))
     beside = costopt(tmp_path, "run", "job.yaml")
     assert beside.returncode == 2
     assert f"is being run by process {first.pid}" in beside.stderr
     first.send_signal(signal.SIGINT)
     first.send_signal(signal.SIGTERM)
-    output, _ = first.communicate(timeout=20)
+    output, _ = first.communicate(timeout=240)
     assert "stopping now" in output
     assert first.returncode in (130, 143), output
     assert processes_below(run) == []
@@ -244,7 +244,7 @@ def test_a_job_goes_on_when_nobody_reads_what_it_prints(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     command = program("run", "job.yaml")
-    answer = subprocess.run(command, cwd=tmp_path, env=environment(), stdout=writer, timeout=60, check=False)
+    answer = subprocess.run(command, cwd=tmp_path, env=environment(), stdout=writer, timeout=240, check=False)
     os.close(writer)
     assert answer.returncode == 0
     assert RunFolder(tmp_path / "runs/tiny").status().stages[0].state == "Succeeded"
@@ -272,7 +272,7 @@ def test_the_live_panel_appears_on_a_terminal(tmp_path: Path) -> None:
     seen = bytearray()
     while chunk := read_terminal(outer):
         seen += chunk
-    assert process.wait(60) == 0
+    assert process.wait(240) == 0
     text = seen.decode(errors="replace")
     assert "cost so far" in text
     assert "train: done" in text

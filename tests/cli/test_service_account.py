@@ -96,7 +96,7 @@ def test_an_account_without_one_of_its_files_is_none(files: PodFiles, name: str)
 )
 def test_the_command_says_a_sentence_in_a_pod(files: PodFiles, environment: dict[str, str], said: str) -> None:
     words = in_a_pod(files, [sys.executable, "-m", "costopt.cli", "status", "tiny"], **environment)
-    ended = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    ended = subprocess.run(words, capture_output=True, text=True, check=False, timeout=240)
     assert ended.returncode == 2, ended.stderr
     assert said in ended.stderr
     assert len(ended.stderr.splitlines()) == 1

@@ -193,10 +193,10 @@ def test_a_signal_that_the_shell_ignores_stays_ignored(tmp_path: Path, number: s
         stderr=subprocess.STDOUT,
         text=True,
     )
-    wait_until((tmp_path / "begun").exists, seconds=120)
+    wait_until((tmp_path / "begun").exists)
     os.kill(process.pid, signal.Signals[f"SIG{number}"])
     (tmp_path / "go-on").touch()
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
 
 

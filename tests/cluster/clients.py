@@ -70,7 +70,7 @@ class Cluster:
             capture_output=True,
             text=True,
             env=environment,
-            timeout=120,
+            timeout=240,
             check=False,
         )
         if done.returncode != 0:
@@ -108,7 +108,7 @@ class Cluster:
 
         self.wait_for(lambda: all(served(name) for name in definitions), what="Established")
 
-    def wait_for(self, read: Callable[[], Any], seconds: float = 30, what: str = "") -> Any:
+    def wait_for(self, read: Callable[[], Any], seconds: float = 240, what: str = "") -> Any:
         """The first answer of `read` that is true; AssertionError with the last one after `seconds`."""
         return builders_waiting.wait_for(read, what or "true", seconds)
 

@@ -76,7 +76,7 @@ class Process:
             self._child.wait()
         self._child = None
 
-    def wait_until(self, ready: Callable[[], bool], seconds: float = 60) -> None:
+    def wait_until(self, ready: Callable[[], bool], seconds: float = 240) -> None:
         """Return once `ready` says so; NotReadyError if the program ends or the time passes first."""
         deadline = time.monotonic() + seconds
         while not ready():

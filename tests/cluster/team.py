@@ -23,7 +23,7 @@ from cluster.rest import APPLY, MERGE, Json, Rest
 from costopt import names
 from costopt.render.labels import label_value
 
-PATIENCE = 60.0
+PATIENCE = 240.0
 """Seconds until a test gives up waiting. What it waits for takes about two, but half a minute where Kubernetes' own
 garbage collector must first learn of a kind that was defined a moment ago."""
 GROUP = "/apis/costopt.dev/v1alpha1"

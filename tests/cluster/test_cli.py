@@ -37,7 +37,7 @@ class Program:
         """Run it to its end."""
         return subprocess.run(
             self._command(arguments), cwd=self.folder, env=self._environment(kubeconfig), capture_output=True,
-            text=True, timeout=60, check=False,
+            text=True, timeout=240, check=False,
         )  # fmt: skip
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
@@ -172,7 +172,7 @@ def test_watch_ends_with_ctrl_c_and_the_job_goes_on(costopt: Program) -> None:
     assert watching.stdout is not None
     assert watching.stdout.readline().startswith("tiny: New")
     watching.send_signal(signal.SIGINT)
-    _, err = watching.communicate(timeout=30)
+    _, err = watching.communicate(timeout=240)
     assert watching.returncode == 130
     assert "The job goes on." in err
     assert costopt("status", "tiny").returncode == 0
@@ -198,7 +198,7 @@ def test_logs_of_running_pods_are_read_and_followed(costopt: Program, control_pl
     control_plane.write_log(costopt.namespace, "tiny-train-a0-0", "zero ends")
     lines = sorted(following.stdout.readline().rstrip() for _ in range(4))
     following.send_signal(signal.SIGINT)
-    _, err = following.communicate(timeout=30)
+    _, err = following.communicate(timeout=240)
     assert following.returncode == 130
     assert err == ""
     assert lines == [
@@ -304,7 +304,7 @@ def test_a_cluster_without_the_chart_says_how_to_install_it_and_watch_outlives_a
     own_control_plane.start_api_server()
     failed = runner_in(tmp_path / "failed", command_job(restarts={"maxFailures": 0}), "fail").run().to_plain()
     set_status(costopt, "tiny", failed)
-    out, err = watching.communicate(timeout=60)
+    out, err = watching.communicate(timeout=240)
     assert (watching.returncode, err) == (1, "")
     assert "answers again" in out
     assert "train: attempt 0 failed (ProcessFailed" in out

@@ -48,7 +48,7 @@ def test_a_silent_gang_is_restarted_and_one_that_logs_is_not(team: Team) -> None
     outcomes = [(record["attempt"], record["outcome"]) for record in team.check_usage(silent)]
     assert sorted(outcomes) == [(0, "Stalled"), (0, "Stalled"), (1, "Succeeded"), (1, "Succeeded")]
     assert talking.stage()["attempt"] == 0
-    stepping.wait_until(lambda status: status.get("progress", {}).get("step") == 7, "at step 7", seconds=90)
+    stepping.wait_until(lambda status: status.get("progress", {}).get("step") == 7, "at step 7")
     assert [event["reason"] for event in silent.events()] == ["Restarted", "Completed"]
 
 

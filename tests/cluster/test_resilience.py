@@ -72,7 +72,7 @@ def test_an_operator_that_cannot_renew_its_lease_stops_writing_before_another_ac
                 job = team.submit(Play(run_seconds="forever"))
                 job.wait_until_running()
                 proxy.hold()
-                team.control_plane.wait_for(lambda: cut_off.pid is None, 30, "ended, its lease being lost")
+                team.control_plane.wait_for(lambda: cut_off.pid is None, what="ended, its lease being lost")
                 proxy.go_on()
                 other.wait_until_acting()
                 assert not cut_off.is_acting()
@@ -158,7 +158,7 @@ def test_release_finalizers_lets_go_of_all_pods_when_the_operator_is_removed(
         team.wait_for(lambda: ended_pods(job) == 2, "ended pods that are held")
         account = install_release(team.control_plane)
         command = [sys.executable, "-m", "costopt_operator", "release-finalizers", f"--kubeconfig={account}"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
         assert done.returncode == 0, done.stderr
         assert "released the finalizer of" in done.stderr
         job.wait_until_gone()

@@ -242,7 +242,7 @@ def test_sigterm_ends_with_143_and_leaves_nothing_half_written(language: Stage) 
     time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     assert "ending before the variant is finished, which is made anew: SIGTERM" in process.stdout.read()
-    assert process.wait(timeout=60) == 143
+    assert process.wait(timeout=240) == 143
     assert not (storage / "artifacts" / "ended").exists()
 
     run.make_variant(settings.variant, recipe, storage)  # type: ignore[arg-type]

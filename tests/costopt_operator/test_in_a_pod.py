@@ -117,7 +117,7 @@ class Place:
         assert self.process is not None
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGTERM)
-        return await asyncio.wait_for(self.process.wait(), 30)
+        return await asyncio.wait_for(self.process.wait(), 240)
 
     async def page(self, path: str) -> str:
         """What its own port answers; empty: nothing."""
@@ -254,7 +254,7 @@ def test_the_hook_that_releases_finalizers_runs_in_a_pod(tmp_path: Path) -> None
     async def act(place: Place) -> None:
         await place.start("release-finalizers")
         assert place.process is not None
-        assert await asyncio.wait_for(place.process.wait(), 60) == 0, place.log.read_text()
+        assert await asyncio.wait_for(place.process.wait(), 240) == 0, place.log.read_text()
         assert place.door.turned_away == []
 
     play(tmp_path, act)
@@ -279,7 +279,7 @@ def test_a_service_account_that_is_broken_is_one_sentence(tmp_path: Path) -> Non
         place.files.write("ca.crt", "")
         await place.start()
         assert place.process is not None
-        assert await asyncio.wait_for(place.process.wait(), 60) == 2
+        assert await asyncio.wait_for(place.process.wait(), 240) == 2
         assert (
             place.log.read_text().splitlines()[-1].endswith("ca.crt must hold the API server's certificate authority")
         )

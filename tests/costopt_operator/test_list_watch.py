@@ -64,7 +64,7 @@ def play(script: Script) -> tuple[list[tuple[int, bool]], dict[str, Pod]]:
         task.cancel()
         return watch.objects
 
-    return changes, asyncio.run(asyncio.wait_for(go(), 10))
+    return changes, asyncio.run(asyncio.wait_for(go(), 240))
 
 
 @pytest.fixture(autouse=True)

@@ -43,7 +43,7 @@ def test_each_key_wakes_one_worker_and_none_is_lost_when_that_one_is_cancelled()
         await asyncio.sleep(0)
         queue.add(A)
         first.cancel()
-        assert await asyncio.wait_for(second, 1) == A
+        assert await asyncio.wait_for(second, 240) == A
         third = asyncio.ensure_future(queue.get())
         await asyncio.sleep(0)
         third.cancel()

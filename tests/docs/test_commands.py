@@ -116,7 +116,7 @@ def test_run_ends_with_each_exit_code_of_the_readme(tmp_path: Path) -> None:
         while not (tmp_path / str(code) / "begun").exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         process.send_signal(sent)
-        printed, _ = process.communicate(timeout=60)
+        printed, _ = process.communicate(timeout=240)
         assert process.returncode == code, (exit_codes()[code], printed)
 
 

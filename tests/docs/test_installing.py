@@ -34,7 +34,7 @@ def test_the_charts_values_that_are_shown_name_the_images_and_price_book(here: P
 
 def test_the_kustomization_that_is_shown_names_both_images_and_the_last_option_counts(here: Path) -> None:
     command = [program("kubectl"), "kustomize", str(here)]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    told = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert told.returncode == 0, told.stderr
     objects = list(yaml.safe_load_all(told.stdout))
     container = operator_of(objects)

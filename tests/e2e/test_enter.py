@@ -49,7 +49,7 @@ def test_a_signal_ends_everything(number: signal.Signals, tmp_path: Path) -> Non
     process = enter("bash", "-c", f"touch {begun}; sleep 60; :", mark)
     wait_for(begun.exists)
     process.send_signal(number)
-    code = process.wait(timeout=30)
+    code = process.wait(timeout=240)
     assert code == (-number if number == signal.SIGKILL else 128 + number)
     wait_for(lambda: not runs(mark))
     wait_for(lambda: not groups_of(process.pid))
@@ -57,5 +57,5 @@ def test_a_signal_ends_everything(number: signal.Signals, tmp_path: Path) -> Non
 
 def test_the_commands_exit_code_is_ones_own() -> None:
     process = enter("bash", "-c", "exit 7")
-    assert process.wait(timeout=60) == 7
+    assert process.wait(timeout=240) == 7
     assert not groups_of(process.pid)

@@ -37,7 +37,7 @@ def under_way(node: RealCluster, team: Team, **spec: Any) -> tuple[LiveJob, Stor
     """A training with its first checkpoint written, and its pods."""
     job, storage = submit(node, team, training(**spec))
     wait_for(lambda: storage.newest_step() or _ended(job), f"{job.name} at its first checkpoint")
-    return job, storage, job.wait_until_running(seconds=30)
+    return job, storage, job.wait_until_running()
 
 
 def gone_on(job: LiveJob, pods: list[dict[str, Any]]) -> bool:
@@ -56,7 +56,7 @@ def ended_as_if_undisturbed(team: Team, job: LiveJob, storage: Storage, undistur
     assert status["progress"]["step"] == STEPS, describe(status)
     team.check_usage(job)
     assert storage.weights() == undisturbed
-    wait_for(lambda: not [pod for pod in job.pods() if pod["status"]["phase"] == "Running"], "no orphan", 60)
+    wait_for(lambda: not [pod for pod in job.pods() if pod["status"]["phase"] == "Running"], "no orphan")
     return status
 
 
@@ -131,7 +131,7 @@ def test_a_pod_that_runs_out_of_memory_is_told_so_and_is_not_tried_for_ever(
     assert "96Mi" in status["failure"]["message"]
     assert status["failure"]["reason"] == "OutOfMemory"
     assert [sorted(each) for each in outcomes(job).values()] == [["Failed"], ["Failed"]]
-    wait_for(lambda: "96Mi" in messages(job), "told in an event", 30)
+    wait_for(lambda: "96Mi" in messages(job), "told in an event")
     team.check_usage(job)
 
 
@@ -141,7 +141,7 @@ def test_an_image_that_cannot_be_pulled_is_told_and_the_attempt_goes_on_when_it_
     manifest = script("later", "print('done')")
     manifest["spec"]["train"]["image"] = "costopt-later:1"
     job = team.create(manifest)
-    wait_for(lambda: "costopt-later:1" in str(job.status.get("conditions")), "waiting for its image by name", 60)
+    wait_for(lambda: "costopt-later:1" in str(job.status.get("conditions")), "waiting for its image by name")
     node.name_image(TRAINER_IMAGE, "costopt-later:1")
     status = job.wait_until_ended(seconds=120)
     assert counted(status) == (0, 0), describe(status)
@@ -155,8 +155,8 @@ def test_a_drained_node_is_a_disruption_and_training_goes_on_when_it_is_back(
     selector = f"--pod-selector=costopt.dev/job={job.name}"
     try:
         node.kubectl("drain", NODE, selector, "--delete-emptydir-data", "--disable-eviction=false", "--timeout=60s")
-        wait_for(lambda: job.stage().get("attempt") == 1, "restarted", 60)
-        wait_for(lambda: "a node" in str(job.status.get("conditions")), "waiting for a node", 60)
+        wait_for(lambda: job.stage().get("attempt") == 1, "restarted")
+        wait_for(lambda: "a node" in str(job.status.get("conditions")), "waiting for a node")
     finally:
         node.kubectl("uncordon", NODE)
     status = ended_as_if_undisturbed(team, job, storage, undisturbed)
@@ -178,7 +178,7 @@ def test_a_volume_that_cannot_be_written_ends_the_job_with_a_sentence_and_nothin
         since.until(lambda: _ended(job), "the job has ended and says so")
         words = "No space left on device" if trouble == "full" else "Read-only file system"
         assert words in job.status["failure"]["message"], describe(job.status)
-        wait_for(lambda: words in messages(job), "told in an event", 30)
+        wait_for(lambda: words in messages(job), "told in an event")
         team.check_usage(job)
         saved = storage.newest_step()
         assert 0 < saved < STEPS

@@ -36,7 +36,7 @@ while step < 60:
 def test_an_own_script_hears_that_it_is_to_stop_and_goes_on_from_what_it_saved(node: RealCluster, team: Team) -> None:
     storage = {"storage": {"create": {"size": "1Gi", "accessMode": "ReadWriteOnce", "keepAfterDeletion": True}}}
     job, kept = submit(node, team, script("own", SAVES_WHEN_TOLD, **storage))
-    (pod,) = job.wait_until_running(pods=1, seconds=90)
+    (pod,) = job.wait_until_running(pods=1)
     name = pod["metadata"]["name"]
     wait_for(lambda: '"step": 8' in node.kubectl("logs", name, namespace=team.namespace), "at step 8")
     job.change(suspend=True)
@@ -99,7 +99,7 @@ def test_a_token_that_changes_on_disk_is_taken_up_when_the_old_one_is_refused(
     # A leader that could not renew its lease meanwhile begins anew, once; the other goes on with the new token.
     assert _restarts(installation)[standby] == restarts[standby]
     assert sum(_restarts(installation).values()) <= sum(restarts.values()) + 1
-    team.create(script("after", "print('done')")).wait_until_ended(seconds=90)
+    team.create(script("after", "print('done')")).wait_until_ended()
 
 
 def _undisturbed(team: Team, job: LiveJob, storage: Storage, undisturbed: str) -> None:
@@ -132,7 +132,7 @@ def test_a_killed_leader_is_followed_by_another_while_training_goes_on(
     assert leader is not None
     assert send(leader, "costopt-operator", signal.SIGKILL) == 1
     since = Since("the leading operator is killed (SIGKILL)")
-    assert since.until(lambda: installation.holder() not in ("", holder), "another leads", 90) < 60
+    assert since.until(lambda: installation.holder() not in ("", holder), "another leads") < 60
     _undisturbed(team, job, storage, undisturbed)
     installation.wait_until_ready()
 
@@ -155,9 +155,9 @@ def test_a_namespace_goes_with_its_jobs_whatever_they_are_doing(node: RealCluste
     suspended = team.create(script("suspended", forever, suspend=True))
     succeeded = team.create(script("succeeded", "print('done')"))
     failed = team.create(script("failed", "raise SystemExit(78)"))
-    running.wait_until_running(pods=1, seconds=90)
-    succeeded.wait_until_ended(seconds=90)
-    failed.wait_until_ended(reason=_failed_reason(failed), seconds=90)
+    running.wait_until_running(pods=1)
+    succeeded.wait_until_ended()
+    failed.wait_until_ended(reason=_failed_reason(failed))
     suspended.wait_until_suspended()
     wait_for(lambda: _waits_for_its_image(waiting), "waiting for its image")
     since = Since("a namespace with jobs in five states is deleted")
@@ -168,7 +168,7 @@ def test_a_namespace_goes_with_its_jobs_whatever_they_are_doing(node: RealCluste
 
 def _failed_reason(job: LiveJob) -> str:
     status: dict[str, Any] = wait_for(
-        lambda: condition_of(job.status, "Succeeded").get("status") == "False" and job.status, "failed", 90
+        lambda: condition_of(job.status, "Succeeded").get("status") == "False" and job.status, "failed"
     )
     return str(condition_of(status, "Succeeded")["reason"])
 
@@ -199,13 +199,13 @@ def test_an_operator_of_one_namespace_runs_its_jobs_and_no_others(
     try:
         installation.install(rbac={"scope": "Namespaced", "namespaces": [team.namespace]})
         elsewhere = other.create(script("elsewhere", "print('done')"))
-        status = team.create(script("ours", "print('done')")).wait_until_ended(seconds=90)
+        status = team.create(script("ours", "print('done')")).wait_until_ended()
         assert status["bill"]["listCost"] is not None  # its price books come as files
         assert elsewhere.status == {}
         assert elsewhere.pods() == []
     finally:
         installation.uninstall()
         installation.install()
-    elsewhere.wait_until_ended(seconds=90)
+    elsewhere.wait_until_ended()
     other.close()
     node.kubectl("delete", "namespace", other.namespace, "--wait=false")

@@ -28,7 +28,7 @@ def test_a_kubelet_that_comes_back_costs_nothing(node: RealCluster, team: Team, 
     talker = team.create(
         script("talker", PRINTS_EVERY_SECOND.format(seconds=seconds + 30), restarts={"stallTimeoutSeconds": 20})
     )
-    talker.wait_until_running(pods=1, seconds=90)
+    talker.wait_until_running(pods=1)
     node.stop_kubelet()
     time.sleep(seconds)
     node.start_kubelet()

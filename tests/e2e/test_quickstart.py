@@ -47,17 +47,17 @@ def test_two_pods_train_over_gloo_and_the_bill_is_what_the_kubelet_says(node: Re
     (variant,) = status["variants"]
     assert variant["reloaded"]
     assert float(variant["sizeRatio"]) > 1.1
-    wait_for(lambda: "Completed" in event_reasons(job), "told in an event", 30)
+    wait_for(lambda: "Completed" in event_reasons(job), "told in an event")
 
 
 def test_kubectl_explains_lists_and_describes_a_job(node: RealCluster, team: Team) -> None:
     job = team.create(script("seen", "print('done')"))
-    job.wait_until_ended(seconds=90)
+    job.wait_until_ended()
     explained = node.kubectl("explain", "costoptjob.spec.restarts.stallTimeoutSeconds")
     assert "Restart the gang when no step was finished" in " ".join(explained.split())
     head, row = node.kubectl("get", "costoptjob", "seen", namespace=team.namespace).splitlines()
     assert head.split() == ["NAME", "STATE", "STEP", "OF", "LOSS", "COST", "CURRENCY", "ATTEMPT", "AGE"]
     assert row.split()[:4] == ["seen", "Completed", job.status["bill"]["listCost"], "USD"]
-    wait_for(lambda: "Completed" in event_reasons(job), "told in an event", 30)
+    wait_for(lambda: "Completed" in event_reasons(job), "told in an event")
     described = node.kubectl("describe", "costoptjob", "seen", namespace=team.namespace)
     assert "Completed" in described.partition("Events:")[2]

@@ -23,7 +23,7 @@ def test_a_second_runner_is_told_the_process_id_of_the_first(tmp_path: Path) -> 
     ):
         pass
     runner.send_signal(signal.SIGINT)
-    assert runner.wait(30) == 0
+    assert runner.wait(240) == 0
     with only_runner(tmp_path / "run/lock"):
         pass
 

@@ -57,7 +57,7 @@ def end_of(folder: Path) -> End:
 @pytest.mark.parametrize("code", [0, 1, 78, 143])
 def test_the_launchers_exit_code_and_times_are_written_down(tmp_path: Path, code: int) -> None:
     before = datetime.now(UTC)
-    supervisor(tmp_path, [sys.executable, "-c", f"raise SystemExit({code})"]).wait(30)
+    supervisor(tmp_path, [sys.executable, "-c", f"raise SystemExit({code})"]).wait(240)
     end = end_of(tmp_path)
     assert (end.exit_code, end.estimated) == (code, False)
     assert before <= end.started_at <= end.ended_at <= datetime.now(UTC)
@@ -68,12 +68,12 @@ def test_a_launcher_killed_by_a_signal_ends_with_its_negative_number(tmp_path: P
     working(tmp_path)
     launcher = json.loads((tmp_path / "supervisor.json").read_text())["launcherPid"]
     os.kill(launcher, signal.SIGKILL)
-    process.wait(30)
+    process.wait(240)
     assert end_of(tmp_path).exit_code == -signal.SIGKILL
 
 
 def test_a_launcher_that_cannot_be_started_ends_as_a_shell_would_say(tmp_path: Path) -> None:
-    supervisor(tmp_path, ["/no/such/program"]).wait(30)
+    supervisor(tmp_path, ["/no/such/program"]).wait(240)
     assert end_of(tmp_path).exit_code == 127
     assert "cannot start /no/such/program" in (tmp_path / "log").read_text()
 
@@ -82,7 +82,7 @@ def test_sigterm_is_passed_on_and_the_launcher_has_time_to_save(tmp_path: Path) 
     process = supervisor(tmp_path, argv_of("wait"))
     working(tmp_path)
     process.terminate()
-    process.wait(30)
+    process.wait(240)
     assert end_of(tmp_path).exit_code == 143
 
 
@@ -91,7 +91,7 @@ def test_the_end_of_its_lifeline_stops_the_launcher(tmp_path: Path) -> None:
     working(tmp_path)
     assert process.stdin is not None
     process.stdin.close()
-    process.wait(30)
+    process.wait(240)
     assert end_of(tmp_path).exit_code == 143
 
 
@@ -102,7 +102,7 @@ def test_a_broken_gangs_launcher_is_killed_after_five_seconds_with_all_below_it(
     wait_until(lambda: len(processes_of(uid_of(tmp_path), None)) == 2)
     began = time.monotonic()
     process.send_signal(signal.SIGUSR1)
-    process.wait(30)
+    process.wait(240)
     assert 4.5 < time.monotonic() - began < 8
     assert end_of(tmp_path).exit_code == -signal.SIGKILL
     assert processes_of(uid_of(tmp_path), None) == []
@@ -115,7 +115,7 @@ def test_a_more_urgent_stop_shortens_the_wait(tmp_path: Path) -> None:
     process.terminate()
     time.sleep(0.2)
     process.send_signal(signal.SIGUSR2)
-    process.wait(30)
+    process.wait(240)
     assert time.monotonic() - began < 5
     assert processes_of(uid_of(tmp_path), None) == []
 
@@ -126,9 +126,9 @@ def test_it_beats_while_the_launcher_lives(tmp_path: Path) -> None:
     replica = ReplicaFolder(tmp_path)
     first = replica.last_heartbeat()
     assert first is not None
-    wait_until(lambda: (replica.last_heartbeat() or first) > first, seconds=5)
+    wait_until(lambda: (replica.last_heartbeat() or first) > first)
     process.send_signal(signal.SIGUSR2)
-    process.wait(30)
+    process.wait(240)
 
 
 def test_it_holds_the_folders_lock_as_long_as_it_lives(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_it_holds_the_folders_lock_as_long_as_it_lives(tmp_path: Path) -> None:
     with ReplicaFolder(tmp_path).locked() as lock:
         assert lock is None
     process.send_signal(signal.SIGUSR2)
-    process.wait(30)
+    process.wait(240)
     with ReplicaFolder(tmp_path).locked() as lock:
         assert lock is not None
 
@@ -193,7 +193,7 @@ supervisor.supervise(Path(sys.argv[1]), None)
 def test_a_launcher_that_the_kernel_killed_for_its_memory_is_told_as_such(
     tmp_path: Path, counts: list[int | None], launcher: str, out_of_memory: bool
 ) -> None:
-    supervisor(tmp_path, [sys.executable, "-c", launcher], program=("-c", KERNEL_KILLS.format(counts=counts))).wait(30)
+    supervisor(tmp_path, [sys.executable, "-c", launcher], program=("-c", KERNEL_KILLS.format(counts=counts))).wait(240)
     assert end_of(tmp_path).out_of_memory is out_of_memory
     folder = ReplicaFolder(tmp_path)
     birth = folder.birth()

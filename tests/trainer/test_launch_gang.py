@@ -5,7 +5,11 @@ import socket
 import time
 from pathlib import Path
 
+import pytest
+
 from builders_launch import ALL_REDUCE, free_port, is_alive, python, replica
+
+pytestmark = pytest.mark.slow
 
 
 def test_two_replicas_form_one_gang_although_the_second_starts_first(tmp_path: Path) -> None:

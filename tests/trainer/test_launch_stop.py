@@ -9,6 +9,8 @@ import pytest
 from builders_launch import is_alive, python, replica, wait_until_dead
 from builders_trainer import recipe, text_file
 
+pytestmark = pytest.mark.slow
+
 SAVES = """
     import os, signal, sys, time
     def save(number, frame):

@@ -13,6 +13,8 @@ from costopt.schema.replica import ReplicaSettings
 from costopt.schema.variant_report import VariantStatus
 from costopt_trainer.artifact import save_model
 
+pytestmark = pytest.mark.slow
+
 
 def variant_settings(storage: Path) -> ReplicaSettings:
     storage.mkdir(parents=True)
@@ -26,7 +28,7 @@ def test_the_report_is_handed_over_in_the_termination_message(tmp_path: Path) ->
     with replica(
         tmp_path / "pod", None, settings=settings.to_plain(), environment={names.ENV_STORAGE_DIR: str(storage)}
     ) as launcher:
-        assert launcher.wait(120) == 0, launcher.notes
+        assert launcher.wait() == 0, launcher.notes
         message = launcher.termination
     written = VariantStatus.model_validate_json((storage / "artifacts/half/report.json").read_bytes())
     assert message.variant == written
@@ -39,7 +41,7 @@ def test_without_storage_the_missing_model_is_explained_and_nothing_is_retried(t
     with replica(
         tmp_path / "pod", None, settings=settings.to_plain(), environment={names.ENV_STORAGE_DIR: str(empty)}
     ) as launcher:
-        assert launcher.wait(120) == 78
+        assert launcher.wait() == 78
         message = launcher.termination
     assert message.reason == "InvalidSettings"
     assert "on a cluster spec.storage must be set" in message.message
@@ -57,7 +59,7 @@ def test_a_report_of_an_earlier_attempt_is_not_handed_over_after_a_failure(tmp_p
         settings=settings.to_plain(),
         environment={names.ENV_STORAGE_DIR: str(tmp_path / "demo")},
     ) as launcher:
-        assert launcher.wait(120) == 78
+        assert launcher.wait() == 78
         assert launcher.termination.variant is None
 
 

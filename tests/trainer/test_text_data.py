@@ -236,7 +236,7 @@ def test_ranks_that_start_at_once_make_one_cache(prose: Path, tmp_path: Path) ->
     arguments = [sys.executable, "-c", program, settings, str(tmp_path / "cache")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     ranks = [subprocess.Popen(arguments, stdout=subprocess.PIPE, env=environment, text=True) for _ in range(3)]
-    answers = [rank.communicate(timeout=120)[0] for rank in ranks]
+    answers = [rank.communicate(timeout=240)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0, 0]
     assert len(set(answers)) == 1
     assert shard_folder(tmp_path / "cache").is_dir()

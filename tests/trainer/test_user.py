@@ -34,7 +34,7 @@ print("fine")
 def test_every_place_that_libraries_ask_for_can_be_written_in_a_pod(environment: dict[str, str]) -> None:
     ask = ASK.replace("[home, *", "[*") if environment.get("HOME") == "/etc" else ASK
     words = in_a_pod(None, [sys.executable, "-c", ask], scratch=True, **environment)
-    ended = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+    ended = subprocess.run(words, capture_output=True, text=True, check=False, timeout=240)
     assert (ended.returncode, ended.stdout) == (0, "fine\n"), ended.stderr
 
 
