@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -60,6 +59,7 @@ def _leftovers(storage: Path) -> list[str]:
     return [path.name for path in (storage / "artifacts").iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_an_int8_variant_is_smaller_and_nearly_as_good(
     language: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -109,6 +109,7 @@ def test_a_variant_that_has_lost_what_was_learned_is_marked_with_the_numbers(
     assert f"small: not worth deploying: {report.faults[-1].message}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_pruning_and_then_quantizing_gives_one_artifact(images: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     storage, recipe = images
     monkeypatch.setenv(ENV_STORAGE_DIR, str(storage))
@@ -219,6 +220,7 @@ def test_only_the_first_rank_makes_the_variant(images: Stage, monkeypatch: pytes
     assert not storage.exists()
 
 
+@pytest.mark.slow
 def test_sigterm_ends_with_143_and_leaves_nothing_half_written(language: Stage) -> None:
     storage, recipe = language
     settings = replica(recipe, pruned("Unstructured", 50), name="ended")
@@ -239,7 +241,6 @@ def test_sigterm_ends_with_143_and_leaves_nothing_half_written(language: Stage) 
     process.stdin.write(settings.model_dump_json(by_alias=True, exclude_none=True))
     process.stdin.close()
     assert "saved" in next(line for line in process.stdout if "saved" in line)
-    time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     assert "ending before the variant is finished, which is made anew: SIGTERM" in process.stdout.read()
     assert process.wait(timeout=240) == 143

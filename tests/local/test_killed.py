@@ -124,6 +124,7 @@ def test_a_runner_killed_just_before_any_of_its_writes_is_made_good(tmp_path: Pa
     assert {record.uid for record in records} == born
 
 
+@pytest.mark.slow
 @linux
 def test_killing_the_runner_again_and_again_counts_each_second_once(tmp_path: Path) -> None:
     folder = tmp_path / "run"

@@ -3,19 +3,22 @@
 import random
 from pathlib import Path
 
+import pytest
+
 from builders_local import RECIPE, recipe_job
 from costopt.local.run_folder import RunFolder
 from costopt.local.runner import Look, Runner
 from costopt.schema.job import CostOptJob
 from costopt.schema.status import JobStatus
 
+pytestmark = pytest.mark.slow
+
 
 def slow_text(folder: Path, num_bytes: int) -> Path:
     """Many different words, which take long to learn."""
-    source = random.Random(2)
-    words = ["".join(source.choices("etaoinshrdlucmfwypvbgk", k=source.randint(2, 9))) for _ in range(num_bytes // 6)]
+    letters = random.Random(2).randbytes(num_bytes // 2).hex()
     path = folder / "text.txt"
-    path.write_text(" ".join(words))
+    path.write_text(" ".join(letters[at : at + 7] for at in range(0, num_bytes, 7)))
     return path
 
 
@@ -49,7 +52,7 @@ def test_a_text_that_takes_about_as_long_as_the_stall_timeout_is_tokenized_in_pe
 
 
 def test_a_start_up_longer_than_its_limit_fails_and_names_its_phase(tmp_path: Path) -> None:
-    status, _ = run(tmp_path, slow_job(slow_text(tmp_path, 12_000_000), startupTimeoutSeconds=10))
+    status, _ = run(tmp_path, slow_job(slow_text(tmp_path, 40_000_000), startupTimeoutSeconds=10))
     assert status.failure is not None
     assert status.failure.reason == "StartupTimedOut"
     assert status.failure.message.startswith("train took no step within startupTimeoutSeconds (10 s); its last phase ")

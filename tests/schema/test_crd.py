@@ -1,5 +1,6 @@
 """The CRDs are valid, refuse what `costopt validate` refuses, and are what `make generate` wrote."""
 
+import fcntl
 import json
 import os
 import re
@@ -88,6 +89,14 @@ def crdcheck() -> Path:
     if shutil.which("go") is None:
         pytest.skip("needs Go to build tests/crd_check, the API server's validation code")
     binary.parent.mkdir(exist_ok=True)
+    with (binary.parent / "crdcheck.lock").open("w") as lock:  # not twice at once, by two processes of one test run
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _built(binary, source, newest)
+
+
+def _built(binary: Path, source: Path, newest: float) -> Path:
+    if binary.exists() and binary.stat().st_mtime >= newest:
+        return binary
     fresh = binary.with_name(f"crdcheck-{os.getpid()}")
     built = subprocess.run(["go", "build", "-o", fresh, "."], cwd=source, capture_output=True, text=True, check=False)
     if built.returncode != 0:

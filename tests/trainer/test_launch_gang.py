@@ -43,7 +43,7 @@ def test_the_rank_that_failed_is_named_and_not_the_one_that_lost_its_connection(
         assert launcher.wait() == 1
         message = launcher.termination
     assert (message.rank, message.message, message.echo) == (1, "ZeroDivisionError: the cause", False)
-    assert time.monotonic() - began < 100, "the other one's connection is not waited for, which takes half an hour"
+    assert time.monotonic() - began < 600, "the other one's connection is not waited for, which takes half an hour"
 
 
 def test_a_replica_whose_rank_only_lost_its_connection_says_that_it_is_an_echo(tmp_path: Path) -> None:
