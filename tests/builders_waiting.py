@@ -9,7 +9,7 @@ Answer = TypeVar("Answer")
 LOOK_EVERY_SECONDS = 0.05
 
 
-def wait_for(read: Callable[[], Answer], what: str = "so", seconds: float = 30.0) -> Answer:
+def wait_for(read: Callable[[], Answer], what: str = "so", seconds: float = 240.0) -> Answer:
     """The first answer of `read` that is true. AssertionError, with the last one, if none is within `seconds`."""
     deadline = time.monotonic() + seconds
     while not (answer := read()):

@@ -207,5 +207,5 @@ def test_a_namespace_of_such_a_release_is_deleted_to_its_end_while_a_job_runs_th
     with OperatorProcess(cluster, kubeconfig, "--namespace=team-a", "--namespace=team-b"):
         team.submit(Play(run_seconds="forever")).wait_until_running()
         cluster.kubectl("delete", "namespace", "team-b", "--wait=false")
-        cluster.wait_for(lambda: "team-b" not in cluster.kubectl("get", "namespaces", "-o", "name"), seconds=90)
+        cluster.wait_for(lambda: "team-b" not in cluster.kubectl("get", "namespaces", "-o", "name"))
     team.close()
