@@ -1149,7 +1149,7 @@ def test_an_operator_knows_whose_each_pod_is_before_its_first_look() -> None:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
-    asyncio.run(asyncio.wait_for(go(), 20))
+    asyncio.run(asyncio.wait_for(go(), 240))
     assert again.count(f"create {ATTEMPT}") == 0
 
 
