@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
-from builders_operator import Json, a_book, a_job, child_json, moment, pod_json
+from builders.operator import Json, a_book, a_job, child_json, moment, pod_json
 from costopt.schema.job import CostOptJob
 from costopt.schema.replica import Progress
 from costopt.schema.status import JobStatus
-from costopt_operator.observe import LogSight, World
-from costopt_operator.reconcile import Memory, reconcile
-from costopt_operator.sightings import parse_child_job, parse_pod
+from costopt_operator.decide.objects import parse_child_job, parse_pod
+from costopt_operator.decide.observe import JobSnapshot, LogSight
+from costopt_operator.decide.reconcile import WriteHistory, reconcile
 
 GANG = 4096
 """The largest gang that a job may have."""
@@ -39,12 +39,12 @@ def main() -> None:
         for _ in range(ROUNDS):
             read.append(_seconds(functools.partial(json.loads, text)))
             # A copy, for what is worked out about a world is worked out once.
-            look.append(_seconds(functools.partial(reconcile, dataclasses.replace(world), Memory(), moment(600))))
+            look.append(_seconds(functools.partial(reconcile, dataclasses.replace(world), WriteHistory(), moment(600))))
         ours, peer = statistics.median(look), statistics.median(read)
         print(f"{name:48} {ours:9.3f} {peer:14.3f} {ours / peer:7.1f}")
 
 
-Case = tuple[str, list[Json], World]
+Case = tuple[str, list[Json], JobSnapshot]
 """What it is called, its pods as the API server sends them, and what the operator knows."""
 
 
@@ -91,10 +91,10 @@ def _history() -> Case:
     )
 
 
-def _world(nodes: int, pods: list[Json], children: list[Json]) -> World:
+def _world(nodes: int, pods: list[Json], children: list[Json]) -> JobSnapshot:
     """A job whose first attempt has been decided."""
-    world = World(job=_job(nodes), status=JobStatus(), book=a_book(), generation=1)
-    status = reconcile(world, Memory(), moment(0)).status
+    world = JobSnapshot(job=_job(nodes), status=JobStatus(), book=a_book(), generation=1)
+    status = reconcile(world, WriteHistory(), moment(0)).status
     assert status is not None
     return dataclasses.replace(
         world, status=status, pods=tuple(map(parse_pod, pods)), child_jobs=tuple(map(parse_child_job, children))

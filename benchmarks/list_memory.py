@@ -9,7 +9,7 @@ set of a fresh process grows while it lists them.
 import subprocess
 import sys
 
-from builders_paging import LIST_ALL, Listing, served
+from builders.paging import LIST_ALL, Listing, served
 
 TWO_HUNDRED_AT_A_TIME = """
 import json, resource, sys, urllib.request

@@ -6,14 +6,14 @@ PYTHONPATH=.:operator:tests python benchmarks/status_size.py
 import dataclasses
 from datetime import timedelta
 
-from builders_operator import a_book, a_job, child, done, moment, pod
-from builders_statuses import largest_status
+from builders.operator import a_book, a_job, child, done, moment, pod
+from builders.statuses import largest_status
 from costopt.schema.replica import Progress
 from costopt.schema.status import JobStatus
-from costopt_operator.fitting import fitted
-from costopt_operator.observe import LARGEST_STATUS, LogSight, World
-from costopt_operator.reconcile import Memory, reconcile
-from costopt_operator.sightings import LARGEST_OBJECT, stored_bytes
+from costopt_operator.decide.fitting import fitted
+from costopt_operator.decide.objects import LARGEST_OBJECT, stored_bytes
+from costopt_operator.decide.observe import LARGEST_STATUS, JobSnapshot, LogSight
+from costopt_operator.decide.reconcile import WriteHistory, reconcile
 
 GANG = 4096
 """The largest gang that a job may have."""
@@ -37,8 +37,8 @@ def main() -> None:
 def _of_a_gang(size: int, *, ended: int) -> JobStatus:
     resources = {"requests": {"cpu": "500m", "memory": "1Gi"}}
     job = a_job(train={"command": ["train"], "numNodes": size, "resourcesPerNode": resources})
-    world = World(job=job, status=JobStatus(), book=a_book(), generation=1)
-    decided = reconcile(world, Memory(), moment(0)).status
+    world = JobSnapshot(job=job, status=JobStatus(), book=a_book(), generation=1)
+    decided = reconcile(world, WriteHistory(), moment(0)).status
     assert decided is not None
     pods = [
         done(index, node=f"node-{index // 8}", scheduled=1 + index % 60, finished=500 + index % 7)
@@ -54,7 +54,7 @@ def _of_a_gang(size: int, *, ended: int) -> JobStatus:
         child_jobs=(child(completions=size, conditions=("Complete",) if ended == size else ()),),
         logs={one.uid: LogSight(timedelta(0), progress) for one in pods[:8]},
     )
-    written = reconcile(world, Memory(noticed=moment(0)), moment(600)).status
+    written = reconcile(world, WriteHistory(noticed=moment(0)), moment(600)).status
     assert written is not None
     return written
 

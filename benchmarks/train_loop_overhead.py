@@ -26,12 +26,12 @@ from torch import nn
 from costopt.names import CHECKPOINTS_DIR
 from costopt.schema.recipe import Recipe
 from costopt_trainer.data import TrainingData, sample_indices
-from costopt_trainer.gang import Gang, join_gang
-from costopt_trainer.meter import Meter
 from costopt_trainer.models import build_model
-from costopt_trainer.optimization import learning_rate, make_optimizer
-from costopt_trainer.parallel import Batch
-from costopt_trainer.train import Stop, Training
+from costopt_trainer.training.loop import Stop, Training
+from costopt_trainer.training.meter import Meter
+from costopt_trainer.training.optimization import learning_rate, make_optimizer
+from costopt_trainer.training.parallel import Batch
+from costopt_trainer.training.process_group import ProcessGroup, join_process_group
 
 
 def make_recipe(total_steps: int) -> Recipe:
@@ -84,7 +84,7 @@ class Observed(Training):
         return super().next_batches()
 
 
-def our_loop(recipe: Recipe, storage: Path, gang: Gang) -> Observed:
+def our_loop(recipe: Recipe, storage: Path, gang: ProcessGroup) -> Observed:
     """The trainer's own loop, from the start, reports and all."""
     shutil.rmtree(storage / CHECKPOINTS_DIR, ignore_errors=True)
     training = Observed(recipe, storage, gang, Meter(), Stop())
@@ -106,7 +106,7 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=7)
     given = options.parse_args()
     recipe = make_recipe(given.steps)
-    gang = join_gang()
+    gang = join_process_group()
     bare: list[float] = []
     ours: list[float] = []
     with tempfile.TemporaryDirectory() as folder:

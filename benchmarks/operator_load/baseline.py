@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from cluster.control_plane import ControlPlane
-from costopt_operator.api import Api
+from costopt_operator.kube.api import Api
 from operator_load import documents
 from operator_load.figures import quantile
 from operator_load.program import used_by

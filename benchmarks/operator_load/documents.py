@@ -5,9 +5,9 @@ Both mean four pods that meet through a Service, and one more pod; with the oper
 
 from typing import Any
 
-from builders_cluster import Play, play
-from builders_documents import plain_job, plain_price_book
-from builders_lives import PROGRESS, REPORT
+from builders.cluster import Play, play
+from builders.documents import plain_job, plain_price_book
+from builders.lives import PROGRESS, REPORT
 from costopt.render.manifests import manifests
 from costopt.schema.job import CostOptJob
 

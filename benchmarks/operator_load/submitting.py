@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cluster.control_plane import ControlPlane
-from costopt_operator.api import Api, load_configuration
+from costopt_operator.kube.api import Api, load_configuration
 
 Json = dict[str, Any]
 

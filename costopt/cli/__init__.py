@@ -8,7 +8,7 @@ A command's file is imported only when that command runs, so that `costopt --hel
     views       status, bill and failure as text and tables
     variants    variants beside the model they were made of
     tables      rows of figures, none of which is ever cropped
-    narrate     two statuses -> what has happened between them, in words
+    status_changes     two statuses -> what has happened between them, in words
     live        what a user sees while a job runs
     result      what a user sees when it has ended
     replicas    which replicas' logs are meant; logs_of_run and logs_of_job print them

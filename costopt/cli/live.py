@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from costopt.cli.narrate import attempt_mark, changes
+from costopt.cli.status_changes import attempt_mark, changes
 from costopt.cli.views import console, cost_so_far, duration, progress_text
 from costopt.names import TRAIN_STAGE
 from costopt.schema.replica import Progress

@@ -21,7 +21,7 @@ from costopt.cli.views import local_place, state_of
 from costopt.local.devices import devices_for
 from costopt.local.lock import only_runner
 from costopt.local.run_folder import RunFolder
-from costopt.local.runner import Look, Runner
+from costopt.local.runner import Runner, TurnResult
 from costopt.plan.decide import is_final
 from costopt.refused import Refused
 from costopt.render.processes import left_to_the_cluster
@@ -117,7 +117,7 @@ def _watch(runner: Runner, status: JobStatus, output: str) -> tuple[JobStatus, s
     received: list[signal.Signals] = []
     told: list[str] = []
 
-    def show(look: Look) -> None:
+    def show(look: TurnResult) -> None:
         for notice in NOTICES[len(told) : len(received)]:
             told.append(notice)
             view.tell(notice)

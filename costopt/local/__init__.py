@@ -4,7 +4,7 @@
     run_folder      what lies in a run folder, and whose it is
     lock            one runner per run folder
     observe         replica folders -> what the plan and the bill need to know
-    bury            an end for replicas whose supervisor was killed
+    lost_replicas            an end for replicas whose supervisor was killed
     apply           starting and stopping gangs
     replica_folder  what lies in a replica's folder
     supervisor      the process above each launcher: watches, stops, writes down the end

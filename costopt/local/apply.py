@@ -18,7 +18,7 @@ from costopt.isolation import own_program, passed_on
 from costopt.local.devices import Devices
 from costopt.local.models import damaged
 from costopt.local.processes import signal_process
-from costopt.local.replica_folder import STOP_FILE, Birth, ReplicaFolder, StopRequest
+from costopt.local.replica_folder import STOP_FILE, LaunchRecord, ReplicaFolder, StopRequest
 from costopt.local.run_folder import RunFolder
 from costopt.local.supervisor import BIRTH_FILE
 from costopt.names import RESERVED_ENVIRONMENT, child_name
@@ -126,7 +126,7 @@ class Gangs:
             raise RuntimeError(f"{folder.path} is locked although nothing was started in it")
         folder.write(
             BIRTH_FILE,
-            Birth(
+            LaunchRecord(
                 uid=f"{process.name}-{secrets.token_hex(4)}",
                 stage=process.stage,
                 attempt=process.attempt,

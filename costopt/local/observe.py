@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from costopt.local.bury import bury_if_dead, log_tail
 from costopt.local.files import last_text
-from costopt.local.replica_folder import Birth, End, ReplicaFolder
+from costopt.local.lost_replicas import bury_if_dead, log_tail
+from costopt.local.replica_folder import End, LaunchRecord, ReplicaFolder
 from costopt.local.run_folder import RunFolder
 from costopt.plan.evidence import NOTHING, OUT_OF_MEMORY
 from costopt.plan.observed import Replica
@@ -32,7 +32,7 @@ class Sighting:
     """What it holds, or has held; its outcome is known when its attempt has been counted."""
 
 
-class Lookout:
+class ReplicaReader:
     """Sees a run folder's replicas; what has ended never changes, so it is read just once."""
 
     def __init__(
@@ -88,7 +88,7 @@ class Lookout:
         )
 
 
-def sight(run_folder: RunFolder, folder: ReplicaFolder, birth: Birth, now: datetime) -> Sighting:
+def sight(run_folder: RunFolder, folder: ReplicaFolder, birth: LaunchRecord, now: datetime) -> Sighting:
     """One replica as its folder shows it, but for what takes two looks to know."""
     # The end is read first: if it is there, everything else is final.
     end = folder.end()

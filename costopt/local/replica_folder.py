@@ -2,7 +2,7 @@
 
     settings.json     by the runner: what the launcher is told
     lock              held by the supervisor as long as it lives
-    replica.json      by the runner: `Birth`, before anything is started
+    replica.json      by the runner: `LaunchRecord`, before anything is started
     supervisor.json   by the supervisor: `Supervised`, before the launcher is started
     heartbeat         by the supervisor: its time of change says when the replica was last known to live
     progress.json     by the launcher's ranks: schema.replica.Progress, again and again
@@ -40,7 +40,7 @@ REMEDY = "restore it, or run the job in a new folder"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Birth(Strict):
+class LaunchRecord(Strict):
     """What is fixed before a replica starts."""
 
     uid: ShortText
@@ -118,9 +118,9 @@ class ReplicaFolder:
         except Hostile as error:
             raise Refused(str(error)) from None
 
-    def birth(self) -> Birth | None:
+    def birth(self) -> LaunchRecord | None:
         """None: the runner was killed before it had written anything; there never was a process."""
-        return self._read(BIRTH_FILE, Birth)
+        return self._read(BIRTH_FILE, LaunchRecord)
 
     def supervised(self) -> Supervised | None:
         """None: no supervisor has come to life yet."""

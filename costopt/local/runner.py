@@ -15,7 +15,7 @@ from costopt.accounting.outcome import outcome_in
 from costopt.accounting.outlook import outlook, still_requested
 from costopt.local.apply import Gangs
 from costopt.local.devices import Devices
-from costopt.local.observe import Lookout, Sighting, variant_reports
+from costopt.local.observe import ReplicaReader, Sighting, variant_reports
 from costopt.local.run_folder import RunFolder
 from costopt.plan.decide import Plan, is_final, is_suspended, plan
 from costopt.plan.ends import ends_of
@@ -37,7 +37,7 @@ def system_clock() -> datetime:
 
 
 @dataclass(frozen=True)
-class Look:
+class TurnResult:
     """What one turn of the loop has found and decided."""
 
     status: JobStatus
@@ -73,14 +73,14 @@ class Runner:
         self._status_on_disk = self._status
         self._ledger = run_folder.ledger()
         self._gangs = Gangs(run_folder, job, devices, argv)
-        self._lookout = Lookout(run_folder, steady_clock, self._gangs.supervisor_code)
+        self._lookout = ReplicaReader(run_folder, steady_clock, self._gangs.supervisor_code)
         self._written_at: float | None = None
         self.suspend_requested = False
         """Set to save a checkpoint, stop, and keep the job for another run."""
         self.kill_requested = False
         """Set, besides, to stop without waiting for the checkpoint."""
 
-    def run(self, on_look: Callable[[Look], None] = lambda _look: None) -> JobStatus:
+    def run(self, on_look: Callable[[TurnResult], None] = lambda _look: None) -> JobStatus:
         """Turn the loop until the job has ended or is suspended and nothing of it runs; returns the last status."""
         while True:
             look = self.turn()
@@ -92,7 +92,7 @@ class Runner:
                 return look.status
             self._pause(LOOK_EVERY_SECONDS)
 
-    def turn(self) -> Look:
+    def turn(self) -> TurnResult:
         """One turn of the loop."""
         now = self._clock()
         self._gangs.reap()
@@ -126,9 +126,9 @@ class Runner:
             self._gangs.start(start, now)
         live = sum(replica.live for replica in replicas) + len(decided.start)
         # A job whose stop was carried through although its reason has gone is suspended, but resumed at once.
-        resumed_at_once = decided.look_again_after == timedelta(0)
+        resumed_at_once = decided.requeue_after == timedelta(0)
         waits = is_final(status) or (is_suspended(status) and not resumed_at_once)
-        return Look(status, live, at_rest=waits and live == 0)
+        return TurnResult(status, live, at_rest=waits and live == 0)
 
     def _record(self, sightings: tuple[Sighting, ...], decided: Plan) -> None:
         """Add to the ledger, on disk, every end whose outcome is known now, before the status that counts it."""

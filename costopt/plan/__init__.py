@@ -15,7 +15,7 @@
     stages      which stages there are, and which are due
     halts       what asks for the job to be stopped: suspend, budget, deadline
     budget      what has been spent of what may be spent
-    lifetimes   deadline and time to live
+    deadlines   deadline and time to live
     conditions  the status' conditions, with kept transition times
 
 Nothing here reads a clock, a disk, an environment or a network: time is an argument, and CI checks it.

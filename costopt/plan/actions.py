@@ -69,5 +69,5 @@ class Plan:
     """Attempts that have ended, and that `status` counts: their usage records say the same."""
     delete: bool = False
     """True: the job's time to live after its end is over."""
-    look_again_after: timedelta | None = None
+    requeue_after: timedelta | None = None
     """Plan again after this long even if nothing is seen to happen. None: only when something happens."""

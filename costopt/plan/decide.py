@@ -39,9 +39,9 @@ from costopt.plan.actions import Plan, StartGang, StopGang, StopReason
 from costopt.plan.attempts import Situation, advance, stage_gang, startup_left, waits_for
 from costopt.plan.backoff import starts_in
 from costopt.plan.conditions import Finding
+from costopt.plan.deadlines import active_milliseconds, deadline_in, deletion_in
 from costopt.plan.foreign_text import safe_progress, safe_report
 from costopt.plan.halts import Halt, find_halt, is_stopping, is_suspended
-from costopt.plan.lifetimes import active_milliseconds, deadline_in, deletion_in
 from costopt.plan.observed import Observed, Replica
 from costopt.plan.restarts import finish
 from costopt.plan.stages import FINAL, IN_FLIGHT, begin_due, gangs_to_start, stages_of, strays_to_stop
@@ -131,7 +131,7 @@ def plan(observed: Observed, now: datetime) -> Plan:
         stop=(*stops, *strays_to_stop(stages, observed.replicas)),
         ends=ends,
         delete=_is_due(deletion_in(observed.spec, status, now)),
-        look_again_after=timedelta(0) if suspended and halt is None else _look_again(observed, status, now),
+        requeue_after=timedelta(0) if suspended and halt is None else _look_again(observed, status, now),
     )
 
 
@@ -157,7 +157,7 @@ def _after_the_end(observed: Observed, now: datetime) -> Plan:
         status=status,
         stop=strays_to_stop(status.stages, observed.replicas),
         delete=_is_due(left),
-        look_again_after=None if left is None or _is_due(left) else left,
+        requeue_after=None if left is None or _is_due(left) else left,
     )
 
 

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from costopt.plan.actions import StopReason
 from costopt.plan.budget import Spending
-from costopt.plan.lifetimes import deadline_in
+from costopt.plan.deadlines import deadline_in
 from costopt.schema.job import JobSpec
 from costopt.schema.status import JobStatus
 

@@ -73,7 +73,7 @@ def cel_list(names: Iterable[str]) -> str:
     return "[" + ", ".join(f"'{name}'" for name in names) + "]"
 
 
-def unchangeable(field: str, instead: str) -> Rule:
+def immutable(field: str, instead: str) -> Rule:
     """A rule that `field` stays as it was created, also if that was without it."""
     return Rule(
         cel=f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})",

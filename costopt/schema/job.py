@@ -13,8 +13,8 @@ from costopt.schema.base import (
     Rule,
     ShortText,
     Strict,
+    immutable,
     list_map_keys,
-    unchangeable,
 )
 from costopt.schema.compression import Variant
 from costopt.schema.pods import PodOverrides
@@ -242,7 +242,7 @@ class JobSpec(Strict):
             holds=lambda data: "budget" not in data or "priceBookName" in data,
         ),
         *(
-            unchangeable(field, "create another job")
+            immutable(field, "create another job")
             for field in ("train", "compress", "storage", "pods", "priceBookName")
         ),
     )

@@ -12,8 +12,8 @@ from costopt.schema.base import (
     Rule,
     ShortText,
     Strict,
+    immutable,
     list_map_keys,
-    unchangeable,
 )
 from costopt.schema.job import Metadata
 from costopt.schema.resources import GPU_RESOURCE, ResourceName
@@ -105,7 +105,7 @@ class PriceBookSpec(Strict):
     """Unit prices. The row with the latest effectiveFrom that is not after the usage applies; a row that names the
     product goes before one that does not."""
 
-    rules = (unchangeable("currency", "create another price book"),)
+    rules = (immutable("currency", "create another price book"),)
 
 
 class PriceBook(Strict):

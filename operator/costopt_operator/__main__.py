@@ -18,14 +18,14 @@ from kubernetes.aio.config.config_exception import ConfigException
 
 from costopt.render.manifests import DEFAULT_IMAGE
 from costopt.service_account import NoServiceAccount, find_service_account
-from costopt_operator.acting import Choices, act
-from costopt_operator.connection import load_configuration
-from costopt_operator.health import Health
-from costopt_operator.leader import Leadership, lead
-from costopt_operator.logs import set_up
-from costopt_operator.metrics import Metrics
-from costopt_operator.platform import Platform
-from costopt_operator.release import release_finalizers
+from costopt_operator.app import Choices, act
+from costopt_operator.decide.platform import Platform
+from costopt_operator.kube.connection import load_configuration
+from costopt_operator.serve.health import Health
+from costopt_operator.serve.leader_election import Leadership, lead
+from costopt_operator.serve.log_format import set_up
+from costopt_operator.serve.metrics import Metrics
+from costopt_operator.serve.uninstall import release_finalizers
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from costopt.accounting.held import Held, Shape
 from costopt.accounting.outcome import Attempt
 from costopt.schema.replica import MeteredMilliseconds
 from costopt.schema.usage import MAX_METERS, ReplicaMeter
-from costopt_operator.observe import World
-from costopt_operator.sightings import Pod, parse_time
+from costopt_operator.decide.objects import Pod, parse_time
+from costopt_operator.decide.observe import JobSnapshot
 
 Cohort = tuple[str, int, datetime | None]
 """Stage, attempt, and admission: the replicas that go in step."""
@@ -78,12 +78,12 @@ def _rank(meter: ReplicaMeter) -> tuple[int, datetime, str]:
     return (meter.index, meter.placed, meter.mark)
 
 
-def heard(known: Meters, held: Iterable[tuple[Held, Pod | None]], world: World) -> Meters:
+def heard(known: Meters, held: Iterable[tuple[Held, Pod | None]], snapshot: JobSnapshot) -> Meters:
     """The accounts with what the pods that stand in no record say now; of the others, only those of gangs are kept."""
     accounts = {meter.mark: meter for meter in known.first.values()}
     for one, pod in held:
         before = known.own.get(one.mark)
-        metered = own_meter(pod, world) if pod is not None else None
+        metered = own_meter(pod, snapshot) if pod is not None else None
         if metered is None and before is not None:
             metered = before.metered
         if metered is None:
@@ -110,9 +110,9 @@ def _account(held: Held, pod: Pod | None, before: ReplicaMeter | None, metered: 
     )
 
 
-def own_meter(pod: Pod, world: World) -> MeteredMilliseconds | None:
+def own_meter(pod: Pod, snapshot: JobSnapshot) -> MeteredMilliseconds | None:
     """What the pod said at its end, or what its log says."""
     if pod.said is not None and pod.said.progress is not None:
         return pod.said.progress.metered
-    log = world.logs.get(pod.uid)
+    log = snapshot.logs.get(pod.uid)
     return log.progress.metered if log is not None and log.progress is not None else None

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import costopt
-from builders_accounting import GPU, MIDNIGHT, book, histories, price, price_books, record
+from builders.accounting import GPU, MIDNIGHT, book, histories, price, price_books, record
 from costopt.accounting.bill import MOST_LINES, make_bill
 from costopt.accounting.intervals import held_of
 from costopt.schema.prices import PriceBook

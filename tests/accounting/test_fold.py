@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders_accounting import GPU, MIDNIGHT, book, histories, price, price_books, record, usage_records
+from builders.accounting import GPU, MIDNIGHT, book, histories, price, price_books, record, usage_records
 from costopt.accounting.bill import bill_of, make_bill
 from costopt.accounting.fold import fold
 from costopt.accounting.intervals import held_of

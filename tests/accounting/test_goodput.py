@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders_accounting import MIDNIGHT, meters, record, usage_records
+from builders.accounting import MIDNIGHT, meters, record, usage_records
 from costopt.accounting.goodput import split_by_cause
 from costopt.accounting.intervals import Held, held_between, held_of
 from costopt.schema.replica import MeteredMilliseconds

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders_accounting import MIDNIGHT, quantities
+from builders.accounting import MIDNIGHT, quantities
 from costopt.accounting.held import Held, Shape, mark_of, read_held, write_held
 from costopt.schema.status import JobStatus
 from costopt.schema.usage import MAX_HELD, MAX_RESIZES, MAX_RESOURCES, HeldPods, Usage

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders_accounting import histories, record
+from builders.accounting import histories, record
 from costopt.accounting.ledger import Ledger
 from costopt.schema.usage import UsageRecord
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from builders_accounting import record
+from builders.accounting import record
 from costopt.accounting.outcome import AttemptEnd, outcome_in, outcome_of
 
 THIS, ANOTHER = ("train", 1), ("train", 0)

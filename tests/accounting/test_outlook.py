@@ -4,8 +4,8 @@ from datetime import date
 
 import pytest
 
-from builders_accounting import GPU, book, price, record
-from builders_plan import INT8, spec
+from builders.accounting import GPU, book, price, record
+from builders.plan import INT8, spec
 from costopt.accounting.bill import make_bill
 from costopt.accounting.outlook import MissingPrice, Outlook, outlook, still_requested
 from costopt.accounting.price_book import pin_prices

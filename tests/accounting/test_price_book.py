@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from builders_accounting import GPU, book, price
+from builders.accounting import GPU, book, price
 from costopt.accounting.price_book import Prices
 
 BOOK = book(

@@ -5,7 +5,7 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders_accounting import MIDNIGHT, book, record
+from builders.accounting import MIDNIGHT, book, record
 from costopt.accounting.exact import total
 from costopt.accounting.held import Shape
 from costopt.accounting.price_book import pin_prices

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from builders_charts import CHART, ROOT, program
+from builders.charts import CHART, ROOT, program
 from charts.generator.crd_templates import crd_templates
 from charts.generator.settings import read_settings
 from charts.generator.values_schema import values_schema

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from builders_charts import ROOT
+from builders.charts import ROOT
 from images import dependencies
 
 IMAGES = {"operator": ROOT / "images/operator.Dockerfile", "trainer": ROOT / "images/trainer.Dockerfile"}

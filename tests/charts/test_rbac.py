@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from builders_charts import (
+from builders.charts import (
     NAMESPACE,
     PRICE_BOOK,
     TWO_NAMESPACES,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from builders_charts import (
+from builders.charts import (
     BOOKS,
     CHART,
     EVERY_SETTING,

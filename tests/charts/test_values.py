@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from builders_charts import CHART, PRICE_BOOK, ROOT, rendered, template
+from builders.charts import CHART, PRICE_BOOK, ROOT, rendered, template
 
 PRICE = PRICE_BOOK["prices"][0]
 

@@ -9,10 +9,10 @@ import pytest
 import yaml
 from test_troubles import COMMANDS
 
-from builders_fake_api import TOKEN, FakeApi, serving, write_kubeconfig
-from builders_local import job
-from builders_on_cluster import add_job, at_home, command, running
-from builders_tls import FAR_AHEAD, LONG_AGO, Authority, Certificate, self_signed
+from builders.fake_api import TOKEN, FakeApi, serving, write_kubeconfig
+from builders.local import job
+from builders.on_cluster import add_job, at_home, command, running
+from builders.tls import FAR_AHEAD, LONG_AGO, Authority, Certificate, self_signed
 from costopt.render.text import to_yaml
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from builders_cli import costopt, environment, write_manifest
-from builders_local import job, runner_in
-from builders_on_cluster import at_home
+from builders.cli import costopt, environment, write_manifest
+from builders.local import job, runner_in
+from builders.on_cluster import at_home
 from costopt.cli import COMMANDS
 from costopt.render.text import to_yaml
 

@@ -21,10 +21,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builders_fake_api import BOOKS, JOBS, PODS, FakeApi, serving, write_kubeconfig
-from builders_hostile import within
-from builders_local import job, price_book, runner_in
-from builders_on_cluster import add_job, add_pod, condition, failed
+from builders.fake_api import BOOKS, JOBS, PODS, FakeApi, serving, write_kubeconfig
+from builders.hostile import within
+from builders.local import job, price_book, runner_in
+from builders.on_cluster import add_job, add_pod, condition, failed
 from costopt.cli import COMMANDS, main
 from costopt.cluster.api import LONGEST_LINE_BYTES, PIECE_BYTES
 from costopt.local.lock import only_runner

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from builders_fake_api import JOBS, PODS, FakeApi, Plain, refused, serving, write_kubeconfig
-from builders_on_cluster import Command, add_job, add_pod, at_home, command, failed, running, succeeded
+from builders.fake_api import JOBS, PODS, FakeApi, Plain, refused, serving, write_kubeconfig
+from builders.on_cluster import Command, add_job, add_pod, at_home, command, failed, running, succeeded
 from costopt.cluster.pods import replica_pod
 from costopt.names import LABEL_ATTEMPT, LABEL_STAGE
 from costopt.render.pods import INDEX_ANNOTATION

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from builders_cli import write_manifest
-from builders_fake_api import BOOKS, JOBS, PODS, TOKEN, FakeApi, refused, serving, write_kubeconfig
-from builders_on_cluster import (
+from builders.cli import write_manifest
+from builders.fake_api import BOOKS, JOBS, PODS, TOKEN, FakeApi, refused, serving, write_kubeconfig
+from builders.on_cluster import (
     Command,
     add_job,
     add_pod,

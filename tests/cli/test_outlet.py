@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.text import Text
 
-from builders_cli import environment, program
-from builders_fake_api import JOBS, PODS, FakeApi, refused, serving, write_kubeconfig
-from builders_on_cluster import add_job, add_pod, condition, failed
+from builders.cli import environment, program
+from builders.fake_api import JOBS, PODS, FakeApi, refused, serving, write_kubeconfig
+from builders.on_cluster import add_job, add_pod, condition, failed
 from costopt.cli import COMMANDS
 from costopt.cli.outlet import Outlet, safe
 from costopt.cli.views import console

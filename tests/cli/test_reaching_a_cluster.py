@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from builders_fake_api import JOBS, TOKEN, FakeApi, refused, serving, write_kubeconfig
-from builders_local import job, runner_in
-from builders_on_cluster import Command, Ended, add_job, at_home, command, running
+from builders.fake_api import JOBS, TOKEN, FakeApi, refused, serving, write_kubeconfig
+from builders.local import job, runner_in
+from builders.on_cluster import Command, Ended, add_job, at_home, command, running
 
 TINY = f"{JOBS}/tiny"
 

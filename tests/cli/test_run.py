@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from builders_cli import TRAINING, costopt, environment, program, start_costopt, write_manifest
-from builders_local import processes_below, wait_until
+from builders.cli import TRAINING, costopt, environment, program, start_costopt, write_manifest
+from builders.local import processes_below, wait_until
 from costopt.local.run_folder import RunFolder
 
 pytest.importorskip("torch", reason="the trainer is not installed")

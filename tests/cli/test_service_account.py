@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builders_pod import PodFiles, certificate, in_a_pod, why_no_pod
+from builders.pod import PodFiles, certificate, in_a_pod, why_no_pod
 from costopt.service_account import FRESH_SECONDS, NoServiceAccount, ServiceAccount
 
 HERE = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "6443"}

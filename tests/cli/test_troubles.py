@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from builders_fake_api import JOBS, PODS, TOKEN, FakeApi, Plain, refused, serving, write_kubeconfig
-from builders_local import job
-from builders_on_cluster import Command, Ended, add_job, add_pod, at_home, command, running, succeeded
+from builders.fake_api import JOBS, PODS, TOKEN, FakeApi, Plain, refused, serving, write_kubeconfig
+from builders.local import job
+from builders.on_cluster import Command, Ended, add_job, add_pod, at_home, command, running, succeeded
 from costopt.render.text import to_yaml
 
 NODE = "https://10.1.2.3:10250/containerLogs/research/tiny/replica"

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from builders_cli import TRAINING, costopt, environment, program, write_manifest
-from builders_launch import replica
-from builders_local import INT8, job, wait_until
+from builders.cli import TRAINING, costopt, environment, program, write_manifest
+from builders.launch import replica
+from builders.local import INT8, job, wait_until
 from costopt import names
 from costopt.isolation import FLAGS
 from costopt.render.pods import DEFAULT_ENVIRONMENT, pod_template

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from builders_schema import plain_job, plain_price_book
+from cases.mistakes import plain_job, plain_price_book
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from builders_local import price_book
+from builders.local import price_book
 from costopt.accounting.bill import make_bill
 from costopt.cli.live import Pace, PlainView
-from costopt.cli.narrate import changes
+from costopt.cli.status_changes import changes
 from costopt.cli.variants import size, variants_table
 from costopt.cli.views import (
     bill_views,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import builders_waiting
+import builders.waiting
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -110,7 +110,7 @@ class Cluster:
 
     def wait_for(self, read: Callable[[], Any], seconds: float = 240, what: str = "") -> Any:
         """The first answer of `read` that is true; AssertionError with the last one after `seconds`."""
-        return builders_waiting.wait_for(read, what or "true", seconds)
+        return builders.waiting.wait_for(read, what or "true", seconds)
 
     def metrics(self) -> str:
         """The API server's metrics, as text."""

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from builders_operator_process import OperatorProcess, install
-from builders_schema import plain_price_book
+from builders.operator_process import OperatorProcess, install
+from cases.mistakes import plain_price_book
 from cluster.build import GIVEN_CLUSTER, find_binaries, find_clients
 from cluster.clients import Cluster
 from cluster.components import Settings

@@ -1,7 +1,7 @@
 """How kwok plays the kubelet: the life of nodes and pods as kwok `Stage` documents.
 
 What a pod does is directed by its annotation `test.costopt.dev/play`, a JSON list of directions; for their fields see
-`builders_cluster.Play`. All that fit a pod's stage, attempt, execution and completion index count, later ones win.
+`builders.cluster.Play`. All that fit a pod's stage, attempt, execution and completion index count, later ones win.
 
     Pending ─▶ (Waiting: never starts) or Running ─▶ Succeeded or Failed
     deleted while Pending or Running ─▶ Failed (143 once it ran, 137 before) ─▶ deletion with no grace left

@@ -15,9 +15,9 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-import builders_waiting
-from builders_cluster import Play, ended_container, play
-from builders_schema import plain_job, plain_price_book
+import builders.waiting
+from builders.cluster import Play, ended_container, play
+from cases.mistakes import plain_job, plain_price_book
 from cluster.control_plane import ControlPlane
 from cluster.rest import APPLY, MERGE, Json, Rest
 from costopt import names
@@ -123,7 +123,7 @@ class Team:
 
     def wait_for(self, read: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
         """The first answer of `read` that is true."""
-        return builders_waiting.wait_for(read, what, seconds)
+        return builders.waiting.wait_for(read, what, seconds)
 
     def pods_ever(self, job: "LiveJob") -> list[Json]:
         """Every pod that the job has ever had, as it was when last seen."""

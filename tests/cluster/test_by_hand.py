@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from builders_charts import objects_of, rendered
-from builders_cluster import Play
-from builders_operator_process import ACCOUNT, NAMESPACE, OperatorProcess
+from builders.charts import objects_of, rendered
+from builders.cluster import Play
+from builders.operator_process import ACCOUNT, NAMESPACE, OperatorProcess
 from cluster.rest import MERGE, Rest
 from cluster.team import Team, condition_of
 

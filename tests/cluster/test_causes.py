@@ -2,7 +2,7 @@
 
 import pytest
 
-from builders_cluster import Play, play
+from builders.cluster import Play, play
 from cluster.team import Team, job_manifest
 
 pytestmark = pytest.mark.usefixtures("operator")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from builders_charts import (
+from builders.charts import (
     BOOKS,
     CHART,
     MODES,
@@ -26,7 +26,7 @@ from builders_charts import (
     rendered,
     the,
 )
-from builders_cluster import Play, play
+from builders.cluster import Play, play
 from cluster.clients import Cluster, CommandFailedError
 from cluster.control_plane import ControlPlane
 

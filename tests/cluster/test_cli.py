@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
-from builders_cli import write_manifest
-from builders_cluster import Play, play
-from builders_local import job as command_job
-from builders_local import runner_in
+from builders.cli import write_manifest
+from builders.cluster import Play, play
+from builders.local import job as command_job
+from builders.local import runner_in
 from cluster.clients import Cluster
 from cluster.control_plane import ControlPlane
 from costopt.render.manifests import manifests

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from builders_cluster import Play, batch_job, ended_container, has_condition, play
+from builders.cluster import Play, batch_job, ended_container, has_condition, play
 from cluster.clients import CommandFailedError
 from cluster.components import Settings
 from cluster.control_plane import TESTS, ControlPlane

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from builders_lives import (
+from builders.lives import (
     Json,
     Life,
     Sight,
@@ -23,7 +23,7 @@ from builders_lives import (
     lives,
     namespaces,
 )
-from builders_proxy import Crash, Moment, Operator, Upstream
+from builders.proxy import Crash, Moment, Operator, Upstream
 from cluster.clients import Cluster
 from cluster.control_plane import ControlPlane
 

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
-from builders_charts import NAMESPACE
-from builders_cluster import Play, play
-from builders_docs import read
-from builders_docs_shell import Shell
-from builders_docs_walk import JOURNEY, OF_A_LONGER_RUN, lay_out, walk
-from builders_operator_process import ACCOUNT, OperatorProcess
+from builders.charts import NAMESPACE
+from builders.cluster import Play, play
+from builders.docs import read
+from builders.docs_shell import Shell
+from builders.docs_walk import JOURNEY, OF_A_LONGER_RUN, lay_out, walk
+from builders.operator_process import ACCOUNT, OperatorProcess
 from cluster.control_plane import ControlPlane
 from cluster.team import ON_DEMAND, variant_report
 

@@ -6,8 +6,8 @@ from decimal import Decimal
 
 import pytest
 
-from builders_cluster import Play, ended_container
-from builders_operator_process import OperatorProcess
+from builders.cluster import Play, ended_container
+from builders.operator_process import OperatorProcess
 from cluster.team import LiveJob, Team, condition_of, job_manifest
 
 pytestmark = pytest.mark.usefixtures("operator")

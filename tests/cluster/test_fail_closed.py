@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from builders_cluster import Play
+from builders.cluster import Play
 from cluster.team import LiveJob, Team, condition_of, job_manifest
 
 pytestmark = pytest.mark.usefixtures("operator")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from builders_charts import NAMESPACE
-from builders_operator_process import ACCOUNT, OperatorProcess
-from builders_pod import PodFiles, in_a_pod, why_no_pod
+from builders.charts import NAMESPACE
+from builders.operator_process import ACCOUNT, OperatorProcess
+from builders.pod import PodFiles, in_a_pod, why_no_pod
 from cluster.control_plane import ControlPlane
 from cluster.processes import free_ports
 

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import yaml
 
-from builders_charts import CHART, NAMESPACE, ROOT, TWO_NAMESPACES, WITHOUT_CLUSTER_RIGHTS
-from builders_cluster import Play
-from builders_docs_shell import Shell
-from builders_docs_walk import FOR_A_TEAM, lay_out
-from builders_operator_process import ACCOUNT, OperatorProcess, install
+from builders.charts import CHART, NAMESPACE, ROOT, TWO_NAMESPACES, WITHOUT_CLUSTER_RIGHTS
+from builders.cluster import Play
+from builders.docs_shell import Shell
+from builders.docs_walk import FOR_A_TEAM, lay_out
+from builders.operator_process import ACCOUNT, OperatorProcess, install
 from cluster.clients import Cluster, CommandFailedError
 from cluster.control_plane import ControlPlane
 from cluster.team import Team

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from builders_cluster import Play
-from builders_operator_process import OperatorProcess
+from builders.cluster import Play
+from builders.operator_process import OperatorProcess
 from cluster.clients import CommandFailedError
 from cluster.team import LiveJob, Team, condition_of, held_seconds, job_manifest
 

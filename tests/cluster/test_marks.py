@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from builders_cluster import Play, play
-from builders_operator_process import OperatorProcess
+from builders.cluster import Play, play
+from builders.operator_process import OperatorProcess
 from cluster.clients import CommandFailedError
 from cluster.control_plane import ControlPlane
 from cluster.rest import Json

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from builders_cluster import Play
-from builders_operator_process import NO_ELECTION, OperatorProcess, install
-from builders_schema import plain_price_book
+from builders.cluster import Play
+from builders.operator_process import NO_ELECTION, OperatorProcess, install
+from cases.mistakes import plain_price_book
 from cluster.components import Settings
 from cluster.control_plane import ControlPlane
 from cluster.team import Team, condition_of

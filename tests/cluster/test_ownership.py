@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from builders_cluster import Play
-from builders_operator_process import OperatorProcess
+from builders.cluster import Play
+from builders.operator_process import OperatorProcess
 from cluster.rest import MERGE, Json
 from cluster.team import TRAINED, LiveJob, Team, condition_of
 from costopt import names

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from builders_cluster import Play
+from builders.cluster import Play
 from cluster.rest import MERGE, Json
 from cluster.team import LiveJob, Team, condition_of
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from builders_documents import ChangeCase, MistakeCase
-from builders_schema import CHANGES, MISTAKES, plain_job, plain_price_book
+from builders.documents import ChangeCase, MistakeCase
+from cases.mistakes import CHANGES, MISTAKES, plain_job, plain_price_book
 from cluster.clients import Cluster
 from cluster.rest import Json, Rest
 

@@ -5,8 +5,8 @@ import sys
 import time
 from pathlib import Path
 
-from builders_cluster import Play
-from builders_operator_process import ACCOUNT, NAMESPACE, NO_ELECTION, OperatorProcess, install_release
+from builders.cluster import Play
+from builders.operator_process import ACCOUNT, NAMESPACE, NO_ELECTION, OperatorProcess, install_release
 from cluster.control_plane import ControlPlane
 from cluster.proxy import Proxy, address_in
 from cluster.team import LiveJob, Team

@@ -2,9 +2,9 @@
 
 import pytest
 
-from builders_charts import NAMESPACE
-from builders_cluster import Play
-from builders_operator_process import ACCOUNT
+from builders.charts import NAMESPACE
+from builders.cluster import Play
+from builders.operator_process import ACCOUNT
 from cluster.team import Team
 
 pytestmark = pytest.mark.usefixtures("operator")

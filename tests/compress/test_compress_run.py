@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from builders_compress import dynamic, pruned, read_json, replica, train_stage, weight_only
+from builders.compress import dynamic, pruned, read_json, replica, train_stage, weight_only
 from costopt.names import ENV_STORAGE_DIR
 from costopt.schema.recipe import Recipe
 from costopt.schema.variant_report import EngineName, VariantStatus
-from costopt_trainer.artifact import load_model, read_config, save_model
 from costopt_trainer.compress import measure, run
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models import read_widths
+from costopt_trainer.models.artifact import load_model, read_config, save_model
 
 Stage = tuple[Path, Recipe]
 
@@ -201,7 +201,7 @@ def test_without_a_trained_model_the_answer_is_a_sentence(
 
 
 def test_data_of_another_shape_is_refused(images: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from builders_data import image_settings, write_images
+    from builders.data import image_settings, write_images
 
     storage, recipe = images
     monkeypatch.setenv(ENV_STORAGE_DIR, str(storage))

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from builders_compress import dynamic, example_inputs, fresh_model, pruned, weight_only
+from builders.compress import dynamic, example_inputs, fresh_model, pruned, weight_only
 from costopt_trainer.compress import engines
 from costopt_trainer.compress.engines import engines_for, kernel_library, start
 from costopt_trainer.compress.measure import ENGINE_TOLERANCE
@@ -78,7 +78,7 @@ AVX2_ONLY = {"FBGEMM_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2",
 
 PROGRAM = """
 import torch
-from builders_compress import dynamic, example_inputs, fresh_model
+from builders.compress import dynamic, example_inputs, fresh_model
 from costopt_trainer.compress import engines
 from costopt_trainer.compress.steps import apply_steps
 engines.has_int8_dot_products = lambda: False

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from builders_compress import dynamic, example_inputs, fresh_model, pruned, weight_only
+from builders.compress import dynamic, example_inputs, fresh_model, pruned, weight_only
 from costopt.schema.variant_report import EngineName
 from costopt_trainer.compress import measure
 from costopt_trainer.compress.engines import Forward

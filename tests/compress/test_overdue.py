@@ -8,7 +8,7 @@ from pathlib import Path
 
 from costopt.schema.replica import EXIT_NOT_RETRYABLE
 from costopt_trainer.compress.overdue import Overdue
-from costopt_trainer.failure import ERROR_FILE_VARIABLE, read_error
+from costopt_trainer.launch.rank_error import ERROR_FILE_VARIABLE, read_error
 
 PROGRAM = """
 import sys, threading

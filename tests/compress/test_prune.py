@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from builders_compress import example_inputs, fresh_model, pruned, weight_only
+from builders.compress import example_inputs, fresh_model, pruned, weight_only
 from costopt_trainer.compress.measure import count_parameters
 from costopt_trainer.compress.steps import apply_steps
 from costopt_trainer.errors import NotRetryable

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from builders_compress import recipe
+from builders.compress import recipe
 from costopt_trainer.compress import quality
 from costopt_trainer.compress.quality import compare_quality
 from costopt_trainer.data import TrainingData, load_data

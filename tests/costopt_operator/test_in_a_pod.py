@@ -20,8 +20,8 @@ import kmock
 import pytest
 from aiohttp import web
 
-from builders_pod import PodFiles, certificate, in_a_pod, why_no_pod
-from builders_schema import plain_job
+from builders.pod import PodFiles, certificate, in_a_pod, why_no_pod
+from cases.mistakes import plain_job
 from cluster.processes import free_ports
 
 pytestmark = pytest.mark.skipif(why_no_pod() is not None, reason=why_no_pod() or "")

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from builders_operator import a_job, at, moment, pod
+from builders.operator import a_job, at, moment, pod
 from costopt.schema.status import BatchJob, JobStatus, StageState, StageStatus
-from costopt_operator.sightings import JobObject, parse_job
-from costopt_operator.strangers import gang_by_name
+from costopt_operator.act.strangers import gang_by_name
+from costopt_operator.decide.objects import JobObject, parse_job
 
 KNOWN = BatchJob(uid="another", stage="train", attempt=0)
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from builders_docs import read
-from builders_docs_output import difference
-from builders_docs_shell import Shell
-from builders_docs_walk import HERE, JOURNEY, NEEDS, NOTHING_IS_INSTALLED, Leg, Need, lay_out, walk
-from builders_fake_api import FakeApi, refused, serving
-from builders_local import job
+from builders.docs import read
+from builders.docs_output import difference
+from builders.docs_shell import Shell
+from builders.docs_walk import HERE, JOURNEY, NEEDS, NOTHING_IS_INSTALLED, Leg, Need, lay_out, walk
+from builders.fake_api import FakeApi, refused, serving
+from builders.local import job
 
 LIST = "/apis/costopt.dev/v1alpha1/namespaces/default/costoptjobs"
 TROUBLE = Leg("docs/using-a-cluster.md", "When it does not work")

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from typer.main import get_command
 
-from builders_charts import NAMESPACE, program, rendered, the
-from builders_docs_walk import lay_out
+from builders.charts import NAMESPACE, program, rendered, the
+from builders.docs_walk import lay_out
 from costopt_operator.__main__ import app
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders_docs_output import difference, matches, normalised
+from builders.docs_output import difference, matches, normalised
 
 ALIKE = {
     "figures": ("train: step 6/600  loss 4.5422  23,179 tokens/s", "train: step 17/150  loss 1.5  814 tokens/s"),

@@ -10,8 +10,8 @@ import typer
 import yaml
 from typer.main import get_command
 
-from builders_docs import CLASSES, PAGES, ROOT, Block, all_commands, blocks, commands_of, prose, read
-from builders_docs_walk import FOR_A_TEAM, HERE, JOURNEY, NEEDS, NOT_RUN
+from builders.docs import CLASSES, PAGES, ROOT, Block, all_commands, blocks, commands_of, prose, read
+from builders.docs_walk import FOR_A_TEAM, HERE, JOURNEY, NEEDS, NOT_RUN
 from costopt.cli import COMMANDS
 from costopt.schema.document import read_documents
 
@@ -65,7 +65,7 @@ def test_commands_are_read_with_what_they_print() -> None:
 def test_every_command_is_run_by_some_test_or_says_why_not() -> None:
     walked = {command.text for leg in (*HERE, *JOURNEY, FOR_A_TEAM) for command in leg.commands} | {QUICKSTART}
     shown = {command.text for command in all_commands()}
-    assert shown - walked - NOT_RUN.keys() == set(), "put them into a leg of builders_docs_walk, or say why not"
+    assert shown - walked - NOT_RUN.keys() == set(), "put them into a leg of builders.docs_walk, or say why not"
     assert walked & NOT_RUN.keys() == set()
     assert NOT_RUN.keys() <= shown, "these are no longer shown"
     assert NEEDS.keys() <= shown, "these are no longer shown"

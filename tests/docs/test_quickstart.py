@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from builders_docs import ROOT, commands
-from builders_docs_output import difference
-from builders_docs_shell import Shell
+from builders.docs import ROOT, commands
+from builders.docs_output import difference
+from builders.docs_shell import Shell
 from costopt.render.text import to_yaml
 
 SAMPLE = "manifests/samples/quickstart.yaml"

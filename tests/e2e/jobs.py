@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import builders_waiting
+import builders.waiting
 from cluster.team import LiveJob, Team
 from e2e.real_cluster import RealCluster
 
@@ -92,7 +92,7 @@ class Storage:
 
 def wait_for(read: Callable[[], Any], what: str, seconds: float = SECONDS) -> Any:
     """The first answer of `read` that is true."""
-    return builders_waiting.wait_for(read, what, seconds)
+    return builders.waiting.wait_for(read, what, seconds)
 
 
 def submit(node: RealCluster, team: Team, manifest: dict[str, Any]) -> tuple[LiveJob, Storage]:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from builders_docs_shell import Shell
-from builders_docs_walk import JOURNEY, OF_A_LONGER_RUN, Leg, lay_out, walk
+from builders.docs_shell import Shell
+from builders.docs_walk import JOURNEY, OF_A_LONGER_RUN, Leg, lay_out, walk
 from e2e.real_cluster import RealCluster
 
 WITHOUT_A_REGISTRY = {"images.example/": ""}

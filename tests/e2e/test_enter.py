@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from builders_waiting import wait_for
+from builders.waiting import wait_for
 from e2e.enter import control_group_roots, why_not
 
 TESTS = Path(__file__).resolve().parents[1]

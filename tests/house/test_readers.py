@@ -31,17 +31,20 @@ ALLOWED = {
     ("costopt/oom_kills.py", "_candidates"): KERNEL,
     ("costopt/oom_kills.py", "count_oom_kills"): KERNEL,
     ("costopt/service_account.py", "_read"): "the kubelet's own files, which are links",
-    ("trainer/costopt_trainer/artifact.py", "load_model"): LOOKED_AT,
-    ("trainer/costopt_trainer/checkpoint_files.py", "read_tensors"): LOOKED_AT,
-    ("trainer/costopt_trainer/checkpoint_files.py", "write_file"): "made by this very call, and by no other (x)",
+    ("trainer/costopt_trainer/models/artifact.py", "load_model"): LOOKED_AT,
+    ("trainer/costopt_trainer/storage/checkpoint_files.py", "read_tensors"): LOOKED_AT,
+    (
+        "trainer/costopt_trainer/storage/checkpoint_files.py",
+        "write_file",
+    ): "made by this very call, and by no other (x)",
     ("trainer/costopt_trainer/compress/verify.py", "find_mismatch"): "in a folder that was made for this process alone",
     ("trainer/costopt_trainer/data/images.py", "_load"): USERS,
     ("trainer/costopt_trainer/data/making.py", "__init__"): LOOKED_AT,
     ("trainer/costopt_trainer/data/text.py", "_beginning"): USERS,
     ("trainer/costopt_trainer/data/text.py", "_file_pieces"): USERS,
     ("trainer/costopt_trainer/data/text.py", "_is_utf8"): "Python's own library",
-    ("trainer/costopt_trainer/meter.py", "process_age_ns"): KERNEL,
-    ("trainer/costopt_trainer/processors.py", "_quota"): KERNEL,
+    ("trainer/costopt_trainer/training/meter.py", "process_age_ns"): KERNEL,
+    ("trainer/costopt_trainer/cgroup.py", "_quota"): KERNEL,
 }
 """(File, function) -> why it may read by itself."""
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from builders_hostile import POISONS, poisoned, within
-from builders_local import argv_of, job, runner_in
-from costopt.local.bury import log_tail
+from builders.hostile import POISONS, poisoned, within
+from builders.local import argv_of, job, runner_in
 from costopt.local.lock import only_runner
-from costopt.local.observe import Lookout
+from costopt.local.lost_replicas import log_tail
+from costopt.local.observe import ReplicaReader
 from costopt.local.run_folder import RunFolder
 from costopt.local.runner import Runner
 from costopt.refused import Refused
@@ -62,7 +62,7 @@ def looks(folder: Path) -> Iterator[object]:
         yield run_folder.job()
         yield run_folder.status()
         yield run_folder.ledger()
-        for sighting in Lookout(run_folder).sightings(datetime.now(UTC)):
+        for sighting in ReplicaReader(run_folder).sightings(datetime.now(UTC)):
             yield (sighting.replica.progress, sighting.replica.termination)
     yield log_tail(run_folder.log_file("tiny-train-a0-0"))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from builders_local import assert_nothing_is_left, job, processes_below, runner_in, start_runner, wait_until
+from builders.local import assert_nothing_is_left, job, processes_below, runner_in, start_runner, wait_until
 from costopt.local.replica_folder import ReplicaFolder
 from costopt.local.run_folder import RunFolder
 from costopt.schema.usage import UsageRecord

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from builders_local import start_runner, wait_until
+from builders.local import start_runner, wait_until
 from costopt.local.lock import Holder, holder_of, only_runner
 from costopt.local.processes import is_alive, start_time
 from costopt.refused import Refused

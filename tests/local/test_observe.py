@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from costopt.local.observe import Lookout
-from costopt.local.replica_folder import Birth, ReplicaFolder, Supervised
+from costopt.local.observe import ReplicaReader
+from costopt.local.replica_folder import LaunchRecord, ReplicaFolder, Supervised
 from costopt.local.run_folder import RunFolder
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
@@ -20,10 +20,10 @@ def test_how_long_a_replica_has_been_starting_is_no_matter_of_a_clock_that_is_se
     run_folder.make_folders()
     folder = ReplicaFolder(run_folder.replica_path("tiny-train-a0-0"))
     folder.make()
-    birth = Birth(uid="a", stage="train", attempt=0, index=0, argv=["x"], resources={}, created_at=NOON)
+    birth = LaunchRecord(uid="a", stage="train", attempt=0, index=0, argv=["x"], resources={}, created_at=NOON)
     folder.write("replica.json", birth)
     seconds = iter([100.0, 107.5])
-    lookout = Lookout(run_folder, lambda: next(seconds))
+    lookout = ReplicaReader(run_folder, lambda: next(seconds))
     with folder.locked():  # as its supervisor would: it lives
         (waiting,) = lookout.sightings(NOON)
         assert waiting.replica.starting_for is None
@@ -33,5 +33,5 @@ def test_how_long_a_replica_has_been_starting_is_no_matter_of_a_clock_that_is_se
         assert first.replica.starting_for == timedelta(0)
         assert second.replica.starting_for == timedelta(seconds=7.5)
         (folder.path / "progress.json").write_text('{"step": 0, "totalSteps": 9}')
-        (third,) = Lookout(run_folder).sightings(NOON + set_to)
+        (third,) = ReplicaReader(run_folder).sightings(NOON + set_to)
         assert third.replica.starting_for is None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from builders_local import RECIPE, recipe_job
+from builders.local import RECIPE, recipe_job
 from costopt.local.run_folder import RunFolder
 from costopt.local.runner import Look, Runner
 from costopt.schema.job import CostOptJob

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from builders_local import RECIPE, job, recipe_job
+from builders.local import RECIPE, job, recipe_job
 from costopt.local.run_folder import RunFolder
 from costopt.refused import Refused
 from costopt.schema.job import CostOptJob

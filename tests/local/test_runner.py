@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from builders_local import argv_of, job, price_book, processes_below, runner_in
+from builders.local import argv_of, job, price_book, processes_below, runner_in
 from costopt.accounting.intervals import held_of
 from costopt.local import apply
 from costopt.local.run_folder import RunFolder

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from builders_local import argv_of, wait_until
+from builders.local import argv_of, wait_until
 from costopt.local.observe import sight
 from costopt.local.processes import family, processes_of
-from costopt.local.replica_folder import Birth, End, ReplicaFolder
+from costopt.local.replica_folder import End, LaunchRecord, ReplicaFolder
 from costopt.local.run_folder import RunFolder
 from costopt.local.supervisor import GRACE_SECONDS
 from costopt.plan.failures import failure_of
@@ -30,7 +30,7 @@ def uid_of(folder: Path) -> str:
 def supervisor(
     folder: Path, argv: Sequence[str], program: Sequence[str] = ("-m", "costopt.local.supervisor")
 ) -> subprocess.Popen[bytes]:
-    birth = Birth(
+    birth = LaunchRecord(
         uid=uid_of(folder),
         stage="train",
         attempt=0,

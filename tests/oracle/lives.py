@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from builders_documents import plain_job
+from builders.documents import plain_job
 from costopt.names import QUEUE_NAME_LABEL, TRAIN_STAGE
 from costopt.schema.job import CostOptJob
 from costopt.schema.replica import Progress
 from costopt.schema.status import JobStatus
-from costopt_operator.node_class import UNKNOWN_NODE, NodeClass, classify
-from costopt_operator.observe import LogSight, World
-from costopt_operator.reconcile import Memory, Todo, reconcile
-from costopt_operator.sightings import parse_child_job, parse_pod
+from costopt_operator.decide.node_pricing import UNKNOWN_NODE, NodeClass, classify
+from costopt_operator.decide.objects import parse_child_job, parse_pod
+from costopt_operator.decide.observe import JobSnapshot, LogSight
+from costopt_operator.decide.reconcile import Decision, WriteHistory, reconcile
 from oracle.cluster import SECOND, Cluster, Fate, PlayedPod
 from oracle.exact_bill import Book, Kind, Microseconds, moment
 from oracle.random_records import BEGINNINGS, price_book, random_book
@@ -80,7 +80,7 @@ class Life:
         begin = random.choice(BEGINNINGS)
         self.book: Book | None = random.choice([None, *[random_book(random, "sample", "USD", begin)] * 4])
         self.kind: Kind = random.choice(["Recipe", "Recipe", "Command"])
-        self.memory = Memory()
+        self.memory = WriteHistory()
         self.known_nodes: dict[str, NodeClass] = {}
         self.lag = random.choice([0, SECOND, 90 * SECOND])
         """Longest time from an end to its report."""
@@ -166,7 +166,7 @@ class Life:
                 self.known_nodes[name] = classify(labels)
         wanted = {data["spec"]["nodeName"] for data in pods.values() if "nodeName" in data["spec"]}
         nodes = {name: self.known_nodes.get(name, UNKNOWN_NODE) for name in wanted}
-        world = World(
+        world = JobSnapshot(
             job=CostOptJob.model_validate_json(json.dumps(cluster.job)),
             status=JobStatus.model_validate_json(self.status),
             generation=cluster.job["metadata"]["generation"],
@@ -187,13 +187,13 @@ class Life:
         meters = {uid: said["metered"] for uid, said in logs.items()}
         self.transcript.append(Look(now, pods, meters, nodes, admissions, self.book, written, bool(dies)))
         if dies:
-            self.memory, self.known_nodes = Memory(), {}
+            self.memory, self.known_nodes = WriteHistory(), {}
             return
         wrote = moment(now) if written else self.memory.last_written
-        self.memory = Memory(wrote, todo.noticed, todo.remembered)
+        self.memory = WriteHistory(wrote, todo.noticed, todo.remembered)
         self._carry_out(todo, world)
 
-    def _carry_out(self, todo: Todo, world: World) -> None:
+    def _carry_out(self, todo: Decision, world: JobSnapshot) -> None:
         for pod in todo.releases:
             self.cluster.release(pod.uid)
         for pod, grace in todo.delete_pods:

@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 
 from costopt.schema.status import Bill
-from costopt_operator import recording
+from costopt_operator.decide import recording
 from oracle.comparing import differences
 from oracle.exact_bill import Book, moment, number
 from oracle.lives import Life

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders_plan import INT8, START, World, bill, running, spec, trained
+from builders.plan import INT8, START, World, bill, running, spec, trained
 from costopt.plan.backoff import LONG, pause, starts_in
 from costopt.plan.decide import Plan, is_suspended
 from costopt.schema.job import Restarts
@@ -29,8 +29,8 @@ def waited(world: World) -> float:
     """Seconds until the world's next attempt starts, which they pass."""
     began, decided = world.now, world.look()
     while not decided.start:
-        assert decided.look_again_after is not None
-        world.passes(decided.look_again_after.total_seconds())
+        assert decided.requeue_after is not None
+        world.passes(decided.requeue_after.total_seconds())
         decided = world.look()
     return (world.now - began).total_seconds()
 
@@ -112,7 +112,7 @@ def test_a_deadline_ends_a_job_during_a_pause() -> None:
     world.passes(10)
     world.look()
     assert world.says("Succeeded") == ("False", "DeadlineExceeded")
-    assert decided.look_again_after is not None
+    assert decided.requeue_after is not None
 
 
 def test_a_budget_is_kept_during_a_pause() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders_plan import INT8, running, spec, trained
+from builders.plan import INT8, running, spec, trained
 from costopt.plan.causes import CAUSES, help_for
 from costopt.plan.decide import StartGang
 from costopt.plan.evidence import OUT_OF_MEMORY, Evidence, is_disruption, is_own_doing, why_it_ended

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from builders_plan import START, ended, running, spec
+from builders.plan import START, ended, running, spec
 from costopt.plan.failures import failure_of, first_failure
 
 

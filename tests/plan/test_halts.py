@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from builders_plan import INT8, START, World, bill, running, spec, trained
+from builders.plan import INT8, START, World, bill, running, spec, trained
 from costopt.accounting.outlook import MissingPrice, Outlook
 from costopt.plan.budget import compare
 from costopt.plan.decide import StartGang, StopGang, is_final
@@ -34,7 +34,7 @@ def test_suspending_saves_stops_and_counts_as_nothing() -> None:
     world.passes(5)
     world.obey()
     decided = world.look()
-    assert (decided.start, decided.look_again_after) == ((), None)
+    assert (decided.start, decided.requeue_after) == ((), None)
     assert world.says("Suspended") == ("True", "SuspendRequested")
     assert world.state() == ("Waiting", 0)
     assert (world.stage().failures, world.stage().disruptions, world.status.failure) == (0, 0, None)
@@ -122,7 +122,7 @@ def test_a_stop_whose_reason_goes_away_is_carried_through_and_then_the_job_goes_
     world.obey()
     decided = world.look()
     assert world.says("Suspended")[0] == "True"
-    assert decided.look_again_after == timedelta(0)
+    assert decided.requeue_after == timedelta(0)
     assert world.look().start == (StartGang("train", 1),)
     assert (world.status.execution, world.stage().failures, world.stage().disruptions) == (2, 0, 0)
 
@@ -148,7 +148,7 @@ def test_active_time_is_summed_over_executions_and_ends_at_the_deadline() -> Non
     world.passes(10_000)
     world.edit(suspend=False)
     decided = world.look()
-    assert decided.look_again_after == timedelta(seconds=40)
+    assert decided.requeue_after == timedelta(seconds=40)
     world.look()
     world.passes(40)
     assert world.look().stop == (StopGang("train", 1, "DeadlineExceeded", checkpoint=True),)
@@ -199,7 +199,7 @@ def test_a_cost_within_the_budget_is_looked_at_now_and_then() -> None:
     world = spent("10")
     decided = world.look()
     assert decided.stop == ()
-    assert decided.look_again_after == timedelta(seconds=15)
+    assert decided.requeue_after == timedelta(seconds=15)
     assert world.says("BudgetExceeded") == ("False", "WithinBudget")
     assert world.says("Priced") == ("True", "AllPriced")
 
@@ -209,7 +209,7 @@ def test_a_cost_over_the_budget_saves_and_suspends_the_job() -> None:
     assert world.look().stop == (StopGang("train", 0, "BudgetExceeded", checkpoint=True),)
     assert world.says("BudgetExceeded") == ("True", "BudgetExceeded")
     world.obey()
-    assert world.look().look_again_after is None
+    assert world.look().requeue_after is None
     assert world.says("Suspended") == ("True", "BudgetExceeded")
     assert world.says("Succeeded") == ("Unknown", "Suspended")
 
@@ -344,7 +344,7 @@ def test_a_job_whose_price_comes_goes_on_by_itself_and_what_it_used_before_count
     world.obey()
     decided = world.look()
     assert world.says("Suspended") == ("True", "PriceUnknown")
-    assert decided.look_again_after == timedelta(hours=1)
+    assert decided.requeue_after == timedelta(hours=1)
     world.outlook = Outlook(True, (), "9.5")
     world.look()
     assert world.says("Suspended") == ("True", "BudgetExceeded")

@@ -1,6 +1,6 @@
 """Any history: a job in a world where anything may happen, in any order, and a shell that may die at any line.
 
-What must hold of every single plan is checked by `builders_plan.checked_plan`. Here it is driven through random
+What must hold of every single plan is checked by `builders.plan.checked_plan`. Here it is driven through random
 histories; at the end of each, the world turns kind (replicas obey, work ends well, nobody edits anything any more), and
 the job must come to rest: at its end, or suspended for a reason that still stands.
 """
@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from builders_plan import INT8, PRUNED, World, bill, replica, spec
+from builders.plan import INT8, PRUNED, World, bill, replica, spec
 from costopt.plan.decide import is_final, is_suspended
 
 EXIT_CODES: list[int | None] = [0, 1, 1, 137, -9, -15, 143, 143, None, 78]
@@ -230,9 +230,9 @@ class History(RuleBasedStateMachine):
             before, quiet = self.world.status, not self.world.live()
             decided = self.world.look()
             paused = [stage for stage in self.world.status.stages if stage.state == "Starting"] and not decided.start
-            if paused and decided.look_again_after:
-                self.world.passes(decided.look_again_after.total_seconds())
-            idle = not (paused or decided.start or decided.stop) and decided.look_again_after != timedelta(0)
+            if paused and decided.requeue_after:
+                self.world.passes(decided.requeue_after.total_seconds())
+            idle = not (paused or decided.start or decided.stop) and decided.requeue_after != timedelta(0)
             if quiet and idle and self.world.status == before:
                 break
             self.world.obey()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from builders_plan import running, spec
+from builders.plan import running, spec
 from costopt.plan.evidence import DISRUPTIONS, POD_REASONS, REJECTIONS, Evidence, is_disruption
 
 NO_ROOM = ("OutOfcpu", "OutOfmemory", "OutOfpods", "OutOfephemeral-storage", "OutOfnvidia.com/gpu")

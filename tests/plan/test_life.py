@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import timedelta
 
-from builders_plan import INT8, PRUNED, START, World, bill, ended, replica, report, running, spec, trained
+from builders.plan import INT8, PRUNED, START, World, bill, ended, replica, report, running, spec, trained
 from costopt.plan.decide import StartGang, StopGang, is_final
 from costopt.schema.replica import Progress
 from costopt.schema.variant_report import VariantFault
@@ -133,12 +133,12 @@ def test_a_finished_job_is_deleted_when_its_time_to_live_is_over() -> None:
     world = running(spec(ttlSecondsAfterFinished=60))
     world.end_all(0)
     decided = world.look()
-    assert (decided.delete, decided.look_again_after) == (False, timedelta(seconds=60))
+    assert (decided.delete, decided.requeue_after) == (False, timedelta(seconds=60))
     world.passes(59)
-    assert world.look().look_again_after == timedelta(seconds=1)
+    assert world.look().requeue_after == timedelta(seconds=1)
     world.passes(1)
     decided = world.look()
-    assert (decided.delete, decided.look_again_after) == (True, None)
+    assert (decided.delete, decided.requeue_after) == (True, None)
 
 
 def test_a_job_with_no_time_to_live_after_its_end_is_deleted_at_its_end() -> None:
@@ -151,7 +151,7 @@ def test_a_job_without_a_time_to_live_is_kept() -> None:
     world = trained(spec())
     world.passes(10**8)
     decided = world.look()
-    assert (decided.delete, decided.look_again_after) == (False, None)
+    assert (decided.delete, decided.requeue_after) == (False, None)
 
 
 def test_progress_is_that_of_the_first_replica_of_the_latest_attempt_and_is_kept() -> None:

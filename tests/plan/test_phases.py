@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from builders_plan import INT8, World, running, spec, trained
+from builders.plan import INT8, World, running, spec, trained
 from costopt.plan.actions import StopGang
 from costopt.schema.replica import Phase, PhaseName, Progress
 
@@ -76,7 +76,7 @@ def test_a_start_up_that_takes_too_long_is_a_failure_that_names_its_phase() -> N
     world = running(spec(**IN_TIME))
     is_at(world, "Tokenizing", seconds=99)
     decided = world.look()
-    assert (decided.stop, decided.look_again_after) == ((), timedelta(seconds=1))
+    assert (decided.stop, decided.requeue_after) == ((), timedelta(seconds=1))
     is_at(world, "Tokenizing", seconds=100)
     assert world.look().stop == (StopGang("train", 0, "StartupTimedOut", checkpoint=False),)
     assert world.status.failure is not None

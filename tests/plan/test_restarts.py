@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from builders_plan import INT8, PRUNED, START, running, spec, trained
+from builders.plan import INT8, PRUNED, START, running, spec, trained
 from costopt.plan.decide import StartGang, StopGang
 
 
@@ -192,7 +192,7 @@ def test_a_replica_that_has_not_begun_to_run_cannot_stall() -> None:
     world.stirred.clear()
     world.passes(10**6)
     decided = world.look()
-    assert (decided.stop, decided.look_again_after) == ((), None)
+    assert (decided.stop, decided.requeue_after) == ((), None)
 
 
 def test_a_silent_replica_may_be_waiting_for_one_that_has_not_begun_to_run() -> None:

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from builders_plan import INT8, PRUNED, World, checked_plan, running, spec, trained
+from builders.plan import INT8, PRUNED, World, checked_plan, running, spec, trained
 from costopt.plan.decide import StartGang, StopGang
 
 IN_TIME = {"restarts": {"startTimeoutSeconds": 60}}
@@ -57,7 +57,7 @@ def test_a_gang_that_starts_soon_causes_no_word_about_it() -> None:
     before = world.status
     world.passes(9)
     decided = world.look()
-    assert (decided.status, decided.look_again_after) == (before, timedelta(seconds=1))
+    assert (decided.status, decided.requeue_after) == (before, timedelta(seconds=1))
     for each in world.live():
         world.runs(each)
     world.passes(1)
@@ -68,13 +68,13 @@ def test_without_a_start_timeout_a_gang_may_wait_for_ever() -> None:
     world = waiting(running(spec()))
     world.passes(10**8)
     decided = world.look()
-    assert (decided.stop, decided.look_again_after) == ((), None)
+    assert (decided.stop, decided.requeue_after) == ((), None)
 
 
 def test_a_gang_that_does_not_start_in_time_ends_the_job_and_is_not_tried_again() -> None:
     world = waiting(running(spec(**IN_TIME)))
     world.passes(20)
-    assert world.look().look_again_after == timedelta(seconds=40)
+    assert world.look().requeue_after == timedelta(seconds=40)
     world.passes(40)
     decided = world.look()
     assert decided.stop == (StopGang("train", 0, "NotStarted", checkpoint=False),)
@@ -125,7 +125,7 @@ def test_time_in_a_queue_does_not_count() -> None:
         world.waits(each, "admission by its queue", admitted=False)
     world.passes(10**6)
     decided = world.look()
-    assert (decided.stop, decided.look_again_after) == ((), None)
+    assert (decided.stop, decided.requeue_after) == ((), None)
     assert world.says("Succeeded") == ("Unknown", "Pending")
 
 

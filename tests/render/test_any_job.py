@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from builders_local import INT8, recipe_job
+from builders.local import INT8, recipe_job
 from costopt.names import RESERVED_ENVIRONMENT, RESERVED_ENVIRONMENT_PREFIXES, RESERVED_MOUNTS
 from costopt.render.manifests import manifests
 from costopt.schema.job import CostOptJob

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from builders_golden import check_golden
-from builders_local import INT8, RECIPE, job, recipe_job
+from builders.golden import check_golden
+from builders.local import INT8, RECIPE, job, recipe_job
 from costopt.names import (
     ENV_LAUNCHER_PID,
     ENV_LAUNCHER_STARTED,

@@ -4,8 +4,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from builders_golden import check_golden
-from builders_local import INT8, RECIPE, job, recipe_job
+from builders.golden import check_golden
+from builders.local import INT8, RECIPE, job, recipe_job
 from costopt.names import ENV_LAUNCHER_PID, ENV_LAUNCHER_STARTED, ENV_LIFELINE_FD, ENV_REPLICA_UID, RESERVED_ENVIRONMENT
 from costopt.render.manifests import manifests
 from costopt.render.processes import Process, left_to_the_cluster, processes

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from builders_cli import costopt
+from builders.cli import costopt
 from costopt.render.text import to_yaml
 from costopt.schema.job import CostOptJob
 from costopt.schema.resources import parse_quantity

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import pytest
 from pydantic import Field, ValidationError, create_model
 
-from builders_schema import plain_job
+from cases.mistakes import plain_job
 from costopt.schema.base import Name, Strict, field_key, nested_model
 from costopt.schema.bounds import TIGHTEST, Step, bounded_values
 from costopt.schema.crd import structural_schema

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from builders_schema import CHANGES, MISTAKES, ChangeCase, plain_job, plain_price_book
+from cases.mistakes import CHANGES, MISTAKES, ChangeCase, plain_job, plain_price_book
 from costopt.cli.crd import crds_as_yaml
 from costopt.cli.generate import NOTICE
 from costopt.render.text import to_yaml

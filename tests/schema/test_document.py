@@ -5,7 +5,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builders_schema import CHANGES, MISTAKES, ChangeCase, MistakeCase, plain_job, plain_price_book
+from cases.mistakes import CHANGES, MISTAKES, ChangeCase, MistakeCase, plain_job, plain_price_book
 from costopt.schema.base import refused_changes
 from costopt.schema.document import read_documents
 from costopt.schema.job import CostOptJob

@@ -2,7 +2,7 @@
 
 import pytest
 
-from builders_schema import plain_job
+from cases.mistakes import plain_job
 from costopt.render.text import to_yaml
 from costopt.schema.document import read_stream
 

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from builders_accounting import record
+from builders.accounting import record
 from costopt.schema.base import Timestamp
 
 MOMENTS: TypeAdapter[datetime] = TypeAdapter(Timestamp)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from builders_launch import REPOSITORY, python, replica
-from builders_trainer import recipe, text_file
+from builders.launch import REPOSITORY, python, replica
+from builders.trainer import recipe, text_file
 from costopt.schema.replica import PHASE_WORDS
 from costopt_trainer import phases
 from costopt_trainer.phases import Voice

@@ -19,11 +19,11 @@ from costopt import names
 from costopt.isolation import passed_on
 from costopt.schema.replica import EXIT_DONE, EXIT_NOT_RETRYABLE
 from costopt_trainer.errors import NotRetryable
-from costopt_trainer.failure import ERROR_FILE_VARIABLE, memory_reason, record_error
-from costopt_trainer.lifeline import poll_parent
+from costopt_trainer.launch.rank_error import ERROR_FILE_VARIABLE, memory_reason, record_error
+from costopt_trainer.launch.termination_message import EXIT_FAILED
 from costopt_trainer.phases import VOICE, phase
-from costopt_trainer.settings import read_settings
-from costopt_trainer.termination import EXIT_FAILED
+from costopt_trainer.replica_settings import read_settings
+from costopt_trainer.shutdown import poll_parent
 
 
 def main() -> None:
@@ -62,7 +62,7 @@ def _run() -> None:
         make_variant(settings)
     else:
         with phase("Importing"):
-            from costopt_trainer.train import main as train  # noqa: PLC0415
+            from costopt_trainer.training.loop import main as train  # noqa: PLC0415
 
         train(settings)
 

@@ -3,7 +3,7 @@
 import os
 
 from costopt.names import ENV_LAUNCHER_PID
-from costopt_trainer.lifeline import die_with_parent
+from costopt_trainer.shutdown import die_with_parent
 
 if __name__ == "__main__":
     launcher_pid = os.environ.get(ENV_LAUNCHER_PID)

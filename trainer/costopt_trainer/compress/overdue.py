@@ -15,7 +15,7 @@ from typing import NoReturn, Self
 
 from costopt.schema.replica import EXIT_NOT_RETRYABLE
 from costopt_trainer.errors import NotRetryable
-from costopt_trainer.failure import ERROR_FILE_VARIABLE, record_error
+from costopt_trainer.launch.rank_error import ERROR_FILE_VARIABLE, record_error
 
 CALL_LIMIT_SECONDS = 300.0
 """The longest that one call may take while a variant is measured; compiling is not one."""

@@ -17,9 +17,9 @@ from costopt.schema.recipe import Recipe
 from costopt_trainer.compress.engines import Forward
 from costopt_trainer.data import TrainingData
 from costopt_trainer.errors import NotRetryable
-from costopt_trainer.evaluate import spread_indices
 from costopt_trainer.models import IGNORED_TARGET, loss_sum
 from costopt_trainer.phases import phase
+from costopt_trainer.training.evaluation import spread_indices
 
 EVALUATION_LIMIT_SECONDS = 60.0
 """Evaluation ends after the micro-batch in which this is over."""

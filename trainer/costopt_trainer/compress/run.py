@@ -29,8 +29,6 @@ from costopt.schema.compression import Variant
 from costopt.schema.recipe import Recipe
 from costopt.schema.replica import EXIT_PREEMPTED, ReplicaSettings
 from costopt.schema.variant_report import VariantStatus
-from costopt_trainer.artifact import ArtifactConfig, load_model, read_config, replace_folder, save_model
-from costopt_trainer.checkpoint_files import not_writable, remove
 from costopt_trainer.compress.engines import engines_for
 from costopt_trainer.compress.judge import find_faults
 from costopt_trainer.compress.measure import Measured, Subject, measure, measured_batch
@@ -38,9 +36,11 @@ from costopt_trainer.compress.steps import apply_steps, changes_widths, wants_sp
 from costopt_trainer.compress.verify import verify_in_fresh_process, write_probe
 from costopt_trainer.data import TrainingData, load_data
 from costopt_trainer.errors import NotRetryable
-from costopt_trainer.lifeline import STOP_SIGNALS, watch_for_stop
 from costopt_trainer.models import context_length_of, read_widths
+from costopt_trainer.models.artifact import ArtifactConfig, load_model, read_config, replace_folder, save_model
 from costopt_trainer.phases import phase
+from costopt_trainer.shutdown import STOP_SIGNALS, watch_for_stop
+from costopt_trainer.storage.checkpoint_files import not_writable, remove
 
 PROBE_SAMPLES, PROBE_TOKENS = 2, 32
 """Size of the input that the fresh process repeats: enough to use every weight, little to store."""

@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from costopt.isolation import own_program
-from costopt_trainer.artifact import load_model
 from costopt_trainer.errors import NotRetryable
+from costopt_trainer.models.artifact import load_model
 from costopt_trainer.phases import phase
 
 _EXIT_MISMATCH = 3

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from costopt.schema.recipe import DataSettings
 from costopt_trainer.data.images import read_images
 from costopt_trainer.data.sampler import sample_indices
-from costopt_trainer.data.shards import open_shards
 from costopt_trainer.data.text import text_source
+from costopt_trainer.data.token_cache import open_shards
 from costopt_trainer.data.tokenizer import Tokens
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.phases import phase

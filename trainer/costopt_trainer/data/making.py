@@ -22,12 +22,12 @@ import numpy as np
 from costopt.files import write_atomically
 from costopt.hostile import open_file, read_file, read_json, real_folder
 from costopt.schema.recipe import Tokenizer
-from costopt_trainer.checkpoint_files import remove
 from costopt_trainer.data.entropy import PairCounts
 from costopt_trainer.data.text import TextSource, read_pieces, split_pieces
 from costopt_trainer.data.tokenizer import BytePairTokenizer, ByteTokenizer, TextTokenizer, cut_between_words
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.phases import Pieces, phase
+from costopt_trainer.storage.checkpoint_files import remove
 
 TRAIN_FILE, VALIDATION_FILE, TOKENIZER_FILE = "train.bin", "validation.bin", "tokenizer.json"
 _MADE_FILE = "made.json"

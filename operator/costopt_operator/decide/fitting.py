@@ -1,0 +1,135 @@
+"""A status made small enough for its object. Pure.
+
+etcd keeps objects of 1.5 MiB, and a job whose status is refused is a job that nobody limits. What a status tells is
+bounded piece by piece, but not all pieces may be as large as they can be at once. So it is measured, and if there is no
+room for all of it, something is left out: what is missed least first, each only if what went before was not enough.
+What decides something, or is needed to make the bill again (usage), is never among it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from costopt.accounting.exact import HOUR_DECIMALS, plain, total
+from costopt.schema.base import decimal
+from costopt.schema.status import Bill, BillLine, Failure, JobStatus
+from costopt.schema.usage import Cause
+from costopt_operator.decide.objects import stored_bytes
+
+FEW_LINES = 5
+"""Log lines kept of the last failure at first."""
+SHORT = 300
+"""Characters kept of a message."""
+A_THING = 2_000
+"""Bytes of a usage record, a sum, a line of the bill, a stage or a variant, at most in all but made-up cases."""
+A_CHARACTER = 12
+"""Bytes of a character at most, as JSON may write it."""
+
+
+def fitted(status: JobStatus, room: int) -> JobStatus:
+    """The status in at most `room` bytes; the smallest that can be made of it, if that is still larger."""
+    if _at_most(status) <= room:
+        return status  # nearly always: it need not be measured
+    for step in _STEPS:
+        if stored_bytes(status.to_plain()) <= room:
+            break
+        status = step(status)
+    return status
+
+
+def _at_most(status: JobStatus) -> int:
+    """Bytes that the status can have, from its counts of things and of characters."""
+    usage, bill = status.usage, status.bill
+    things = 20 + len(status.stages) + len(status.variants) + (len(bill.lines) if bill else 0)
+    if usage is not None:
+        things += len(usage.folded) + len(usage.meters) + sum(1 + len(group.resizes) for group in usage.held)
+        things += sum(2 + len(record.prices or ()) // 4 + len(record.resizes) for record in usage.records)
+    failures = [stage.failure for stage in status.stages if stage.failure] + (
+        [status.failure] if status.failure else []
+    )
+    words = [item.message for item in status.conditions]
+    words += [text for failure in failures for text in (failure.message, *failure.log_tail)]
+    runs = [run for group in (usage.held if usage else ()) for run in group.pods]
+    return things * A_THING + A_CHARACTER * sum(map(len, words)) + sum(len(run) + len('"",') for run in runs)
+
+
+def _with_failures(status: JobStatus, change: Callable[[Failure], Failure]) -> JobStatus:
+    stages = [
+        stage.model_copy(update={"failure": change(stage.failure)}) if stage.failure else stage
+        for stage in status.stages
+    ]
+    return status.model_copy(update={"stages": stages, "failure": change(status.failure) if status.failure else None})
+
+
+def _tails_of(lines: int) -> Callable[[JobStatus], JobStatus]:
+    def step(status: JobStatus) -> JobStatus:
+        return _with_failures(
+            status, lambda failure: failure.model_copy(update={"log_tail": failure.log_tail[-lines:] if lines else []})
+        )
+
+    return step
+
+
+def _without_phases(status: JobStatus) -> JobStatus:
+    return status.model_copy(update={"stages": [stage.model_copy(update={"phase": None}) for stage in status.stages]})
+
+
+def _short_messages(status: JobStatus) -> JobStatus:
+    short = _with_failures(status, lambda failure: failure.model_copy(update={"message": _cut(failure.message)}))
+    conditions = [item.model_copy(update={"message": _cut(item.message)}) for item in status.conditions]
+    progress = status.progress
+    if progress is not None and progress.checkpoints_passed_over is not None:
+        passed_over = _cut(progress.checkpoints_passed_over)
+        progress = progress.model_copy(update={"checkpoints_passed_over": passed_over, "results": {}})
+    return short.model_copy(update={"conditions": conditions, "progress": progress})
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHORT else text[: SHORT - 1] + "…"
+
+
+def _without_node_labels(status: JobStatus) -> JobStatus:
+    if status.usage is None:
+        return status
+    records = [record.model_copy(update={"node_labels": {}}) for record in status.usage.records]
+    return status.model_copy(update={"usage": status.usage.model_copy(update={"records": records})})
+
+
+def _with_bill(change: Callable[[Bill], Mapping[str, Any]]) -> Callable[[JobStatus], JobStatus]:
+    def step(status: JobStatus) -> JobStatus:
+        if status.bill is None:
+            return status
+        return status.model_copy(update={"bill": status.bill.model_copy(update=dict(change(status.bill)))})
+
+    return step
+
+
+def _merged(bill: Bill) -> Mapping[str, Any]:
+    """The lines of one thing at one price, for all causes together; how much each cause had stands in the totals."""
+    cause: Cause = "Other"
+    groups: dict[BillLine, list[BillLine]] = {}
+    for line in bill.lines:
+        alike = line.model_copy(update={"cause": cause, "consumed_quantity": "0", "list_cost": None})
+        groups.setdefault(alike, []).append(line)
+    return {"lines": [_sum(alike, lines) for alike, lines in groups.items()]}
+
+
+def _sum(alike: BillLine, lines: list[BillLine]) -> BillLine:
+    hours = total(decimal(line.consumed_quantity) for line in lines)
+    costs = [decimal(line.list_cost) for line in lines if line.list_cost is not None]
+    return alike.model_copy(
+        update={
+            "consumed_quantity": f"{hours:.{HOUR_DECIMALS}f}",
+            "list_cost": plain(total(costs)) if len(costs) == len(lines) else None,
+        }
+    )
+
+
+_STEPS: tuple[Callable[[JobStatus], JobStatus], ...] = (
+    _tails_of(FEW_LINES),
+    _tails_of(0),
+    _without_phases,
+    _short_messages,
+    _without_node_labels,
+    _with_bill(_merged),
+    _with_bill(lambda _bill: {"lines": []}),
+)

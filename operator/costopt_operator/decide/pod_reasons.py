@@ -1,0 +1,93 @@
+"""What a pod's status says in words: why it does not run yet, and why it ended. Bounded and safe to show. Pure."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from costopt.plan import waits
+from costopt.plan.evidence import NOTHING, REASON_LIMIT, WORDS_LIMIT, Evidence
+from costopt.plan.foreign_text import one_line
+from costopt.plan.waits import Wait
+from costopt.render.pods import CONTAINER as TRAINER_CONTAINER
+from costopt.schema.replica import TerminationMessage
+
+Json = dict[str, Any]
+
+_NEVER = "1970-01-01T00:00:00Z"
+"""What a kubelet writes as the start of a container that could not be started."""
+
+
+def container_time(text: str | None) -> str | None:
+    """A time of a container; None if what it is the time of has not happened."""
+    return None if text == _NEVER else text
+
+
+def evidence_of(spec: Json, status: Json, conditions: Mapping[str, Json], terminated: Json) -> Evidence:
+    """What was written down about an end; a pod that runs has nothing of it."""
+    disruption = conditions.get("DisruptionTarget", {})
+    disrupted = disruption.get("status") == "True"
+    if not (terminated or disrupted or status.get("reason")):
+        return NOTHING
+    message = terminated.get("message", "")
+    return Evidence(
+        container_reason=one_line(terminated.get("reason", ""), REASON_LIMIT),
+        container_message="" if said_at_end(message) else one_line(message, WORDS_LIMIT),
+        signal=terminated.get("signal"),
+        pod_reason=one_line(status.get("reason", ""), REASON_LIMIT),
+        pod_message=one_line(status.get("message", ""), WORDS_LIMIT),
+        disruption_reason=(one_line(disruption.get("reason", ""), REASON_LIMIT) or "Unnamed") if disrupted else "",
+        disruption_message=one_line(disruption.get("message", ""), WORDS_LIMIT) if disrupted else "",
+        memory_limit=_memory_limit(spec),
+    )
+
+
+def said_at_end(message: str) -> TerminationMessage | None:
+    """The launcher's own word in a container's termination message; None if that is empty, or another's."""
+    if not message.startswith("{"):
+        return None
+    try:
+        return TerminationMessage.model_validate_json(message)
+    except ValidationError:
+        return None
+
+
+def _memory_limit(spec: Json) -> str:
+    """WriteHistory limit of the trainer's container; empty without one."""
+    for item in spec.get("containers", []):
+        if item["name"] == TRAINER_CONTAINER:
+            return one_line(str(item.get("resources", {}).get("limits", {}).get("memory", "")), REASON_LIMIT)
+    return ""
+
+
+def wait_of(spec: Json, status: Json, conditions: Mapping[str, Json], main: Json) -> Wait:
+    """What a pod that does not run waits for, in words that stay the same while it waits."""
+    scheduled = conditions.get("PodScheduled", {})
+    if scheduled.get("status") == "False":
+        return waits.scheduling(scheduled.get("reason", ""), scheduled.get("message", ""))
+    if status.get("phase", "Pending") != "Pending" and "waiting" not in main:
+        return Wait("")
+    # An injected container (a sidecar, a volume's preparation) may be what the trainer's waits for.
+    for item in _waiting_containers(status):
+        waiting = item["state"]["waiting"]
+        image = _images(spec).get(item["name"]) or str(item.get("image", ""))
+        return waits.container(waiting["reason"], waiting.get("message", ""), image)
+    if status.get("phase", "Pending") != "Pending":
+        return Wait("")
+    if conditions.get("PodReadyToStartContainers", {}).get("status") == "False":
+        return waits.ITS_PLACE
+    return waits.ITS_CONTAINER
+
+
+def _waiting_containers(status: Json) -> Iterator[Json]:
+    """Status of the containers that do not start as they should."""
+    for item in (*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])):
+        if item.get("state", {}).get("waiting", {}).get("reason", "") not in waits.QUIET:
+            yield item
+
+
+def _images(spec: Json) -> dict[str, str]:
+    """Image of each container, as asked for: a status may name what it stands for instead."""
+    return {
+        item["name"]: item.get("image", "") for item in (*spec.get("initContainers", []), *spec.get("containers", []))
+    }

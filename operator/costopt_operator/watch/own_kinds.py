@@ -1,0 +1,97 @@
+"""kopf watches the two kinds of our own, and only tells that something has happened; it writes nothing.
+
+It scans no resources, posts no events, keeps no finalizers or annotations, and takes no part in leader election.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import kopf
+from kubernetes.aio.client import Configuration
+
+from costopt_operator.decide.objects import parse_job
+from costopt_operator.kube.connection import Pauses, session_of
+from costopt_operator.watch.object_cache import Cluster
+
+IDENTITY: Any = "costopt-operator"
+"""For kopf's peering, which is off. Left to itself kopf asks passwd for a user and the name server for this host, and a
+pod's user has no entry in the one, while the other may keep everything waiting."""
+
+PAGE = 100
+"""Objects of one page of the first list."""
+
+
+def registry_for(cluster: Cluster, configuration: Configuration, *, watch_books: bool) -> kopf.OperatorRegistry:
+    """What kopf is to watch, and whom to tell."""
+    registry = kopf.OperatorRegistry()
+
+    pauses = Pauses()
+
+    @kopf.on.login(registry=registry)
+    async def login(**_: Any) -> kopf.AiohttpSession:
+        # A session of ours, never equal to one before: kopf gives up on credentials that were refused once, and an API
+        # server that has just started may refuse good ones for a moment.
+        await pauses.before_login()
+        return kopf.AiohttpSession(server=configuration.host, aiohttp_session=session_of(configuration))
+
+    @kopf.on.event("costopt.dev", "v1alpha1", "costoptjobs", registry=registry)
+    async def job_changed(event: Any, **_: Any) -> None:
+        cluster.heard = time.monotonic()
+        job = parse_job(event["object"])
+        if event["type"] == "DELETED":
+            cluster.forget_job(job)
+        else:
+            cluster.learn_job(job)
+
+    if watch_books:
+
+        @kopf.on.event("costopt.dev", "v1alpha1", "pricebooks", registry=registry)
+        async def book_changed(event: Any, **_: Any) -> None:
+            data = event["object"]
+            if event["type"] == "DELETED":
+                cluster.forget_book(data["metadata"]["name"])
+            else:
+                cluster.learn_book(data)
+
+    return registry
+
+
+def settings() -> kopf.OperatorSettings:
+    """kopf, quiet."""
+    chosen = kopf.OperatorSettings()
+    chosen.scanning.disabled = True
+    chosen.posting.enabled = False
+    chosen.peering.standalone = True
+    chosen.watching.chunk_size = PAGE
+    chosen.queueing.idle_timeout = 0.5  # for so long it keeps the last event of each job in memory
+    chosen.networking.error_backoffs = (1, 1, 2, 3, 5, *[10] * 30)  # after these kopf gives up, and with it we
+    return chosen
+
+
+async def watch(
+    cluster: Cluster,
+    configuration: Configuration,
+    namespaces: tuple[str, ...],
+    *,
+    watch_books: bool,
+    ending: Callable[[], None] = lambda: None,
+) -> None:
+    """Run kopf until cancelled, or until it has got a signal to end; then it first calls `ending`.
+
+    kopf waits seconds for all tasks that have begun after it, whosesoever they are.
+    """
+    registry = registry_for(cluster, configuration, watch_books=watch_books)
+
+    @kopf.on.cleanup(registry=registry)
+    async def clean_up(**_: Any) -> None:
+        ending()
+
+    await kopf.operator(
+        registry=registry,
+        settings=settings(),
+        identity=IDENTITY,
+        standalone=True,
+        clusterwide=not namespaces,
+        namespaces=namespaces,
+    )

@@ -1,0 +1,53 @@
+"""Data settings and small real inputs for tests."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from costopt.schema.recipe import DataSettings, ImageData, TextData, Tokenizer
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+
+
+def text_settings(
+    path: Path,
+    *,
+    include: str = "*.txt",
+    max_bytes: int | None = None,
+    tokenizer: Tokenizer | None = None,
+    validation_percent: int = 10,
+) -> DataSettings:
+    return DataSettings(
+        type="Text",
+        text=TextData(path=str(path), include=include, max_bytes=max_bytes),
+        tokenizer=tokenizer or Tokenizer(),
+        validation_percent=validation_percent,
+    )
+
+
+def image_settings(path: Path, *, validation_percent: int = 10) -> DataSettings:
+    return DataSettings(type="Images", images=ImageData(path=str(path)), validation_percent=validation_percent)
+
+
+def write_images(path: Path, *, count: int = 40, side: int = 8, classes: int = 4) -> Path:
+    """Images of noise with a bright quadrant whose place is the class; sorted by class."""
+    rng = np.random.default_rng(0)
+    labels = np.sort(np.arange(count) % classes)
+    images = rng.integers(0, 100, size=(count, side, side), dtype=np.uint8)
+    half = side // 2
+    for image, label in zip(images, labels, strict=True):
+        row, column = divmod(int(label) % 4, 2)
+        image[row * half : (row + 1) * half, column * half : (column + 1) * half] += 150
+    np.savez(path, images=images, labels=labels)
+    return path
+
+
+def real_text() -> Path:
+    """Tiny Shakespeare below COSTOPT_DATA_DIR; skips the test where it is not."""
+    folder = Path(os.environ.get("COSTOPT_DATA_DIR", PROJECT_ROOT.parent / "shared" / "data"))
+    path = folder / "tinyshakespeare.txt"
+    if not path.is_file():
+        pytest.skip(f"needs {path.name} in the folder that COSTOPT_DATA_DIR names")
+    return path

@@ -1,0 +1,256 @@
+"""Tiny trainings for tests: in this process, or by real ranks in processes of their own.
+
+    recipe, image_recipe    a DecoderLM or ConvNet that trains in moments
+    train_here              one rank, in this process
+    start_ranks, wait_for   real ranks, in processes of their own; train_in_gang does both
+    written, losses         what a training left behind
+
+Run as a program, this file is one rank: it trains each of the runs in the JSON file it is given, one after another.
+"""
+
+import json
+import os
+import random
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from costopt import names
+from costopt.schema.recipe import Recipe
+from costopt.schema.replica import ReplicaSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def text_file(folder: Path, *, words: int = 4000, seed: int = 0) -> Path:
+    """A text with some structure: random words of a small vocabulary."""
+    source = random.Random(seed)
+    vocabulary = ["".join(source.choices("abcdefgh", k=source.randint(2, 6))) for _ in range(60)]
+    path = folder / f"text-{seed}.txt"
+    path.write_text(" ".join(source.choices(vocabulary, k=words)))
+    return path
+
+
+def image_file(folder: Path, *, count: int = 200) -> Path:
+    """Images 8x8 of two classes: bright above, or bright below."""
+    source = np.random.default_rng(0)
+    labels = source.integers(0, 2, count)
+    images = source.integers(0, 100, (count, 8, 8))
+    for image, label in zip(images, labels, strict=True):
+        image[4 * label : 4 * label + 4] += 100
+    path = folder / "images.npz"
+    np.savez(path, images=images.astype(np.uint8), labels=labels)
+    return path
+
+
+def recipe(path: Path, **changes: Any) -> Recipe:
+    """A DecoderLM of two layers; `changes` are top-level fields of the recipe as plain data."""
+    plain = {
+        "model": {"type": "DecoderLM", "decoderLM": {"numLayers": 2, "numHeads": 2, "embeddingDim": 16,
+                                                     "contextLength": 16, "dropoutPercent": 10}},
+        "data": {"type": "Text", "text": {"path": str(path)}},
+        "batch": {"globalBatchSize": 8, "microBatchSize": 2},
+        "totalSteps": 8,
+        "schedule": {"warmupSteps": 2},
+        "evaluation": {"everySteps": 4, "maxSamples": 7},
+        "checkpointing": {"everySteps": 4},
+        **changes,
+    }  # fmt: skip
+    return Recipe.model_validate(plain)
+
+
+def without_dropout() -> dict[str, Any]:
+    """Model settings under which the number of ranks makes no difference."""
+    layers = {"numLayers": 2, "numHeads": 2, "embeddingDim": 16, "contextLength": 16}
+    return {"type": "DecoderLM", "decoderLM": layers}
+
+
+def image_recipe(path: Path, **changes: Any) -> Recipe:
+    """A ConvNet of two stages."""
+    return recipe(
+        path,
+        model={"type": "ConvNet", "convNet": {"numStages": 2, "baseChannels": 4}},
+        data={"type": "Images", "images": {"path": str(path)}},
+        **changes,
+    )
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training that a rank is to do."""
+
+    recipe: dict[str, Any]
+    storage: str
+    stop_after: int | None = None
+    """Ask for an early end, as SIGTERM would, when this many steps are done."""
+    signal_after: int | None = None
+    """Send the signal below to rank 0 when this many steps are done: a real one, to the real process."""
+    signal: int = signal.SIGTERM
+    overflow_at: int | None = None
+    """In this step, the gradients of the last rank overflow."""
+    file_limit_bytes: int | None = None
+    """The last rank cannot write files larger than this: its disk is full."""
+
+
+def run(recipe: Recipe, storage: Path, **how: Any) -> Run:
+    """A run from a recipe."""
+    storage.mkdir(parents=True, exist_ok=True)
+    return Run(recipe.to_plain(), str(storage), **how)
+
+
+def do(run: Run) -> None:
+    """Do one run; WORLD_SIZE and so on as in the environment. Ends as `costopt_trainer.training.loop.main` does."""
+    from costopt_trainer.training import loop as train
+    from costopt_trainer.training import meter
+
+    class Interrupted(train.Training):
+        def take_step(self, *step: Any) -> None:
+            if self.step + 1 == run.overflow_at and self.gang.rank == self.gang.world_size - 1:
+                weight = next(self.module.parameters())
+                hook = weight.register_hook(lambda gradient: gradient * float("inf"))
+                super().take_step(*step)
+                hook.remove()
+            else:
+                super().take_step(*step)
+            if self.step == run.stop_after:
+                self.stop.asked = True
+            if self.step == run.signal_after and self.gang.rank == 0:
+                os.kill(os.getpid(), run.signal)
+
+    os.environ["OMP_NUM_THREADS"] = "1"  # the number of threads shows in the last bits
+    os.environ[names.ENV_STORAGE_DIR] = run.storage
+    if run.file_limit_bytes is not None and int(os.environ.get("RANK", "0")) == int(os.environ["WORLD_SIZE"]) - 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (run.file_limit_bytes, resource.RLIM_INFINITY))
+    os.environ[names.ENV_PROGRESS_FILE] = str(Path(run.storage) / f"progress-{os.environ.get('RANK', '0')}.json")
+    settings = ReplicaSettings(
+        job_name="test", stage="train", num_nodes=1, processes_per_node=1, recipe=Recipe.model_validate(run.recipe)
+    )
+    before = train.Training, meter.REPORT_EVERY_SECONDS
+    train.Training, meter.REPORT_EVERY_SECONDS = Interrupted, 0.0  # type: ignore[misc]  metrics.jsonl gets every step
+    try:
+        train.main(settings)
+    finally:
+        train.Training, meter.REPORT_EVERY_SECONDS = before  # type: ignore[misc]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+def train_here(recipe: Recipe, storage: Path, **how: Any) -> int:
+    """Train in this process with one rank; returns the exit code: 0, or 143 if it was asked to end."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    try:
+        do(run(recipe, storage, **how))
+    except SystemExit as end:
+        return int(str(end.code))
+    finally:
+        signal.set_wakeup_fd(-1)
+        for number, action in before.items():
+            signal.signal(number, action)
+    return 0
+
+
+def start_ranks(runs: list[Run], world_size: int, folder: Path, **environment: str) -> list[subprocess.Popen[str]]:
+    """Start one process per rank, as if each had a node of its own; each does all `runs` in order."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    file = folder / f"runs-{port}.json"
+    file.write_text(json.dumps([asdict(run) for run in runs]))
+    common = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(str(ROOT / room) for room in (".", "trainer", "tests")),
+        "OMP_NUM_THREADS": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": "1",
+        **environment,
+    }
+    return [
+        subprocess.Popen(
+            [sys.executable, str(Path(__file__)), str(file)],
+            env={**common, "RANK": str(rank), "LOCAL_RANK": "0"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(world_size)
+    ]
+
+
+def wait_for(ranks: list[subprocess.Popen[str]], seconds: float = 240) -> tuple[list[int], list[str]]:
+    """Exit codes and stderr of all ranks; none is left running."""
+    try:
+        errors = [rank.communicate(timeout=seconds)[1] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+    return [rank.returncode for rank in ranks], errors
+
+
+def train_in_gang(runs: list[Run], world_size: int, folder: Path, **environment: str) -> tuple[list[int], list[str]]:
+    """`start_ranks`, then `wait_for` them."""
+    return wait_for(start_ranks(runs, world_size, folder, **environment))
+
+
+def written(storage: Path, step: int) -> dict[str, bytes]:
+    """Every tensor file of a checkpoint: weights, optimizer and random states, to the bit."""
+    folder = storage / names.CHECKPOINTS_DIR / f"step-{step:08d}"
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.safetensors"))}
+
+
+def losses(storage: Path) -> dict[int, str]:
+    """Training loss by step, as metrics.jsonl has it."""
+    lines = (storage / names.METRICS_FILE).read_text().splitlines()
+    return {line["step"]: line["loss"] for line in map(json.loads, lines)}
+
+
+def main() -> None:
+    """One rank. A run that ends early, or in NotRetryable (said on stderr), is followed by the next.
+
+    Nothing may be unpickled here, neither what another rank sent nor what lies in the storage.
+    """
+    from builders.no_pickle import refuse_pickles
+
+    refuse_pickles()
+    from costopt_trainer.errors import NotRetryable
+    from costopt_trainer.rank import leave_at_once
+    from costopt_trainer.training import loop as train
+    from costopt_trainer.training import process_group as gang
+
+    class Lasting(gang.ProcessGroup):
+        def leave(self) -> None:
+            pass  # the next run needs it
+
+    joined: list[gang.ProcessGroup] = []
+
+    def join_once() -> gang.ProcessGroup:
+        if not joined:
+            print("joining", flush=True)
+            joined.append(Lasting(**vars(gang.join_process_group())))
+        return joined[0]
+
+    train.join_process_group = join_once
+    runs = [Run(**plain) for plain in json.loads(Path(sys.argv[1]).read_text())]
+    for number, one in enumerate(runs):
+        try:
+            do(one)
+        except NotRetryable as error:
+            print(f"{error.reason}: {error}", file=sys.stderr)
+            if number == len(runs) - 1:
+                leave_at_once(78)
+        except SystemExit as end:
+            if number == len(runs) - 1:
+                leave_at_once(int(str(end.code)))
+    gang.ProcessGroup.leave(joined[0])
+
+
+if __name__ == "__main__":
+    main()

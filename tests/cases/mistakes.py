@@ -1,0 +1,395 @@
+"""A valid job and price book as plain data, and every kind of mistake one can make in them, or in changing them.
+
+The tables are checked by `costopt validate`'s code (tests/schema/test_document.py), by the API server's own validation
+code (tests/schema/test_crd.py), and by whoever has an API server: all must answer with the same sentence.
+"""
+
+from builders.documents import (
+    RECIPE,
+    REMOVED,
+    TRAIN,
+    TWICE,
+    ChangeCase,
+    MistakeCase,
+    changed,
+    in_book,
+    in_job,
+    plain_job,
+    plain_price_book,
+)
+from cases.pod_mistakes import POD_MISTAKES
+
+__all__ = ["CHANGES", "MISTAKES", "ChangeCase", "MistakeCase", "plain_job", "plain_price_book"]
+
+MISTAKES = [
+    MistakeCase(
+        "a resource with too long a name",
+        in_job(
+            f"{TRAIN}.resourcesPerNode",
+            {"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {f"example.com/{'a' * 117}": 1}},
+        ),
+        f"{TRAIN}.resourcesPerNode.limits.example.com/{'a' * 117}",
+        "Too long: may not be more than 128 bytes",
+    ),
+    MistakeCase(
+        "numNodes of zero",
+        in_job(f"{TRAIN}.numNodes", 0),
+        f"{TRAIN}.numNodes",
+        "spec.train.numNodes in body should be greater than or equal to 1",
+    ),
+    MistakeCase(
+        "numNodes in words",
+        in_job(f"{TRAIN}.numNodes", "two"),
+        f"{TRAIN}.numNodes",
+        'Invalid value: "string": spec.train.numNodes in body must be of type integer: "string"',
+        'it must be a whole number, not "two"',
+    ),
+    MistakeCase(
+        "both recipe and command",
+        in_job(f"{TRAIN}.command", ["python", "a.py"]),
+        TRAIN,
+        "exactly one of recipe (the built-in trainer) and command",
+    ),
+    MistakeCase(
+        "neither recipe nor command",
+        changed(plain_job(compress=[]), RECIPE, REMOVED),
+        TRAIN,
+        "exactly one of recipe (the built-in trainer) and command",
+    ),
+    MistakeCase(
+        "unknown strategy",
+        in_job(f"{RECIPE}.parallelism", {"strategy": "ZeRO"}),
+        f"{RECIPE}.parallelism.strategy",
+        'Unsupported value: "ZeRO": supported values: "DDP", "ModelParallel"',
+    ),
+    MistakeCase(
+        "a batch that the ranks do not divide",
+        in_job(f"{TRAIN}.numNodes", 3),
+        TRAIN,
+        "globalBatchSize must be a multiple of microBatchSize times the data-parallel ranks",
+    ),
+    MistakeCase(
+        "a batch that the GPUs do not divide",
+        in_job(f"{TRAIN}.resourcesPerNode", {"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {"nvidia.com/gpu": 3}}),
+        TRAIN,
+        "globalBatchSize must be a multiple of microBatchSize times the data-parallel ranks",
+    ),
+    MistakeCase(
+        "a batch that the micro-batch does not divide",
+        in_job(f"{RECIPE}.batch.microBatchSize", 3),
+        f"{RECIPE}.batch",
+        "globalBatchSize must be a multiple of microBatchSize",
+    ),
+    MistakeCase(
+        "more pipeline ranks than layers",
+        changed(in_job(f"{RECIPE}.parallelism", {"strategy": "ModelParallel"}), f"{TRAIN}.numNodes", 5),
+        TRAIN,
+        "ModelParallel needs at least one layer",
+    ),
+    MistakeCase(
+        "more processes than GPUs",
+        changed(
+            in_job(
+                f"{TRAIN}.resourcesPerNode", {"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {"nvidia.com/gpu": 1}}
+            ),
+            f"{TRAIN}.processesPerNode",
+            2,
+        ),
+        TRAIN,
+        "processesPerNode must be at most the nvidia.com/gpu asked for per node",
+    ),
+    MistakeCase(
+        "no memory asked for",
+        in_job(f"{TRAIN}.resourcesPerNode.requests", {"cpu": 1}),
+        f"{TRAIN}.resourcesPerNode",
+        "must ask for cpu and memory",
+    ),
+    MistakeCase(
+        "an unknown unit of memory",
+        in_job(f"{TRAIN}.resourcesPerNode.requests.memory", "2 GB"),
+        f"{TRAIN}.resourcesPerNode.requests.memory",
+        "in body should match '^[0-9]{1,15}",
+        'it must be a Kubernetes quantity of at least 0, such as 2, "500m" or "16Gi"',
+    ),
+    MistakeCase(
+        "a negative request",
+        in_job(f"{TRAIN}.resourcesPerNode.requests.cpu", -1),
+        f"{TRAIN}.resourcesPerNode",
+        "quantities must be at least 0",
+    ),
+    MistakeCase(
+        "a misspelt field",
+        in_job(f"{TRAIN}.numNode", 2),
+        f"{TRAIN}.numNode",
+        'unknown field "spec.train.numNode"',
+        "did you mean numNodes? the fields of Train are command,",
+    ),
+    MistakeCase(
+        "a learning rate as a float",
+        in_job(f"{RECIPE}.optimizer", {"learningRate": 0.001}),
+        f"{RECIPE}.optimizer.learningRate",
+        'Invalid value: "number": spec.train.recipe.optimizer.learningRate in body must be of type string: "number"',
+        'put it in quotes, as "0.001"',
+    ),
+    MistakeCase(
+        "a beta of one",
+        in_job(f"{RECIPE}.optimizer", {"beta1": "1.0"}),
+        f"{RECIPE}.optimizer",
+        "beta1 and beta2 must be less than 1",
+    ),
+    MistakeCase(
+        "warm-up longer than training",
+        in_job(f"{RECIPE}.schedule", {"warmupSteps": 40}),
+        RECIPE,
+        "schedule.warmupSteps must be less than totalSteps",
+    ),
+    MistakeCase(
+        "images for a language model",
+        in_job(f"{RECIPE}.data", {"type": "Images", "images": {"path": "a.npz"}}),
+        RECIPE,
+        "model.type ConvNet needs data.type Images",
+    ),
+    MistakeCase(
+        "settings of another model type",
+        in_job(f"{RECIPE}.model", {"type": "DecoderLM", "convNet": {}}),
+        f"{RECIPE}.model",
+        "only the settings that `type` names may be set",
+    ),
+    MistakeCase(
+        "settings of another data type",
+        in_job(f"{RECIPE}.data.type", "PythonStandardLibrary"),
+        f"{RECIPE}.data",
+        "exactly the settings that `type` names must be set",
+    ),
+    MistakeCase(
+        "heads that do not divide the width",
+        in_job(f"{RECIPE}.model.decoderLM", {"numHeads": 3}),
+        f"{RECIPE}.model.decoderLM",
+        "embeddingDim must be a multiple of numHeads",
+    ),
+    MistakeCase(
+        "quantizing before pruning",
+        in_job(
+            "spec.compress.0.steps",
+            lambda steps: [*steps, {"type": "Prune", "prune": {"structure": "Unstructured", "percent": 10}}],
+        ),
+        "spec.compress[0]",
+        "a Quantize step must be the last",
+    ),
+    MistakeCase(
+        "two variants of one name",
+        in_job("spec.compress", TWICE),
+        "spec.compress[2]",
+        'Duplicate value: {"name":"int8"}',
+        "compress must not hold two items of the same name",
+    ),
+    MistakeCase(
+        "a variant named train",
+        in_job("spec.compress.0.name", "train"),
+        "spec.compress[0]",
+        "name must not be 'train'",
+    ),
+    MistakeCase(
+        "a step without its settings",
+        in_job("spec.compress.0.steps.0", {"type": "Prune"}),
+        "spec.compress[0].steps[0]",
+        "exactly the settings that `type` names must be set",
+    ),
+    MistakeCase(
+        "compressing the model of a command",
+        changed(in_job(f"{TRAIN}.command", ["python"]), RECIPE, REMOVED),
+        "spec",
+        "compress needs train.recipe",
+    ),
+    MistakeCase(
+        "a budget without prices",
+        changed(in_job("spec.budget", {"amount": "5"}), "spec.priceBookName", REMOVED),
+        "spec",
+        "budget needs priceBookName",
+    ),
+    MistakeCase(
+        "a negative budget",
+        in_job("spec.budget", {"amount": "-5"}),
+        "spec.budget.amount",
+        "spec.budget.amount in body should match '^[0-9]{1,12}",
+        "it must be an amount of at least 0 in quotes",
+    ),
+    MistakeCase(
+        "a spec without train", in_job("spec.train", REMOVED), "spec.train", "Required value", "it is required"
+    ),
+    MistakeCase(
+        "a negative price",
+        in_book("spec.prices.0.listUnitPrice", "-0.04"),
+        "spec.prices[0].listUnitPrice",
+        "spec.prices[0].listUnitPrice in body should match '^[0-9]{1,12}",
+        "it must be an amount of at least 0 in quotes",
+    ),
+    MistakeCase(
+        "a second currency",
+        in_book("spec.prices.0.currency", "EUR"),
+        "spec.prices[0].currency",
+        'unknown field "spec.prices[0].currency"',
+        "a book has one currency",
+    ),
+    MistakeCase(
+        "a currency in small letters",
+        in_book("spec.currency", "usd"),
+        "spec.currency",
+        "spec.currency in body should match '^[A-Z]{3}$'",
+        "three capital letters",
+    ),
+    MistakeCase(
+        "a price per something else",
+        in_book("spec.prices.1.unit", "vCPU-Hours"),
+        "spec.prices[1]",
+        "unit must be the resource's own",
+    ),
+    MistakeCase(
+        "a day that is not in the calendar",
+        in_book("spec.prices.0.effectiveFrom", "2026-02-30"),
+        "spec.prices[0]",
+        "effectiveFrom must be a day of the calendar",
+    ),
+    MistakeCase(
+        "a month that is not in the calendar",
+        in_book("spec.prices.0.effectiveFrom", "2026-13-01"),
+        "spec.prices[0].effectiveFrom",
+        "spec.prices[0].effectiveFrom in body should match",
+        "it must be a day of the calendar",
+    ),
+    MistakeCase(
+        "two rows for one price",
+        in_book("spec.prices", TWICE),
+        "spec.prices[2]",
+        'Duplicate value: {"capacityType":"OnDemand","effectiveFrom":"2026-01-01","product":"","resource":"cpu"}',
+        "prices must not hold two items of the same resource, product, capacityType, effectiveFrom",
+    ),
+    MistakeCase(
+        "a book without prices",
+        in_book("spec.prices", []),
+        "spec.prices",
+        "Invalid value: 0: spec.prices in body should have at least 1 items",
+    ),
+    MistakeCase(
+        "a deadline in nanoseconds",
+        in_job("spec.activeDeadlineSeconds", 10**10),
+        "spec.activeDeadlineSeconds",
+        "Invalid value: 10000000000: spec.activeDeadlineSeconds in body should be less than or equal to 1000000000",
+    ),
+    MistakeCase(
+        "an image without a name",
+        in_job(f"{TRAIN}.image", ""),
+        f"{TRAIN}.image",
+        'Invalid value: "": spec.train.image in body should be at least 1 chars long',
+        "it must not be empty",
+    ),
+    MistakeCase(
+        "a price book's name that is too long",
+        in_job("spec.priceBookName", "b" * 64),
+        "spec.priceBookName",
+        "Too long: may not be more than 63 bytes",
+    ),
+    MistakeCase(
+        "a variant's name that is too long",
+        in_job("spec.compress.0.name", "v" * 31),
+        "spec.compress[0].name",
+        "Too long: may not be more than 30 bytes",
+    ),
+    MistakeCase(
+        "more variants than a job may have",
+        in_job("spec.compress", lambda found: [{**found[0], "name": f"v{index}"} for index in range(17)]),
+        "spec.compress",
+        "Too many: 17: must have at most 16 items",
+    ),
+    MistakeCase(
+        "a list that is a mapping",
+        in_job("spec.compress", {}),
+        "spec.compress",
+        'Invalid value: "object": spec.compress in body must be of type array: "object"',
+    ),
+    MistakeCase(
+        "a mapping that is text",
+        in_job(RECIPE, "recipe.yaml"),
+        RECIPE,
+        'Invalid value: "string": spec.train.recipe in body must be of type object: "string"',
+    ),
+    MistakeCase(
+        "a yes in words",
+        in_job("spec.suspend", "yes"),
+        "spec.suspend",
+        'Invalid value: "string": spec.suspend in body must be of type boolean: "string"',
+        'it must be true or false, not "yes"',
+    ),
+    MistakeCase(
+        "a fraction of a vCPU as a number",
+        in_job(f"{TRAIN}.resourcesPerNode.requests.cpu", 0.5),
+        f"{TRAIN}.resourcesPerNode.requests.cpu",
+        "spec.train.resourcesPerNode.requests.cpu in body must be of type integer,string",
+        'it must be a Kubernetes quantity of at least 0, such as 2, "500m"',
+    ),
+    MistakeCase(
+        "a device without its domain",
+        in_job(f"{TRAIN}.resourcesPerNode.limits", {"gpu": 1}),
+        f"{TRAIN}.resourcesPerNode",
+        "resources must be cpu, memory, ephemeral-storage, hugepages-*, or a device with its domain",
+    ),
+    MistakeCase(
+        "a request above its limit",
+        in_job(f"{TRAIN}.resourcesPerNode.limits", {"memory": "512Mi"}),
+        f"{TRAIN}.resourcesPerNode",
+        "requests must be at most the limits of the same resources",
+    ),
+    MistakeCase(
+        "a GPU in requests alone",
+        in_job(f"{TRAIN}.resourcesPerNode.requests", {"cpu": 1, "memory": "1Gi", "nvidia.com/gpu": 2}),
+        f"{TRAIN}.resourcesPerNode",
+        "devices such as nvidia.com/gpu must be asked for in limits",
+    ),
+    MistakeCase(
+        "a program as one long command",
+        changed(
+            plain_job(compress=[]),
+            TRAIN,
+            {
+                "resourcesPerNode": {"requests": {"cpu": 1, "memory": "1Gi"}},
+                "command": ["python", "-c", *["#" * 4096] * 32],
+            },
+        ),
+        TRAIN,
+        "command must be at most 131,072 characters in all",
+    ),
+    *POD_MISTAKES,
+]
+
+CHANGES = [
+    *(
+        ChangeCase(
+            f"another {field}",
+            plain_job(**before),
+            plain_job(**after),
+            f"{field} cannot be changed after creation; create another job",
+        )
+        for field, before, after in (
+            ("train", {}, {"train": {**plain_job()["spec"]["train"], "numNodes": 1}}),
+            ("compress", {}, {"compress": []}),
+            ("storage", {}, {"storage": {"claimName": "shared"}}),
+            ("storage", {"storage": {"claimName": "shared"}}, {}),
+            ("storage", {"storage": {"create": {"size": "1Gi"}}}, {"storage": {"create": {"size": "2Gi"}}}),
+            ("pods", {"pods": {"labels": {"team": "a"}}}, {"pods": {"labels": {"team": "b"}}}),
+            ("pods", {"pods": {"affinity": {"x": [{"y": 1}]}}}, {"pods": {"affinity": {"x": [{"y": 2}]}}}),
+            ("priceBookName", {}, {"priceBookName": "other"}),
+        )
+    ),
+    ChangeCase(
+        "another currency",
+        plain_price_book(),
+        plain_price_book(currency="EUR"),
+        "currency cannot be changed after creation; create another price book",
+    ),
+    ChangeCase("suspending", plain_job(), plain_job(suspend=True), None),
+    ChangeCase("a budget", plain_job(), plain_job(budget={"amount": "5"}), None),
+    ChangeCase("more failures", plain_job(), plain_job(restarts={"maxFailures": 9}), None),
+    ChangeCase("a deadline", plain_job(), plain_job(activeDeadlineSeconds=60, ttlSecondsAfterFinished=60), None),
+    ChangeCase("another price", plain_price_book(), in_book("spec.prices.0.listUnitPrice", "0.05"), None),
+    ChangeCase("nothing", plain_job(pods={"affinity": {"x": [1]}}), plain_job(pods={"affinity": {"x": [1]}}), None),
+]

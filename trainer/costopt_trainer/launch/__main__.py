@@ -1,0 +1,218 @@
+"""One replica: `python -m costopt_trainer.launch`, the same in a pod and on a laptop.
+
+    read the environment -> meet the other replicas -> start the ranks -> watch -> exit code and termination message
+
+Exit codes: 0 done; 143 told to stop (SIGTERM, SIGINT, SIGHUP or the end of the lifeline) and stopped, as all ranks are
+then given the time to save; 78 not worth a retry; 1 anything else. All are told apart in `termination.py`.
+"""
+
+import argparse
+import contextlib
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+from costopt import names
+from costopt.files import mark_storage
+from costopt.oom_kills import count_oom_kills
+from costopt.schema.replica import (
+    EXIT_DONE,
+    EXIT_NOT_RETRYABLE,
+    EXIT_PREEMPTED,
+    FailureReason,
+    ReplicaSettings,
+    TerminationMessage,
+)
+from costopt.schema.variant_report import VariantStatus
+from costopt_trainer.cgroup import usable_processors
+from costopt_trainer.errors import NotRetryable
+from costopt_trainer.launch import user
+from costopt_trainer.launch.log_relay import Sink
+from costopt_trainer.launch.rank_processes import LocalRanks
+from costopt_trainer.launch.termination_message import (
+    EXIT_FAILED,
+    MESSAGE_CHARACTERS,
+    clean,
+    describe,
+    first_failure,
+    read_progress,
+    read_report,
+    write,
+)
+from costopt_trainer.phases import VOICE, phase
+from costopt_trainer.replica_settings import (
+    Address,
+    ReplicaEnvironment,
+    check_index,
+    optional_path,
+    read_environment,
+    read_settings,
+)
+from costopt_trainer.shutdown import watch_for_stop
+
+_STARTED_NS = time.monotonic_ns()
+"""By the clock that all processes of a machine share, and that nobody sets."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run this replica to its end; the exit code."""
+    options = _parser().parse_args(argv)
+    scratch = Path(tempfile.mkdtemp(prefix="costopt-"))
+    sink = Sink(sys.stdout.fileno())
+    ranks = LocalRanks(scratch, sink)
+    try:
+        environment = read_environment(os.environ)
+        if environment.index == 0:  # it speaks for its gang until its ranks do
+            VOICE.speak_up(aloud=True, write=sink.write)
+        _watch(ranks, scratch, environment)
+        settings = read_settings(environment.settings_file)
+        check_index(environment, settings)
+        if settings.num_nodes == 1:  # a gang of one meets itself, whatever its name resolves to
+            environment = replace(environment, address=Address("127.0.0.1", environment.address.port))
+        _set_defaults(environment, settings, scratch)
+        _make_storage(environment)
+        message = _run_ranks(ranks, environment, settings, options.rendezvous_timeout)
+    except NotRetryable as error:
+        message = _without_ranks(EXIT_NOT_RETRYABLE, error.reason, str(error))
+    except Exception as error:  # noqa: BLE001 - torch's agent may raise anything, and the shell must hear of it
+        traceback.print_exc()
+        ranks.end()
+        message = _without_ranks(EXIT_FAILED, "ProcessFailed", f"The launcher failed: {type(error).__name__}: {error}")
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return _finish(message)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m costopt_trainer.launch", description="Run one replica of a gang.")
+    parser.add_argument(
+        "--rendezvous-timeout",
+        type=float,
+        default=600.0,
+        metavar="SECONDS",
+        help="how long replicas of a gang wait for each other; 600 because pods may start minutes apart",
+    )
+    return parser
+
+
+def _run_ranks(
+    ranks: LocalRanks, environment: ReplicaEnvironment, settings: ReplicaSettings, rendezvous_timeout: float
+) -> TerminationMessage:
+    # These import torch, which takes seconds: by now SIGTERM is heard, and settings were checked.
+    with phase("Importing"):
+        from costopt_trainer.launch.elastic_agent import ReplicaAgent  # noqa: PLC0415
+        from costopt_trainer.launch.rendezvous import GangRendezvous, RendezvousFailed  # noqa: PLC0415
+
+    def before_start() -> None:
+        if settings.command is not None:
+            with phase("RunningCommand"):
+                pass
+        VOICE.fall_silent()
+
+    rendezvous = GangRendezvous(
+        environment.address,
+        node=environment.index,
+        num_nodes=settings.num_nodes,
+        run_id=f"{settings.job_name}/{settings.stage}/{environment.attempt}",
+        timeout_seconds=rendezvous_timeout,
+    )
+    oom_kills_before = count_oom_kills()
+    try:
+        ReplicaAgent(rendezvous, ranks, processes_per_node=settings.processes_per_node, before_start=before_start).run()
+    except RendezvousFailed as error:
+        return _without_ranks(EXIT_FAILED, "RendezvousFailed", str(error))
+    return describe(
+        first_failure(ranks.ends),
+        node=environment.index,
+        memory_ran_out=(count_oom_kills() or 0) > (oom_kills_before or 0),
+        progress=read_progress(environment.progress_file),
+        variant=_report_on_variant(environment, settings),
+    )
+
+
+def _report_on_variant(environment: ReplicaEnvironment, settings: ReplicaSettings) -> VariantStatus | None:
+    """What replica 0 of a variant has to tell of it: whoever plans may not be able to read the storage."""
+    if settings.variant is None or environment.index != 0 or environment.storage_dir is None:
+        return None
+    return read_report(environment.storage_dir / names.ARTIFACTS_DIR / settings.variant.name / names.REPORT_FILE)
+
+
+def _make_storage(environment: ReplicaEnvironment) -> None:
+    """The job's folder, which a new claim has not, also for a program of the user's own.
+
+    Raises NotRetryable in a pod if a link has its name: others may write to the claim, too. On one machine, where there
+    is a lifeline, the user may have put the run folder elsewhere.
+    """
+    folder = environment.storage_dir
+    if folder is None:
+        return
+    if environment.lifeline_fd is None and folder.is_symlink():
+        sentence = f"{folder} must be a folder, but is a link to another place: remove the link"
+        raise NotRetryable("CheckpointNotWritable", sentence)
+    with contextlib.suppress(OSError):  # whoever writes there says what is wrong with it
+        folder.mkdir(parents=True, exist_ok=True)
+        mark_storage(folder)
+
+
+def _watch(ranks: LocalRanks, scratch: Path, environment: ReplicaEnvironment) -> None:
+    def on_stop(why: str) -> None:
+        _say(f"stopping on {why}")
+        with ranks.stopping() as any_started:
+            if not any_started:
+                shutil.rmtree(scratch, ignore_errors=True)
+                sentence = f"Stopped on {why} before any rank started."
+                os._exit(_finish(_without_ranks(EXIT_PREEMPTED, "Preempted", sentence)))
+
+    try:
+        watch_for_stop(on_stop, environment.lifeline_fd)
+    except OSError as error:
+        sentence = f"COSTOPT_LIFELINE_FD ({environment.lifeline_fd}) must be an open file: {error.strerror}."
+        raise NotRetryable("InvalidSettings", sentence) from error
+
+
+def _set_defaults(environment: ReplicaEnvironment, settings: ReplicaSettings, scratch: Path) -> None:
+    """Settings of the libraries below, for all ranks, where the user made none."""
+    # Lines come when they are written, and are not lost with a rank that is killed.
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    user.set_defaults(scratch / "home")
+    os.environ[names.ENV_LAUNCHER_STARTED] = str(_STARTED_NS)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_processors() // settings.processes_per_node)))
+    loopback = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
+    if environment.address.is_loopback and loopback:
+        # A laptop's host name may resolve to nothing, or to an interface that comes and goes.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback[0])
+
+
+def _without_ranks(code: int, reason: FailureReason, sentence: str) -> TerminationMessage:
+    return TerminationMessage(exit_code=code, reason=reason, message=clean(sentence, MESSAGE_CHARACTERS))
+
+
+def _finish(message: TerminationMessage) -> int:
+    write(optional_path(os.environ, names.ENV_TERMINATION_FILE), message)
+    if message.exit_code != EXIT_DONE:
+        where = "" if message.rank is None else f" (rank {message.rank} of replica {message.node})"
+        _say(f"{message.reason}: {message.message}{where}")
+    return message.exit_code
+
+
+def _say(sentence: str) -> None:
+    print(f"costopt: {sentence}", file=sys.stderr, flush=True)
+
+
+def run() -> NoReturn:
+    """The program: `main`, then leave at once, since threads of torch's store may still be waiting for something."""
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    run()

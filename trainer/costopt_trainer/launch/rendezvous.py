@@ -1,0 +1,148 @@
+"""How the launchers of a gang find each other: replica 0 holds torch's store at a known address, the others wait.
+
+A static rendezvous like torch's own (node rank and number of nodes are given), with what a cluster needs besides:
+patience with names that do not resolve yet and ports nobody listens on yet, and one sentence when patience ends.
+"""
+
+import os
+import socket
+import sys
+import time
+from datetime import timedelta
+
+from torch.distributed import DistError, PrefixStore, TCPStore  # type: ignore[attr-defined]
+from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
+
+from costopt_trainer.phases import phase
+from costopt_trainer.replica_settings import Address
+
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 2.0
+CONNECT_SECONDS = 5.0
+FIRST_NOTE_SECONDS = 5.0
+"""The wait is noted in the log after this long, then each time it has doubled."""
+
+
+class RendezvousFailed(Exception):
+    """The gang did not come together; the message is one sentence."""
+
+
+def wait_until_reachable(address: Address, timeout_seconds: float) -> None:
+    """Return once something listens at `address`; raises RendezvousFailed after `timeout_seconds`."""
+    began = time.monotonic()
+    pause, next_note = FIRST_PAUSE_SECONDS, FIRST_NOTE_SECONDS
+    while (problem := _try_connect(address)) is not None:
+        waited = time.monotonic() - began
+        if waited + pause > timeout_seconds:
+            raise RendezvousFailed(
+                f"Replica 0 was not reachable at {address} within {timeout_seconds:g} s ({problem})."
+            )
+        if waited >= next_note:
+            print(
+                f"costopt: waiting for replica 0 at {address} ({problem}), {waited:.0f} s of {timeout_seconds:g} s",
+                file=sys.stderr,
+                flush=True,
+            )
+            next_note *= 2
+        time.sleep(pause)
+        pause = min(1.5 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def _try_connect(address: Address) -> str | None:
+    try:
+        with socket.create_connection((address.host, address.port), timeout=CONNECT_SECONDS) as connection:
+            # On loopback, a connection to a free port can meet itself (TCP simultaneous open).
+            itself = connection.getsockname() == connection.getpeername()
+            return "connected to itself" if itself else None
+    except socket.gaierror as error:
+        return f"the name does not resolve: {error.strerror}"
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+class GangRendezvous(RendezvousHandler):
+    """Torch's rendezvous interface for replicas whose number and indices are given."""
+
+    def __init__(self, address: Address, *, node: int, num_nodes: int, run_id: str, timeout_seconds: float) -> None:
+        """`run_id`: the same in all replicas of the attempt, and in no other."""
+        self._address = address
+        self._node = node
+        self._num_nodes = num_nodes
+        self._run_id = run_id
+        self._timeout_seconds = timeout_seconds
+
+    @property
+    def use_agent_store(self) -> bool:
+        """Ranks use this store too, instead of opening one on yet another port."""
+        return True
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        """Wait until all replicas are connected to the store; raises RendezvousFailed."""
+        with phase("MeetingRanks"):
+            return self._meet()
+
+    def _meet(self) -> RendezvousInfo:
+        if self._node > 0:
+            wait_until_reachable(self._address, self._timeout_seconds)
+        try:
+            store = PrefixStore(self._run_id, self._open_store())
+        except DistError as error:
+            raise RendezvousFailed(self._sentence(error)) from error
+        except OSError as error:
+            why = os.strerror(error.errno or 0)
+            raise RendezvousFailed(f"Replica 0 cannot listen at {self._address}: {why}.") from error
+        info = RendezvousStoreInfo(self._address.host, self._address.port)
+        return RendezvousInfo(store, self._node, self._num_nodes, info)
+
+    def _open_store(self) -> TCPStore:
+        listener = _listen(self._address) if self._node == 0 else None
+        # Replica 0 reaches its own store without waiting for its own name to resolve.
+        elsewhere = self._node > 0 or self._address.is_loopback
+        return TCPStore(
+            self._address.host if elsewhere else "127.0.0.1",
+            self._address.port,
+            world_size=self._num_nodes,
+            is_master=self._node == 0,
+            timeout=timedelta(seconds=self._timeout_seconds),
+            wait_for_workers=True,
+            multi_tenant=False,
+            master_listen_fd=listener,
+        )
+
+    def _sentence(self, error: Exception) -> str:
+        first_line = str(error).partition("\n")[0]
+        who = f"Not all {self._num_nodes} replicas reached" if self._node == 0 else f"Replica {self._node} lost"
+        return f"{who} the rendezvous at {self._address} within {self._timeout_seconds:g} s ({first_line})."
+
+    def get_backend(self) -> str:
+        """The name in torch's records."""
+        return "costopt-static"
+
+    def get_run_id(self) -> str:
+        """As given."""
+        return self._run_id
+
+    def is_closed(self) -> bool:
+        """Never: a replica runs one rendezvous."""
+        return False
+
+    def set_closed(self) -> None:
+        """Nothing to close."""
+
+    def num_nodes_waiting(self) -> int:
+        """None: the number of replicas is fixed; a restart is a new attempt with new processes."""
+        return 0
+
+    def shutdown(self) -> bool:
+        """The store ends with the launcher."""
+        return True
+
+
+def _listen(address: Address) -> int:
+    """A listening socket for the store, given away. A gang on one machine is not reachable from outside it."""
+    if address.is_loopback:
+        family, _, _, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(place[:2], family=family, backlog=2048).detach()
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    return socket.create_server(("", address.port), family=family, dualstack_ipv6=both, backlog=2048).detach()

@@ -1,0 +1,255 @@
+"""A model on disk: `model.safetensors` beside `config.json`, from which the exact same model is rebuilt.
+
+    save_model      model -> folder; int8 weights are stored as int8, pruned matrices at their smaller size
+    load_model      folder -> model in eval mode on the CPU
+    read_config     folder -> what config.json says, checked
+    replace_folder  put a finished folder in the place of an older one
+
+Nothing here is pickled, so that reading a model never runs code that came with it. config.json holds the SHA-256 of
+the weights, because safetensors itself would not notice a flipped bit.
+
+A folder is written under a temporary name, flushed to disk and renamed: a reader finds all of it or none. What a
+killed writer left behind is removed by the next one; a folder has one writer at a time.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from costopt.files import sync_folder
+from costopt.hostile import Hostile, open_file, read_json, real_folder
+from costopt.schema.compression import Step
+from costopt_trainer.errors import NotRetryable, first_line
+from costopt_trainer.models import ModelShape, Widths, build_model
+from costopt_trainer.storage.checkpoint_files import remove, storage_folder
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+FORMAT = "costopt-model"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ArtifactConfig:
+    """What config.json says about the weights beside it."""
+
+    shape: ModelShape
+    """The model as it was trained."""
+    widths: Widths | None
+    """Widths that structured pruning left. None: those of `shape`."""
+    steps: tuple[Step, ...]
+    """Compression steps that made this model, in order; none for the trained model."""
+    weights_bytes: int
+    """Size of the weights file."""
+    weights_sha256: str
+    """Content hash of the weights file, hexadecimal."""
+
+
+def save_model(
+    folder: Path,
+    model: nn.Module,
+    shape: ModelShape,
+    *,
+    widths: Widths | None = None,
+    steps: Sequence[Step] = (),
+) -> int:
+    """Write `model` (parameters and buffers) to `folder`, replacing what is there; returns the weights file's bytes.
+
+    `widths` must be given if structured pruning changed the layers. Raises OSError if the folder cannot be written, and
+    NotRetryable("CheckpointNotWritable") if a link has the name of the folder above it.
+    """
+    partial = storage_folder(folder.parent) / f".{folder.name}.partial"
+    remove(partial)
+    partial.mkdir()
+    tensors, metadata = _plain_tensors(model)
+    weights = partial / WEIGHTS_FILE
+    try:
+        save_file(tensors, weights, metadata=metadata)
+    except SafetensorError as error:
+        raise _as_os_error(error, weights) from error
+    size_bytes = weights.stat().st_size
+    config = {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "shape": shape.to_plain(),
+        "widths": None if widths is None else {name: list(sizes) for name, sizes in widths.items()},
+        "steps": [step.to_plain() for step in steps],
+        "weightsBytes": size_bytes,
+        "weightsSha256": _sha256(weights),
+    }
+    (partial / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    replace_folder(partial, folder)
+    return size_bytes
+
+
+def load_model(folder: Path) -> nn.Module:
+    """The model saved in `folder`, in eval mode on the CPU; the state of the random generators is left as it was.
+
+    Raises NotRetryable("CheckpointUnreadable", sentence) if the folder is missing, damaged or something else.
+    """
+    config = read_config(folder)
+    weights = folder / WEIGHTS_FILE
+    try:
+        with open_file(weights) as stream:
+            size_bytes, digest = os.fstat(stream.fileno()).st_size, hashlib.file_digest(stream, "sha256").hexdigest()
+    except Hostile as error:
+        raise _unreadable(folder, f"its {WEIGHTS_FILE} {error}") from error
+    except OSError as error:
+        raise _unreadable(folder, f"it has no {WEIGHTS_FILE} that can be read") from error
+    if (size_bytes, digest) != (config.weights_bytes, config.weights_sha256):
+        raise _unreadable(
+            folder,
+            f"its {WEIGHTS_FILE} is not the one that {CONFIG_FILE} was written for",
+        )
+    try:
+        _refuse_what_weights_cannot_fill(config)
+        with torch.random.fork_rng(devices=[]):
+            model = build_model(config.shape, widths=config.widths)
+        with safe_open(weights, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  a safe_open is no mapping
+            metadata = file.metadata() or {}
+        _fill(model, tensors, metadata)
+    except (
+        SafetensorError,
+        OSError,
+        KeyError,
+        TypeError,
+        ValueError,
+        IndexError,
+        AttributeError,
+        RuntimeError,
+    ) as error:
+        raise _unreadable(folder, f"its weights do not fit its {CONFIG_FILE} ({first_line(error)})") from error
+    return model.eval()
+
+
+def read_config(folder: Path) -> ArtifactConfig:
+    """What the config.json in `folder` says. Raises NotRetryable("CheckpointUnreadable", sentence)."""
+    try:
+        real_folder(folder)
+        plain = read_json(folder / CONFIG_FILE)
+    except Hostile as error:
+        reason = "it is no folder, or a link to one" if folder.is_symlink() else f"its {CONFIG_FILE} {error}"
+        raise _unreadable(folder, reason) from error
+    except OSError as error:
+        reason = f"it has no readable {CONFIG_FILE}" if folder.is_dir() else "there is no such folder"
+        raise _unreadable(folder, reason) from error
+    if not isinstance(plain, dict) or plain.get("format") != FORMAT:
+        raise _unreadable(folder, f"its {CONFIG_FILE} is not of the format {FORMAT}")
+    if plain.get("version") != FORMAT_VERSION:
+        raise _unreadable(
+            folder,
+            f"its format version is {plain.get('version')!r:.80}, and {FORMAT_VERSION} is read here",
+        )
+    try:
+        return ArtifactConfig(
+            shape=ModelShape.from_plain(plain["shape"]),
+            widths=_widths(plain["widths"]),
+            steps=tuple(Step.model_validate_json(json.dumps(step)) for step in plain["steps"]),
+            weights_bytes=int(plain["weightsBytes"]),
+            weights_sha256=str(plain["weightsSha256"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise _unreadable(folder, f"its {CONFIG_FILE} is incomplete or damaged ({first_line(error)})") from error
+
+
+def replace_folder(finished: Path, folder: Path) -> None:
+    """Flush `finished` to disk and rename it to `folder`, whose older content is removed afterwards.
+
+    Both must be in the same parent folder. Between two renames `folder` is briefly missing; a writer killed just then
+    is expected to run again, as every attempt here is.
+    """
+    for path in finished.iterdir():
+        with open_file(path) as file:
+            os.fsync(file.fileno())
+    sync_folder(finished)
+    replaced = folder.with_name(f".{folder.name}.replaced")
+    remove(replaced)
+    if os.path.lexists(folder):
+        folder.rename(replaced)
+    finished.rename(folder)
+    sync_folder(folder.parent)
+    with contextlib.suppress(OSError):
+        remove(replaced)
+
+
+def _plain_tensors(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors by name as the file holds them, and what is needed to put quantized ones together again."""
+    tensors: dict[str, torch.Tensor] = {}
+    quantized: dict[str, torch.Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        if type(tensor) is torch.Tensor:
+            # The copy parts tensors that share memory, which safetensors refuses.
+            tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        else:
+            quantized[name] = tensor.cpu()
+    if not quantized:
+        return tensors, {}
+    from costopt_trainer.compress.quantize import flatten_quantized  # noqa: PLC0415  torchao takes seconds to import
+
+    parts, metadata = flatten_quantized(quantized)
+    return tensors | parts, metadata
+
+
+def _fill(model: nn.Module, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Copy the file's tensors into `model`; every parameter and buffer must get one, and none may be left over."""
+    quantized: dict[str, torch.Tensor] = {}
+    if metadata:
+        from costopt_trainer.compress.quantize import unflatten_quantized  # noqa: PLC0415  as above
+
+        quantized, tensors = unflatten_quantized(tensors, metadata)
+    expected = model.state_dict()
+    if expected.keys() != tensors.keys() | quantized.keys():
+        differing = sorted(expected.keys() ^ (tensors.keys() | quantized.keys()))
+        raise ValueError(f"{len(differing)} tensors are missing or unknown, first {differing[0][:80]!r}")
+    for name, tensor in (tensors | quantized).items():
+        if tensor.shape != expected[name].shape:
+            raise ValueError(f"{name} is {tuple(tensor.shape)} and not {tuple(expected[name].shape)}")
+    for name, tensor in quantized.items():
+        owner, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(owner), attribute, nn.Parameter(tensor, requires_grad=False))
+    model.load_state_dict(tensors, strict=False)
+
+
+def _refuse_what_weights_cannot_fill(config: ArtifactConfig) -> None:
+    """Raise ValueError for a model of more parameters than the weights have bytes, before memory is taken for it."""
+    with torch.device("meta"):
+        model = build_model(config.shape, widths=config.widths)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    if num_parameters > config.weights_bytes:
+        raise ValueError(f"{num_parameters} parameters in {config.weights_bytes} bytes")
+
+
+def _as_os_error(error: SafetensorError, path: Path) -> Exception:
+    """The OSError that safetensors' writer met (it only names the number in its sentence), else `error` itself."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1])), str(path)) if number else error
+
+
+def _widths(plain: Any) -> Widths | None:
+    if plain is None:
+        return None
+    return {str(name): tuple(int(size) for size in sizes) for name, sizes in plain.items()}
+
+
+def _sha256(path: Path) -> str:
+    with open_file(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _unreadable(folder: Path, why: str) -> NotRetryable:
+    return NotRetryable(
+        "CheckpointUnreadable",
+        f"{folder} does not hold a model saved by costopt: {why}",
+    )

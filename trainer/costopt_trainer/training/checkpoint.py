@@ -1,0 +1,312 @@
+"""Checkpoints: all that a training needs to go on as if it had never stopped, whole on disk or not there.
+
+    checkpoints/step-00000040/      one folder per checkpoint
+        model-00000-00000.safetensors       parameters and buffers: writing rank, number of the file
+        optimizer-00000-00000.safetensors   "<parameter>/<name>" -> tensor
+        random-00000-00000.safetensors      states of the rank's random generators
+        state.json                          step, samples consumed, scaler, latest figures, and what was trained on what
+        manifest.json                       size and SHA-256 of each of the others; written last
+        evaluation.json                     figures of the evaluation that was due, once it is done
+
+    Checkpoints         write, find and read them, all ranks together
+    random_state, restore_random_state
+
+A checkpoint is written under a temporary name, synced, then renamed: a kill at any moment leaves the ones before
+whole. Older ones go only after that. Tensors are merged by name, so it does not matter how many ranks wrote them.
+Nothing is pickled, so that reading a checkpoint never runs code that came with it. It names its job; one of another
+job, one that is a link, or whose manifest or state is not such, is passed over like a damaged one.
+"""
+
+import contextlib
+import json
+import re
+import secrets
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from costopt.files import sync_folder, write_atomically
+from costopt.hostile import read_json
+from costopt_trainer.errors import NotRetryable, first_line
+from costopt_trainer.launch.rank_error import memory_reason
+from costopt_trainer.phases import phase
+from costopt_trainer.storage.checkpoint_files import (
+    FORMAT,
+    FORMAT_VERSION,
+    MANIFEST_FILE,
+    FileRecord,
+    damage_in,
+    not_writable,
+    read_tensors,
+    remove,
+    storage_folder,
+    write_file,
+    write_tensors,
+)
+from costopt_trainer.training.checkpoint_state import evaluation_of
+from costopt_trainer.training.process_group import ProcessGroup
+
+STATE_FILE = "state.json"
+EVALUATION_FILE = "evaluation.json"
+
+_NAME = re.compile(r"step-([0-9]{8,15})")
+_LEFTOVER = re.compile(r"\.step-.*")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What one rank puts into a checkpoint."""
+
+    model: Mapping[str, Tensor]
+    """Parameters and buffers by name; empty on a rank whose part another one writes."""
+    optimizer: Mapping[str, Tensor]
+    """Optimizer state by "<parameter>/<name>"; empty likewise."""
+    random: Mapping[str, Tensor]
+    """States of this rank's random generators, uint8."""
+    state: Mapping[str, Any]
+    """JSON data; rank 0's is written."""
+
+
+class Checkpoints:
+    """The checkpoints below one folder, for all ranks of a gang together.
+
+    `prepare`, `newest` and `save` must be called by all ranks; an error of one is raised on all.
+    """
+
+    def __init__(self, folder: Path, *, job: str, keep_last: int, gang: ProcessGroup) -> None:
+        """`job`: whose they are, by name."""
+        self.folder = folder
+        self._job = job
+        self._keep_last = keep_last
+        self._gang = gang
+        self.passed_over: str | None = None
+        """What `newest` found damaged, in words."""
+
+    def prepare(self) -> None:
+        """Make the folder, clear away what a killed writer left, and make sure that all ranks can write here.
+
+        Raises NotRetryable("CheckpointNotWritable"), before any step is paid for.
+        """
+        probe = self.folder / self._gang.broadcast(f".step-probe-{secrets.token_hex(8)}")
+
+        def begin() -> None:
+            storage_folder(self.folder)
+            for path in self.folder.iterdir():
+                if _LEFTOVER.fullmatch(path.name):
+                    remove(path)
+            probe.mkdir()
+
+        def try_writing() -> None:
+            if not probe.is_dir():
+                raise NotRetryable(
+                    "CheckpointNotWritable",
+                    f"rank {self._gang.rank} does not see what rank 0 wrote to {self.folder}: all replicas must share "
+                    "one storage folder",
+                )
+            write_file(probe / f"{self._gang.rank}", bytes(4096))
+
+        self._together(begin, rank_0_only=True)
+        try:
+            self._together(try_writing)
+        finally:
+            if self._gang.rank == 0:
+                shutil.rmtree(probe, ignore_errors=True)
+
+    def newest(self, fault_of_state: Callable[[Any, int], str | None] = lambda _state, _step: None) -> int | None:
+        """The step of the newest checkpoint that is whole; None if there are none at all. The same on all ranks.
+
+        `fault_of_state` is asked what is wrong with a state of a step. A damaged one is passed over with a line on
+        stderr. Raises NotRetryable("CheckpointUnreadable") if all are damaged: silently starting over would throw away
+        what was paid for.
+        """
+        found: int | None = None
+        damaged: list[str] = []
+
+        def look() -> None:
+            nonlocal found
+            steps = sorted(_steps_in(self.folder), reverse=True)
+            for number, step in enumerate(steps, start=1):
+                damage = damage_in(self.folder / folder_name(step), step, self._job, pieces.done)
+                if damage is None:
+                    damage = self._damage_of_state(step, fault_of_state)
+                if damage is None:
+                    found = step
+                    return
+                damaged.append(f"the checkpoint of step {step} cannot be used ({damage})")
+                way_out = f"trying that of step {steps[number]}" if number < len(steps) else "there is none before it"
+                _say(f"{damaged[-1]}: {way_out}")
+            if steps:
+                raise NotRetryable(
+                    "CheckpointUnreadable",
+                    f"no checkpoint in {self.folder} can be used; {damaged[0]}: restore one from a copy, or remove the "
+                    "folder to start over",
+                )
+
+        with phase("LoadingCheckpoint") as pieces:
+            self._together(look, rank_0_only=True)
+        found, self.passed_over = self._gang.broadcast((found, "; ".join(damaged)[:4000] or None))
+        return found
+
+    def _damage_of_state(self, step: int, fault_of_state: Callable[[Any, int], str | None]) -> str | None:
+        try:
+            fault = fault_of_state(self.read_state(step), step)
+        except ValueError as error:
+            fault = str(error)
+        return f"{STATE_FILE}: {fault}" if fault else None
+
+    @contextlib.contextmanager
+    def loading(self, step: int) -> Iterator[None]:
+        """What does not fit while a checkpoint is loaded will not fit later: NotRetryable("CheckpointUnreadable").
+
+        Memory that runs out, or a disk that fails, is another matter.
+        """
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, IndexError, RuntimeError, SafetensorError) as error:
+            if memory_reason([kind.__name__ for kind in type(error).__mro__], str(error)) is not None:
+                raise
+            raise NotRetryable(
+                "CheckpointUnreadable",
+                f"the checkpoint of step {step} does not fit the model that is trained ({first_line(error)}): restore "
+                f"it from a copy, or remove {self.folder / folder_name(step)} to go on from the one before",
+            ) from error
+
+    def read_state(self, step: int) -> dict[str, Any]:
+        """The JSON state of a checkpoint."""
+        state: dict[str, Any] = read_json(self.folder / folder_name(step) / STATE_FILE)
+        return state
+
+    def read_model(self, step: int, wanted: Callable[[str], bool] | None = None) -> dict[str, Tensor]:
+        """Parameters and buffers whose names are wanted (None: of the whole model), from the files of all ranks."""
+        return read_tensors(self.folder / folder_name(step), "model-*", wanted)
+
+    def read_optimizer(self, step: int, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
+        """The optimizer's tensors of the parameters that are wanted, by "<parameter>/<name>"."""
+        return read_tensors(
+            self.folder / folder_name(step), "optimizer-*", lambda name: wanted(name.rpartition("/")[0])
+        )
+
+    def read_random(self, step: int) -> dict[str, Tensor]:
+        """This rank's random states; empty if no rank of this number wrote any."""
+        return read_tensors(self.folder / folder_name(step), f"random-{self._gang.rank:05d}-*")
+
+    def save(self, step: int, snapshot: Snapshot) -> None:
+        """Write a checkpoint and, once it is complete, remove those no longer kept.
+
+        Raises NotRetryable("CheckpointNotWritable") if a rank may not write or the disk is full; the checkpoints
+        before are untouched then.
+        """
+        rank, final = self._gang.rank, self.folder / folder_name(step)
+        partial = self.folder / f".{final.name}.partial"
+        written: dict[str, FileRecord] = {}
+
+        def begin() -> None:
+            remove(partial)
+            partial.mkdir()
+
+        def write_part() -> None:
+            for kind in ("model", "optimizer", "random"):
+                written.update(write_tensors(partial, kind, rank, getattr(snapshot, kind), pieces.done))
+            if rank == 0:
+                written[STATE_FILE] = write_file(partial / STATE_FILE, _to_json(snapshot.state))
+
+        def finish() -> None:
+            manifest = {"format": FORMAT, "version": FORMAT_VERSION, "job": self._job, "step": step, "files": files}
+            write_file(partial / MANIFEST_FILE, _to_json(manifest))
+            sync_folder(partial)
+            remove(final)  # only there if it was passed over as damaged
+            partial.rename(final)
+            sync_folder(self.folder)
+
+        with phase("SavingCheckpoint") as pieces:
+            try:
+                self._together(begin, rank_0_only=True)
+                self._together(write_part)
+                files = {name: record for part in self._gang.gather(written) for name, record in part.items()}
+                self._together(finish, rank_0_only=True)
+            except Exception:
+                if rank == 0:
+                    with contextlib.suppress(OSError):
+                        remove(partial)  # gives its room on a full disk back
+                raise
+            if rank == 0:
+                self._remove_old(step)
+
+    def add_evaluation(self, step: int, figures: Mapping[str, Any]) -> None:
+        """Put the figures of an evaluation beside the checkpoint that was written before it; rank 0 does."""
+        self._together(
+            lambda: write_atomically(self.folder / folder_name(step) / EVALUATION_FILE, _to_json(figures)),
+            rank_0_only=True,
+        )
+
+    def read_evaluation(self, step: int) -> dict[str, Any] | None:
+        """What `add_evaluation` put there, on all ranks; None if it did not come to that, or is damaged."""
+        figures: dict[str, Any] | None = None
+        if self._gang.rank == 0:
+            with contextlib.suppress(OSError, ValueError):
+                figures = evaluation_of(read_json(self.folder / folder_name(step) / EVALUATION_FILE))
+        return self._gang.broadcast(figures)
+
+    def _remove_old(self, newest: int) -> None:
+        # Those of later steps were passed over as damaged when the training went back; it is now on its own way.
+        steps = sorted(_steps_in(self.folder))
+        kept = [step for step in steps if step <= newest][-self._keep_last :]
+        for step in steps:
+            if step not in kept:
+                try:
+                    remove(self.folder / folder_name(step))
+                except OSError as error:
+                    _say(f"the old checkpoint of step {step} could not be removed: {error}")
+
+    def _together(self, act: Callable[[], None], *, rank_0_only: bool = False) -> None:
+        """Run `act` on all ranks (or on the first alone), and raise on all what went wrong on one."""
+        problem: Exception | None = None
+        if self._gang.rank == 0 or not rank_0_only:
+            try:
+                act()
+            except OSError as error:
+                problem = not_writable(self.folder, error)
+            except Exception as error:  # noqa: BLE001  whatever it is, the other ranks must not wait for this one
+                problem = error
+        self._gang.agree(problem)
+
+
+def folder_name(step: int) -> str:
+    """Name of a checkpoint's folder."""
+    return f"step-{step:08d}"
+
+
+def _steps_in(folder: Path) -> list[int]:
+    """Steps of the checkpoints in `folder`, whole or damaged, in no order."""
+    return [int(match[1]) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """States of torch's random generators that dropout draws from on `device`, uint8."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def restore_random_state(states: Mapping[str, Tensor], device: torch.device) -> None:
+    """Put back what `random_state` took; what is not there, or of a device not in use, is left as it is."""
+    if "cpu" in states:
+        torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
+
+
+def _to_json(data: Any) -> bytes:
+    return json.dumps(data, indent=1, sort_keys=True, allow_nan=False).encode()
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,92 @@
+"""The loss on held-out samples: the same samples each time, nothing about the training changed.
+
+spread_indices       which samples are evaluated
+validation_totals    sums over this rank's share of them
+describe_results     the figures of an evaluation by name
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from costopt_trainer.data import TrainingData
+from costopt_trainer.models import count_targets, loss_sum
+from costopt_trainer.training.meter import figure
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over evaluated samples, to be added up over ranks."""
+
+    loss_sum: float
+    """Cross-entropies in nats."""
+    num_targets: int
+    """Tokens (or samples) that were predicted."""
+    num_correct: int
+    """Samples whose likeliest class was the right one; 0 for text, where it is not counted."""
+
+
+def spread_indices(num_samples: int, max_samples: int) -> npt.NDArray[np.int64]:
+    """At most `max_samples` of `num_samples` indices, evenly spread, in order, the same at every call."""
+    count = min(num_samples, max_samples)
+    return np.arange(count, dtype=np.int64) * num_samples // count if count else np.empty(0, dtype=np.int64)
+
+
+def validation_totals(
+    model_forward: Callable[[Tensor], Tensor | None],
+    data: TrainingData,
+    *,
+    max_samples: int,
+    micro_batch_size: int,
+    device: torch.device,
+    rank: int = 0,
+    world_size: int = 1,
+    go_on: Callable[[int, int], bool] = lambda _done, _all: True,
+) -> Totals | None:
+    """Sums over micro-batches rank, rank + world_size, ... of the evaluated samples.
+
+    `go_on` is asked before each micro-batch, on all ranks equally often, with the number done and that of all; if it
+    says no, there are no sums.
+
+    `model_forward` maps inputs on `device` to logits, or to None on a rank that only takes part in computing them,
+    whose totals are then zero. The caller puts the model into eval mode, so that no random number is drawn. The one
+    host-device sync point is the reading of the sums at the end.
+    """
+    indices = spread_indices(data.num_validation_samples, max_samples)
+    sums = torch.zeros(3, dtype=torch.float64, device=device)
+    with torch.no_grad():
+        num_rounds = -(-len(indices) // (world_size * micro_batch_size))
+        for number in range(num_rounds):
+            if not go_on(number, num_rounds):
+                return None
+            start = (number * world_size + rank) * micro_batch_size
+            if start >= len(indices):
+                break  # in the last round there may not be one for every rank
+            inputs, targets = data.validation_batch(indices[start : start + micro_batch_size])
+            inputs, targets = inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+            logits = model_forward(inputs)
+            if logits is None:
+                continue
+            sums[0] += loss_sum(logits, targets)
+            sums[1] += count_targets(targets)
+            if targets.dim() == 1:
+                sums[2] += (logits.argmax(dim=-1) == targets).sum()
+    loss, num_targets, num_correct = sums.tolist()
+    return Totals(loss, int(num_targets), int(num_correct))
+
+
+def describe_results(data: TrainingData, loss: float, correct: float) -> dict[str, str]:
+    """Named figures of an evaluation and those to compare them with.
+
+    `loss` is in nats per token (or sample), `correct` the share of samples classified correctly, 0 to 1.
+    """
+    results = {"validationLossNatsPerSample" if data.image_shape else "validationLossNatsPerToken": figure(loss)}
+    if data.validation_bytes_per_token is not None:
+        results["validationLossNatsPerByte"] = figure(loss / data.validation_bytes_per_token)
+    if data.image_shape is not None:
+        results["validationAccuracyPermille"] = str(round(1000 * correct))
+    return results | {name: figure(entropy) for name, entropy in data.reference_entropies.items()}

@@ -1,0 +1,436 @@
+"""The training loop of the built-in recipes, on one page. Every rank of the gang runs `main`.
+
+    storage    COSTOPT_STORAGE_DIR: checkpoints/, artifacts/model/, metrics.jsonl, cache/
+    ranks      RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT, as torch's own launcher sets them
+
+    main -> Training(...) -> resume -> run: steps, and between them read_losses, save, evaluate, report -> finish
+
+A training is a pure function of its recipe and data: on the CPU, 40 steps end in the same bits as 20 steps and a resume
+for 20 more. (On a GPU some kernels add in no fixed order.) To that end the order of samples is a function of (seed,
+samples consumed), and a checkpoint holds all else that a step reads.
+
+A host that reads a result from the device waits for it. The comments name each such sync point: an ordinary step has
+none, so that the host runs ahead and the device never waits for work.
+"""
+
+import os
+import sys
+import zlib
+from collections.abc import Callable
+from math import isfinite
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from costopt import names
+from costopt.schema.recipe import Recipe
+from costopt.schema.replica import EXIT_PREEMPTED, Progress, ReplicaSettings
+from costopt_trainer.data import load_data, sample_indices
+from costopt_trainer.data.listing import differences
+from costopt_trainer.errors import NotRetryable
+from costopt_trainer.models import ModelShape, build_model, context_length_of, count_targets, layers_of
+from costopt_trainer.models.artifact import save_model
+from costopt_trainer.phases import phase
+from costopt_trainer.shutdown import watch_for_stop
+from costopt_trainer.storage.checkpoint_files import not_writable
+from costopt_trainer.training.checkpoint import (
+    Checkpoints,
+    Snapshot,
+    random_state,
+    restore_random_state,
+)
+from costopt_trainer.training.checkpoint_state import fault_of_state, name_changes, refuse_other_training
+from costopt_trainer.training.evaluation import describe_results, validation_totals
+from costopt_trainer.training.meter import Meter, Reporter, figure, startup_ns
+from costopt_trainer.training.optimization import (
+    learning_rate,
+    load_optimizer_state,
+    make_optimizer,
+    named_optimizer_state,
+)
+from costopt_trainer.training.parallel import Batch, DataParallel, ModelParallel, Strategy, rehearse
+from costopt_trainer.training.precision import all_finite, autocast_for, gradient_scaler, slow_precision
+from costopt_trainer.training.process_group import ProcessGroup, join_process_group
+from costopt_trainer.training.stopping import Question, Stop
+
+
+def main(settings: ReplicaSettings) -> None:
+    """Train as `settings.recipe` says, from the newest checkpoint if there is one, and save the trained model.
+
+    Ends with SystemExit(143) after SIGTERM and a checkpoint. Raises NotRetryable for what no restart can mend.
+    """
+    if settings.recipe is None:
+        raise NotRetryable("InvalidSettings", "train.recipe must be set for the built-in trainer")
+    meter = Meter(already_ns=startup_ns())
+    stop = Stop()
+    watch_for_stop(stop, lifeline_fd=None)
+    try:
+        gang = join_process_group()
+        storage = Path(os.environ[names.ENV_STORAGE_DIR])
+        training = Training(settings.recipe, storage, gang, meter, stop, job=settings.job_name)
+        training.resume()
+        training.run()
+        training.finish()
+        gang.leave()
+    except RuntimeError as error:
+        # All ranks are asked to end at about the same time: one that has lost another was asked as well.
+        if stop.asked:
+            raise SystemExit(EXIT_PREEMPTED) from error
+        raise
+
+
+class Training:
+    """One rank's part in a training: what it holds, and what it does with it in order."""
+
+    def __init__(
+        self, recipe: Recipe, storage: Path, gang: ProcessGroup, meter: Meter, stop: Stop, *, job: str
+    ) -> None:
+        self.recipe, self.storage, self.gang, self.meter, self.stop = recipe, storage, gang, meter, stop
+
+        # ---- storage and data; before the model, because mistakes are likelier here
+        keep_last = recipe.checkpointing.keep_last
+        self.checkpoints = Checkpoints(storage / names.CHECKPOINTS_DIR, job=job, keep_last=keep_last, gang=gang)
+        self.checkpoints.prepare()
+        context_length = context_length_of(recipe.model)
+        self.cache_dir = storage / names.CACHE_DIR
+        self.data = load_data(recipe.data, context_length=context_length, cache_dir=self.cache_dir, own_folder=storage)
+        self.shape = ModelShape(recipe.model, self.data.vocabulary_size, self.data.image_shape, self.data.num_classes)
+
+        # ---- model and optimizer
+        batch = recipe.batch
+        with phase("BuildingModel"):
+            self.strategy = self.make_strategy()
+        self.module = self.strategy.module
+        normalized = [part for part in self.module.modules() if isinstance(part, nn.BatchNorm2d)]
+        self.moving_averages = [average for part in normalized for average in part.buffers()]
+        self.optimizer = make_optimizer(recipe, self.module)
+        split = isinstance(self.strategy, ModelParallel)
+        self.scaler = gradient_scaler(recipe.precision, gang.device, gradients_are_split=split)
+        # A rank takes an equal share of every global batch, in micro-batches: the rest is gradient accumulation.
+        self.share_size = batch.global_batch_size // self.strategy.data_size
+        if batch.global_batch_size % (self.strategy.data_size * batch.micro_batch_size) != 0:
+            raise NotRetryable(
+                "InvalidSettings",
+                "recipe.batch.globalBatchSize must be a multiple of microBatchSize times the "
+                f"{self.strategy.data_size} data-parallel ranks",
+            )
+
+        # ---- where we are
+        self.step = 0  # finished steps
+        self.samples_consumed = 0  # over all ranks: the data position
+        self.saved_step: int | None = None
+        self.evaluation_due = False  # after this step, and not done yet
+        self.losses: list[Tensor] = []  # of the steps since the last look, on the device, each rank's own part
+        self.progress = Progress(step=0, total_steps=recipe.total_steps)  # latest figures
+        self.reported_samples = 0
+        self.is_step_to_end, self.is_evaluation_to_end = Question(gang, stop), Question(gang, stop)
+        progress_file = os.environ.get(names.ENV_PROGRESS_FILE)
+        self.reporter = Reporter(gang, Path(progress_file) if progress_file else None, storage / names.METRICS_FILE)
+
+    def make_strategy(self) -> Strategy:
+        """The model with its first weights, shared out among the ranks."""
+        recipe, gang, batch = self.recipe, self.gang, self.recipe.batch
+        torch.manual_seed(recipe.seed)  # the same weights on all ranks
+        model = build_model(self.shape)
+        torch.manual_seed(zlib.crc32(f"{recipe.seed}/{gang.rank}".encode()))  # but dropout of its own on each
+        autocast = autocast_for(recipe.precision, gang.device)
+        note = slow_precision(recipe.precision, gang.device)
+        if note and gang.rank == 0:
+            print(note, file=sys.stderr, flush=True)
+        if recipe.parallelism.strategy == "ModelParallel" and gang.world_size > 1:
+            num_micro_batches = batch.global_batch_size // batch.micro_batch_size
+            return ModelParallel(model, gang, autocast, recipe.parallelism.schedule, num_micro_batches)
+        return DataParallel(model, gang, autocast)
+
+    def resume(self) -> None:
+        """Go to the newest checkpoint, if there is one."""
+        recipe, gang, checkpoints, module = self.recipe, self.gang, self.checkpoints, self.module
+        step = self.saved_step = checkpoints.newest(fault_of_state)
+        if step is not None:
+            state = checkpoints.read_state(step)
+            refuse_other_training(
+                step,
+                state["identity"],
+                self.identity(),
+                lambda: differences(self.cache_dir, str(state["identity"].get("data")), self.data.fingerprint),
+            )
+            refuse_fewer_steps(step, recipe.total_steps)
+            if gang.rank == 0:
+                changes = name_changes(state["recipe"], recipe.to_plain())
+                changes += name_changes({"ranks": state["ranks"]}, {"ranks": gang.world_size})
+                also = f" with other settings: {', '.join(changes)}" if changes else ""
+                print(f"resuming after step {step}{also}", file=sys.stderr, flush=True)
+            own = module.state_dict().keys()
+            with phase("LoadingCheckpoint") as pieces, checkpoints.loading(step):
+                module.load_state_dict(checkpoints.read_model(step, own.__contains__))
+                pieces.done()
+                load_optimizer_state(module, self.optimizer, checkpoints.read_optimizer(step, own.__contains__))
+            if state["scaler"] and self.scaler.is_enabled():
+                self.scaler.load_state_dict(state["scaler"])
+            self.step = step
+            self.samples_consumed = self.reported_samples = int(state["samplesConsumed"])
+            self.progress = Progress.model_validate({**state["progress"], "totalSteps": recipe.total_steps})
+            if state.get("evaluationDue", False):
+                evaluated = checkpoints.read_evaluation(step)
+                self.evaluation_due = evaluated is None
+                self.progress = Progress.model_validate({**self.progress.to_plain(), **(evaluated or {})})
+        self.update_progress(resumed_from_step=step, checkpoints_passed_over=checkpoints.passed_over)
+        self.reporter.resume_after(self.step - self.evaluation_due)
+        if self.step < recipe.total_steps:
+            with phase("Rehearsing") as pieces:
+                batches = [on_device(batch, gang.device) for batch in self.next_batches()]
+                rehearse(self.strategy, batches, self.scaler, pieces.goes_on)
+        if step is not None:  # at the very end, so that nothing draws a number in between
+            with checkpoints.loading(step):
+                restore_random_state(checkpoints.read_random(step), gang.device)
+
+    def run(self) -> None:
+        """Take the steps that are left, with evaluations and checkpoints where they are due."""
+        recipe, gang, meter = self.recipe, self.gang, self.meter
+        self.stop.in_steps = True
+        meter.lap("startup")
+        self.report()
+        if self.evaluation_due:  # an attempt before was stopped in it
+            self.evaluate()
+            self.report()
+        while self.step < recipe.total_steps:
+            batches = self.next_batches()
+            own_targets = sum(int(count_targets(targets)) for _, targets in batches) if self.strategy.holds_loss else 0
+            meter.lap("data_wait")
+
+            # The hosts agree, over gloo, while the GPUs are still busy with the step before: how many targets this
+            # global batch has, whether any rank was asked to end, and whether rank 0 finds a report due.
+            num_targets, stop_asked, report_due = gang.sum_integers(
+                own_targets, self.stop.asked, gang.rank == 0 and meter.report_is_due()
+            )
+            if stop_asked:
+                self.end_early()
+            if report_due:
+                self.read_losses()
+                meter.lap("training")
+                self.report()
+
+            self.take_step([on_device(batch, gang.device) for batch in batches], num_targets)
+            last = self.step == recipe.total_steps
+            self.evaluation_due = evaluation_due = last or self.step % recipe.evaluation.every_steps == 0
+            checkpoint_due = last or self.step % recipe.checkpointing.every_steps == 0
+            if evaluation_due or checkpoint_due:
+                self.read_losses()
+            meter.lap("training")
+            if checkpoint_due:  # first, since an evaluation may take longer than whoever stops it would wait
+                self.save()
+            if evaluation_due:
+                self.evaluate()
+            if evaluation_due or checkpoint_due:
+                self.report()
+
+    def next_batches(self) -> list[Batch]:
+        """This rank's micro-batches of the next step, on the host."""
+        numbers = sample_indices(
+            seed=self.recipe.seed,
+            position=self.samples_consumed + self.strategy.data_rank * self.share_size,
+            count=self.share_size,
+            num_samples=self.data.num_train_samples,
+        )
+        return [self.data.train_batch(part) for part in numbers.reshape(-1, self.recipe.batch.micro_batch_size)]
+
+    def take_step(self, batches: list[Batch], num_targets: int) -> None:
+        """One optimizer step on `batches`, this rank's share of a global batch with `num_targets` targets."""
+        rate = learning_rate(self.recipe, self.step + 1)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        undo = self.keep_state() if len(batches) > 1 else None
+        self.is_step_to_end.begin()
+        # Sum of token losses over the number of targets of the global batch: each token weighs the same, however many
+        # ranks and micro-batches it is cut into.
+        loss_sum = self.strategy.accumulate_gradients(
+            batches, 1 / num_targets, self.scaler, lambda: not self.is_step_to_end.all_end()
+        )
+        if loss_sum is None:  # told to end between two micro-batches: the step was never begun
+            if undo is not None:
+                undo()
+            self.end_early()
+        self.scaler.unscale_(self.optimizer)
+        clip_norm = float(self.recipe.optimizer.gradient_clip_norm)
+        if clip_norm > 0:
+            # Under FP16 infinite gradients become NaN here; the scaler has seen them and will skip the step.
+            norm = self.strategy.gradient_norm()
+            nn.utils.clip_grads_with_norm_(self.module.parameters(), clip_norm, norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.losses.append(loss_sum / num_targets)
+        self.step += 1
+        self.samples_consumed += self.recipe.batch.global_batch_size
+
+    def keep_state(self) -> Callable[[], None]:
+        """What a step changes before it is done, kept; calling the result puts it back. No sync point."""
+        random, device = random_state(self.gang.device), self.gang.device
+        kept = [(average, average.clone()) for average in self.moving_averages]
+
+        def undo() -> None:
+            self.optimizer.zero_grad(set_to_none=True)
+            restore_random_state(random, device)
+            for average, value in kept:
+                average.copy_(value)
+
+        return undo
+
+    def read_losses(self) -> None:
+        """Learn the losses of the steps since the last look, and stop if training has diverged. A sync point."""
+        if not self.losses:
+            return
+        losses = self.gang.sum(torch.stack(self.losses)).tolist()
+        self.losses.clear()
+        for step, loss in enumerate(losses, start=self.step - len(losses) + 1):
+            if not isfinite(loss):
+                raise diverged(f"the loss of step {step} is {loss}", self.recipe)
+        self.update_progress(step=self.step, samples_consumed=self.samples_consumed, loss=figure(losses[-1]))
+        self.update_progress(learning_rate=figure(learning_rate(self.recipe, self.step)))
+
+    def evaluate(self) -> None:
+        """Loss on the held-out samples, each rank taking its share. A sync point."""
+        self.strategy.share_buffers()
+        self.module.eval()
+        self.is_evaluation_to_end.begin()
+        with phase("Evaluating") as pieces:
+
+            def go_on(finished: int, of: int) -> bool:
+                pieces.done(finished, of)
+                return not self.is_evaluation_to_end.all_end()
+
+            totals = validation_totals(
+                self.strategy.forward,
+                self.data,
+                max_samples=self.recipe.evaluation.max_samples,
+                micro_batch_size=self.recipe.batch.micro_batch_size,
+                device=self.gang.device,
+                rank=self.strategy.data_rank,
+                world_size=self.strategy.data_size,
+                go_on=go_on,
+            )
+        self.module.train()
+        self.meter.lap("evaluation")
+        if totals is None:  # told to end between two micro-batches: the next attempt evaluates this step
+            self.end_early()
+        sums = torch.tensor([totals.loss_sum, totals.num_targets, totals.num_correct], dtype=torch.float64)
+        loss_sum, num_targets, num_correct = self.gang.sum(sums).tolist()
+        loss = loss_sum / num_targets
+        if not isfinite(loss):
+            raise diverged(f"the validation loss after step {self.step} is {loss}", self.recipe)
+        results = describe_results(self.data, loss, num_correct / num_targets)
+        self.update_progress(validation_loss=figure(loss), results=results)
+        self.evaluation_due = False
+        self.meter.lap("evaluation")
+        if self.step == self.saved_step:
+            self.checkpoints.add_evaluation(self.step, {"validationLoss": figure(loss), "results": results})
+            self.meter.checkpoint_completed()
+            self.meter.lap("checkpoint")
+
+    def save(self) -> None:
+        """Write a checkpoint, each rank its part. A sync point."""
+        if self.gang.sum_integers(not all_finite(self.module.parameters())) != [0]:
+            raise diverged(f"the weights after step {self.step} are not finite", self.recipe)
+        self.update_progress(last_checkpoint_step=self.step)
+        state = {
+            "step": self.step,
+            "samplesConsumed": self.samples_consumed,
+            "scaler": self.scaler.state_dict(),
+            "progress": self.progress.model_copy(update={"metered": None}).to_plain(),
+            "ranks": self.gang.world_size,
+            "recipe": self.recipe.to_plain(),
+            "identity": self.identity(),
+            "evaluationDue": self.evaluation_due,
+        }
+        writes = self.strategy.saves_module
+        snapshot = Snapshot(
+            model=self.module.state_dict() if writes else {},
+            optimizer=named_optimizer_state(self.module, self.optimizer) if writes else {},
+            random=random_state(self.gang.device),
+            state=state,
+        )
+        self.checkpoints.save(self.step, snapshot)
+        self.saved_step = self.step
+        self.meter.checkpoint_completed()
+        self.meter.lap("checkpoint")
+
+    def end_early(self) -> NoReturn:
+        """All ranks save the step they have all finished, and end."""
+        self.read_losses()
+        self.meter.lap("training")
+        if self.step not in (0, self.saved_step):
+            self.save()
+        self.report()
+        raise SystemExit(EXIT_PREEMPTED)
+
+    def finish(self) -> None:
+        """Save the trained model: from the checkpoint, where the pieces of all ranks are one model again."""
+        problem: Exception | None = None
+        if self.gang.rank == 0:
+            folder = self.storage / names.ARTIFACTS_DIR / names.MODEL_DIR
+            with phase("SavingModel"):
+                model = build_model(self.shape)
+                model.load_state_dict(self.checkpoints.read_model(self.step))
+                try:
+                    save_model(folder, model, self.shape)
+                except OSError as error:
+                    problem = not_writable(folder, error)
+                except NotRetryable as error:
+                    problem = error
+        self.gang.agree(problem)
+        self.meter.lap("checkpoint")
+        self.report()
+
+    def update_progress(self, **figures: object) -> None:
+        """Put new figures into `progress`."""
+        self.progress = self.progress.model_copy(update=figures)
+
+    def report(self) -> None:
+        """Say how far training is."""
+        tokens = (self.samples_consumed - self.reported_samples) * self.data.tokens_per_sample
+        self.reported_samples = self.samples_consumed
+        rate = self.meter.tokens_per_second(tokens)
+        name = "tokens_per_second" if self.data.image_shape is None else "samples_per_second"
+        self.update_progress(**{name: rate or getattr(self.progress, name)}, metered=self.meter.metered())
+        self.reporter.report(self.progress, keep=not self.evaluation_due)
+        self.meter.reported()
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must have been made of to be resumed: model, samples and their order."""
+        settings = self.shape.settings
+        layers = layers_of(settings).to_plain()  # a default and the same number written out are one model
+        model = {**self.shape.to_plain(), "settings": {"type": settings.type, **layers}}
+        model["settings"].pop("dropoutPercent", None)  # shapes no weight, so it may change
+        return {"model": model, "data": self.data.fingerprint, "seed": self.recipe.seed}
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on `device`; copied from pinned memory, so that the host does not wait for it."""
+    if device.type == "cpu":
+        return batch
+    inputs, targets = batch
+    return inputs.pin_memory().to(device, non_blocking=True), targets.pin_memory().to(device, non_blocking=True)
+
+
+def diverged(what: str, recipe: Recipe) -> NotRetryable:
+    """The end of a training whose figures have left the finite: the same steps would lead there again."""
+    advice = f"lower optimizer.learningRate (now {recipe.optimizer.learning_rate}), lengthen schedule.warmupSteps"
+    if recipe.precision == "FP16":
+        other = "train in BF16 or FP32"
+    elif float(recipe.optimizer.gradient_clip_norm) > 0:
+        other = f"lower optimizer.gradientClipNorm (now {recipe.optimizer.gradient_clip_norm})"
+    else:
+        other = "clip gradients (optimizer.gradientClipNorm is 0, which is off)"
+    return NotRetryable("LossNotFinite", f"{what}: {advice} or {other}")
+
+
+def refuse_fewer_steps(step: int, total_steps: int) -> None:
+    """Raise NotRetryable if the checkpoint is of a step behind the last: its model is not the one that is asked for."""
+    if step > total_steps:
+        raise NotRetryable(
+            "InvalidSettings",
+            f"totalSteps is {total_steps}, but training has come to step {step} already: ask for that many, "
+            "or use other storage to start anew",
+        )

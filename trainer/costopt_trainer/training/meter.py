@@ -1,0 +1,173 @@
+"""Where a rank's time goes, and how that and the training's progress are told.
+
+    figure      a measured number as text
+    Meter       every moment since the process began, counted under exactly one head
+    Reporter    Progress into the replica's progress file, onto stdout, and into metrics.jsonl
+
+The loop calls `meter.lap(head)` after each thing it does; the time since the call before goes under that head, so that
+the heads always add up to the whole. Times are the host's: on a GPU, which works behind the host's back, the wait for
+it falls under whatever reads a result next, and samples fetched meanwhile cost what their fetching takes.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from costopt import names
+from costopt.files import write_atomically
+from costopt.hostile import Hostile, append_file, open_file, parse_json
+from costopt.schema.replica import MeteredMilliseconds, Progress
+from costopt_trainer.errors import NotRetryable
+from costopt_trainer.storage.checkpoint_files import not_writable
+from costopt_trainer.training.process_group import ProcessGroup
+
+Head = Literal["startup", "data_wait", "training", "evaluation", "checkpoint"]
+
+NANOSECONDS_PER_MILLISECOND = 10**6
+NANOSECONDS_PER_SECOND = 10**9
+
+REPORT_EVERY_SECONDS = 1.0
+"""A report reads the loss back from the device, which stops the host: not worth it at every step of a quick model."""
+
+_LONGEST_LINE = 2**16
+"""Bytes of a line of metrics.jsonl; ours have some hundreds."""
+
+
+def figure(value: float) -> str:
+    """A finite measured number as text; nine digits tell any two float32 apart."""
+    return f"{value:.9g}"
+
+
+def startup_ns() -> int:
+    """Nanoseconds since this rank's launcher began, or without one since this process began."""
+    started = os.environ.get(names.ENV_LAUNCHER_STARTED, "")
+    return max(0, time.monotonic_ns() - int(started)) if started.isdigit() else process_age_ns()
+
+
+def process_age_ns() -> int:
+    """Nanoseconds since this process began, to 10 ms; 0 where the system does not tell (not Linux)."""
+    try:
+        # Field 22 of proc(5) stat, counted after the name in parentheses: start time in clock ticks since boot.
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        started_ns = ticks * NANOSECONDS_PER_SECOND // os.sysconf("SC_CLK_TCK")
+        return max(0, time.clock_gettime_ns(time.CLOCK_BOOTTIME) - started_ns)
+    except (OSError, ValueError, IndexError, AttributeError):
+        return 0
+
+
+class Meter:
+    """Time by head since the process began, in nanoseconds."""
+
+    def __init__(self, already_ns: int = 0, now: Callable[[], int] = time.monotonic_ns) -> None:
+        """`already_ns` had gone by when this was called; it is start-up too. `now` is a clock that never goes back."""
+        self._now = now
+        self._last_ns = now() - already_ns
+        self._heads: dict[Head, int] = dict.fromkeys(
+            ("startup", "data_wait", "training", "evaluation", "checkpoint"), 0
+        )
+        self._saved_ns = 0
+        self._reported_ns = now()
+        self._rate_since_ns = 0
+
+    def lap(self, head: Head) -> None:
+        """Count the time since the last call under `head`."""
+        now = self._now()
+        self._heads[head] += now - self._last_ns
+        self._last_ns = now
+
+    def checkpoint_completed(self) -> None:
+        """All steps and evaluations so far are in a checkpoint: they are productive now."""
+        self._saved_ns = self._heads["training"] + self._heads["evaluation"]
+
+    def metered(self) -> MeteredMilliseconds:
+        """The account so far."""
+        in_steps_ns = self._heads["training"] + self._heads["evaluation"]
+        return MeteredMilliseconds(
+            startup=self._heads["startup"] // NANOSECONDS_PER_MILLISECOND,
+            productive=self._saved_ns // NANOSECONDS_PER_MILLISECOND,
+            since_checkpoint=(in_steps_ns - self._saved_ns) // NANOSECONDS_PER_MILLISECOND,
+            data_wait=self._heads["data_wait"] // NANOSECONDS_PER_MILLISECOND,
+            checkpoint=self._heads["checkpoint"] // NANOSECONDS_PER_MILLISECOND,
+        )
+
+    def report_is_due(self) -> bool:
+        """Has the last report grown old?"""
+        return self._now() - self._reported_ns >= REPORT_EVERY_SECONDS * NANOSECONDS_PER_SECOND
+
+    def reported(self) -> None:
+        """A report has just been made."""
+        self._reported_ns = self._now()
+
+    def tokens_per_second(self, tokens: int) -> int | None:
+        """Rate of `tokens` over the steps since the last call, evaluations and checkpoints apart; None: no step."""
+        trained_ns = self._heads["training"] + self._heads["data_wait"]
+        elapsed_ns, self._rate_since_ns = trained_ns - self._rate_since_ns, trained_ns
+        return tokens * NANOSECONDS_PER_SECOND // elapsed_ns if tokens and elapsed_ns else None
+
+
+class Reporter:
+    """Tells how far training is: each replica in its progress file, rank 0 on stdout and in metrics.jsonl too."""
+
+    def __init__(self, gang: ProcessGroup, progress_file: Path | None, metrics_file: Path) -> None:
+        """`progress_file` None: nobody reads one."""
+        self._progress_file = progress_file if gang.local_rank == 0 else None
+        self._metrics_file = metrics_file if gang.rank == 0 else None
+        self._folder = metrics_file.parent
+        self._last_step = 0
+
+    def resume_after(self, step: int) -> None:
+        """Drop the metrics of steps after `step`: they are about to be taken again. A line torn by a kill goes too.
+
+        Raises NotRetryable("CheckpointNotWritable") if there is something else than a file to write to.
+        """
+        self._last_step = step
+        if self._metrics_file is None or not os.path.lexists(self._metrics_file):
+            return
+        try:
+            with open_file(self._metrics_file) as stream:
+                lines = stream.read().splitlines(keepends=True)
+        except Hostile as error:
+            raise self._no_file(error) from error
+        kept = [line for line in lines if _is_of_step(line, step)]
+        if kept != lines:
+            write_atomically(self._metrics_file, b"".join(kept))
+
+    def report(self, progress: Progress, *, keep: bool = True) -> None:
+        """Tell `progress`. metrics.jsonl gets one line of a step, so nothing for a step it has already, nor one that is
+        not to be kept, as more is to be said of the step.
+
+        Raises NotRetryable("CheckpointNotWritable") if the disk is full.
+        """
+        try:
+            self._tell(progress, keep=keep)
+        except Hostile as error:
+            raise self._no_file(error) from error
+        except OSError as error:
+            raise not_writable(self._folder, error) from error
+
+    def _no_file(self, error: Hostile) -> NotRetryable:
+        return NotRetryable("CheckpointNotWritable", f"{self._metrics_file} {error}: remove it")
+
+    def _tell(self, progress: Progress, *, keep: bool) -> None:
+        line = json.dumps(progress.to_plain(), separators=(",", ":")) + "\n"
+        if self._progress_file is not None:
+            # No sync: this is for a reader on the same machine, and waiting for the disk every second is not free.
+            write_atomically(self._progress_file, line.encode(), durable=False)
+        if self._metrics_file is not None:
+            sys.stdout.write(line)
+            sys.stdout.flush()
+            if keep and progress.step > self._last_step:
+                with append_file(self._metrics_file) as stream:
+                    stream.write(line.encode())
+                self._last_step = progress.step
+
+
+def _is_of_step(line: bytes, last_step: int) -> bool:
+    try:
+        return line.endswith(b"\n") and int(parse_json(line, max_bytes=_LONGEST_LINE)["step"]) <= last_step
+    except (ValueError, KeyError, TypeError):
+        return False

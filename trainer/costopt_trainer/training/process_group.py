@@ -1,0 +1,161 @@
+"""Who this rank is among the others, and the few things ranks tell each other.
+
+join_process_group    meet the other ranks, as the environment says
+ProcessGroup         this rank's place; sums, broadcasts, and agreement on errors
+
+What ranks tell each other is tensors, or JSON in tensors. torch's own exchange of objects unpickles what comes, which
+would run the code of whoever can reach a rank's port: neither torch's store nor gloo asks who is there.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar, get_args
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from costopt.hostile import parse_json
+from costopt.schema.replica import EXIT_DONE, FailureReason
+from costopt_trainer.cgroup import usable_processors
+from costopt_trainer.errors import NotRetryable
+from costopt_trainer.phases import phase
+from costopt_trainer.rank import leave_at_once
+
+T = TypeVar("T")
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+"""How long a rank waits for another: a first rank may be tokenizing the data meanwhile. A rank that dies is noticed at
+once all the same, by its launcher."""
+
+MAX_MESSAGE_BYTES = 2**22
+"""Longest JSON that one rank tells another: the records of ten thousand files."""
+MAX_SENTENCE = 10_000
+"""Characters of an error that the other ranks are told."""
+
+
+@dataclass(frozen=True)
+class ProcessGroup:
+    """One rank's place among all ranks. With a world size of 1 nothing is sent and no process group exists."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    device: torch.device
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """`tensor` summed over all ranks, in place; the same bits on every rank."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def sum_integers(self, *values: int) -> list[int]:
+        """Each value summed over all ranks, in one exchange between the hosts (gloo): no GPU waits for it."""
+        if self.world_size == 1:
+            return list(values)
+        return [int(total) for total in self.sum(torch.tensor(values, dtype=torch.int64)).tolist()]
+
+    def broadcast(self, value: T) -> T:
+        """Rank 0's `value`, JSON data, on all ranks. Tuples come as lists, on rank 0 too where there are others."""
+        if self.world_size == 1:
+            return value
+        content = _to_bytes(value) if self.rank == 0 else b""
+        length = _checked(self._broadcast(torch.tensor([len(content)])).tolist()[0])
+        tensor = _to_tensor(content, length) if self.rank == 0 else torch.empty(length, dtype=torch.uint8)
+        received: T = parse_json(self._broadcast(tensor).numpy().tobytes())
+        return received
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's `value`, JSON data, in order of rank, on all ranks. Tuples come as lists, as in `broadcast`."""
+        if self.world_size == 1:
+            return [value]
+        content = _to_bytes(value)
+        lengths = [_checked(length) for length in self._all_gather(torch.tensor([len(content)])).flatten().tolist()]
+        contents = self._all_gather(_to_tensor(content, max(lengths)))
+        return [parse_json(row[:length].numpy().tobytes()) for row, length in zip(contents, lengths, strict=True)]
+
+    def _broadcast(self, tensor: Tensor) -> Tensor:
+        dist.broadcast(tensor, src=0)
+        return tensor
+
+    def _all_gather(self, tensor: Tensor) -> Tensor:
+        """Every rank's `tensor`, all of one shape, as rows."""
+        rows = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        dist.all_gather(rows, tensor)
+        return torch.stack(rows)
+
+    def agree(self, error: Exception | None) -> None:
+        """Return if no rank met an error; else raise on all ranks, so that none waits for one that has left.
+
+        The lowest rank's NotRetryable goes first; without one, the rank's own error, or RuntimeError on the others.
+        """
+        report: Any = None
+        if error is not None:
+            reason = error.reason if isinstance(error, NotRetryable) else None
+            text = str(error) if reason else f"{type(error).__name__}: {error}"
+            report = [reason, text[:MAX_SENTENCE].encode("utf-8", "replace").decode()]
+        failed = [(rank, *report) for rank, report in enumerate(self.gather(report)) if report is not None]
+        for _, reason, sentence in failed:
+            if reason in get_args(FailureReason):
+                raise NotRetryable(reason, sentence) from error
+        if error is not None:
+            raise error
+        if failed:
+            raise RuntimeError(f"rank {failed[0][0]} failed: {failed[0][2]}")
+
+    def leave(self) -> None:
+        """End this process well, if it has met other ranks: nothing is left to do, and no destructor may hang."""
+        if self.world_size > 1:
+            leave_at_once(EXIT_DONE)
+
+
+def join_process_group() -> ProcessGroup:
+    """Meet the other ranks as RANK, LOCAL_RANK, WORLD_SIZE and MASTER_* say; returns when all are there.
+
+    GPUs talk NCCL, hosts gloo; both at once where there are GPUs, so that small talk between hosts stays off the GPU.
+    Raises NotRetryable("InvalidSettings") if this machine has fewer GPUs than ranks.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if "OMP_NUM_THREADS" in os.environ:
+        torch.set_num_threads(max(1, int(os.environ["OMP_NUM_THREADS"])))
+    else:
+        torch.set_num_threads(max(1, usable_processors() // ranks_here))
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        if local_rank >= torch.cuda.device_count():
+            raise NotRetryable(
+                "InvalidSettings",
+                f"processesPerNode must be at most {torch.cuda.device_count()}, the GPUs of this node, "
+                f"but it has a local rank {local_rank}",
+            )
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+    if world_size > 1:
+        with phase("MeetingRanks"):
+            if device.type == "cuda":
+                # Given its device, NCCL connects all ranks now; at the first exchange, a pipeline has only two of them.
+                dist.init_process_group("cpu:gloo,cuda:nccl", timeout=COLLECTIVE_TIMEOUT, device_id=device)
+            else:
+                dist.init_process_group("gloo", timeout=COLLECTIVE_TIMEOUT)
+    return ProcessGroup(rank, local_rank, world_size, device)
+
+
+def _to_bytes(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _to_tensor(content: bytes, length: int) -> Tensor:
+    """uint8 (length,): the bytes, then zeros."""
+    return torch.frombuffer(bytearray(content.ljust(length, b"\0")), dtype=torch.uint8)
+
+
+def _checked(length: int) -> int:
+    """A length as another rank tells it, before memory is taken for it."""
+    if not 0 < length <= MAX_MESSAGE_BYTES:
+        raise RuntimeError(f"a rank must tell at most {MAX_MESSAGE_BYTES} bytes at once, but announced {length}")
+    return length

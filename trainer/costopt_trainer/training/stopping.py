@@ -1,0 +1,61 @@
+"""When a training is told to end: heard between micro-batches, and agreed on by all ranks.
+
+Stop        has this rank been asked to end?
+Question    have we all? Asked together at the same micro-batch, about once a second
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+
+from costopt.schema.replica import EXIT_PREEMPTED
+from costopt_trainer.training.process_group import ProcessGroup
+
+ASK_EVERY_SECONDS = 1.0
+"""An exchange between hosts takes a millisecond at most, so this costs a thousandth."""
+
+
+class Stop:
+    """Has this rank been asked to end? Called from a thread of its own, the moment SIGTERM comes."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.in_steps = False
+
+    def __call__(self, why: str) -> None:
+        """In steps, ask for a checkpoint; before, there is nothing to save and maybe a long wait in the way."""
+        self.asked = True
+        if not self.in_steps:
+            print(f"ending before the first step: {why}", file=sys.stderr, flush=True)
+            os._exit(EXIT_PREEMPTED)
+
+
+class Question:
+    """Are all to end? Each kind of work has its own, as micro-batches of one take longer than those of another."""
+
+    def __init__(self, gang: ProcessGroup, stop: Stop, now: Callable[[], float] = time.monotonic) -> None:
+        self._gang, self._stop, self._now = gang, stop, now
+        self._every = 1  # micro-batches from one exchange to the next, the same on all ranks
+        self._count = 0
+        self._since = now()
+
+    def begin(self) -> None:
+        """A stretch of micro-batches begins, on all ranks; whether to end has just been asked otherwise."""
+        self._count = 0
+        self._since = self._now()
+
+    def all_end(self) -> bool:
+        """To be called by all ranks at each micro-batch; the same answer on all."""
+        if self._gang.world_size == 1:
+            return self._stop.asked
+        self._count += 1
+        if self._count < self._every:
+            return False
+        # By rank 0's clock; at most twice as many as last time, since the first may be slower than the rest.
+        pace = (self._now() - self._since) / self._count
+        most = 2 * self._every if self._gang.rank == 0 else 0
+        wanted = max(1, min(most, int(ASK_EVERY_SECONDS / max(pace, 1e-9)))) if self._gang.rank == 0 else 0
+        asked, self._every = self._gang.sum_integers(self._stop.asked, wanted)
+        self.begin()
+        return asked > 0
