@@ -12,6 +12,7 @@ A command's file is imported only when that command runs, so that `costopt --hel
     live        what a user sees while a job runs
     result      what a user sees when it has ended
     replicas    which replicas' logs are meant; logs_of_run and logs_of_job print them
+    generate    writes the CRDs and docs/reference.md (`make generate`)
     outlet      everything that is printed, made safe for any terminal; safe_console is rich's part of it
 
 `kubectl-costopt` is the same program under the name by which kubectl finds its plugins.

@@ -3,6 +3,7 @@
     access      which cluster and namespace are meant, and whether any is known here
     connect     a kubeconfig or a pod's service account -> a Cluster (the only importer of the kubernetes client)
     api         Cluster: one request, one answer or one sentence
+    shapes      what an API server should have sent; parts of another kind count as not there
     refusals    what the API server or the network said -> the sentence for the user
     troubles    the table of answers that are failures of the cluster, and what each means
     patience    outages are waited out, for a while

@@ -3,6 +3,7 @@
     decide      plan(observed, now): read this first
     observed    what a shell saw
     actions     what a shell is to do
+    backoff     pauses between attempts that are lost one soon after the other
     gang        what the replicas of one attempt amount to
     failures    which replica's end is the failure to report
     evidence    what others wrote down about a replica's end, and the cause that it shows

@@ -6,5 +6,6 @@ children    each of these objects by itself
 pods        the pods of an attempt: ours, and what spec.pods adds
 labels      what the metadata of all of them has in common
 processes   an attempt as processes of this machine: arguments, environment, files
+references  references in the value of an environment variable, as a kubelet resolves them
 text        manifests and processes as YAML and JSON
 """

@@ -13,7 +13,9 @@ prices       PriceBook
 status       what a job's status carries
 usage        what replicas held, as a status keeps it
 replica      settings handed to a replica, and the messages that come back
+variant_report  what is said of a variant: measured, compared, loaded again
 lines        YAML text -> plain data, with the line of every field
+scalars      a plain scalar of YAML -> its value, as kubectl reads it
 sentences    one mistake -> the API server's sentence, and what would be right
 document     YAML text -> validated documents, or every mistake with its line
 crd          models -> CustomResourceDefinitions

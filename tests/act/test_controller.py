@@ -19,13 +19,14 @@ from costopt.schema.status import Bill, EarlierJob, JobStatus
 from costopt_operator.act.controller import Controller
 from costopt_operator.act.failing import LOOKS, FailingLooks
 from costopt_operator.act.rate_limiter import RateLimiter
+from costopt_operator.decide.keys import Key
 from costopt_operator.decide.objects import parse_child_job, parse_job, parse_pod
 from costopt_operator.decide.observe import LogSight
 from costopt_operator.decide.platform import Platform
 from costopt_operator.kube.api import ApiError, NotLeading
 from costopt_operator.serve.metrics import Metrics
 from costopt_operator.watch.object_cache import Cluster
-from costopt_operator.watch.work_queue import Key, WorkQueue
+from costopt_operator.watch.work_queue import WorkQueue
 
 Json = dict[str, Any]
 

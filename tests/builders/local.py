@@ -1,6 +1,6 @@
 """Jobs for the shells' tests, and a runner in a process of its own that a test may kill.
 
-`python tests/builders/local.py FOLDER PROGRAM NODES KILL_BEFORE_WRITE` runs the job `tiny` in FOLDER, with one of the
+`python -m builders.local FOLDER PROGRAM NODES KILL_BEFORE_WRITE` runs the job `tiny` in FOLDER, with one of the
 programs below in the launcher's place: real processes under real supervisors, without the seconds that torch takes.
 """
 
@@ -18,6 +18,8 @@ from costopt.local.run_folder import RunFolder
 from costopt.local.runner import Runner
 from costopt.schema.job import CostOptJob
 from costopt.schema.prices import PriceBook
+
+TESTS = Path(__file__).resolve().parents[1]
 
 PROGRAMS = {
     "finish": "print('working'); time.sleep(0.3)",
@@ -123,7 +125,8 @@ def runner_in(folder: Path, tiny: CostOptJob, program: str) -> Runner:
 def start_runner(folder: Path, program: str, num_nodes: int = 2, kill_before_write: int = 0) -> subprocess.Popen[str]:
     """A runner in a process of its own; SIGINT suspends its job. It may kill itself just before its n-th write."""
     return subprocess.Popen(
-        [sys.executable, __file__, str(folder), program, str(num_nodes), str(kill_before_write)],
+        [sys.executable, "-m", "builders.local", str(folder), program, str(num_nodes), str(kill_before_write)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -174,7 +174,7 @@ def start_ranks(runs: list[Run], world_size: int, folder: Path, **environment: s
     }
     return [
         subprocess.Popen(
-            [sys.executable, str(Path(__file__)), str(file)],
+            [sys.executable, "-m", "builders.trainer", str(file)],
             env={**common, "RANK": str(rank), "LOCAL_RANK": "0"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -221,7 +221,7 @@ def main() -> None:
 
     refuse_pickles()
     from costopt_trainer.errors import NotRetryable
-    from costopt_trainer.rank import leave_at_once
+    from costopt_trainer.shutdown import leave_at_once
     from costopt_trainer.training import loop as train
     from costopt_trainer.training import process_group as gang
 

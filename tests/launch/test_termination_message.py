@@ -14,8 +14,9 @@ from costopt.oom_kills import count_oom_kills
 from costopt.schema.replica import EXIT_PREEMPTED, FailureReason, MeteredMilliseconds, Progress, TerminationMessage
 from costopt.schema.variant_report import Measurement, VariantFault, VariantStatus
 from costopt_trainer.cgroup import usable_processors
+from costopt_trainer.errors import memory_reason
 from costopt_trainer.launch.log_relay import Line
-from costopt_trainer.launch.rank_error import RankError, error_from_lines, memory_reason, read_error, record_error
+from costopt_trainer.launch.rank_error import RankError, error_from_lines, read_error, record_error
 from costopt_trainer.launch.termination_message import (
     RankEnd,
     describe,

@@ -11,10 +11,10 @@ import pytest
 from kubernetes.aio.client import Configuration
 
 from cases.mistakes import plain_job, plain_price_book
+from costopt_operator.decide.keys import Key
 from costopt_operator.kube.api import Api
 from costopt_operator.watch import own_kinds as kopf_events
 from costopt_operator.watch.object_cache import Cluster
-from costopt_operator.watch.work_queue import Key
 
 Json = dict[str, Any]
 

@@ -1,21 +1,19 @@
-"""What runs inside a replica: the launcher, the training loop, and the compression of its result.
+"""What runs inside a replica: the launcher, the ranks, the training loop, and the compression of its result.
 
-    launch        one per replica: starts the ranks, passes SIGTERM on, writes the termination message
-      settings      environment and settings file -> what to start, or a sentence
-      agent         torch's elastic agent, with our own stopping; rendezvous: replica 0 listens, the others try
-      local_ranks   the ranks' processes; output: their lines; lifeline: who ends with whom
-      phases        signs of life where no step ends
-      failure, termination, memory    which rank failed first, why, and the message that says so
-      processors                      how many this container may use, hence threads per rank
-    worker        one per rank: ties it to its launcher, then rank: runs train, compress or the user's program
-    train         the training loop, one page
-      gang          the ranks' process group; parallel: how they share the work
-      optimization, precision, evaluate, meter    what the loop is made of
-      checkpoint, checkpoint_files    saving and resuming bit for bit
-    models/       the networks
-    data/         text and images -> samples by position
-    compress/     the trained model -> variants; artifact: a model kept on disk
-    files         a file is whole or not there; errors: the exception that says: do not try again
+launch/             one process per replica: starts the ranks, passes SIGTERM on, writes the termination message
+worker              one process per rank: ties it to its launcher, then becomes rank
+rank                runs the training, a variant or the user's program, and says why it failed
+compress/           the trained model -> variants
+training/           the training loop and what it is made of (read `training/loop.py` first)
+models/             the networks, and a model kept on disk
+data/               text and images -> samples by position
+storage/            files of a checkpoint
+replica_settings    environment and settings file -> what to do, or a sentence
+phases              signs of life where no step ends
+shutdown            who ends with whom
+cgroup              how many processors this container may use
+errors              the exception that says: do not try again
 
-Imports from costopt: schema, names and files only.
+`launch` imports none of the other rooms; they may import those below them. Imports from costopt: schema, names, files,
+hostile, isolation, oom_kills.
 """

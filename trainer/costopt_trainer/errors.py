@@ -1,6 +1,14 @@
-"""The one exception that says: do not try again; and the words of another error, fit to stand in its sentence."""
+"""The one exception that says: do not try again; and what other errors say, fit to stand in its sentence."""
+
+import re
+from collections.abc import Sequence
 
 from costopt.schema.replica import FailureReason
+
+_DEVICE_OUT_OF_MEMORY = re.compile(
+    r"(cuda|hip|xpu|mps|nccl)\b.*out of memory|(CUBLAS|CUDNN|HIPBLAS)_STATUS_ALLOC_FAILED", re.IGNORECASE | re.DOTALL
+)
+_OUT_OF_MEMORY = re.compile(r"out of memory|(can't|cannot) allocate memory|std::bad_alloc", re.IGNORECASE)
 
 
 class NotRetryable(Exception):
@@ -19,3 +27,11 @@ def first_line(error: BaseException, limit: int = 200) -> str:
     line = str(error).strip().partition("\n")[0].rstrip(".:")
     shown = "".join(character if character.isprintable() else "?" for character in line[: limit + 1])
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def memory_reason(types: Sequence[str], message: str) -> FailureReason | None:
+    """Which memory ran out, by an exception's classes and its text."""
+    # torch.OutOfMemoryError is raised for accelerators only; the machine's memory has Python's MemoryError.
+    if "OutOfMemoryError" in types or _DEVICE_OUT_OF_MEMORY.search(message):
+        return "DeviceOutOfMemory"
+    return "OutOfMemory" if "MemoryError" in types or _OUT_OF_MEMORY.search(message) else None

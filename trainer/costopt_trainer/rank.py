@@ -3,7 +3,6 @@
 Exit codes: 0 done, 143 stopped after a checkpoint, 78 not worth a retry, 1 anything else.
 """
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -18,12 +17,12 @@ from typing import NoReturn
 from costopt import names
 from costopt.isolation import passed_on
 from costopt.schema.replica import EXIT_DONE, EXIT_NOT_RETRYABLE
-from costopt_trainer.errors import NotRetryable
-from costopt_trainer.launch.rank_error import ERROR_FILE_VARIABLE, memory_reason, record_error
+from costopt_trainer.errors import NotRetryable, memory_reason
+from costopt_trainer.launch.rank_error import ERROR_FILE_VARIABLE, record_error
 from costopt_trainer.launch.termination_message import EXIT_FAILED
 from costopt_trainer.phases import VOICE, phase
 from costopt_trainer.replica_settings import read_settings
-from costopt_trainer.shutdown import poll_parent
+from costopt_trainer.shutdown import leave_at_once, poll_parent
 
 
 def main() -> None:
@@ -65,19 +64,6 @@ def _run() -> None:
             from costopt_trainer.training.loop import main as train  # noqa: PLC0415
 
         train(settings)
-
-
-def leave_at_once(code: int) -> NoReturn:
-    """End without running destructors, which may wait for ever.
-
-    After a failure those of process groups and data loaders wait for ranks that are gone. Even when all went well, that
-    of a gloo group waits, with Python's lock held, for a thread that needs this lock, if it is DDP that lets go of the
-    group last (torch 2.13; about one run in ten).
-    """
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)
 
 
 def start_program(argv: Sequence[str], *, becomes_it: bool = sys.platform == "linux") -> NoReturn:

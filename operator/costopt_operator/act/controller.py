@@ -26,6 +26,7 @@ from costopt_operator.act.failing import (
 from costopt_operator.act.rate_limiter import RateLimiter
 from costopt_operator.act.strangers import Strangers
 from costopt_operator.decide.events import Event, event_manifest
+from costopt_operator.decide.keys import Key
 from costopt_operator.decide.objects import JobObject, Pod, parse_job
 from costopt_operator.decide.observe import JobSnapshot, utc_now
 from costopt_operator.decide.platform import Platform
@@ -38,7 +39,7 @@ from costopt_operator.serve.metrics import Metrics
 from costopt_operator.watch.node_reader import Nodes
 from costopt_operator.watch.object_cache import Cluster
 from costopt_operator.watch.pod_log_reader import Logs
-from costopt_operator.watch.work_queue import LONGEST_BACKOFF_SECONDS, Key, WorkQueue
+from costopt_operator.watch.work_queue import LONGEST_BACKOFF_SECONDS, WorkQueue
 
 log = logging.getLogger(__name__)
 

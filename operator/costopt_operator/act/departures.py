@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable
 
 from costopt.names import USAGE_FINALIZER
 from costopt_operator.act.concurrency import run_all
+from costopt_operator.decide.keys import Key
 from costopt_operator.decide.objects import ChildJob, JobObject, Pod, parse_job, parse_pod
 from costopt_operator.decide.ownership import belongs_to
 from costopt_operator.kube.api import Api, ApiError
 from costopt_operator.serve.metrics import Metrics
 from costopt_operator.watch.object_cache import Cluster
-from costopt_operator.watch.work_queue import Key
 
 log = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from costopt.accounting.outcome import Attempt
 from costopt.accounting.quantities import bounded
 from costopt.schema.base import decimal
 from costopt.schema.usage import ReplicaMeter, Usage, UsageRecord
+from costopt_operator.decide.meters import Meters, cohort_of, heard, meters_of
 from costopt_operator.decide.node_pricing import UNKNOWN_NODE, NodeClass
 from costopt_operator.decide.objects import Pod, indexes, parse_time
 from costopt_operator.decide.observe import JobSnapshot, held_until, state_of
-from costopt_operator.meters import Meters, cohort_of, heard, meters_of
 
 COUNTED_LATE = timedelta(seconds=5)
 """Pods that run are counted up to so long ago: the end of one is known only when its node has told it."""

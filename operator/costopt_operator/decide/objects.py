@@ -20,10 +20,10 @@ from costopt.schema.base import NAME_PATTERN
 from costopt.schema.replica import TerminationMessage
 from costopt_operator.decide import shapes
 from costopt_operator.decide.effective_requests import Requests, effective_requests_of
+from costopt_operator.decide.keys import Key
 from costopt_operator.decide.kinship import Gang
 from costopt_operator.decide.ownership import JOB_KIND, Controller, controller_of
 from costopt_operator.decide.pod_reasons import container_time, evidence_of, said_at_end, wait_of
-from costopt_operator.watch.work_queue import Key
 
 Json = dict[str, Any]
 

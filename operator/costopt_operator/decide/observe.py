@@ -121,7 +121,7 @@ class JobSnapshot:
 
 
 def observe(snapshot: JobSnapshot, bill: Bill, now: datetime) -> Observed:
-    """The snapshot as the plan sees it, with the bill so far."""
+    """The job as the plan sees it, with the bill so far."""
     sizes = {(child.stage, child.attempt): child.completions for child in snapshot.child_jobs}
     reports = [pod.said.variant for pod in snapshot.pods if pod.said and pod.said.variant]
     return Observed(

@@ -1,4 +1,4 @@
-"""One look at a job: what to write down, and what to do after that. Pure: `reconcile(snapshot, memory, now) -> Decision`.
+"""One look at a job, `reconcile(snapshot, memory, now) -> Decision`: what to write, and what to do after that. Pure.
 
     observe ──▶ plan ──▶ status (with every new usage record) ──▶ finalizers to release, gangs to stop and start, events
 
@@ -94,7 +94,7 @@ class Decision:
 
 
 def reconcile(snapshot: JobSnapshot, memory: WriteHistory, now: datetime) -> Decision:
-    """What to do about the snapshot as it is now."""
+    """What to do about the job as it is now."""
     usage = snapshot.status.usage or Usage()
     kept = fold(usage, foldable(snapshot, usage), dated=snapshot.job.spec.price_book_name is not None)
     # What has been counted stays counted, also if the clock is set back or another's was ahead.

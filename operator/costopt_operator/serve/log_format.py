@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
-from costopt_operator.watch.work_queue import Key
+from costopt_operator.decide.keys import Key
 
 _KEY: ContextVar[Key | None] = ContextVar("key", default=None)
 

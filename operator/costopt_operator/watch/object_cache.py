@@ -22,6 +22,7 @@ from costopt.names import MANAGED_BY_SELECTOR
 from costopt.schema.document import read_documents
 from costopt.schema.prices import PriceBook
 from costopt.schema.status import EarlierJob, JobStatus
+from costopt_operator.decide.keys import Key
 from costopt_operator.decide.kinship import Gang, Kinship, gangs_in
 from costopt_operator.decide.lenient_parse import read_known
 from costopt_operator.decide.objects import (
@@ -36,7 +37,6 @@ from costopt_operator.decide.objects import (
 )
 from costopt_operator.kube.api import GROUP_PATH, JOBS, Api, ApiError, Json, Unreachable, list_path
 from costopt_operator.watch.list_watch import ListWatch, Versioned
-from costopt_operator.watch.work_queue import Key
 
 log = logging.getLogger(__name__)
 

@@ -19,10 +19,10 @@ from costopt.accounting.outcome import Attempt
 from costopt.plan.silence import Silence, look_every
 from costopt.render.pods import CONTAINER
 from costopt.schema.replica import log_lines, phase_in_log, progress_in_log, says_no_log, time_in_log
+from costopt_operator.decide.keys import Key
 from costopt_operator.decide.objects import Pod
 from costopt_operator.decide.observe import LogSight
 from costopt_operator.kube.api import Api, ApiError, Unreachable, object_path
-from costopt_operator.watch.work_queue import Key
 
 log = logging.getLogger(__name__)
 

@@ -6,14 +6,13 @@ import itertools
 import time
 from collections import deque
 
+from costopt_operator.decide.keys import Key
+
 FIRST_BACKOFF_SECONDS = 0.1
 LONGEST_BACKOFF_SECONDS = 60.0
 REST_SECONDS = 0.5
 """Between two looks at one key: what happens to a gang happens to all its pods, one after the other."""
 LONGEST_REST_SECONDS = 2.0
-
-Key = tuple[str, str]
-"""Namespace, and the uid of a job; of a pod that is of no job that we know, its own."""
 
 
 class WorkQueue:

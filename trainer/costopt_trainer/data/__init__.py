@@ -1,12 +1,15 @@
 """Samples to train and evaluate on: from the user's settings to batches of tensors.
 
 load_data    settings -> TrainingData (below)
-text         which files, in which order, split how      tokenizer  bytes or learned byte pairs
-shards       tokens on disk, memory-mapped               making     made once, part by part
+text         which files, in which order, split how
+tokenizer    bytes or learned byte pairs
+token_cache  tokens on disk, memory-mapped by every rank
+making       tokens made once, part by part
 listing      which files a text had, for a refusal of another
 storages     what jobs write, which is data for none
 entropy      the yardstick for a validation loss
-images       one .npz file                               sampler    which sample comes at which position
+images       labelled images from one .npz file
+sampler      which sample comes at which position
 """
 
 from collections.abc import Callable

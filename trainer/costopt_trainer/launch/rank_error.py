@@ -16,6 +16,7 @@ from typing import Any, get_args
 
 from costopt.hostile import read_json
 from costopt.schema.replica import FailureReason
+from costopt_trainer.errors import memory_reason
 from costopt_trainer.launch.log_relay import Line
 
 ERROR_FILE_VARIABLE = "TORCHELASTIC_ERROR_FILE"
@@ -27,10 +28,6 @@ _LOST_PEER_SIGNS = re.compile(
     r"|failed to (connect|recv|send)|could not connect|recvValue failed|sendBytes failed",
     re.IGNORECASE,
 )
-_DEVICE_OUT_OF_MEMORY = re.compile(
-    r"(cuda|hip|xpu|mps|nccl)\b.*out of memory|(CUBLAS|CUDNN|HIPBLAS)_STATUS_ALLOC_FAILED", re.IGNORECASE | re.DOTALL
-)
-_OUT_OF_MEMORY = re.compile(r"out of memory|(can't|cannot) allocate memory|std::bad_alloc", re.IGNORECASE)
 _HELPER_KILLED = re.compile(r"DataLoader worker .*(killed by signal: Killed|exited unexpectedly)", re.DOTALL)
 """What torch's DataLoader raises when one of its processes has gone; the rank itself was not killed."""
 _EXCEPTION_LINE = re.compile(r"^([A-Za-z_][\w.]*)(?:: (.*))?$")
@@ -75,14 +72,6 @@ class RankError:
     def is_of_a_killed_helper(self) -> bool:
         """Whether it tells that a process which works for the rank was killed."""
         return bool(_HELPER_KILLED.search(self.message))
-
-
-def memory_reason(types: Sequence[str], message: str) -> FailureReason | None:
-    """Which memory ran out, by an exception's classes and its text."""
-    # torch.OutOfMemoryError is raised for accelerators only; the machine's memory has Python's MemoryError.
-    if "OutOfMemoryError" in types or _DEVICE_OUT_OF_MEMORY.search(message):
-        return "DeviceOutOfMemory"
-    return "OutOfMemory" if "MemoryError" in types or _OUT_OF_MEMORY.search(message) else None
 
 
 def record_error(path: Path, error: BaseException, *, reason: FailureReason | None) -> None:

@@ -2,6 +2,7 @@
 
 decoder      DecoderLM
 conv_net     ConvNet
+artifact     a model on disk, rebuilt without code
 ModelShape   all that is needed to build a model of the right shape, as JSON beside its weights
 """
 

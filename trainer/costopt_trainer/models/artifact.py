@@ -196,7 +196,7 @@ def _plain_tensors(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str,
             quantized[name] = tensor.cpu()
     if not quantized:
         return tensors, {}
-    from costopt_trainer.compress.quantize import flatten_quantized  # noqa: PLC0415  torchao takes seconds to import
+    from costopt_trainer.storage.quantized_tensors import flatten_quantized  # noqa: PLC0415  torchao takes seconds to import
 
     parts, metadata = flatten_quantized(quantized)
     return tensors | parts, metadata
@@ -206,7 +206,7 @@ def _fill(model: nn.Module, tensors: dict[str, torch.Tensor], metadata: dict[str
     """Copy the file's tensors into `model`; every parameter and buffer must get one, and none may be left over."""
     quantized: dict[str, torch.Tensor] = {}
     if metadata:
-        from costopt_trainer.compress.quantize import unflatten_quantized  # noqa: PLC0415  as above
+        from costopt_trainer.storage.quantized_tensors import unflatten_quantized  # noqa: PLC0415  as above
 
         quantized, tensors = unflatten_quantized(tensors, metadata)
     expected = model.state_dict()

@@ -1,1 +1,5 @@
-"""ROOM."""
+"""Files that last, and whose damage shows.
+
+checkpoint_files     a checkpoint's tensors and manifest
+quantized_tensors    tensors of 8-bit numbers as plain ones, and back
+"""

@@ -1,1 +1,12 @@
-"""ROOM."""
+"""The training loop of the built-in recipes.
+
+loop               the loop, on one page (read first)
+process_group      who this rank is among the others, and what ranks tell each other
+parallel           how ranks share a batch, or a model
+optimization       AdamW, its rate at each step, its state by name
+precision          number formats
+evaluation         the loss on held-out samples
+checkpoint         saving and resuming bit for bit; checkpoint_state: its JSON part
+stopping           stops heard between micro-batches, agreed on by all ranks
+meter              where time goes, and how that is told
+"""

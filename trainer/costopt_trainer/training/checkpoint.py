@@ -34,8 +34,7 @@ from torch import Tensor
 
 from costopt.files import sync_folder, write_atomically
 from costopt.hostile import read_json
-from costopt_trainer.errors import NotRetryable, first_line
-from costopt_trainer.launch.rank_error import memory_reason
+from costopt_trainer.errors import NotRetryable, first_line, memory_reason
 from costopt_trainer.phases import phase
 from costopt_trainer.storage.checkpoint_files import (
     FORMAT,

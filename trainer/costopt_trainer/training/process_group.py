@@ -22,7 +22,7 @@ from costopt.schema.replica import EXIT_DONE, FailureReason
 from costopt_trainer.cgroup import usable_processors
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.phases import phase
-from costopt_trainer.rank import leave_at_once
+from costopt_trainer.shutdown import leave_at_once
 
 T = TypeVar("T")
 

@@ -1,0 +1,74 @@
+"""Tensors of 8-bit numbers (torchao), as safetensors holds them: plain tensors and metadata, and back, exactly.
+
+    flatten_quantized      quantized tensors -> plain tensors and metadata
+    unflatten_quantized    and back
+
+This module imports torchao, which takes seconds: import it only when a quantized model is at hand. What else is used of
+torchao is imported from here, since its first import has to be kept quiet.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from costopt.hostile import parse_json
+
+# torchao registers enums with torch in a way that torch 2.13 reports on every import; nothing is wrong with the model.
+_pytree_log = logging.getLogger("torch.utils._pytree")
+_level = _pytree_log.level
+_pytree_log.setLevel(logging.ERROR)
+try:
+    from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict, unflatten_tensor_state_dict
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
+    from torchao.utils import should_reduce_range
+finally:
+    _pytree_log.setLevel(_level)
+
+__all__ = [
+    "Int8DynamicActivationInt8WeightConfig",
+    "Int8WeightOnlyConfig",
+    "flatten_quantized",
+    "quantize_",
+    "should_reduce_range",
+    "unflatten_quantized",
+]
+
+_KINDS = ("Int8Tensor", "QuantizeTensorToInt8Kwargs", "PerRow", "MappingType", "torch.dtype")
+"""What the metadata of our steps' weights names."""
+
+
+def flatten_quantized(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Quantized tensors by name -> their int8 data and scales by name, and metadata for the safetensors header.
+
+    Raises ValueError for a tensor type that cannot be stored without pickle.
+    """
+    return flatten_tensor_state_dict(dict(tensors))
+
+
+def unflatten_quantized(
+    tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """A file's tensors and metadata -> the quantized tensors by name, and the plain ones that are left over.
+
+    Raises ValueError, KeyError or TypeError if the metadata is not what `flatten_quantized` gave. torchao builds many
+    kinds of objects from it, so it is held to the few that our steps make.
+    """
+    for text in metadata.values():
+        _refuse_other_kinds(parse_json(text.encode()))
+    return unflatten_tensor_state_dict(dict(tensors), dict(metadata))
+
+
+def _refuse_other_kinds(data: Any) -> None:
+    if isinstance(data, list):
+        for item in data:
+            _refuse_other_kinds(item)
+    elif isinstance(data, dict):
+        kind = data.get("_type")
+        if kind is not None and kind not in _KINDS:
+            raise ValueError(f"the metadata of quantized weights names {str(kind)[:80]!r}")
+        if kind == "torch.dtype" and not isinstance(getattr(torch, str(data.get("_data")), None), torch.dtype):
+            raise ValueError("the metadata of quantized weights names no type of numbers")
+        for item in data.values():
+            _refuse_other_kinds(item)
