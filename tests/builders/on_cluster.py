@@ -15,6 +15,23 @@ from costopt.cli import main
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
 
+COMMANDS = {
+    "status": ("status", "tiny"),
+    "list": ("status", "-n", "research"),
+    "list everywhere": ("status", "-A"),
+    "cost": ("cost", "tiny"),
+    "logs": ("logs", "tiny"),
+    "logs --follow": ("logs", "tiny", "--follow"),
+    "watch": ("watch", "tiny"),
+    "suspend": ("suspend", "tiny"),
+    "resume": ("resume", "tiny"),
+    "delete": ("delete", "tiny"),
+    "delete --wait": ("delete", "tiny", "--wait"),
+    "submit": ("submit", "job.yaml"),
+    "submit --dry-run": ("submit", "job.yaml", "--dry-run"),
+}
+"""Every command on a cluster, by name: its arguments."""
+
 
 @dataclass(frozen=True)
 class Ended:

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_troubles import COMMANDS
 
 from builders.fake_api import TOKEN, FakeApi, serving, write_kubeconfig
 from builders.local import job
-from builders.on_cluster import add_job, at_home, command, running
+from builders.on_cluster import COMMANDS, add_job, at_home, command, running
 from builders.tls import FAR_AHEAD, LONG_AGO, Authority, Certificate, self_signed
 from costopt.render.text import to_yaml
 

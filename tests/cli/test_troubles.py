@@ -13,27 +13,12 @@ import pytest
 
 from builders.fake_api import JOBS, PODS, TOKEN, FakeApi, Plain, refused, serving, write_kubeconfig
 from builders.local import job
-from builders.on_cluster import Command, Ended, add_job, add_pod, at_home, command, running, succeeded
+from builders.on_cluster import COMMANDS, Command, Ended, add_job, add_pod, at_home, command, running, succeeded
 from costopt.render.text import to_yaml
 
 NODE = "https://10.1.2.3:10250/containerLogs/research/tiny/replica"
 LOG = f"{PODS}/tiny-train-a0-0-xyz/log"
 
-COMMANDS = {
-    "status": ("status", "tiny"),
-    "list": ("status", "-n", "research"),
-    "list everywhere": ("status", "-A"),
-    "cost": ("cost", "tiny"),
-    "logs": ("logs", "tiny"),
-    "logs --follow": ("logs", "tiny", "--follow"),
-    "watch": ("watch", "tiny"),
-    "suspend": ("suspend", "tiny"),
-    "resume": ("resume", "tiny"),
-    "delete": ("delete", "tiny"),
-    "delete --wait": ("delete", "tiny", "--wait"),
-    "submit": ("submit", "job.yaml"),
-    "submit --dry-run": ("submit", "job.yaml", "--dry-run"),
-}
 
 HTML = "<!DOCTYPE html><html><h1>503 Service Temporarily Unavailable</h1> https://10.1.2.3/ </html>"
 

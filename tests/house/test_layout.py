@@ -2,6 +2,7 @@
 
 import operator
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -33,3 +34,11 @@ def test_nothing_that_was_downloaded_or_built_is_in_the_repository() -> None:
     files = [ROOT / os.fsdecode(name) for name in listed.stdout.split(b"\0") if name]
     assert files
     assert [file for file in files if file.is_file() and file.stat().st_size > 500_000] == []
+
+
+def test_no_test_imports_from_another_one() -> None:
+    """Only what is in builders, cases and the helpers of a room is found by name, whichever tests are chosen."""
+    importing = re.compile(r"^\s*(?:from|import) test_", re.MULTILINE)
+    tests = list((ROOT / "tests").rglob("test_*.py"))
+    assert tests
+    assert [test for test in tests if importing.search(test.read_text(encoding="utf-8"))] == []

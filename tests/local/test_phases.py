@@ -7,7 +7,7 @@ import pytest
 
 from builders.local import RECIPE, recipe_job
 from costopt.local.run_folder import RunFolder
-from costopt.local.runner import Look, Runner
+from costopt.local.runner import Runner, TurnResult
 from costopt.schema.job import CostOptJob
 from costopt.schema.status import JobStatus
 
@@ -29,7 +29,7 @@ def run(folder: Path, job: CostOptJob) -> tuple[JobStatus, list[str]]:
     run_folder.claim(job)
     told: list[str] = []
 
-    def on_look(look: Look) -> None:
+    def on_look(look: TurnResult) -> None:
         for stage in look.status.stages:
             if stage.phase is not None and stage.phase not in told:
                 told.append(stage.phase)

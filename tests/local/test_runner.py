@@ -13,7 +13,7 @@ from builders.local import argv_of, job, price_book, processes_below, runner_in
 from costopt.accounting.intervals import held_of
 from costopt.local import apply
 from costopt.local.run_folder import RunFolder
-from costopt.local.runner import Look, Runner
+from costopt.local.runner import Runner, TurnResult
 from costopt.local.supervisor import GRACE_SECONDS
 from costopt.schema.prices import PriceBook
 from costopt.schema.replica import Progress
@@ -90,7 +90,7 @@ def test_the_next_attempt_begins_when_its_pause_is_over_and_nothing_runs_meanwhi
 def test_suspending_stops_the_gang_and_running_again_resumes_with_the_next_attempt(tmp_path: Path) -> None:
     runner = runner_in(tmp_path / "run", job(), "wait once")
 
-    def suspend_when_it_runs(look: Look) -> None:
+    def suspend_when_it_runs(look: TurnResult) -> None:
         runner.suspend_requested |= len(list((tmp_path / "run/replicas").glob("*/supervisor.json"))) == 2
 
     suspended = runner.run(suspend_when_it_runs)
@@ -108,7 +108,7 @@ def test_stopping_at_once_kills_even_what_ignores_sigterm(tmp_path: Path) -> Non
     runner = runner_in(tmp_path / "run", job(), "hang")
     began = datetime.now(UTC)
 
-    def kill_when_it_runs(look: Look) -> None:
+    def kill_when_it_runs(look: TurnResult) -> None:
         nonlocal began
         if not runner.kill_requested and len(processes_below(tmp_path / "run")) == 6:
             # Supervisor, launcher and child, twice.
@@ -183,7 +183,7 @@ def run_with_a_clock_that_is_set_forward(folder: Path, clock_of: str, seconds: f
     """A job whose first attempt waits in silence, in a world whose `clock_of` is ahead while that is so."""
     ahead, looks, began = [0.0], [0], time.monotonic()
 
-    def set_forward(look: Look) -> None:
+    def set_forward(look: TurnResult) -> None:
         waits = (
             bool(list(folder.glob("replicas/tiny-train-a0-*/supervisor.json"))) and look.status.stages[0].attempt == 0
         )
@@ -232,7 +232,7 @@ def test_a_machine_that_slept_for_an_hour_makes_nobody_silent(tmp_path: Path) ->
     run_folder.claim(tiny)
     looks = [0]
 
-    def sleep_once(_look: Look) -> None:
+    def sleep_once(_look: TurnResult) -> None:
         looks[0] += len(list(folder.glob("replicas/tiny-train-a0-*/supervisor.json"))) == 2
         asleep[0] = 3600.0 if looks[0] > 3 else 0.0
         runner.suspend_requested |= looks[0] > 8
