@@ -8,7 +8,7 @@
     progress.json     by the launcher's ranks: schema.replica.Progress, again and again
     stop.json         by the runner: `StopRequest`, if the replica was told to end
     termination.json  by the launcher: schema.replica.TerminationMessage
-    ended.json        by the supervisor (or by `bury` in its place): `End`; final
+    ended.json        by the supervisor (or by `lost_replicas` in its place): `End`; final
 
 Every file is whole or not there. All but progress and heartbeat are written once, so whatever is derived from an ended
 replica's folder is derived the same each time. What the shell has written and cannot read is refused in a sentence: a

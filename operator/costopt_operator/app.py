@@ -13,7 +13,7 @@ from costopt_operator.kube.api import Api, ApiError
 from costopt_operator.serve.health import Health
 from costopt_operator.serve.leader_election import Leadership
 from costopt_operator.serve.metrics import Metrics
-from costopt_operator.watch import own_kinds as kopf_events
+from costopt_operator.watch import own_kinds
 from costopt_operator.watch.object_cache import Cluster
 from costopt_operator.watch.work_queue import WorkQueue
 
@@ -70,7 +70,7 @@ async def act(
                     task.cancel()
 
             books = cluster.reads_books
-            await kopf_events.watch(cluster, configuration, choices.namespaces, watch_books=books, ending=ending)
+            await own_kinds.watch(cluster, configuration, choices.namespaces, watch_books=books, ending=ending)
             ending()
     finally:
         health.cluster = health.queue = health.api = None

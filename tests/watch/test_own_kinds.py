@@ -13,7 +13,7 @@ from kubernetes.aio.client import Configuration
 from cases.mistakes import plain_job, plain_price_book
 from costopt_operator.decide.keys import Key
 from costopt_operator.kube.api import Api
-from costopt_operator.watch import own_kinds as kopf_events
+from costopt_operator.watch import own_kinds
 from costopt_operator.watch.object_cache import Cluster
 
 Json = dict[str, Any]
@@ -103,7 +103,7 @@ async def a_place(*namespaces: str) -> AsyncIterator[Place]:
 @contextlib.asynccontextmanager
 async def kopf_watching(place: Place, *namespaces: str, books: bool = True) -> AsyncIterator[None]:
     """kopf runs, and its watches have begun."""
-    watch = kopf_events.watch(place.cluster, place.configuration, namespaces, watch_books=books)
+    watch = own_kinds.watch(place.cluster, place.configuration, namespaces, watch_books=books)
     task = asyncio.ensure_future(watch)
     expected = max(1, len(namespaces)) + books
     await place.until(lambda: task.done() or sum(asked.startswith("WATCH") for asked in place.asked()) == expected)
