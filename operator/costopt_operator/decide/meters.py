@@ -13,7 +13,7 @@ from datetime import datetime
 from costopt.accounting.held import Held, Shape
 from costopt.accounting.outcome import Attempt
 from costopt.schema.replica import MeteredMilliseconds
-from costopt.schema.usage import MAX_METERS, ReplicaMeter
+from costopt.schema.usage import MAX_METERS, Outcome, ReplicaMeter
 from costopt_operator.decide.objects import Pod, parse_time
 from costopt_operator.decide.observe import JobSnapshot
 
@@ -35,11 +35,11 @@ class Meters:
     first: Mapping[Cohort, ReplicaMeter] = field(default_factory=dict)
     """Of each cohort that of the lowest completion index; of two with that, of the one placed first."""
 
-    def of(self, held: Held) -> MeteredMilliseconds | None:
-        """Its own, or else that of its gang. One that ended well may be recorded while the others still run, so what
-        they say later must not matter to it."""
+    def of(self, held: Held, outcome: Outcome = "Running") -> MeteredMilliseconds | None:
+        """Its own, or else that of its gang. One that ended well, or is counted so, may be recorded while the others
+        still run, so what they say later must not matter to it."""
         own = self.own.get(held.mark)
-        if own is None and not held.ended_well:
+        if own is None and not held.ended_well and outcome != "Succeeded":
             own = self.first.get(cohort_of(held.shape))
         return own.metered if own is not None else None
 

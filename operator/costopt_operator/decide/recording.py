@@ -53,7 +53,7 @@ def usage_record(
         end_estimated=held.estimated,
         outcome=outcome,
         has_meter=snapshot.job.spec.train.command is None,
-        metered=held_now.meters.of(held),
+        metered=held_now.meters.of(held, outcome),
     )
 
 
