@@ -49,7 +49,7 @@ def variant_notes(variants: Sequence[VariantStatus]) -> list[str]:
     notes = []
     for variant in variants:
         engine, beside = variant.measured.engine, variant.baseline.engine
-        if engine != "TorchEager" or engine != beside:
+        if engine is not None and (engine != "TorchEager" or engine != beside):
             notes.append(f"{variant.name}: run under {engine}, the model beside it under {beside}")
     return notes + [
         f"{variant.name}: not worth deploying: {fault.message}" for variant in variants for fault in variant.faults

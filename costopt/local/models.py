@@ -14,6 +14,7 @@ from costopt.hostile import MAX_JSON_BYTES, Hostile, parse_json, read_file
 from costopt.plan.foreign_text import one_line
 from costopt.refused import Refused
 from costopt.schema.base import Strict
+from costopt.schema.lenient_parse import read_known
 
 MAX_WORD_BYTES = 2**16
 """Of what a replica says of itself; ours have some thousands, and are read several times a second."""
@@ -55,4 +56,4 @@ def damaged(path: Path, why: str, remedy: str) -> Refused:
 def _read(path: Path, model: type[Model], max_bytes: int) -> Model:
     content = read_file(path, max_bytes=max_bytes)
     parse_json(content, max_bytes=max_bytes)  # pydantic alone knows no bound for depth and numbers
-    return model.model_validate_json(content)
+    return read_known(model, content)

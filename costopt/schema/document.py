@@ -118,7 +118,7 @@ def _mistakes(parsed: ParsedDocument) -> Iterator[tuple[FieldPath, str]]:
     if not isinstance(data, dict):
         yield (), "must be a mapping with apiVersion, kind, metadata and spec"
         return
-    if data.get("kind") not in KINDS:
+    if not isinstance(data.get("kind"), str) or data["kind"] not in KINDS:
         said = f", not {json.dumps(data['kind'])}" if "kind" in data else "; it is missing"
         yield ("kind",), f"must be CostOptJob or PriceBook{said}"
         return

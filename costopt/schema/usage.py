@@ -4,6 +4,7 @@ A cluster forgets its pods, so the status remembers what they held. A record is 
 prices that applied; once the pod is gone, and its record cannot be asked for again, it may be folded into sums.
 """
 
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
@@ -193,9 +194,10 @@ class ReplicaMeter(Strict):
     """As in `HeldPods`."""
     index: Count
     """Completion index within the gang."""
-    mark: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{10}$", max_length=10)]
-    """Of its uid: the first ten hexadecimal digits of its SHA-256."""
-    placed: Timestamp
+    mark: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{10}$", max_length=10)] = "0000000000"
+    """Of its uid: the first ten hexadecimal digits of its SHA-256. Zeros: an earlier version did not tell, and the
+    account is its gang's alone."""
+    placed: Timestamp = Field(default_factory=lambda: datetime(1970, 1, 1, tzinfo=UTC))
     """When it was placed."""
     metered: MeteredMilliseconds
     """Its latest account."""

@@ -24,9 +24,10 @@ class Measurement(Strict):
     """Loss on the held-out split, nats per token (or per sample, for images)."""
     validation_accuracy_permille: Annotated[int, Field(ge=0, le=1000)] | None = None
     """Held-out samples classified correctly, in thousandths; None for text."""
-    engine: EngineName
+    engine: EngineName | None = None
     """What ran it: the fastest of those that were tried on this machine. TorchEager: torch's kernels one by one.
-    TorchCompiled: torch.compile. TorchQuantized: torch's own 8-bit kernels (FBGEMM, oneDNN)."""
+    TorchCompiled: torch.compile. TorchQuantized: torch's own 8-bit kernels (FBGEMM, oneDNN). None: an earlier version
+    did not tell."""
 
 
 class VariantFault(Strict):

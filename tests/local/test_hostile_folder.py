@@ -80,6 +80,9 @@ def test_what_the_shell_has_written_is_refused_in_one_sentence(
     if (file, poison) == ("ledger.jsonl", "nothing"):
         assert list(looks(folder)), "a ledger without records is one"
         return
+    if (file, poison) == ("status.json", "a name that the terminal would obey"):
+        assert list(looks(folder)), "a field that is not known here may be another version's"
+        return
     with within(20), pytest.raises(Refused) as refused:
         list(looks(folder))
     said = str(refused.value)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cases.mistakes import CHANGES, MISTAKES, ChangeCase, MistakeCase, plain_job, plain_price_book
 from costopt.schema.base import refused_changes
-from costopt.schema.document import read_documents
+from costopt.schema.document import read_documents, read_stream
 from costopt.schema.job import CostOptJob
 from costopt.schema.prices import PriceBook
 
@@ -164,3 +164,9 @@ def test_a_price_book_knows_which_resources_have_no_price_yet() -> None:
     book = PriceBook.model_validate(plain_price_book())
     assert book.resources_without_current_price(date(2025, 12, 31)) == ["cpu", "memory"]
     assert book.resources_without_current_price(date(2026, 1, 1)) == []
+
+
+@pytest.mark.parametrize("kind", ["[]", "{}", "[[CostOptJob]]", "1", "true", "null", "1.5"])
+def test_a_kind_that_is_no_word_is_a_mistake(kind: str) -> None:
+    stream = read_stream(f"apiVersion: costopt.dev/v1alpha1\nkind: {kind}\n", "job.yaml")
+    assert [mistake.field for mistake in stream.mistakes] == ["kind"]

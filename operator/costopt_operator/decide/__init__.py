@@ -11,6 +11,6 @@ events                two statuses -> Kubernetes Events
 fitting               a status made small enough for its object
 leftovers             batch Jobs of old attempts that may go
 platform              what this platform allows of a job
-reading               a job and its status as models; lenient_parse: documents of a newer version
+reading               a job and its status as models
 keys                  what a look is at
 """

@@ -5,8 +5,8 @@ import functools
 from pydantic import ValidationError
 
 from costopt.schema.job import CostOptJob
+from costopt.schema.lenient_parse import read_known
 from costopt.schema.status import JobStatus
-from costopt_operator.decide.lenient_parse import read_known
 from costopt_operator.decide.objects import JobObject
 
 PARSED_KEPT = 128

@@ -20,11 +20,11 @@ from pydantic import ValidationError
 
 from costopt.names import MANAGED_BY_SELECTOR
 from costopt.schema.document import read_documents
+from costopt.schema.lenient_parse import read_known
 from costopt.schema.prices import PriceBook
 from costopt.schema.status import EarlierJob, JobStatus
 from costopt_operator.decide.keys import Key
 from costopt_operator.decide.kinship import Gang, Kinship, gangs_in
-from costopt_operator.decide.lenient_parse import read_known
 from costopt_operator.decide.objects import (
     ChildJob,
     JobObject,

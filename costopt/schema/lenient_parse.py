@@ -1,7 +1,8 @@
-"""Reading a document of a newer version of our language: what is not known here is passed over.
+"""Reading what another version of costopt wrote: fields that are not known here are passed over.
 
 While an installation is upgraded its definitions are newer than its operator for a while, and the API server fills in
-the new fields' defaults. Whether a field is a mistake was for the API server to say, which has accepted it.
+the new fields' defaults. Whether a field is a mistake was for the API server to say, which has accepted it. A status or
+a run folder of an earlier version may have fields that are gone; those that came later must have defaults.
 """
 
 import json

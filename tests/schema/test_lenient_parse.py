@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from cases.mistakes import plain_job
 from costopt.schema.job import CostOptJob
-from costopt_operator.decide.lenient_parse import read_known
+from costopt.schema.lenient_parse import read_known
 
 
 def test_fields_that_are_not_known_are_passed_over_wherever_they_are() -> None:
