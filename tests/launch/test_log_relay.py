@@ -61,7 +61,8 @@ def test_lines_are_dropped_once_nobody_reads_and_the_rank_goes_on() -> None:
 @pytest.mark.slow
 def test_a_line_arrives_when_it_is_written(tmp_path: Path) -> None:
     program = f"""
-                from pathlib import Path
+        import time
+        from pathlib import Path
         for number in range(5):
             print(f"line {{number}}.")
             while not (Path({str(tmp_path)!r}) / f"seen-{{number}}").exists():

@@ -207,7 +207,9 @@ def test_sigterm_to_one_rank_ends_all_at_the_same_step_with_a_checkpoint(pair: T
 
 def test_two_ranks_say_nothing_but_where_they_resume(pair: Trained) -> None:
     first, second = pair.errors
-    assert set(first.splitlines()) == {"resuming after step 3", "resuming after step 20"}
+    # And which number formats this processor has to imitate, which differs from one to the next.
+    said = {line for line in first.splitlines() if not line.startswith("precision ")}
+    assert said == {"resuming after step 3", "resuming after step 20"}
     assert second == ""
 
 
