@@ -778,6 +778,21 @@ def test_a_batch_job_that_has_lost_its_owner_meanwhile_is_not_stopped_but_left(
     assert "live on unrecorded" in caplog.text
 
 
+@pytest.mark.parametrize("lives_on", [True, False], ids=["without an owner", "still its job's"])
+def test_a_batch_job_whose_job_has_gone_since_the_look_is_deleted_only_if_it_still_has_its_owner(
+    lives_on: bool,
+) -> None:
+    play = with_a_gang()
+    (batch_job,) = play.cluster.child_jobs.of(KEY)
+    if lives_on:
+        without_an_owner(play)
+    del play.api.objects[JOB]
+    play.cluster.forget_job(play.cluster.jobs[KEY])
+    asyncio.run(play.controller._departures.delete_job(batch_job))
+    assert deleted(play) == ([] if lives_on else [f"delete {ATTEMPT}"])
+    assert play.count("release train-a0-0") == play.count("release train-a0-1") == int(lives_on)
+
+
 def test_a_batch_job_that_changes_between_two_requests_is_read_again_before_it_is_deleted() -> None:
     play = with_a_gang()
     being_deleted(play, "others.example/keep")

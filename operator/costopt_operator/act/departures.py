@@ -6,11 +6,11 @@ cascade=orphan      its pods live on: they are let go of at once, and never stop
 """
 
 import logging
-from collections import deque
 from collections.abc import Callable, Iterable
 
 from costopt.names import USAGE_FINALIZER
 from costopt_operator.act.concurrency import run_all
+from costopt_operator.act.recent import Recent
 from costopt_operator.decide.keys import Key
 from costopt_operator.decide.objects import ChildJob, JobObject, Pod, parse_job, parse_pod
 from costopt_operator.decide.ownership import belongs_to
@@ -38,7 +38,7 @@ class Departures:
         self._look = look
         self._released = released
         """Told of the uid of each pod that was let go of."""
-        self._asked: deque[str] = deque(maxlen=ASKED_KEPT)
+        self._asked = Recent(ASKED_KEPT)
 
     async def release(self, pod: Pod) -> None:
         """Take our finalizer off the pod."""
@@ -54,11 +54,11 @@ class Departures:
     async def delete_job(self, child: ChildJob) -> None:
         """Delete the batch Job and, with their own grace, its pods.
 
-        If its job is being deleted somebody may have asked for the children to live on, which is done by taking their
-        owner away. That may be news: so it is deleted only as it is read, with its owner.
+        If its job is being deleted, or is gone, somebody may have asked for the children to live on, which is done by
+        taking their owner away. That may be news: so it is deleted only as it is read, with its owner.
         """
         job = self._cluster.jobs.get(child.key)
-        if job is None or not job.deleting:
+        if job is not None and not job.deleting:
             log.info("deleting the Job %s", child.name)
             await self._api.delete("Job", child.namespace, child.name, uid=child.uid)
             return
@@ -66,11 +66,12 @@ class Departures:
             data = await self._api.get("Job", child.namespace, child.name)
             if data is None or data["metadata"]["uid"] != child.uid or "deletionTimestamp" in data["metadata"]:
                 return
-            if not belongs_to(data["metadata"], job.uid):
+            if not belongs_to(data["metadata"], child.job_uid):
+                left = [pod for pod in self._cluster.pods.of(child.key) if pod.gang_uid == child.uid]
                 self._cluster.child_jobs.forget(child)
-                await self.leave(pod for pod in self._cluster.pods.of(job.key) if pod.gang_uid == child.uid)
+                await self.leave(left)
                 return
-            log.info("deleting the Job %s: its job is being deleted", child.name)
+            log.info("deleting the Job %s: its job is being deleted, or is gone", child.name)
             version = data["metadata"]["resourceVersion"]
             if await self._api.delete("Job", child.namespace, child.name, uid=child.uid, version=version) is not None:
                 return
@@ -107,7 +108,7 @@ class Departures:
         data = await self._api.get("Job", first.namespace, first.controller.name) if first.controller.name else None
         if data is not None and data["metadata"]["uid"] == first.gang_uid and not belongs_to(data["metadata"], key[1]):
             await self.leave(gang)
-        self._asked.append(first.gang_uid)
+        self._asked.note(first.gang_uid)
 
     async def let_go_unrecorded(self, job: JobObject, pods: Iterable[Pod]) -> None:
         """Let go of the ended pods of a job that is being deleted and cannot be looked at, so that it can go."""

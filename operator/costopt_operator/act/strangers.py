@@ -8,17 +8,15 @@ API server's. Which status to ask is all that a label decides.
 import asyncio
 import logging
 import re
-from collections import deque
 from collections.abc import Awaitable, Callable
 
-from costopt.accounting.held import mark_of, read_held
-from costopt.names import child_name
 from costopt.schema.base import OBJECT_NAME_PATTERN
-from costopt.schema.status import JobStatus
-from costopt_operator.decide.kinship import Gang
-from costopt_operator.decide.objects import JobObject, Pod, parse_child_job, parse_time
+from costopt_operator.act.failing import says_something_of_the_job
+from costopt_operator.act.recent import Recent
+from costopt_operator.decide.claims import Claims, claims_of
+from costopt_operator.decide.keys import Key
+from costopt_operator.decide.objects import Pod, parse_child_job
 from costopt_operator.decide.ownership import is_marked
-from costopt_operator.decide.reading import NotUnderstood, read_job
 from costopt_operator.kube.api import Api, ApiError, Unreachable
 from costopt_operator.watch.object_cache import Cluster
 
@@ -27,33 +25,7 @@ log = logging.getLogger(__name__)
 STRANGERS_KEPT = 10_000
 """Pods that were told to be of no job of ours, and need not be told of again."""
 PAUSE_SECONDS = 1.0
-"""Between two tries to reach the API server before the first look."""
-
-
-def gang_by_mark(pod: Pod, job: JobObject, status: JobStatus) -> Gang | None:
-    """The batch Job of a pod that the status counts among those that hold something, whatever the pod's owners say."""
-    mark = mark_of(pod.uid)
-    known = {(entry.stage, entry.attempt): entry.uid for entry in status.batch_jobs or ()}
-    for held in read_held(status.usage.held if status.usage else ()):
-        attempt = (held.shape.stage, held.shape.attempt)
-        if held.mark == mark and attempt in known:
-            return Gang(known[attempt], job.namespace, job.uid, job.name, *attempt)
-    return None
-
-
-def gang_by_name(pod: Pod, job: JobObject, status: JobStatus) -> Gang | None:
-    """The batch Job of a pod whose owner has the name of an attempt that was decided, and of which nothing was written
-    since: it was made, and the operator that made it saw it no more. To be asked only where there is no such Job now.
-    """
-    for stage in status.stages:
-        begun = stage.attempt_start_time
-        is_it = child_name(job.name, stage.name, stage.attempt) == pod.controller.name
-        known = any((entry.stage, entry.attempt) == (stage.name, stage.attempt) for entry in status.batch_jobs or ())
-        if stage.state != "Starting" or begun is None or known or pod.controller.kind != "Job" or not is_it:
-            continue
-        if parse_time(pod.created) >= begun.replace(microsecond=0):  # not of an earlier job of that name
-            return Gang(pod.controller.uid, job.namespace, job.uid, job.name, stage.name, stage.attempt)
-    return None
+"""Between two tries to read a batch Job before the first look."""
 
 
 class Strangers:
@@ -63,20 +35,32 @@ class Strangers:
         self._api = api
         self._cluster = cluster
         self._release = release
-        self._told: deque[str] = deque(maxlen=STRANGERS_KEPT)
+        self._told = Recent(STRANGERS_KEPT)
 
     async def meet_all(self) -> None:
-        """Before the first look: a job whose pods are not known for its own yet would be given others."""
-        for pod in self._cluster.pods.strangers():
-            while self._may_be_met(pod):
-                try:
-                    await self.is_met(pod)
-                    break
-                except ApiError as error:
+        """Before the first look: a job whose pods are not known for its own yet would be given others.
+
+        There may be thousands: between two of them everything else has its turn, the leader's lease above all.
+        """
+        for pod in sorted(self._cluster.pods.strangers(), key=lambda pod: pod.job_uid):
+            await asyncio.sleep(0)
+            await self._meet((pod.namespace, pod.uid))
+
+    async def _meet(self, key: Key) -> None:
+        """Ask about the pod as long as it is a stranger and the answer may come; it may be met, or go, meanwhile."""
+        while (pod := self._cluster.pods.stranger(key)) is not None and self._may_be_met(pod):
+            try:
+                await self.is_met(pod)
+            except ApiError as error:
+                if error.status == 404 or says_something_of_the_job(error):
                     log.warning("the batch Job of pod %s cannot be read: %s", pod.name, error)
-                    break
-                except Unreachable:
-                    await asyncio.sleep(PAUSE_SECONDS)
+                    return
+                log.warning("the batch Job of pod %s cannot be read yet: %s", pod.name, error)
+            except Unreachable:
+                pass
+            else:
+                return
+            await asyncio.sleep(PAUSE_SECONDS)
 
     async def pass_over(self, pod: Pod) -> None:
         """Nothing is done about a pod of no job, except that our finalizer is released when it has ended: nobody else
@@ -88,7 +72,7 @@ class Strangers:
             return
         if is_news:
             log.warning("the pod %s has our label but is of no batch Job of ours: it is passed over", pod.name)
-            self._told.append(pod.uid)
+            self._told.note(pod.uid)
         if pod.ended and pod.has_finalizer:
             await self._release(pod)
 
@@ -105,26 +89,23 @@ class Strangers:
                 except ValueError:
                     return False
                 return True
-        found = self._job_of(pod)
-        if found is None:
+        claims = self._claims(pod)
+        if claims is None:
             return False
-        if (gang := gang_by_mark(pod, *found)) is not None:
-            self._cluster.pods.adopt(pod, gang)
-        elif data is None and (gang := gang_by_name(pod, *found)) is not None:
+        if (gang := claims.gang_by_mark(pod)) is not None:
+            there = self._cluster.pods.stranger((pod.namespace, pod.uid))
+            if there is not None:  # it may have gone while the API server was asked
+                self._cluster.pods.adopt(there, gang)
+        elif data is None and (gang := claims.gang_by_name(pod)) is not None:
             log.info("the pod %s is of a batch Job that is gone, and was not written down yet", pod.name)
             self._cluster.learn_gang(gang)
         return gang is not None
 
     def _may_be_met(self, pod: Pod) -> bool:
-        found = self._job_of(pod)
-        return found is not None and (gang_by_mark(pod, *found) or gang_by_name(pod, *found)) is not None
+        claims = self._claims(pod)
+        return claims is not None and (claims.gang_by_mark(pod) or claims.gang_by_name(pod)) is not None
 
-    def _job_of(self, pod: Pod) -> tuple[JobObject, JobStatus] | None:
-        """The job that the pod's label names, if it is there, and its status as it was written last."""
+    def _claims(self, pod: Pod) -> Claims | None:
+        """What is claimed by the job that the pod's label names, if it is there."""
         job = self._cluster.jobs.get((pod.namespace, pod.job_uid))
-        if job is None:
-            return None
-        try:
-            return job, read_job(job)[1]
-        except NotUnderstood:
-            return None
+        return claims_of(job) if job is not None else None

@@ -3,6 +3,7 @@
 reconcile             one look: `reconcile(snapshot, memory, now) -> Decision` (read first)
 objects               what is kept of each object of the API server; shapes: what others wrote, brought into shape
 kinship, ownership    which job a pod is of, and whose an object is: by uid
+claims                which pods of an unknown batch Job a status claims
 observe               objects -> what the plan needs to know; pod_reasons: why a pod waits or ended, in words
 holding, recording    who holds what, and the usage records that the bill counts
 meters                what replicas have spent their time on
