@@ -7,15 +7,15 @@ within a minute take some 60 KB; the tests measure it.
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 from itertools import islice, pairwise
 
-from costopt.accounting.quantities import Bounded, Quantities, bounded, largest
+from costopt.accounting.quantities import FIRST, Bounded, Quantities, apart, bounded, largest
 from costopt.schema.base import decimal
-from costopt.schema.usage import MAX_HELD, MAX_RESIZES, MAX_RUNS, CapacityType, HeldPods, Resize
+from costopt.schema.usage import MAX_HELD, MAX_RESIZES, MAX_RESOURCES, MAX_RUNS, CapacityType, HeldPods, Resize
 
 MARK_DIGITS = 10
 MAX_RUN = 4096
@@ -60,16 +60,26 @@ class Shape:
 
     def resized(self, quantities: Quantities, since: datetime) -> "Shape":
         """The shape with other quantities from a moment on. Of more changes than are kept, the two that are closest
-        become one, of the larger quantities; of more resources than are told apart, those that come last are one."""
-        fit, merged = self.told(quantities)
-        resizes = [*self.resizes, (since, fit)]
-        if len(resizes) > MAX_RESIZES:
-            gaps = [later[0] - earlier[0] for earlier, later in pairwise(resizes)]
+        become one, of the larger quantities; of more resources than are told apart, those that come last are one.
+
+        What it holds now is what is `told` of these quantities: the same are no news at the next look.
+        """
+        before, merged = list(self.resizes), False
+        if len(before) >= MAX_RESIZES:
+            gaps = [later[0] - earlier[0] for earlier, later in pairwise(before)]
             place = gaps.index(min(gaps))
-            most = largest((resizes[place][1], resizes[place + 1][1]))
-            resizes[place : place + 2] = [(resizes[place][0], most.quantities)]
+            most = largest((before[place][1], before[place + 1][1]))
+            before[place : place + 2] = [(before[place][0], most.quantities)]
             merged = True
-        return replace(self, resizes=tuple(resizes), resources_estimated=self.resources_estimated or merged)
+        shape = replace(self, resizes=tuple(before))
+        fit, cut = shape.told(quantities)
+        estimated = self.resources_estimated or merged or cut
+        return replace(shape, resizes=(*before, (since, fit)), resources_estimated=estimated)
+
+    @property
+    def fits(self) -> bool:
+        """A record has room for all its resources, and a price of each."""
+        return len(apart(self.names - {*FIRST})) <= MAX_RESOURCES
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,10 +192,20 @@ def read_held(groups: Iterable[HeldPods]) -> Iterator[Held]:
             node_labels=tuple(group.node_labels.items()),
             admitted=group.admitted,
         )
-        for resize in group.resizes:
-            shape = shape.resized(tuple(resize.resources.items()), resize.since)
+        resizes = [(resize.since, tuple(resize.resources.items())) for resize in group.resizes]
+        shape = _with(shape, resizes)
         for run in group.pods:
             yield from _members(run, shape, group.since)
+
+
+def _with(shape: Shape, resizes: Sequence[tuple[datetime, Quantities]]) -> Shape:
+    """The shape with these changes, just as they were written; made anew where somebody has written too many names."""
+    whole = replace(shape, resizes=tuple(resizes))
+    if not whole.fits:
+        for since, quantities in resizes:
+            shape = shape.resized(quantities, since)
+        return shape
+    return whole
 
 
 def _members(run: str, shape: Shape, since: datetime) -> Iterator[Held]:

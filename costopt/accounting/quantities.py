@@ -35,23 +35,25 @@ def bounded(held: Mapping[str, Decimal], known: Collection[str] = ()) -> Bounded
     """The quantities, at most so many as a record has room for, with figures rounded up where they are too long.
 
     `known` are names that the same record tells of already: those stay apart first, and so few others besides that all
-    its names, and a price of each, still find room in it.
+    its names, and a price of each, still find room in it. What is so bounded stays as it is when it is bounded again,
+    also with its own names among those that are known.
     """
-    names = sorted(held, key=lambda name: (name not in FIRST, name not in known, name))
-    room = MAX_RESOURCES - len({*known} - {OTHER})
-    told: list[str] = []
-    for name in names:
-        if name not in FIRST and name not in known:
-            if room <= 0:
-                continue
-            room -= 1
-        if 0 < len(name) <= LONGEST_NAME:
-            told.append(name)
-    if len(told) < len(names) or len(told) > MAX_RESOURCES:
-        told = [name for name in told if name != OTHER][: MAX_RESOURCES - 1]
+    names = [name for name in held if 0 < len(name) <= LONGEST_NAME and name != OTHER]
+    told = [name for name in names if name in FIRST or name in known]
+    news = [name for name in names if name not in FIRST and name not in known]
+    room = MAX_RESOURCES - len(apart(known))
+    told = [*sorted(told, key=lambda name: (name not in FIRST, name)), *sorted(news)[: max(0, room)]]
+    if len(told) < len(held) or len(told) > MAX_RESOURCES:
+        told = told[: MAX_RESOURCES - 1]
     others = total(amount for name, amount in held.items() if name not in told)
     kept = {name: held[name] for name in told} | ({OTHER: others} if others else {})
-    return Bounded(tuple((name, _figure(kept[name])) for name in sorted(kept)), merged=bool(others))
+    merged = any(amount and name not in kept for name, amount in held.items())
+    return Bounded(tuple((name, _figure(kept[name])) for name in sorted(kept)), merged)
+
+
+def apart(names: Collection[str]) -> set[str]:
+    """Those of the names that take up the room of a record: all that are told apart."""
+    return {*names} - {OTHER}
 
 
 def largest(sets: Iterable[Quantities]) -> Bounded:
