@@ -21,7 +21,7 @@ MARK_DIGITS = 10
 MAX_RUN = 4096
 """Pods in one run: as many as a gang has at most."""
 _SECOND = timedelta(seconds=1)
-_RUN = re.compile(rf"([0-9,-]+) ([0-9]{{1,10}}) (?:-|([0-9]{{1,10}})(~?)(\+?)) ((?:[0-9a-f]{{{MARK_DIGITS}}})+)")
+_RUN = re.compile(rf"([0-9,-]+) ([0-9]{{1,10}})(~?) (?:-|([0-9]{{1,10}})(~?)(\+?)) ((?:[0-9a-f]{{{MARK_DIGITS}}})+)")
 
 
 @lru_cache(maxsize=16384)
@@ -95,6 +95,8 @@ class Held:
     estimated: bool = False
     """Nobody saw the end."""
     ended_well: bool = False
+    begin_estimated: bool = False
+    """It may have held something before `held_from`, which may have been counted or not."""
 
 
 def write_held(all_held: Iterable[Held]) -> list[HeldPods]:
@@ -155,7 +157,7 @@ def _groups(shape: Shape, members: list[Held]) -> Iterator[HeldPods]:
 
 
 def _times(held: Held, since: datetime) -> str:
-    begin = (held.held_from - since) // _SECOND
+    begin = f"{(held.held_from - since) // _SECOND}{'~' if held.begin_estimated else ''}"
     if held.held_until is None:
         return f"{begin} -"
     end = max(0, (held.held_until - since) // _SECOND)
@@ -212,7 +214,7 @@ def _members(run: str, shape: Shape, since: datetime) -> Iterator[Held]:
     match = _RUN.fullmatch(run)
     if match is None:
         return
-    spans, begin, end, estimated, well, marks = match.groups()
+    spans, begin, unsure, end, estimated, well, marks = match.groups()
     try:
         held_from = since + int(begin) * _SECOND
         held_until = None if end is None else since + int(end) * _SECOND
@@ -221,7 +223,7 @@ def _members(run: str, shape: Shape, since: datetime) -> Iterator[Held]:
     indexes = _numbers(spans, len(marks) // MARK_DIGITS)
     for place, index in enumerate(indexes):
         mark = marks[place * MARK_DIGITS : (place + 1) * MARK_DIGITS]
-        yield Held(shape, index, mark, held_from, held_until, estimated=bool(estimated), ended_well=bool(well))
+        yield Held(shape, index, mark, held_from, held_until, bool(estimated), bool(well), bool(unsure))
 
 
 def _numbers(spans: str, most: int) -> list[int]:

@@ -110,7 +110,8 @@ class UsageRecord(Strict):
     held_until: Timestamp
     """When its last process ended, or now while it runs (aware)."""
     end_estimated: bool = False
-    """True: nobody saw its end, so `held_until` is when it was last known to live; or clocks disagree about it."""
+    """True: nobody saw its end, so `held_until` is when it was last known to live; or clocks disagree about it; or
+    `held_from` is when others of its attempt had ended whose records are in the sums, for its own may be among them."""
     outcome: Outcome
     """How it ended. Running: it has not, and is counted up to now. Succeeded: with exit code 0. Otherwise what its
     attempt was counted as, whichever replica was the cause: a failure (Failed, Stalled), a disruption (Disrupted), or
@@ -178,8 +179,8 @@ class HeldPods(Strict):
     """When the first of them was placed."""
     pods: Annotated[list[Annotated[str, StringConstraints(max_length=131_072)]], Field(max_length=MAX_RUNS)]
     """Pods of the same times, four words a run: their completion indexes ("0-3,7"); the seconds from `since` to their
-    placement; those to their end, or "-" while they run ("~" behind it: estimated; "+": they ended well); and of each
-    one's uid, in the same order, the first ten hexadecimal digits of its SHA-256."""
+    placement; those to their end, or "-" while they run ("~" behind either: estimated; "+": they ended well); and of
+    each one's uid, in the same order, the first ten hexadecimal digits of its SHA-256."""
 
 
 class ReplicaMeter(Strict):

@@ -47,6 +47,7 @@ def held_pods(draw: st.DrawFn) -> list[Held]:
             held_until=(end := draw(st.none() | seconds.map(lambda length: begin + timedelta(seconds=length)))),
             estimated=end is not None and draw(st.booleans()),
             ended_well=end is not None and draw(st.booleans()),
+            begin_estimated=draw(st.booleans()),
         )
         for number in range(draw(st.integers(0, 30)))
     ]

@@ -153,6 +153,33 @@ def test_a_finalizer_that_is_put_back_on_a_pod_in_the_sums_counts_nothing_and_is
     assert cpu_seconds(story) == 89
 
 
+@pytest.mark.parametrize(("placed", "held_from"), [(1, 60), (70, 70)], ids=["before them", "after them"])
+def test_a_pod_that_is_counted_only_from_where_the_sums_of_its_attempt_end_is_estimated(
+    placed: float, held_from: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may stand in the sums itself, of which nobody knows any more."""
+    monkeypatch.setattr(recording, "RECORDS_KEPT", 0)
+    story = Story()
+    story.look(0)
+    for second in (5, 8, 40):
+        story.look(second, child(), pod(0))
+    for second in (65, 100):
+        story.look(second, child(), done(0, finished=60))
+    for second in (140, 180):
+        story.look(second, child(), done(0, finished=60, finalizer=False))
+    assert story.status.usage is not None
+    assert story.status.usage.folded_records == 1
+    for second in (220, 250):
+        story.look(second, child(), pod(1, scheduled=placed))
+        restarted(story)
+    assert story.status.bill is not None
+    assert story.status.bill.estimated_records == int(placed != held_from)
+    story.look(300, child(conditions=("Complete",)), done(1, scheduled=placed, finished=290))
+    (record,) = records(story)
+    assert (record.held_from, record.held_until) == (moment(held_from), moment(290))
+    assert record.end_estimated == (placed != held_from)
+
+
 def test_a_budget_that_is_exceeded_stays_exceeded_whatever_becomes_of_the_pods() -> None:
     story = begun(budget={"amount": "0.0001"})
     condition = story.status.condition("BudgetExceeded")

@@ -106,10 +106,12 @@ def holding(snapshot: JobSnapshot, usage: Usage, known: Remembered, now: datetim
         before = known.held.get(mark)
         if pod.uid in records or (before is None and not _is_news(pod)):
             continue
-        held_from = before.held_from if before else min(whole(now), _placed(pod))
-        held_from = max(held_from, counted.until(pod, mark, before) or held_from)
         shape = shapes.of(pod, before)
-        one = Held(shape, pod.index if before is None else before.index, mark, held_from)
+        if before is None:
+            one = Held(shape, pod.index, mark, min(whole(now), _placed(pod)))
+        else:
+            one = Held(shape, before.index, mark, before.held_from, begin_estimated=before.begin_estimated)
+        one = counted.after(one, pod, before)
         held.append((_ended(one, pod, billed.get(mark), now) if pod.ended else one, pod))
     # A record can have been written although its answer never came.
     there |= {mark_of(uid) for uid in records}
@@ -148,11 +150,14 @@ class _Counted:
                 mark = record.uid.split("-")[1]
                 self._vanished[mark] = max(self._vanished.get(mark, record.held_until), record.held_until)
 
-    def until(self, pod: Pod, mark: str, before: Held | None) -> datetime | None:
-        """None: nothing of it is counted. What was remembered of it has never been folded."""
-        if mark in self._vanished or before is not None:
-            return self._vanished.get(mark)
-        return folded_until(self._usage, pod.stage, pod.attempt)
+    def after(self, one: Held, pod: Pod, before: Held | None) -> Held:
+        """What it holds behind what is counted of it. What was remembered of it has never been folded; of another it is
+        not known whether it was, so its beginning is estimated where that mattered."""
+        until = self._vanished.get(one.mark)
+        if until is None and before is None:
+            until = folded_until(self._usage, pod.stage, pod.attempt)
+            one = replace(one, begin_estimated=until is not None and until > one.held_from)
+        return replace(one, held_from=max(one.held_from, until or one.held_from))
 
 
 def has_vanished(record: UsageRecord) -> bool:

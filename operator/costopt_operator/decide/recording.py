@@ -50,7 +50,7 @@ def usage_record(
         node_labels=dict(shape.node_labels),
         held_from=held.held_from,
         held_until=counted_until(held, now),
-        end_estimated=held.estimated,
+        end_estimated=held.estimated or held.begin_estimated,
         outcome=outcome,
         has_meter=snapshot.job.spec.train.command is None,
         metered=held_now.meters.of(held, outcome),
@@ -193,7 +193,8 @@ def bill(snapshot: JobSnapshot, usage: Usage, held_now: Holding, now: datetime) 
     alike: dict[Hashable, list[HeldByPod]] = {}
     for held, pod in held_now.held:
         if uid_of(held, pod) not in known:
-            key = (id(held.shape), held.held_from, held.held_until, held.estimated, held_now.meters.of(held))
+            estimated = held.estimated or held.begin_estimated
+            key = (id(held.shape), held.held_from, held.held_until, estimated, held_now.meters.of(held))
             alike.setdefault(key, []).append((held, pod))
     others = [Alike(usage_record(each[0], snapshot, held_now, now), len(each)) for each in alike.values()]
     return bill_of(usage, others, snapshot.book)
