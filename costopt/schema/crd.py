@@ -12,6 +12,7 @@ from typing import Any
 from costopt.schema.base import API_GROUP, API_VERSION, Strict
 from costopt.schema.job import CostOptJob
 from costopt.schema.prices import PriceBook
+from costopt.schema.sentences import key_too_long
 from costopt.schema.status import JobStatus
 
 Schema = dict[str, Any]
@@ -99,13 +100,12 @@ def _structural(schema: Mapping[str, Any], definitions: Mapping[str, Schema]) ->
 
 
 def _rules_of_keys(names: Mapping[str, Any]) -> Schema:
-    """Bounds of a map's keys, for which a structural schema has no keyword, as rules in the words of the server."""
+    """Bounds of a map's keys, for which a structural schema has no keyword, as rules. CEL counts characters, like Python."""
     if not_known := names.keys() - {"maxLength", "minLength", "type", "title"}:
         raise ValueError(f"no rule is known for what is demanded of keys: {', '.join(sorted(not_known))}")
     rules = []
     if most := names.get("maxLength"):
-        sentence = f"Too long: may not be more than {most} bytes"
-        rules.append({"rule": f"self.all(key, size(key) <= {most})", "message": sentence})
+        rules.append({"rule": f"self.all(key, size(key) <= {most})", "message": key_too_long(most)})
     if least := names.get("minLength"):
         rules.append({"rule": f"self.all(key, size(key) >= {least})", "message": "it must not be empty"})
     return {"x-kubernetes-validations": rules} if rules else {}

@@ -52,6 +52,11 @@ _JSON_TYPES = {
 }
 
 
+def key_too_long(most: int) -> str:
+    """Of a map's key with more than `most` characters, also in the rules of the CRD."""
+    return f"Too long: may not be more than {most} characters"
+
+
 def sentence_of(error: ErrorDetails, path: FieldPath, model: type[Strict], source: str | None = None) -> str:
     """The server's answer and what would be right, for one of pydantic's errors at `path` of a document of `model`.
 
@@ -71,7 +76,11 @@ def sentence_of(error: ErrorDetails, path: FieldPath, model: type[Strict], sourc
         case "literal_error":
             return _wrong_type(path, "string", value, "must be text", source)
         case "string_too_long":
-            return f"Too long: may not be more than {context['max_length']} bytes"
+            most = context["max_length"]
+            if error["loc"][-1:] == ("[key]",):
+                return key_too_long(most)
+            # The server says bytes, but counts characters.
+            return f"Too long: may not be more than {most} bytes; it must have at most {most} characters"
         case "too_long":
             return f"Too many: {len(value or ())}: must have at most {context['max_length']} items"
     if kind in _JSON_TYPES:

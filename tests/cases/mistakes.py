@@ -29,7 +29,7 @@ MISTAKES = [
             {"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {f"example.com/{'a' * 117}": 1}},
         ),
         f"{TRAIN}.resourcesPerNode.limits.example.com/{'a' * 117}",
-        "Too long: may not be more than 128 bytes",
+        "Too long: may not be more than 128 characters",
     ),
     MistakeCase(
         "numNodes of zero",
@@ -288,12 +288,14 @@ MISTAKES = [
         in_job("spec.priceBookName", "b" * 64),
         "spec.priceBookName",
         "Too long: may not be more than 63 bytes",
+        "it must have at most 63 characters",
     ),
     MistakeCase(
         "a variant's name that is too long",
         in_job("spec.compress.0.name", "v" * 31),
         "spec.compress[0].name",
         "Too long: may not be more than 30 bytes",
+        "it must have at most 30 characters",
     ),
     MistakeCase(
         "more variants than a job may have",
