@@ -39,7 +39,7 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> Non
 
 
 def mark_storage(folder: Path) -> None:
-    """Say in `folder` that a job keeps its things there: nothing in it is then taken for data. Raises OSError."""
+    """Say in `folder` that a job keeps its things there: a search for data then passes over it. Raises OSError."""
     with contextlib.suppress(FileExistsError):
         (folder / STORAGE_MARK).open("x").close()
 

@@ -16,7 +16,8 @@ import typer
 
 from costopt.cli import is_plugin
 from costopt.cluster.access import Access, knows_a_cluster
-from costopt.local.run_folder import JOB_FILE, RunFolder
+from costopt.local.run_folder import RunFolder
+from costopt.names import JOB_FILE
 from costopt.refused import Refused
 from costopt.service_account import exists
 

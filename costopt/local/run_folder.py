@@ -1,6 +1,6 @@
 """What lies in a run folder, and whose it is.
 
-.costopt-storage  says that nothing in here is data
+.costopt-storage  says that a job keeps its things here
 job.json        the manifest as first run: the folder's identity
 status.json     schema.status.JobStatus, as the last plan wrote it
 ledger.jsonl    usage records of ended replicas
@@ -18,16 +18,21 @@ from costopt.files import mark_storage, write_atomically
 from costopt.hostile import Hostile, make_folder, parse_json, read_file, real_folder
 from costopt.local.files import write_json
 from costopt.local.models import Model, damaged, read_ours, read_theirs
-from costopt.names import ARTIFACTS_DIR, LOGS_DIR, REPLICAS_DIR, REPORT_FILE, STORAGE_MARK
+from costopt.names import (
+    ARTIFACTS_DIR,
+    JOB_FILE,
+    LEDGER_FILE,
+    LOGS_DIR,
+    REPLICAS_DIR,
+    REPORT_FILE,
+    RUN_LOCK_FILE,
+    STATUS_FILE,
+    STORAGE_MARK,
+)
 from costopt.refused import Refused
 from costopt.schema.job import CostOptJob
 from costopt.schema.status import JobStatus
 from costopt.schema.variant_report import VariantStatus
-
-JOB_FILE = "job.json"
-STATUS_FILE = "status.json"
-LEDGER_FILE = "ledger.jsonl"
-LOCK_FILE = "lock"
 
 IDENTITY = ("train", "compress")
 """Parts of the spec that may not change between runs: checkpoints and artifacts belong to them."""
@@ -45,7 +50,7 @@ class RunFolder:
     @property
     def lock_file(self) -> Path:
         """Held by the one runner."""
-        return self.path / LOCK_FILE
+        return self.path / RUN_LOCK_FILE
 
     def log_file(self, replica_name: str) -> Path:
         """Output of a replica's launcher and ranks."""
@@ -178,7 +183,7 @@ class RunFolder:
 
 
 def _is_ours_before_the_first_run(name: str) -> bool:
-    return name in (LOCK_FILE, STORAGE_MARK) or name.startswith(f".{JOB_FILE}.")
+    return name in (RUN_LOCK_FILE, STORAGE_MARK) or name.startswith(f".{JOB_FILE}.")
 
 
 def _first_difference(then: object, now: object, path: str) -> str:

@@ -100,7 +100,7 @@ def _structural(schema: Mapping[str, Any], definitions: Mapping[str, Schema]) ->
 
 
 def _rules_of_keys(names: Mapping[str, Any]) -> Schema:
-    """Bounds of a map's keys, for which a structural schema has no keyword, as rules. CEL counts characters, like Python."""
+    """Bounds of a map's keys, for which a structural schema has no keyword, as rules. CEL counts characters."""
     if not_known := names.keys() - {"maxLength", "minLength", "type", "title"}:
         raise ValueError(f"no rule is known for what is demanded of keys: {', '.join(sorted(not_known))}")
     rules = []

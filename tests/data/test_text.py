@@ -17,17 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders.data import real_text, text_settings
-from builders.launch import replica
-from costopt import names
-from costopt.files import mark_storage
-from costopt.local.run_folder import RunFolder
-from costopt.schema.recipe import DataSettings, ImageData, PythonStandardLibraryData, Tokenizer
+from costopt.schema.recipe import DataSettings, PythonStandardLibraryData, Tokenizer
 from costopt_trainer.data import TrainingData, listing, load_data
 from costopt_trainer.data.entropy import BIGRAM, UNIGRAM, PairCounts
-from costopt_trainer.data.images import read_images
 from costopt_trainer.data.text import read_pieces, split_pieces, text_source
 from costopt_trainer.data.tokenizer import BytePairTokenizer
-from costopt_trainer.errors import NotRetryable
 
 BPE = Tokenizer(type="BPE", vocabulary_size=300)
 PROSE = "The cat sat on the mat; the rat sat at the cat. Größe, naïveté, 東京 und 🙂.\n"
@@ -316,78 +310,6 @@ def test_entropies_of_a_real_text_are_plausible(tmp_path: Path) -> None:
     assert data.reference_entropies[UNIGRAM] == pytest.approx(3.337, abs=0.01)
     assert data.reference_entropies[BIGRAM] == pytest.approx(2.374, abs=0.01)
     assert data.num_train_samples == (1_115_394 - 111_539 - 1) // 64
-
-
-def run_folder(path: Path) -> Path:
-    """A job's folder on one machine, with JSON of all kinds in it."""
-    for name in ("job.json", "status.json", "lock", "replicas/a/settings.json", "checkpoints/step-1/state.json"):
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_text("{}" * 60)
-    mark_storage(path)
-    return path
-
-
-def test_what_jobs_write_is_no_data(tmp_path: Path) -> None:
-    (tmp_path / "notes.json").write_text("[1, 2, 3]" * 50)
-    own, other = run_folder(tmp_path / "runs/own"), run_folder(tmp_path / "runs/other")
-    (tmp_path / "link").symlink_to(own)
-    storage = tmp_path / "storage/own"  # as on a claim that could not be marked: the job's own word is enough
-    (storage / "checkpoints/step-1").mkdir(parents=True)
-    (storage / "checkpoints/step-1/state.json").write_text("{}")
-    settings = text_settings(tmp_path, include="*.json")
-    for own_folder in (own, tmp_path / "link"):
-        found = {file.path for file in text_source(settings, own_folder).files}
-        assert found == {tmp_path / "notes.json", storage / "checkpoints/step-1/state.json"}
-    found = {file.path for file in text_source(settings, storage).files}
-    assert found == {tmp_path / "notes.json"}
-    assert other.is_dir()
-
-
-def test_the_storage_of_another_job_is_no_data_from_its_very_beginning(tmp_path: Path) -> None:
-    claim = tmp_path / "claim"
-    (claim / "texts").mkdir(parents=True)
-    (claim / "texts/notes.json").write_text("[1, 2, 3]" * 50)
-    with replica(tmp_path / "pod", ["true"], environment={names.ENV_STORAGE_DIR: str(claim / "other")}) as other:
-        assert other.wait() == 0
-    (claim / "other/anything.json").write_text("{}")
-    RunFolder(claim / "local").create()
-    (claim / "local/job.json").write_text("{}")
-    settings = text_settings(claim, include="*.json")
-    assert [file.path for file in text_source(settings, claim / "own").files] == [claim / "texts/notes.json"]
-
-
-@pytest.mark.parametrize("kind", ["text", "images"])
-@pytest.mark.parametrize("place", ["", "checkpoints", "artifacts/model", "logs"])
-def test_a_path_into_another_jobs_storage_is_refused(tmp_path: Path, kind: str, place: str) -> None:
-    folder = run_folder(tmp_path / "other") / place
-    folder.mkdir(parents=True, exist_ok=True)
-    read = {
-        "text": lambda: text_source(text_settings(folder, include="*.json"), tmp_path / "own"),
-        "images": lambda: read_images(ImageData(path=str(folder)), 10),
-    }[kind]
-    with pytest.raises(NotRetryable, match=f"is what a job writes itself .{tmp_path / 'other'}.; give data"):
-        read()
-
-
-def test_what_a_user_keeps_in_a_storage_beside_what_the_job_writes_is_data(tmp_path: Path) -> None:
-    texts = run_folder(tmp_path / "other") / "texts"
-    texts.mkdir()
-    (texts / "notes.txt").write_text("words" * 50)
-    assert [file.path for file in text_source(text_settings(texts)).files] == [texts / "notes.txt"]
-
-
-@pytest.mark.parametrize("path", [".", "checkpoints", "checkpoints/step-1/state.json", "../own"])
-def test_a_job_that_is_to_train_on_what_it_writes_is_told_so(tmp_path: Path, path: str) -> None:
-    own = run_folder(tmp_path / "own")
-    with pytest.raises(NotRetryable, match="is what this job writes itself"):
-        text_source(text_settings(own / path, include="*.json"), own)
-
-
-def test_data_of_the_users_in_the_storage_is_data(tmp_path: Path) -> None:
-    (tmp_path / "own/texts").mkdir(parents=True)
-    (tmp_path / "own/texts/a.txt").write_text(PROSE)
-    [file] = text_source(text_settings(tmp_path / "own/texts", include="*.txt"), tmp_path / "own").files
-    assert file.path.name == "a.txt"
 
 
 def test_files_that_differ_are_named(tmp_path: Path) -> None:

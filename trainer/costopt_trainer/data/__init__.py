@@ -69,7 +69,7 @@ def load_data(
 ) -> TrainingData:
     """The samples that `settings` describe. Text needs `context_length` and keeps its tokens below `cache_dir`.
 
-    Nothing in `own_folder`, the job's storage, is taken for data.
+    `own_folder` is the job's storage: what it writes there is not taken for data.
 
     Raises NotRetryable("InvalidData"), with a sentence that says what would be right, for anything wrong with the
     user's data; ValueError if text is asked for without a context length.

@@ -1,4 +1,9 @@
-"""What jobs write is data for none: neither a job's own checkpoints nor those of another job on the same claim."""
+"""What jobs write is data for none: neither a job's own checkpoints nor those of another job on the same claim.
+
+is_storage                a folder where some job keeps its things: a search for files passes over all of it
+writing_job               a path -> the storage whose job writes there; a user may keep other things beside that
+refuse_what_jobs_write    the same as a sentence, for a path that the settings name
+"""
 
 import os
 from pathlib import Path
@@ -6,36 +11,54 @@ from pathlib import Path
 from costopt import names
 from costopt_trainer.errors import NotRetryable
 
-_WRITTEN_BY_A_JOB = (
-    names.CHECKPOINTS_DIR,
-    names.ARTIFACTS_DIR,
-    names.CACHE_DIR,
-    names.METRICS_FILE,
-    names.REPLICAS_DIR,
-    names.LOGS_DIR,
+WRITTEN_IN_A_STORAGE = (names.CHECKPOINTS_DIR, names.ARTIFACTS_DIR, names.CACHE_DIR, names.METRICS_FILE)
+"""By a job, wherever it runs."""
+
+WRITTEN_IN_A_RUN_FOLDER = (
+    *(names.REPLICAS_DIR, names.LOGS_DIR),
+    *(names.JOB_FILE, names.STATUS_FILE, names.LEDGER_FILE, names.RUN_LOCK_FILE),
 )
-"""In its storage, where a user may keep other things as well."""
+"""By `costopt run`, besides. On a claim such a name, `logs` for one, is the user's."""
+
+_OF_A_RUN_FOLDER = (names.JOB_FILE, names.STATUS_FILE, names.RUN_LOCK_FILE)
+"""Every run folder has all of them; those of earlier versions have no mark."""
+
+
+def is_storage(folder: Path) -> bool:
+    """Whether it bears the mark of a storage, or has the three files of a run folder."""
+    return os.path.lexists(folder / names.STORAGE_MARK) or all(
+        os.path.lexists(folder / name) for name in _OF_A_RUN_FOLDER
+    )
+
+
+def writing_job(path: Path, own_folder: Path | None = None) -> Path | None:
+    """The storage that `path`, with links resolved, is, or in which it is something that the job writes.
+
+    `own_folder`, the job's own storage, counts as one also without a mark: a claim may not have let it be made.
+    """
+    real = Path(os.path.realpath(path))
+    own = None if own_folder is None else Path(os.path.realpath(own_folder))
+    for folder in (real, *real.parents):
+        if (folder == own or is_storage(folder)) and _is_written_in(real, folder):
+            return folder
+    return None
 
 
 def refuse_what_jobs_write(path: Path, name: str, own_folder: Path | None = None) -> None:
     """Raise NotRetryable("InvalidData") if the data at `path` is a job's storage, or what a job keeps there.
 
-    `name` is how the sentence calls the data. `own_folder` is the job's own storage; others are known by their marks.
+    `name` is how the sentence calls the data. `own_folder` is the job's own storage.
     """
-    real = Path(os.path.realpath(path))
-    if own_folder is not None and _is_written_in(real, Path(os.path.realpath(own_folder))):
-        raise NotRetryable(
-            "InvalidData", f"{name} is what this job writes itself ({own_folder}); give data that lies elsewhere"
-        )
-    for folder in (real, *real.parents):
-        if os.path.lexists(folder / names.STORAGE_MARK) and _is_written_in(real, folder):
-            raise NotRetryable(
-                "InvalidData", f"{name} is what a job writes itself ({folder}); give data that lies elsewhere"
-            )
+    storage = writing_job(path, own_folder)
+    if storage is None:
+        return
+    is_own = own_folder is not None and storage == Path(os.path.realpath(own_folder))
+    whose = f"this job writes itself ({own_folder})" if is_own else f"a job writes itself ({storage})"
+    raise NotRetryable("InvalidData", f"{name} is what {whose}; give data that lies elsewhere")
 
 
 def _is_written_in(path: Path, storage: Path) -> bool:
-    if not path.is_relative_to(storage):
-        return False
     below = path.relative_to(storage).parts
-    return not below or below[0] in _WRITTEN_BY_A_JOB
+    if not below or below[0] in WRITTEN_IN_A_STORAGE:
+        return True
+    return below[0] in WRITTEN_IN_A_RUN_FOLDER and os.path.lexists(storage / names.JOB_FILE)

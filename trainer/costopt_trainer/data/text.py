@@ -18,9 +18,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from costopt import names
 from costopt.schema.recipe import DataSettings
-from costopt_trainer.data.storages import refuse_what_jobs_write
+from costopt_trainer.data.storages import is_storage, refuse_what_jobs_write, writing_job
 from costopt_trainer.errors import NotRetryable
 
 SEPARATOR = b"\0"
@@ -54,8 +53,8 @@ class TextSource:
 def text_source(settings: DataSettings, own_folder: Path | None = None) -> TextSource:
     """The files that `settings`, of type Text or PythonStandardLibrary, ask for.
 
-    `own_folder` is the job's own storage, which changes while it trains: nothing in it is data. Nor is what lies in
-    the storage of another job.
+    `own_folder` is the job's own storage, which changes while it trains. What jobs write is no data, neither there
+    nor in the storage of another job.
 
     Raises NotRetryable("InvalidData") if they are missing, unreadable or hold no text.
     """
@@ -193,7 +192,7 @@ def _matching_files(
 def _walk(root: Path, skip: frozenset[str], own_folder: Path | None) -> Iterator[Path]:
     """Everything below `root` that is not a folder. Links are followed, each real folder is visited once.
 
-    Storages of jobs are passed over: the job's own and, known by their marks, those of others.
+    Storages of jobs are passed over, the job's own and those of others, and links to what a job writes.
     """
     visited = set() if own_folder is None else {os.path.realpath(own_folder)}
     pending = [root]
@@ -203,10 +202,11 @@ def _walk(root: Path, skip: frozenset[str], own_folder: Path | None) -> Iterator
         if real in visited:
             continue
         visited.add(real)
+        if is_storage(folder):
+            continue
         try:
             entries = sorted(folder.iterdir())
-            if any(entry.name == names.STORAGE_MARK for entry in entries):
-                continue
+            entries = [entry for entry in entries if not (entry.is_symlink() and writing_job(entry, own_folder))]
             folders = [entry for entry in entries if entry.is_dir()]
         except OSError as error:
             raise _unreadable(str(folder), error) from error
