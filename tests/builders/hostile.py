@@ -1,11 +1,17 @@
-"""What anybody may put in the place of a file: by name, how it is done."""
+"""What anybody may put in the place of a file: by name, how it is done. And in the place of a value."""
 
+import copy
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
 
 TOO_LARGE_BYTES = 2**40
 """A tebibyte without content: whoever reads it whole runs out of memory."""
@@ -54,20 +60,36 @@ POISONS: dict[str, Callable[[Path], None]] = {
 }
 
 
+def one_of(values: Sequence[Any]) -> st.SearchStrategy[Any]:
+    """A copy of one of them: what a test then does to it changes no later draw."""
+    return st.sampled_from(values).map(copy.deepcopy)
+
+
 @contextmanager
-def within(seconds: int) -> Iterator[None]:
-    """Fail with TimeoutError if the block takes longer; also if it waits in a system call."""
+def within(seconds: float) -> Iterator[None]:
+    """Fail the test if the block takes longer; also if it waits in a system call, or catches every Exception.
+
+    There is one such timer in a process, and pytest-timeout may have set it: that goes on where it was, and comes first
+    if it has less time left.
+    """
 
     def give_up(_number: int, _frame: object) -> None:
-        raise TimeoutError(f"not within {seconds} s")
+        pytest.fail(f"not within {seconds} s")
 
-    before = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(seconds)
+    left, interval = signal.getitimer(signal.ITIMER_REAL)
+    if 0 < left <= seconds:
+        yield
+        return
+    began = time.monotonic()
+    handler = signal.signal(signal.SIGALRM, give_up)
     try:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        if left:
+            signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - began), 0.001), interval)
 
 
 def poisoned(folder: Path, copy: Path, file: str, poison: str) -> Path:

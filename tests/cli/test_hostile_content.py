@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from builders.fake_api import BOOKS, JOBS, PODS, FakeApi, serving, write_kubeconfig
-from builders.hostile import within
+from builders.hostile import one_of, within
 from builders.local import job, price_book, runner_in
 from builders.on_cluster import add_job, add_pod, condition, failed
 from costopt.cli import COMMANDS, main
@@ -63,7 +63,7 @@ CALLS: dict[str, tuple[tuple[str, ...], ...]] = {
 
 CASES = [call for name in COMMANDS for call in CALLS.get(name, ((name, "tiny"),))]
 
-HOSTILE = st.sampled_from(
+HOSTILE = one_of(
     [
         *(ATTACK, ATTACK * 200, "x" * 100_000, "", "\x00", "NaN", "-1e999", "9" * 5000, "2026-13-45T99:99:99Z"),
         *("2026-03-04T12:00:00", None, True, -1, 2**63, 10**30, 0.5, [], {}, [ATTACK], {ATTACK: ATTACK}, [[[[None]]]]),
@@ -181,6 +181,13 @@ def places(plain: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path, *(found for key, value in entries for found in places(value, (*path, key)))]
 
 
+def values_in(plain: Any) -> Iterator[Any]:
+    """Everything in plain data, itself included."""
+    yield plain
+    for value in plain.values() if isinstance(plain, dict) else plain if isinstance(plain, list) else ():
+        yield from values_in(value)
+
+
 def spoil(draw: st.DrawFn, plain: Any) -> Any:
     """The data with something else in one to three of its places."""
     spoiled = copy.deepcopy(plain)
@@ -211,6 +218,12 @@ def spoil_folder(draw: st.DrawFn, folder: Path) -> None:
         else:
             lines = plain[path].splitlines() if path.suffix == ".jsonl" else [plain[path]]
             path.write_text("\n".join(json.dumps(spoil(draw, json.loads(line))) for line in lines))
+
+
+@given(st.lists(HOSTILE, min_size=20))
+def test_what_is_drawn_is_shared_with_no_other_draw(drawn: list[Any]) -> None:
+    drawn_by_place = [value for one in drawn for value in values_in(one) if isinstance(value, dict | list)]
+    assert len({id(value) for value in drawn_by_place}) == len(drawn_by_place)
 
 
 @contextmanager

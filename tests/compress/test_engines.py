@@ -61,7 +61,7 @@ def test_torchs_own_kernels_compute_with_the_same_int8_weights(
     expected = model(inputs)
     weights = copy.deepcopy(model.state_dict())
     forward = start("TorchQuantized", model)
-    assert distance(forward(inputs), expected) < 0.06
+    assert distance(forward(inputs), expected) < ENGINE_TOLERANCE  # how far it is depends on the processor
     assert torch.equal(forward(inputs), forward(inputs))
     assert torch.backends.quantized.engine == library
     assert all(torch.equal(model.state_dict()[name].qdata, weights[name].qdata) for name in weights if "mlp" in name
