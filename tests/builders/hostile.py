@@ -66,15 +66,17 @@ def one_of(values: Sequence[Any]) -> st.SearchStrategy[Any]:
 
 
 @contextmanager
-def within(seconds: float) -> Iterator[None]:
+def within(seconds: float, *, then: type[BaseException] = pytest.fail.Exception) -> Iterator[None]:
     """Fail the test if the block takes longer; also if it waits in a system call, or catches every Exception.
+
+    `then`: what is raised in it instead, such as the KeyboardInterrupt of a user who has seen enough.
 
     There is one such timer in a process, and pytest-timeout may have set it: that goes on where it was, and comes first
     if it has less time left.
     """
 
     def give_up(_number: int, _frame: object) -> None:
-        pytest.fail(f"not within {seconds} s")
+        raise then(f"not within {seconds} s")
 
     left, interval = signal.getitimer(signal.ITIMER_REAL)
     if 0 < left <= seconds:

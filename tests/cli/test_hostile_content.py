@@ -38,7 +38,8 @@ ATTACK = (
 )
 OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 RICHS_OWN = re.compile(r"\x1b\[[0-9;]*m|\x1b\[\?25[lh]|\x1b\[[0-9]*[AK]|\r")
-SANE_EXITS = {0, 1, 2, 3}
+SANE_EXITS = {0, 1, 2, 3, 130}
+FOLLOWING = {"watch", "--follow", "--wait"}
 
 FILES = ("evil.yaml",)
 CALLS: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -262,7 +263,9 @@ def test_nothing_raw_reaches_the_terminal_whatever_others_have_written(
     if data.draw(st.booleans()):
         with suppress(ValueError):
             (world.folder / "evil.yaml").write_text(to_yaml(spoil(data.draw, manifests())), encoding="utf-8")
-    with within(60), nothing_is_run(world.folder):
+    # A job that does not end is followed until its user has seen enough.
+    guard = within(5, then=KeyboardInterrupt) if FOLLOWING.intersection(words) else within(60)
+    with guard, nothing_is_run(world.folder):
         ended = called(words, encoding, is_terminal=is_terminal)  # any exception but SystemExit fails the test
     assert ended.code in SANE_EXITS, ended
     for said in (ended.out, ended.err):
