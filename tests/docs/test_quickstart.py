@@ -18,8 +18,8 @@ from costopt.render.text import to_yaml
 
 SAMPLE = "manifests/samples/quickstart.yaml"
 SHORT = {
-    "totalSteps": 150,
-    "evaluation": {"everySteps": 150, "maxSamples": 128},
+    "totalSteps": 220,
+    "evaluation": {"everySteps": 220, "maxSamples": 128},
     "checkpointing": {"everySteps": 100},
 }
 """Fewer of its steps: what is printed has the same lines."""
