@@ -2,6 +2,7 @@
 
     access      which cluster and namespace are meant, and whether any is known here
     connect     a kubeconfig or a pod's service account -> a Cluster (the only importer of the kubernetes client)
+    handshake   whether a server refuses the user's certificate, when it closed the connection without saying so
     api         Cluster: one request, one answer or one sentence
     shapes      what an API server should have sent; parts of another kind count as not there
     refusals    what the API server or the network said -> the sentence for the user

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
-from costopt.cluster.refusals import LoginRefused, Unreachable, refusal, unreachable
+from costopt.cluster.refusals import LoginRefused, Unreachable, refusal, root_of, unreachable
 from costopt.hostile import parse_json
 from costopt.refused import Refused
 
@@ -58,10 +58,18 @@ class Cluster:
     """One cluster, as one user of it; made by `connect`."""
 
     def __init__(
-        self, wire: Wire, *, context: str, server: str, namespace: str, last_words: Callable[[], str] = str
+        self,
+        wire: Wire,
+        *,
+        context: str,
+        server: str,
+        namespace: str,
+        last_words: Callable[[], str] = str,
+        refused_login: Callable[[BaseException], BaseException | None] = lambda _: None,
     ) -> None:
         self._wire = wire
         self._last_words = last_words
+        self._refused_login = refused_login
         self.context = context
         """The kubeconfig's context; empty in a pod."""
         self.server = server
@@ -136,7 +144,7 @@ class Cluster:
         try:
             yield
         except (HTTPError, OSError) as error:
-            raise unreachable(error, str(self), self.server) from None
+            raise unreachable(self._refused_login(root_of(error)) or error, str(self), self.server) from None
         except ValueError:  # its text quotes the header, and so the token
             raise LoginRefused(
                 f"the login of {self} has characters that no token may have; mend it in the kubeconfig"

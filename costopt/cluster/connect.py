@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from costopt.cluster.access import Access, kubeconfig_files
 from costopt.cluster.api import Cluster, RawAnswer
+from costopt.cluster.handshake import is_cut_off, refused_greeting, user_context
 from costopt.cluster.refusals import one_line
 from costopt.refused import Refused
 from costopt.service_account import NoServiceAccount, find_service_account
@@ -59,7 +60,22 @@ def connect(access: Access) -> Cluster:
         server=configuration.host,
         namespace=access.namespace or namespace,
         last_words=lambda: words.text,
+        refused_login=lambda error: _refused_login(error, configuration),
     )
+
+
+def _refused_login(error: BaseException, configuration: Any) -> BaseException | None:
+    """Why a connection was cut off, if it was for the user's certificate; it is asked again without a request."""
+    if not is_cut_off(error) or not configuration.cert_file or configuration.proxy:
+        return None
+    certificate, key = Path(configuration.cert_file), configuration.key_file
+    try:
+        context = user_context(
+            configuration.ssl_ca_cert, certificate, key and Path(key), trusting=not configuration.verify_ssl
+        )
+    except OSError:  # ssl.SSLError is one: what cannot be read has been told already
+        return None
+    return refused_greeting(configuration.host, context, configuration.tls_server_name)
 
 
 def _from_files(files: list[Path], access: Access, configuration: Any) -> tuple[str, str]:

@@ -182,6 +182,11 @@ def _chain(error: BaseException) -> list[BaseException]:
     return chain
 
 
+def root_of(error: BaseException) -> BaseException:
+    """What it all began with."""
+    return _chain(error)[-1]
+
+
 def _why(error: BaseException) -> str:
     """The most telling of the exceptions that led to this one."""
     chain = _chain(error)
@@ -189,7 +194,7 @@ def _why(error: BaseException) -> str:
         if isinstance(one, TimeoutError) or "Timeout" in type(one).__name__:
             return "no answer in time"
         if isinstance(one, ssl.SSLError):
-            return f"no secure connection could be made: {one.reason or 'it was refused'}"
+            return f"no secure connection could be made: {one.reason or 'it was closed at once'}"
         if isinstance(one, socket.gaierror):
             return EXCEPTIONS["NameResolutionError"]
         if isinstance(one, OSError) and one.strerror:

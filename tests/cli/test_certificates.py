@@ -1,8 +1,11 @@
 """A server whose certificate is not to be trusted: which of the reasons it is, and who can mend it."""
 
 import shutil
+import ssl
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -58,6 +61,11 @@ def kubeconfig(path: Path, server: str, authority: Path, **user: str) -> Path:
     return path
 
 
+def login(user: Certificate) -> dict[str, str]:
+    """A kubeconfig's user who greets with this certificate."""
+    return {"client-certificate": str(user.file), "client-key": str(user.key)}
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_every_command_says_at_once_what_is_wrong_with_the_servers_certificate(
     tmp_path: Path, trust: Trust, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], case: str
@@ -86,17 +94,45 @@ def test_a_certificate_that_is_right_is_accepted(
         assert command(monkeypatch, capsys)("status", "tiny").code == 0
 
 
-def test_a_server_that_does_not_accept_the_users_certificate_is_told_as_such(
-    tmp_path: Path, trust: Trust, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("seconds", [0.0, 0.1])
+def test_a_server_that_does_not_accept_the_users_certificate_is_told_as_such_however_soon_it_closes_the_connection(
+    tmp_path: Path, trust: Trust, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], seconds: float
 ) -> None:
+    """Its words come after the greeting: a request that is sent later finds only a closed connection."""
+    send = HTTPConnection.send
+
+    def later(self: HTTPConnection, data: bytes) -> None:
+        time.sleep(seconds)
+        send(self, data)
+
+    monkeypatch.setattr(HTTPConnection, "send", later)
     known = trust.known.certificate.file
     with serving(FakeApi(), trust.known.signed(HERE).for_server(clients=known)) as url:
-        ours = trust.unknown.signed(HERE)
-        user = {"client-certificate": str(ours.file), "client-key": str(ours.key)}
+        user = login(trust.unknown.signed(HERE))
         at_home(monkeypatch, tmp_path, kubeconfig(tmp_path / "kubeconfig", url, known, **user))
         ended = command(monkeypatch, capsys)("status", "tiny")
     assert (ended.code, len(ended.err.splitlines())) == (2, 1), ended
     assert "does not accept your certificate; log in again" in ended.err
+
+
+def test_a_server_that_closes_a_connection_for_another_reason_is_not_said_to_refuse_the_certificate(
+    tmp_path: Path, trust: Trust, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = trust.known.certificate.file
+
+    def broken(self: object, data: object) -> None:
+        error = ssl.SSLEOFError(8, "EOF occurred in violation of protocol")
+        error.reason = None
+        raise error
+
+    monkeypatch.setattr(HTTPConnection, "send", broken)
+    with serving(FakeApi(), trust.known.signed(HERE).for_server(clients=known)) as url:
+        user = login(trust.known.signed(HERE))
+        at_home(monkeypatch, tmp_path, kubeconfig(tmp_path / "kubeconfig", url, known, **user))
+        ended = command(monkeypatch, capsys)("status", "tiny")
+    assert (ended.code, len(ended.err.splitlines())) == (2, 1), ended
+    assert "cannot be reached at" in ended.err
+    assert "certificate" not in ended.err
 
 
 def test_an_authority_that_is_none_is_the_kubeconfigs_mistake(
