@@ -27,7 +27,7 @@ MOST_BYTES = 200_000
 RECORDS_KEPT = 64
 """Records kept singly in the status although they might be folded: enough to look into, and a small object."""
 VANISHED_KEPT = 64
-"""Records of pods that have vanished and may come back, kept besides those."""
+"""Records of pods that are not seen any more and may come back, kept besides those."""
 
 
 def usage_record(
@@ -163,14 +163,16 @@ def foldable(snapshot: JobSnapshot, usage: Usage) -> set[str]:
     """Uids of the oldest records that may be folded: of pods that are gone or released, for those are never recorded
     again.
 
-    A pod that has vanished may come back as long as its batch Job is known, and is counted on from its record; so the
-    latest of those records are kept besides. For one whose record is folded all the same, the sums tell up to when they
-    are counted (see `folded_until`).
+    A pod that is not seen any more may come back as long as its batch Job is known: it is counted on from its record if
+    it had vanished, and found recorded if its end was seen and its release was not. So the latest of those records are
+    kept besides. For one whose record is folded all the same, the sums tell up to when they are counted (see
+    `folded_until`).
     """
+    there = {pod.uid for pod in snapshot.pods}
     held_back = {pod.uid for pod in snapshot.pods if pod.has_finalizer}
     known = {(child.stage, child.attempt) for child in snapshot.child_jobs}
     known |= {(job.stage, job.attempt) for job in snapshot.status.batch_jobs or ()}
-    may_return = [each.uid for each in usage.records if has_vanished(each) and (each.stage, each.attempt) in known]
+    may_return = [each.uid for each in usage.records if each.uid not in there and (each.stage, each.attempt) in known]
     kept = set(may_return[-VANISHED_KEPT:])
     free = [record.uid for record in usage.records if record.uid not in held_back | kept]
     return set(free[: max(0, len(usage.records) - len(kept) - RECORDS_KEPT)])
