@@ -67,6 +67,8 @@ class MistakeCase:
     """Part of the one sentence that `costopt validate` and the API server both answer with."""
     advice: str = ""
     """Part of what `costopt validate` adds to it."""
+    server_field: str = ""
+    """What the API server names, if it is another: of a map's keys it names the map."""
 
 
 @dataclass(frozen=True)

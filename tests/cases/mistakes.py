@@ -30,6 +30,7 @@ MISTAKES = [
         ),
         f"{TRAIN}.resourcesPerNode.limits.example.com/{'a' * 117}",
         "Too long: may not be more than 128 characters",
+        server_field=f"{TRAIN}.resourcesPerNode.limits",
     ),
     MistakeCase(
         "numNodes of zero",

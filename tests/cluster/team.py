@@ -227,6 +227,18 @@ class LiveJob:
         mine = [event for event in found if event["involvedObject"].get("uid") == self.uid]
         return sorted(mine, key=lambda event: int(event["metadata"]["resourceVersion"]))
 
+    def wait_until_told(self, *reasons: str) -> None:
+        """Wait until its Events are these, and no others. An Event follows the status that it tells of."""
+        told = f"told {', '.join(reasons)}"
+        self.team.wait_for(lambda: [event["reason"] for event in self.events()] == list(reasons), told)
+
+    def event(self, reason: str) -> Json:
+        """Its one Event of that reason, which is waited for."""
+        (found,) = self.team.wait_for(
+            lambda: [event for event in self.events() if event["reason"] == reason], f"told {reason}"
+        )
+        return dict(found)
+
     def all_recorded(self) -> bool:
         """Each pod that it ever had has ended, and no pod has our finalizer any more."""
         pods = self.team.pods_ever(self)

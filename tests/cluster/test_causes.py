@@ -49,7 +49,7 @@ def test_a_pod_evicted_for_its_own_disk_is_a_failure_and_one_that_is_drained_is_
         assert (job.stage()["failures"], job.stage()["disruptions"]) == counted
         assert status["failure"]["reason"] == reason
         assert words in status["failure"]["message"]
-        assert words in job.events()[0]["message"]
+        assert words in team.wait_for(job.events, "told")[0]["message"]
         team.check_usage(job)
 
 

@@ -49,7 +49,7 @@ def test_a_silent_gang_is_restarted_and_one_that_logs_is_not(team: Team) -> None
     assert sorted(outcomes) == [(0, "Stalled"), (0, "Stalled"), (1, "Succeeded"), (1, "Succeeded")]
     assert talking.stage()["attempt"] == 0
     stepping.wait_until(lambda status: status.get("progress", {}).get("step") == 7, "at step 7")
-    assert [event["reason"] for event in silent.events()] == ["Restarted", "Completed"]
+    silent.wait_until_told("Restarted", "Completed")
 
 
 def test_the_last_line_of_a_log_is_in_the_final_status_although_the_run_was_too_short_to_be_looked_at(
@@ -202,7 +202,7 @@ def test_time_to_live_deletes_a_finished_job_and_a_deadline_ends_a_running_one(t
     short.wait_until_gone()
     failed.wait_until_gone()
     kept.wait_until_ended()
-    assert [event["reason"] for event in short.events()] == ["Completed"]
+    short.wait_until_told("Completed")
     kept.change(ttlSecondsAfterFinished=0)
     kept.wait_until_gone()
 
@@ -243,7 +243,7 @@ def test_a_job_over_its_budget_is_suspended_and_goes_on_with_a_larger_one(team: 
     status = held.wait_until_ended()
     assert (status["execution"], held.stage()["failures"], held.stage()["disruptions"]) == (2, 0, 0)
     team.check_usage(held)
-    assert [event["reason"] for event in held.events()] == ["BudgetExceeded", "Suspended", "Resumed", "Completed"]
+    held.wait_until_told("BudgetExceeded", "Suspended", "Resumed", "Completed")
 
 
 def test_of_many_attempts_the_last_three_leave_jobs_and_pods_and_all_are_recorded(team: Team) -> None:

@@ -113,7 +113,7 @@ def test_a_job_whose_status_is_refused_is_stopped_with_a_checkpoint_and_recorded
     team.wait_for(lambda: _is_refused(team, refusal), "refused")
     refusal.change(budget={"amount": "1000000"})
     team.wait_for(lambda: refusal.batch_jobs() == [], "its gang stopped", 240)
-    [event] = [event for event in refusal.events() if event["reason"] == "CannotBeLookedAt"]
+    event = refusal.event("CannotBeLookedAt")
     assert "this status may not be written" in event["message"]
     assert not any(condition_of(refusal.status, "BudgetExceeded"))
     team.rest.must("DELETE", f"{POLICIES}/validatingadmissionpolicybindings/{name}")

@@ -37,7 +37,7 @@ def test_a_job_succeeds_with_its_variants_and_a_bill_of_exactly_what_its_pods_he
     others = ["configmaps", "services", "networkpolicies"]
     children = [[each["metadata"]["name"] for each in team.objects(kind)] for kind in others]
     assert children == [["tiny-train-a0"], ["tiny-train-a0"], ["tiny-peers"]]
-    assert [event["reason"] for event in job.events()] == ["Completed"]
+    job.wait_until_told("Completed")
 
 
 def test_gpus_are_billed_by_the_model_and_kind_of_capacity_of_their_node(team: Team) -> None:
@@ -58,7 +58,7 @@ def test_gpus_are_billed_by_the_model_and_kind_of_capacity_of_their_node(team: T
     assert {line.get("listUnitPrice") for line in lines} == {"1.25"}
     assert "listCost" not in job.status["bill"]
     assert job.status["bill"]["unpricedResources"] == ["cpu", "memory"]
-    (event,) = (event for event in job.events() if event["reason"] == "PriceUnknown")
+    event = job.event("PriceUnknown")
     assert "no price for cpu, memory" in event["message"]
 
 
@@ -84,7 +84,7 @@ def test_one_failed_pod_means_a_new_attempt_and_the_first_failure_is_told(team: 
         stage = job.stage()
         assert (stage["attempt"], stage["failures"], stage["disruptions"]) == (1, 1, 0)
         records = outcomes(team.check_usage(job))
-        assert [event["reason"] for event in job.events()] == ["Restarted", "Completed"]
+        job.wait_until_told("Restarted", "Completed")
         assert [record[:3] for record in records] == [
             ("train", attempt, index) for attempt in (0, 1) for index in (0, 1)
         ]
@@ -106,7 +106,7 @@ def test_attempts_end_after_max_failures_and_at_once_with_exit_code_78(team: Tea
     crashing.wait_until_ended("TrainingFailed")
     assert (crashing.stage()["attempt"], crashing.stage()["failures"]) == (1, 2)
     assert len(team.check_usage(crashing)) == 4
-    assert [event["reason"] for event in crashing.events()] == ["Restarted", "TrainingFailed"]
+    crashing.wait_until_told("Restarted", "TrainingFailed")
 
 
 def test_a_deleted_an_evicted_and_a_drained_pod_are_disruptions_and_not_failures(team: Team) -> None:
@@ -135,7 +135,7 @@ def test_a_deleted_an_evicted_and_a_drained_pod_are_disruptions_and_not_failures
         assert status["failure"]["reason"] == reason, job.name
         records = team.check_usage(job)
         assert {each["outcome"] for each in records if each["attempt"] == 0} == {"Disrupted"}, outcomes(records)
-        assert [event["reason"] for event in job.events()] == ["Disrupted", "Completed"]
+        job.wait_until_told("Disrupted", "Completed")
 
 
 def test_a_suspended_job_saves_ends_its_pods_and_goes_on_as_a_new_execution(team: Team) -> None:
@@ -156,7 +156,7 @@ def test_a_suspended_job_saves_ends_its_pods_and_goes_on_as_a_new_execution(team
     status = job.wait_until_ended()
     assert (status["execution"], job.stage()["attempt"]) == (2, 1)
     assert len(team.check_usage(job)) == 5
-    assert [event["reason"] for event in job.events()] == ["Suspended", "Resumed", "Completed"]
+    job.wait_until_told("Suspended", "Resumed", "Completed")
 
 
 def test_while_a_job_runs_its_training_cannot_be_changed_but_its_limits_can(team: Team) -> None:
@@ -229,7 +229,7 @@ def test_names_may_be_as_long_as_kubernetes_allows(team: Team) -> None:
         assert len(job.name) == 253
         job.wait_until_ended()
         assert len(team.check_usage(job)) == 3
-        assert [event["reason"] for event in job.events()] == ["Completed"]
+        job.wait_until_told("Completed")
     assert len(team.objects("networkpolicies")) == 2
     for job in jobs:
         job.delete()

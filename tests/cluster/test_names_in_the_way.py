@@ -13,7 +13,7 @@ CLAIM: Json = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"sto
 
 def wait_until_told(job: LiveJob, reason: str, what: str, words: str) -> None:
     job.wait_until(lambda status: words in condition_of(status, "Succeeded").get("message", ""), words)
-    (event,) = (event for event in job.events() if event["reason"] == reason)
+    event = job.event(reason)
     assert f"the {what}" in event["message"]
 
 

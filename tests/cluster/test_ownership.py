@@ -63,10 +63,10 @@ def wait_until_it_says_so(team: Team, job: LiveJob, kind: str) -> None:
     words = f"waits for: the name {name}, which a {kind} has that is not this job's"
     job.wait_until(lambda status: words in condition_of(status, "Succeeded").get("message", ""), "waiting for the name")
     assert job.stage()["phase"].startswith(f"waiting for the name {name}")
-    told = [event for event in job.events() if event["reason"] == "NameTaken"]
-    assert [event["type"] for event in told] == ["Warning"]
-    assert f"the {kind} {name} is not this job's" in told[0]["message"]
-    assert "or create the job under another name" in told[0]["message"]
+    event = job.event("NameTaken")
+    assert event["type"] == "Warning"
+    assert f"the {kind} {name} is not this job's" in event["message"]
+    assert "or create the job under another name" in event["message"]
     assert job.pods() == []
 
 

@@ -39,9 +39,13 @@ class Meters:
         """Its own, or else that of its gang. One that ended well, or is counted so, may be recorded while the others
         still run, so what they say later must not matter to it."""
         own = self.own.get(held.mark)
-        if own is None and not held.ended_well and outcome != "Succeeded":
+        if own is None and self.goes_by_its_gang(held, outcome):
             own = self.first.get(cohort_of(held.shape))
         return own.metered if own is not None else None
+
+    def goes_by_its_gang(self, held: Held, outcome: Outcome) -> bool:
+        """Whether it has given no account of its own, and has not ended well."""
+        return held.mark not in self.own and not held.ended_well and outcome != "Succeeded"
 
     def kept(self, left: Iterable[Held], cohorts: Iterable[Cohort]) -> "Meters":
         """What is needed for the pods that are `left` without a record; of gangs also those of other `cohorts`."""

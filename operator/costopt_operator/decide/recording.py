@@ -15,6 +15,7 @@ from costopt.plan.stages import IN_FLIGHT
 from costopt.schema.status import Bill
 from costopt.schema.usage import MAX_RECORDS, Outcome, Resize, Usage, UsageRecord
 from costopt_operator.decide.holding import HeldByPod, Holding, counted_until, ended, has_vanished, uid_of, whole
+from costopt_operator.decide.meters import Cohort, cohort_of
 from costopt_operator.decide.objects import ChildJob, Pod, parse_time
 from costopt_operator.decide.observe import (
     JobSnapshot,
@@ -61,16 +62,20 @@ def new_usage(snapshot: JobSnapshot, usage: Usage, held_now: Holding, decided: P
     """`usage` with the ends that are news, at the prices of now, as what `decided` counts them; and with what is held.
 
     At most as many records as the status has room for; the others wait until those are released and folded. So does
-    that of a pod whose attempt goes on, or whose last words are still to come.
+    that of a pod whose attempt goes on, whose last words are still to come, or of whose time only its gang can tell, as
+    long as one of that still runs: what is recorded does not depend on who ended first.
     """
     known = ends_of(decided.status)
+    speaking = _still_speaking(snapshot, held_now)
     made: list[UsageRecord] = []
     space = MOST_BYTES
     for each in sorted(ended(held_now), key=_by_attempt):
         if len(made) == room(usage) or space <= 0:
             break
         outcome = _outcome(each, snapshot, decided, [*usage.records, *made], known)
-        if outcome is not None and (each[1] is None or each[1].uid not in snapshot.unheard):
+        if outcome is None or (each[1] is not None and each[1].uid in snapshot.unheard):
+            continue
+        if not held_now.meters.goes_by_its_gang(each[0], outcome) or cohort_of(each[0].shape) not in speaking:
             made.append(pin_prices(usage_record(each, snapshot, held_now, now, outcome), snapshot.book))
             space -= len(made[-1].model_dump_json(exclude_defaults=True))
     recorded = {record.uid for record in made}
@@ -83,6 +88,17 @@ def new_usage(snapshot: JobSnapshot, usage: Usage, held_now: Holding, decided: P
         "meters": held_now.meters.written(left, go_on),
     }
     return usage.model_copy(update={**news, "records": [*usage.records, *made]} if made else news)
+
+
+def _still_speaking(snapshot: JobSnapshot, held_now: Holding) -> set[Cohort]:
+    """The cohorts of which a pod still runs and may give an account of its time."""
+    if snapshot.job.spec.train.command is not None:
+        return set()
+    return {
+        cohort_of(held.shape)
+        for held, pod in held_now.held
+        if pod is not None and held.held_until is None and held.shape.stage == TRAIN_STAGE
+    }
 
 
 def _by_attempt(each: HeldByPod) -> tuple[object, ...]:
