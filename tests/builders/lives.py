@@ -192,7 +192,9 @@ def _job(*directions: Play, variants: int) -> Json:
 
 def lives() -> dict[str, Life]:
     """The lives, by what happens in them. No pod ends by chance of time: what is stopped would have run for ever."""
-    fails = Play(stage="train", attempt=0, index=0, exit_code=1, message={"exitCode": 1, "reason": "ProcessFailed"})
+    # It tells its time itself: on a busy machine the other may never have run, and so have nothing to tell for both.
+    failed = {"exitCode": 1, "reason": "ProcessFailed", "progress": PROGRESS}
+    fails = Play(stage="train", attempt=0, index=0, exit_code=1, message=failed)
     waits = Play(stage="train", attempt=0, index=1, run_seconds="forever")
     runs = Play(stage="train", execution=1, run_seconds="forever", stop_message={"exitCode": 143})
     return {
