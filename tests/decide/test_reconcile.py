@@ -69,29 +69,6 @@ def test_the_record_of_a_pod_waits_some_seconds_for_those_of_its_gang() -> None:
     assert len(story.written) - before == 1
 
 
-@pytest.mark.parametrize("seconds", [1, 60])
-def test_what_is_recorded_of_a_silent_replica_does_not_depend_on_how_long_its_gang_takes_to_end(seconds: int) -> None:
-    """Only the other one tells what they have spent their time on, at its end."""
-    story = begun()
-    for second in (5, 5 + SOON.total_seconds()):
-        story.look(second, child(), pod(0), pod(1))
-    silent = failed(0, finished=61)
-    for second in range(62, 62 + seconds):
-        todo = story.look(second, child(conditions=("FailureTarget",)), silent, pod(1))
-        assert todo.releases == ()
-    told = {
-        "exitCode": 143,
-        "progress": {"step": 3, "totalSteps": 40, "metered": {"startup": 1000, "productive": 4000}},
-    }
-    other = failed(1, 143, finished=62 + seconds, message=told)
-    for second in (63 + seconds, 64 + seconds + RECORDS_WITHIN.total_seconds()):
-        story.look(second, child(conditions=("Failed",)), silent, other)
-    assert story.status.usage is not None
-    records = sorted(story.status.usage.records, key=lambda record: record.index)
-    assert [record.index for record in records] == [0, 1]
-    assert [record.metered and record.metered.productive for record in records] == [4000, 4000]
-
-
 def test_the_life_of_a_gang_and_a_variant_takes_five_writes_of_the_status() -> None:
     int8 = {"name": "int8", "steps": [{"type": "Quantize", "quantize": {"scheme": "Int8WeightOnly"}}]}
     story = Story(a_job(compress=[int8]))
@@ -278,6 +255,27 @@ def test_a_queue_that_takes_the_job_back_costs_no_attempt() -> None:
     assert story.look(3601, again, *ended).start == ()
     assert story.status.stages[0].attempt == 0
     assert len(story.status.usage.records) == 2  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("seconds", [0, 60])
+def test_of_a_silent_replica_that_a_queue_takes_back_its_gang_tells_however_long_it_takes_to_end(seconds: int) -> None:
+    """Only the other one tells what they have spent their time on, at its end."""
+    story = begun()
+    for second in (5, 5 + SOON.total_seconds()):
+        story.look(second, child(), pod(0), pod(1))
+    taken_back = child(suspend=True, status={"startTime": None})
+    silent = failed(0, 143, deleted=140)
+    for second in range(62, 62 + seconds):
+        assert story.look(second, taken_back, silent, pod(1, deleted=140)).releases == ()
+    metered = {"startup": 1000, "productive": 4000}
+    told = {"exitCode": 143, "progress": {"step": 3, "totalSteps": 40, "metered": metered}}
+    other = failed(1, 143, deleted=140, finished=62 + seconds, message=told)
+    for second in (63 + seconds, 64 + seconds + RECORDS_WITHIN.total_seconds()):
+        story.look(second, taken_back, silent, other)
+    assert story.status.usage is not None
+    records = sorted(story.status.usage.records, key=lambda record: record.index)
+    assert [record.index for record in records] == [0, 1]
+    assert [record.metered and record.metered.productive for record in records] == [4000, 4000]
 
 
 def test_an_admitted_gang_of_fewer_replicas_is_whole_without_the_others() -> None:
