@@ -2,16 +2,20 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from builders.data import image_settings, text_settings, write_images
 from costopt.schema.compression import Prune, Quantize, Step, Variant
 from costopt.schema.recipe import Batch, ConvNet, DataSettings, DecoderLM, Evaluation, ModelSettings, Recipe
 from costopt.schema.replica import ReplicaSettings
+from costopt_trainer.compress.step import StepRun
+from costopt_trainer.compress.table import apply_steps
 from costopt_trainer.data import load_data
 from costopt_trainer.models import ModelShape, build_model, loss_sum
 from costopt_trainer.models.artifact import save_model
@@ -35,6 +39,11 @@ def dynamic() -> Step:
 
 def pruned(structure: Any, percent: int, *, criterion: Any = "L1", seed: int = 0) -> Step:
     return Step(type="Prune", prune=Prune(structure=structure, criterion=criterion, percent=percent, seed=seed))
+
+
+def apply(model: nn.Module, steps: Sequence[Step], example: torch.Tensor) -> list[str]:
+    """Apply steps that need nothing but an example of the model's inputs."""
+    return apply_steps(model, steps, lambda _number, pieces: StepRun(example, pieces))
 
 
 def example_inputs(model_type: str, count: int = 2) -> torch.Tensor:

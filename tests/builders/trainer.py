@@ -12,6 +12,7 @@ import json
 import os
 import random
 import resource
+import secrets
 import signal
 import socket
 import subprocess
@@ -157,11 +158,16 @@ def train_here(recipe: Recipe, storage: Path, **how: Any) -> int:
 
 def start_ranks(runs: list[Run], world_size: int, folder: Path, **environment: str) -> list[subprocess.Popen[str]]:
     """Start one process per rank, as if each had a node of its own; each does all `runs` in order."""
+    file = folder / f"runs-{secrets.token_hex(4)}.json"
+    file.write_text(json.dumps([asdict(run) for run in runs]))
+    return start_as_ranks(["builders.trainer", str(file)], world_size, **environment)
+
+
+def start_as_ranks(program: list[str], world_size: int, **environment: str) -> list[subprocess.Popen[str]]:
+    """Start a module with its arguments once per rank, as if each had a node of its own."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    file = folder / f"runs-{port}.json"
-    file.write_text(json.dumps([asdict(run) for run in runs]))
     common = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(str(ROOT / room) for room in (".", "trainer", "tests")),
@@ -174,7 +180,7 @@ def start_ranks(runs: list[Run], world_size: int, folder: Path, **environment: s
     }
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "builders.trainer", str(file)],
+            [sys.executable, "-m", *program],
             env={**common, "RANK": str(rank), "LOCAL_RANK": "0"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -184,10 +190,15 @@ def start_ranks(runs: list[Run], world_size: int, folder: Path, **environment: s
     ]
 
 
-def wait_for(ranks: list[subprocess.Popen[str]], seconds: float = 240) -> tuple[list[int], list[str]]:
-    """Exit codes and stderr of all ranks; none is left running."""
+def wait_for(
+    ranks: list[subprocess.Popen[str]], seconds: float = 240, *, said: list[str] | None = None
+) -> tuple[list[int], list[str]]:
+    """Exit codes and stderr of all ranks; none is left running. `said` gets their stdout."""
     try:
-        errors = [rank.communicate(timeout=seconds)[1] for rank in ranks]
+        outputs = [rank.communicate(timeout=seconds) for rank in ranks]
+        errors = [error for _, error in outputs]
+        if said is not None:
+            said += [output for output, _ in outputs]
     finally:
         for rank in ranks:
             rank.kill()

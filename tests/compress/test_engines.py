@@ -8,11 +8,10 @@ import sys
 import pytest
 import torch
 
-from builders.compress import dynamic, example_inputs, fresh_model, pruned, weight_only
+from builders.compress import apply, dynamic, example_inputs, fresh_model, pruned, weight_only
 from costopt_trainer.compress import engines
 from costopt_trainer.compress.engines import engines_for, kernel_library, start
 from costopt_trainer.compress.measure import ENGINE_TOLERANCE
-from costopt_trainer.compress.steps import apply_steps
 
 CPU = torch.device("cpu")
 
@@ -21,7 +20,7 @@ needs_kernels = pytest.mark.skipif(kernel_library() is None, reason="torch was b
 
 def int8_model() -> torch.nn.Module:
     model = fresh_model("DecoderLM")
-    apply_steps(model, [dynamic()], example_inputs("DecoderLM"))
+    apply(model, [dynamic()], example_inputs("DecoderLM"))
     return model.requires_grad_(False)  # type: ignore[no-any-return]
 
 
@@ -78,14 +77,13 @@ AVX2_ONLY = {"FBGEMM_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2",
 
 PROGRAM = """
 import torch
-from builders.compress import dynamic, example_inputs, fresh_model
+from builders.compress import apply, dynamic, example_inputs, fresh_model
 from costopt_trainer.compress import engines
-from costopt_trainer.compress.steps import apply_steps
 engines.has_int8_dot_products = lambda: False
 model, inputs = fresh_model("DecoderLM"), example_inputs("DecoderLM", 8)
 with torch.no_grad():
     expected = model(inputs)
-    apply_steps(model, [dynamic()], inputs)
+    apply(model, [dynamic()], inputs)
     output = engines.start("TorchQuantized", model)(inputs)
 print(torch.backends.cpu.get_cpu_capability(), float((output - expected).norm() / expected.norm()))
 """

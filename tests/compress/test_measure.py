@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from builders.compress import dynamic, example_inputs, fresh_model, pruned, weight_only
+from builders.compress import apply, dynamic, example_inputs, fresh_model, pruned, weight_only
 from costopt.schema.variant_report import EngineName
 from costopt_trainer.compress import measure
 from costopt_trainer.compress.engines import Forward
 from costopt_trainer.compress.measure import Latency, count_parameters, time_side_by_side
 from costopt_trainer.compress.overdue import Overdue
-from costopt_trainer.compress.steps import apply_steps, wants_speed
+from costopt_trainer.compress.table import wants_speed
 from costopt_trainer.errors import NotRetryable
 
 
@@ -32,7 +32,7 @@ def test_a_quantized_weight_counts_as_one_parameter() -> None:
     model = fresh_model("DecoderLM")
     parameters, nonzero = count_parameters(model)
     assert parameters == nonzero == sum(parameter.numel() for parameter in model.parameters())
-    apply_steps(model, [weight_only()], example_inputs("DecoderLM"))
+    apply(model, [weight_only()], example_inputs("DecoderLM"))
     quantized, quantized_nonzero = count_parameters(model)
     assert quantized == parameters
     assert 0.98 * nonzero < quantized_nonzero < nonzero  # the smallest weights round to zero
@@ -41,7 +41,7 @@ def test_a_quantized_weight_counts_as_one_parameter() -> None:
 def test_pruned_weights_are_not_counted_as_nonzero() -> None:
     model = fresh_model("ConvNet")
     matrices = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d))
-    apply_steps(model, [pruned("Unstructured", 50)], example_inputs("ConvNet"))
+    apply(model, [pruned("Unstructured", 50)], example_inputs("ConvNet"))
     parameters, nonzero = count_parameters(model)
     biases_and_norms = 4 + 2 * (8 + 16)
     assert parameters == matrices + biases_and_norms

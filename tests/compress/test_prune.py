@@ -7,15 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from builders.compress import example_inputs, fresh_model, pruned, weight_only
+from builders.compress import apply, example_inputs, fresh_model, pruned, weight_only
 from costopt_trainer.compress.measure import count_parameters
-from costopt_trainer.compress.steps import apply_steps
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models import read_widths
 
 
 def _apply(model: Any, model_type: str, structure: str, percent: int, **choice: Any) -> None:
-    apply_steps(model, [pruned(structure, percent, **choice)], example_inputs(model_type)[:1])
+    apply(model, [pruned(structure, percent, **choice)], example_inputs(model_type)[:1])
 
 
 def _prunable(model: nn.Module) -> list[nn.Linear | nn.Conv2d]:
@@ -126,7 +125,7 @@ def test_a_percent_that_removes_nothing_is_refused(structure: str, percent: int)
 def test_each_step_says_what_it_did_and_what_it_left() -> None:
     model = fresh_model("ConvNet")
     steps = [pruned("Structured", 50), pruned("Unstructured", 50), weight_only()]
-    assert apply_steps(model, steps, example_inputs("ConvNet")[:1]) == [
+    assert apply(model, steps, example_inputs("ConvNet")[:1]) == [
         "Prune Structured L1 50 percent: 12 channels are removed",
         "Prune Unstructured L1 50 percent: 178 weights are zero",
         "Quantize Int8WeightOnly: linear layers with 8-bit weights: 1 (2 convolution layers stay as they are)",

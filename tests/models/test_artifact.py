@@ -8,9 +8,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from builders.compress import SHAPES, dynamic, example_inputs, fresh_model, pruned, read_json, weight_only
+from builders.compress import SHAPES, apply, dynamic, example_inputs, fresh_model, pruned, read_json, weight_only
 from costopt.schema.compression import Step
-from costopt_trainer.compress.steps import apply_steps
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models import read_widths
 from costopt_trainer.models.artifact import load_model, read_config, save_model
@@ -35,7 +34,7 @@ CHAINS: dict[str, list[Step]] = {
 @pytest.mark.parametrize("chain", CHAINS)
 def test_a_saved_model_gives_the_same_bits_after_loading(tmp_path: Path, model_type: str, chain: str) -> None:
     model, inputs = fresh_model(model_type), example_inputs(model_type)
-    apply_steps(model, CHAINS[chain], inputs[:1])
+    apply(model, CHAINS[chain], inputs[:1])
     size = save_model(tmp_path / "m", model, SHAPES[model_type], widths=read_widths(model), steps=CHAINS[chain])
 
     loaded = load_model(tmp_path / "m")
@@ -56,7 +55,7 @@ def test_quantized_weights_are_int8_on_disk(tmp_path: Path, step: Step) -> None:
     model = fresh_model("DecoderLM")
     linears = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     before = save_model(tmp_path / "before", model, SHAPES["DecoderLM"])
-    apply_steps(model, [step], example_inputs("DecoderLM"))
+    apply(model, [step], example_inputs("DecoderLM"))
     after = save_model(tmp_path / "after", model, SHAPES["DecoderLM"], steps=[step])
 
     with safe_open(tmp_path / "after" / "model.safetensors", framework="pt") as file:
@@ -73,7 +72,7 @@ def test_a_model_that_is_mostly_matrices_shrinks_to_about_a_quarter(tmp_path: Pa
     shape = ModelShape(ModelSettings(type="DecoderLM", decoder_lm=settings), vocabulary_size=256)
     model = build_model(shape).eval()
     before = save_model(tmp_path / "before", model, shape)
-    apply_steps(model, [weight_only()], torch.zeros(1, 8, dtype=torch.int64))
+    apply(model, [weight_only()], torch.zeros(1, 8, dtype=torch.int64))
     after = save_model(tmp_path / "after", model, shape)
     assert 3.5 < before / after < 4
 

@@ -17,12 +17,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builders.compress import SHAPES, dynamic, example_inputs, fresh_model
+from builders.compress import SHAPES, apply, dynamic, example_inputs, fresh_model
 from builders.trainer import recipe, text_file, train_here, written
 from costopt.schema.recipe import DataSettings
 from costopt.schema.replica import Progress
 from costopt.schema.variant_report import VariantStatus
-from costopt_trainer.compress.steps import apply_steps
 from costopt_trainer.data import listing, load_data
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.launch.rank_error import RankError, read_error
@@ -152,7 +151,7 @@ def test_an_evaluation_is_figures_or_none(trained: Path, data: st.DataObject) ->
 def test_a_saved_model_is_loaded_or_refused(steps: list[Any], trained: Path, data: st.DataObject) -> None:
     folder = trained / "model"
     model = fresh_model("DecoderLM")
-    apply_steps(model, steps, example_inputs("DecoderLM")[:1])
+    apply(model, steps, example_inputs("DecoderLM")[:1])
     save_model(folder, model, SHAPES["DecoderLM"], steps=steps)
     weights, config = folder / "model.safetensors", folder / "config.json"
     if data.draw(st.booleans()):

@@ -1,7 +1,7 @@
 """Variants: the trained model made smaller or faster, measured against what it was made from.
 
 run         one variant from beginning to end (read first)
-steps       the table of steps
+table       the table of steps; step: what each row fulfils, and what it may use
 quantize    8-bit weights; prune: fewer weights
 engines     the ways to run a variant, of which the fastest is measured
 measure     size and latency of variant and baseline, side by side

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from costopt.schema.compression import Step
 from costopt.schema.variant_report import EngineName
+from costopt_trainer.compress.table import wants_compile
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -31,7 +32,7 @@ _KERNEL_LIBRARIES = ("x86", "onednn", "qnnpack")
 
 def engines_for(steps: Sequence[Step], device: torch.device) -> tuple[EngineName, ...]:
     """The engines worth trying for a model that `steps` made, on `device`."""
-    if not any(step.quantize is not None and step.quantize.scheme == "Int8DynamicActivation" for step in steps):
+    if not wants_compile(steps):
         return ("TorchEager",)  # compiled, the baseline would gain the same
     if device.type != "cpu":
         return ("TorchCompiled", "TorchEager")

@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 from costopt.schema.compression import Prune
+from costopt.schema.replica import PhaseName
+from costopt_trainer.compress.step import StepRun
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.conv_net import ConvNet, Stage
 from costopt_trainer.models.decoder import Block, DecoderLM
@@ -122,3 +124,25 @@ def _prune_channels(model: nn.Module, settings: Prune, example: Tensor) -> int:
         graph.get_pruning_group(part.layer, remove_output, channels).prune()
         removed += len(channels)
     return removed
+
+
+class PruneStep:
+    """A row of the table: see CompressionStep."""
+
+    phase: PhaseName = "Pruning"
+    trains = False
+
+    def changes_shapes(self, settings: Prune) -> bool:
+        return settings.structure == "Structured"
+
+    def wants_speed(self, settings: Prune) -> bool:
+        return settings.structure == "Structured"
+
+    def wants_compile(self, _settings: Prune) -> bool:
+        return False
+
+    def apply(self, model: nn.Module, settings: Prune, run: StepRun) -> str:
+        return prune(model, settings, run.example)
+
+
+STEP = PruneStep()

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from costopt.schema.compression import Quantize
+from costopt.schema.replica import PhaseName
+from costopt_trainer.compress.step import StepRun
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.storage.quantized_tensors import (
     Int8DynamicActivationInt8WeightConfig,
@@ -46,3 +48,25 @@ def _scheme(settings: Quantize, device: torch.device) -> Any:
         # CPUs without VNNI add products of two int8 in int16, which 8 full bits can overflow; 7 cannot.
         reduce_range=should_reduce_range(device),
     )
+
+
+class QuantizeStep:
+    """A row of the table: see CompressionStep."""
+
+    phase: PhaseName = "Quantizing"
+    trains = False
+
+    def changes_shapes(self, _settings: Quantize) -> bool:
+        return False
+
+    def wants_speed(self, settings: Quantize) -> bool:
+        return settings.scheme == "Int8DynamicActivation"
+
+    def wants_compile(self, settings: Quantize) -> bool:
+        return settings.scheme == "Int8DynamicActivation"
+
+    def apply(self, model: nn.Module, settings: Quantize, _run: StepRun) -> str:
+        return quantize(model, settings)
+
+
+STEP = QuantizeStep()

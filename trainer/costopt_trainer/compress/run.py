@@ -1,25 +1,24 @@
 """One variant, from the trained model to its report.
 
     load the trained model and the data
-    -> apply the variant's steps            compress.steps
+    -> apply the variant's steps            compress.table; on all ranks, if one of them trains
     -> save under a temporary name          artifact
     -> a fresh process must agree           compress.verify
     -> measure against the trained model    compress.measure
     -> write report.json, rename into place
 
 The variant's folder appears whole and verified, or not at all; while a variant is made again, the older folder stays.
-A run that is killed leaves only names that begin with a dot, which the next run removes.
+A run that is killed leaves only names that begin with a dot, which the next run removes, and the checkpoints of steps
+that train, from which the next run goes on. (Other steps are applied again: they take moments, and give the same bits.)
 """
 
 import json
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 
@@ -32,15 +31,19 @@ from costopt.schema.variant_report import VariantStatus
 from costopt_trainer.compress.engines import engines_for
 from costopt_trainer.compress.judge import find_faults
 from costopt_trainer.compress.measure import Measured, Subject, measure, measured_batch
-from costopt_trainer.compress.steps import apply_steps, changes_widths, wants_speed
+from costopt_trainer.compress.step import ALONE, StepRun
+from costopt_trainer.compress.step_checkpoints import StepCheckpoints
+from costopt_trainer.compress.table import apply_steps, changes_shapes, step_of, trains, wants_speed
 from costopt_trainer.compress.verify import verify_in_fresh_process, write_probe
 from costopt_trainer.data import TrainingData, load_data
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models import context_length_of, read_widths
 from costopt_trainer.models.artifact import ArtifactConfig, load_model, read_config, replace_folder, save_model
-from costopt_trainer.phases import phase
+from costopt_trainer.phases import Pieces, phase
 from costopt_trainer.shutdown import STOP_SIGNALS, watch_for_stop
 from costopt_trainer.storage.checkpoint_files import not_writable, remove
+from costopt_trainer.training.process_group import ProcessGroup, join_process_group
+from costopt_trainer.training.stopping import Stop
 
 PROBE_SAMPLES, PROBE_TOKENS = 2, 32
 """Size of the input that the fresh process repeats: enough to use every weight, little to store."""
@@ -50,24 +53,42 @@ def main(settings: ReplicaSettings) -> None:
     """Make, verify and measure the variant of `settings`; its report is in the storage named by the environment.
 
     Raises NotRetryable for what no retry can mend: no recipe, no trained model, other data, a step that the model
-    cannot take, an artifact that does not load back, a full disk. SIGTERM ends the process with exit code 143 at once.
+    cannot take, an artifact that does not load back, a full disk. SIGTERM ends the process with exit code 143: at once,
+    or after a checkpoint while a step trains.
     """
-    if int(os.environ.get("RANK", "0")) != 0:
-        return  # a variant is the work of one process
     if settings.variant is None or settings.recipe is None:
         raise NotRetryable("InvalidSettings", "a variant is made from a recipe's model: settings must give both")
+    all_ranks = trains(settings.variant.steps)
+    if int(os.environ.get("RANK", "0")) != 0 and not all_ranks:
+        return
     storage = Path(os.environ[names.ENV_STORAGE_DIR])
-    with _ending_at_once_when_told():
+    stop = Stop("ending before the variant is finished, which is made anew")
+    with _hearing(stop):
         try:
-            make_variant(settings.variant, settings.recipe, storage)
+            group = join_process_group() if all_ranks else ALONE
+            make_variant(settings.variant, settings.recipe, storage, group=group, stop=stop, job=settings.job_name)
         except OSError as error:
             raise not_writable(storage / names.ARTIFACTS_DIR, error) from error
+        except RuntimeError as error:  # who has lost another rank was most likely asked to end as well
+            if stop.asked:
+                raise SystemExit(EXIT_PREEMPTED) from error
+            raise
+    group.leave()
 
 
-def make_variant(variant: Variant, recipe: Recipe, storage: Path) -> VariantStatus:
+def make_variant(
+    variant: Variant,
+    recipe: Recipe,
+    storage: Path,
+    *,
+    group: ProcessGroup = ALONE,
+    stop: Stop | None = None,
+    job: str = "",
+) -> VariantStatus | None:
     """Make `variant` of the trained model in `storage` and return its report, which is then also in its folder.
 
-    Raises as `main` does, and OSError if the storage cannot be written.
+    All ranks of `group` apply the steps; what follows is the first's work, and the others return None. Raises as `main`
+    does, and OSError if the storage cannot be written.
     """
     artifacts = storage / names.ARTIFACTS_DIR
     trained = artifacts / names.MODEL_DIR
@@ -78,12 +99,22 @@ def make_variant(variant: Variant, recipe: Recipe, storage: Path) -> VariantStat
     batch = measured_batch(recipe, data)
     _say(variant, f"loaded the trained model, {config.weights_bytes:,} bytes")
 
-    for line in apply_steps(model, variant.steps, batch[:1]):
+    stop = stop or Stop()
+    checkpoints = StepCheckpoints(storage, variant, config.weights_sha256, recipe, group=group, job=job)
+
+    def run_of(number: int, pieces: Pieces) -> StepRun:
+        own = checkpoints.of(number) if step_of(variant.steps[number - 1]).trains else None
+        return StepRun(batch[:1], pieces, lambda: load_model(trained), recipe, data, group, stop, own)
+
+    for line in apply_steps(model, variant.steps, run_of):
         _say(variant, line)
+    stop.in_steps = False
     model.requires_grad_(False)
+    if group.rank != 0:
+        return None
 
     unverified = artifacts / f".{variant.name}.unverified"
-    widths = {**(config.widths or {}), **read_widths(model)} if changes_widths(variant.steps) else config.widths
+    widths = {**(config.widths or {}), **read_widths(model)} if changes_shapes(variant.steps) else config.widths
     with phase("SavingModel"):
         size_bytes = save_model(unverified, model, config.shape, widths=widths, steps=variant.steps)
     _say(variant, f"saved, {size_bytes:,} bytes")
@@ -112,6 +143,7 @@ def make_variant(variant: Variant, recipe: Recipe, storage: Path) -> VariantStat
     content = json.dumps(report.to_plain(), indent=2) + "\n"
     write_atomically(unverified / names.REPORT_FILE, content.encode())
     replace_folder(unverified, artifacts / variant.name)
+    checkpoints.remove()
     _say(
         variant,
         f"{report.size_ratio} times smaller, {report.speedup} times the speed, "
@@ -170,24 +202,19 @@ def _load_data(recipe: Recipe, config: ArtifactConfig, storage: Path) -> Trainin
 
 
 @contextmanager
-def _ending_at_once_when_told() -> Iterator[None]:
-    """There is nothing to save half-way: what is on disk is whole, and a variant is made anew.
+def _hearing(stop: Stop) -> Iterator[None]:
+    """A stop ends the process at once, while no step trains: what is on disk is whole, and a variant is made anew.
 
     Heard by a thread, since the main one may be in a compiler for minutes.
     """
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    watch_for_stop(_end, lifeline_fd=None)
+    watch_for_stop(stop, lifeline_fd=None)
     try:
         yield
     finally:
         signal.set_wakeup_fd(-1)
         for number, action in before.items():
             signal.signal(number, action)
-
-
-def _end(why: str) -> NoReturn:
-    print(f"ending before the variant is finished, which is made anew: {why}", file=sys.stderr, flush=True)
-    os._exit(EXIT_PREEMPTED)
 
 
 def _say(variant: Variant, line: str) -> None:

@@ -17,9 +17,13 @@ ASK_EVERY_SECONDS = 1.0
 
 
 class Stop:
-    """Has this rank been asked to end? Called from a thread of its own, the moment SIGTERM comes."""
+    """Has this rank been asked to end? Called from a thread of its own, the moment SIGTERM comes.
 
-    def __init__(self) -> None:
+    `otherwise` is what it says if it comes where no step is taken.
+    """
+
+    def __init__(self, otherwise: str = "ending before the first step") -> None:
+        self._otherwise = otherwise
         self.asked = False
         self.in_steps = False
 
@@ -27,7 +31,7 @@ class Stop:
         """In steps, ask for a checkpoint; before, there is nothing to save and maybe a long wait in the way."""
         self.asked = True
         if not self.in_steps:
-            print(f"ending before the first step: {why}", file=sys.stderr, flush=True)
+            print(f"{self._otherwise}: {why}", file=sys.stderr, flush=True)
             os._exit(EXIT_PREEMPTED)
 
 

@@ -1,0 +1,71 @@
+"""The table of compression steps: a new one is a settings class, a file, and a row here.
+
+STEPS               the manifest's word -> where its CompressionStep is
+apply_steps         all steps of a variant, in order
+changes_shapes, wants_speed, wants_compile, trains      what holds for any of them
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any, cast
+
+from torch import nn
+
+from costopt.schema.compression import Step
+from costopt_trainer.compress.step import CompressionStep, StepRun
+from costopt_trainer.phases import Pieces, phase
+
+STEPS: dict[str, str] = {
+    "Quantize": "costopt_trainer.compress.quantize:STEP",
+    "Prune": "costopt_trainer.compress.prune:STEP",
+}
+"""Imported when a variant has such a step: torchao alone takes seconds."""
+
+
+def step_of(step: Step) -> CompressionStep:
+    """How the step does its work."""
+    module, _, name = STEPS[step.type].partition(":")
+    return cast(CompressionStep, getattr(import_module(module), name))
+
+
+def settings_of(step: Step) -> Any:
+    """The settings that its type names. Raises ValueError if they are missing, which the schema refuses."""
+    settings = getattr(step, re.sub(r"(?<=[a-z])(?=[A-Z])", "_", step.type).lower())
+    if settings is None:
+        raise ValueError("a step must have the settings that its type names")
+    return settings
+
+
+def apply_steps(model: nn.Module, steps: Sequence[Step], run: Callable[[int, Pieces], StepRun]) -> list[str]:
+    """Apply `steps` in order to `model`, in place; returns a line about each.
+
+    `run` gives what the step of a number, from 1, may use. Raises NotRetryable("InvalidSettings") if one cannot be
+    applied to this model.
+    """
+    lines = []
+    for number, step in enumerate(steps, start=1):
+        kind = step_of(step)
+        with phase(kind.phase) as pieces:
+            lines.append(kind.apply(model, settings_of(step), run(number, pieces)))
+    return lines
+
+
+def trains(steps: Sequence[Step]) -> bool:
+    """Whether any of `steps` takes optimizer steps."""
+    return any(step_of(step).trains for step in steps)
+
+
+def changes_shapes(steps: Sequence[Step]) -> bool:
+    """Whether any of `steps` makes matrices smaller."""
+    return any(step_of(step).changes_shapes(settings_of(step)) for step in steps)
+
+
+def wants_speed(steps: Sequence[Step]) -> bool:
+    """Whether being faster is what any of `steps` is for."""
+    return any(step_of(step).wants_speed(settings_of(step)) for step in steps)
+
+
+def wants_compile(steps: Sequence[Step]) -> bool:
+    """Whether any of `steps` is only fast under an engine with kernels for it."""
+    return any(step_of(step).wants_compile(settings_of(step)) for step in steps)
