@@ -1,7 +1,9 @@
 """Variants: the trained model made smaller or faster, measured against what it was made from.
 
 run         one variant from beginning to end (read first)
-table       the table of steps; step: what each row fulfils, and what it may use
+table       the table of steps
+step        what each row fulfils, and what it may use
+step_checkpoints    those of steps that train
 quantize    8-bit weights; prune: fewer weights
 engines     the ways to run a variant, of which the fastest is measured
 measure     size and latency of variant and baseline, side by side
