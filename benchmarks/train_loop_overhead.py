@@ -78,10 +78,9 @@ class Observed(Training):
         self.began = []
         super().run()
 
-    def next_batches(self) -> list[Batch]:
-        if self.stop.in_steps:
-            self.began.append(time.perf_counter())
-        return super().next_batches()
+    def take_step(self, batches: list[Batch], num_targets: int) -> None:
+        self.began.append(time.perf_counter())
+        super().take_step(batches, num_targets)
 
 
 def our_loop(recipe: Recipe, storage: Path, gang: ProcessGroup) -> Observed:

@@ -140,7 +140,8 @@ def test_micro_batches_and_the_whole_batch_at_once_give_the_same_losses(text: Pa
 def test_every_token_weighs_the_same_however_unevenly_micro_batches_are_filled(text: Path, tmp_path: Path) -> None:
     begun = training(recipe(text, model=without_dropout()), tmp_path)
     ((inputs, targets),) = [
-        (torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])) for batches in [begun.next_batches()]
+        (torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches]))
+        for batches in [begun.batches_at(begun.samples_consumed)]
     ]
     targets[:3, 2:] = -100  # the first samples are nearly empty
     num_targets = int((targets != -100).sum())
@@ -176,7 +177,7 @@ def test_ranks_exchange_gradients_in_the_last_micro_batch_only(text: Path, tmp_p
             self.on = True
 
     begun.strategy._ddp = Exchange()  # type: ignore[attr-defined]
-    begun.take_step(begun.next_batches(), num_targets=128)
+    begun.take_step(begun.batches_at(begun.samples_consumed), num_targets=128)
     assert exchanges == [False, False, False, True]
 
 
@@ -184,7 +185,7 @@ def test_a_larger_gradient_is_scaled_down_to_the_clip_norm(text: Path, tmp_path:
     begun = training(recipe(text, optimizer={"gradientClipNorm": "0.01"}), tmp_path)
     seen: list[float] = []
     begun.optimizer.register_step_pre_hook(lambda *_: seen.append(float(begun.strategy.gradient_norm())))
-    begun.take_step(begun.next_batches(), num_targets=128)
+    begun.take_step(begun.batches_at(begun.samples_consumed), num_targets=128)
     assert seen == [pytest.approx(0.01, rel=1e-3)]
 
 
@@ -260,19 +261,19 @@ def test_a_step_skipped_under_fp16_is_no_divergence(text: Path, tmp_path: Path) 
     begun = training(recipe(text, precision="FP16"), tmp_path)
     begun.scaler.load_state_dict({**begun.scaler.state_dict(), "scale": 2.0**60})
     before = [parameter.clone() for parameter in begun.module.parameters()]
-    begun.take_step(begun.next_batches(), num_targets=128)
+    begun.take_step(begun.batches_at(begun.samples_consumed), num_targets=128)
     begun.read_losses()
     assert begun.scaler.get_scale() == 2.0**59
     assert all(torch.equal(*pair) for pair in zip(before, begun.module.parameters(), strict=True))
     begun.scaler.load_state_dict({**begun.scaler.state_dict(), "scale": 2.0**10})
-    begun.take_step(begun.next_batches(), num_targets=128)
+    begun.take_step(begun.batches_at(begun.samples_consumed), num_targets=128)
     assert not all(torch.equal(*pair) for pair in zip(before, begun.module.parameters(), strict=True))
 
 
 def test_the_loss_scale_and_its_age_survive_a_resume(text: Path, tmp_path: Path) -> None:
     begun = training(recipe(text, precision="FP16"), tmp_path)
     begun.scaler.load_state_dict({**begun.scaler.state_dict(), "scale": 2.0**11, "_growth_tracker": 41})
-    begun.take_step(begun.next_batches(), num_targets=128)
+    begun.take_step(begun.batches_at(begun.samples_consumed), num_targets=128)
     begun.read_losses()
     begun.save()
     resumed = training(recipe(text, precision="FP16"), tmp_path).scaler.state_dict()
@@ -337,7 +338,7 @@ def test_other_data_are_refused_with_the_names_of_the_files(text: Path, tmp_path
 
 def test_weights_that_are_not_finite_are_not_saved(text: Path, tmp_path: Path) -> None:
     begun = training(recipe(text), tmp_path)
-    begun.take_step(begun.next_batches(), num_targets=128)
+    begun.take_step(begun.batches_at(begun.samples_consumed), num_targets=128)
     with torch.no_grad():
         next(begun.module.parameters()).view(-1)[3] = float("nan")
     with pytest.raises(NotRetryable, match="the weights after step 1 are not finite") as ended:
@@ -352,7 +353,7 @@ def test_weights_that_are_not_finite_are_not_saved(text: Path, tmp_path: Path) -
 def test_evaluation_leaves_no_trace(text: Path, images: Path, tmp_path: Path) -> None:
     for number, settings in enumerate((recipe(text), image_recipe(images))):
         begun = training(settings, tmp_path / str(number))
-        begun.take_step(begun.next_batches(), num_targets=128)
+        begun.take_step(begun.batches_at(begun.samples_consumed), num_targets=128)
         random = torch.get_rng_state()
         before = {name: tensor.clone() for name, tensor in begun.module.state_dict().items()}
         begun.evaluate()

@@ -10,6 +10,7 @@ storages     what jobs write, which is data for none
 entropy      the yardstick for a validation loss
 images       labelled images from one .npz file
 sampler      which sample comes at which position
+prefetch     the samples of the next step, prepared on a thread
 """
 
 from collections.abc import Callable

@@ -10,7 +10,7 @@ for 20 more. (On a GPU some kernels add in no fixed order.) To that end the orde
 samples consumed), and a checkpoint holds all else that a step reads.
 
 A host that reads a result from the device waits for it. The comments name each such sync point: an ordinary step has
-none, so that the host runs ahead and the device never waits for work.
+none, so that the host runs ahead and the device never waits for work. A thread prepares the samples of the next step.
 """
 
 import os
@@ -29,6 +29,7 @@ from costopt.schema.recipe import Recipe
 from costopt.schema.replica import EXIT_PREEMPTED, Progress, ReplicaSettings
 from costopt_trainer.data import load_data, sample_indices
 from costopt_trainer.data.listing import differences
+from costopt_trainer.data.prefetch import prepared_ahead
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models import ModelShape, build_model, context_length_of, count_targets, layers_of
 from costopt_trainer.models.artifact import save_model
@@ -180,7 +181,7 @@ class Training:
         self.reporter.resume_after(self.step - self.evaluation_due)
         if self.step < recipe.total_steps:
             with phase("Rehearsing") as pieces:
-                batches = [on_device(batch, gang.device) for batch in self.next_batches()]
+                batches = [on_device(batch, gang.device) for batch in self.batches_at(self.samples_consumed)]
                 rehearse(self.strategy, batches, self.scaler, pieces.goes_on)
         if step is not None:  # at the very end, so that nothing draws a number in between
             with checkpoints.loading(step):
@@ -195,42 +196,50 @@ class Training:
         if self.evaluation_due:  # an attempt before was stopped in it
             self.evaluate()
             self.report()
-        while self.step < recipe.total_steps:
-            batches = self.next_batches()
-            own_targets = sum(int(count_targets(targets)) for _, targets in batches) if self.strategy.holds_loss else 0
-            meter.lap("data_wait")
+        global_batch_size = recipe.batch.global_batch_size
+        end = self.samples_consumed + (recipe.total_steps - self.step) * global_batch_size
+        positions = range(self.samples_consumed, end, global_batch_size)
+        with prepared_ahead(self.batches_at, positions) as prepared:
+            for batches in prepared:
+                own_targets = (
+                    sum(int(count_targets(targets)) for _, targets in batches) if self.strategy.holds_loss else 0
+                )
+                meter.lap("data_wait")
 
-            # The hosts agree, over gloo, while the GPUs are still busy with the step before: how many targets this
-            # global batch has, whether any rank was asked to end, and whether rank 0 finds a report due.
-            num_targets, stop_asked, report_due = gang.sum_integers(
-                own_targets, self.stop.asked, gang.rank == 0 and meter.report_is_due()
-            )
-            if stop_asked:
-                self.end_early()
-            if report_due:
-                self.read_losses()
+                # The hosts agree, over gloo, while the GPUs are still busy with the step before: how many targets this
+                # global batch has, whether any rank was asked to end, and whether rank 0 finds a report due.
+                num_targets, stop_asked, report_due = gang.sum_integers(
+                    own_targets, self.stop.asked, gang.rank == 0 and meter.report_is_due()
+                )
+                if stop_asked:
+                    self.end_early()
+                if report_due:
+                    self.read_losses()
+                    meter.lap("training")
+                    self.report()
+
+                self.take_step([on_device(batch, gang.device) for batch in batches], num_targets)
+                last = self.step == recipe.total_steps
+                self.evaluation_due = evaluation_due = last or self.step % recipe.evaluation.every_steps == 0
+                checkpoint_due = last or self.step % recipe.checkpointing.every_steps == 0
+                if evaluation_due or checkpoint_due:
+                    self.read_losses()
                 meter.lap("training")
-                self.report()
+                if checkpoint_due:  # first, since an evaluation may take longer than whoever stops it would wait
+                    self.save()
+                if evaluation_due:
+                    self.evaluate()
+                if evaluation_due or checkpoint_due:
+                    self.report()
 
-            self.take_step([on_device(batch, gang.device) for batch in batches], num_targets)
-            last = self.step == recipe.total_steps
-            self.evaluation_due = evaluation_due = last or self.step % recipe.evaluation.every_steps == 0
-            checkpoint_due = last or self.step % recipe.checkpointing.every_steps == 0
-            if evaluation_due or checkpoint_due:
-                self.read_losses()
-            meter.lap("training")
-            if checkpoint_due:  # first, since an evaluation may take longer than whoever stops it would wait
-                self.save()
-            if evaluation_due:
-                self.evaluate()
-            if evaluation_due or checkpoint_due:
-                self.report()
+    def batches_at(self, position: int) -> list[Batch]:
+        """This rank's micro-batches, on the host, of the step before which `position` samples are consumed.
 
-    def next_batches(self) -> list[Batch]:
-        """This rank's micro-batches of the next step, on the host."""
+        Called from a thread, a step ahead: it reads nothing that a step changes.
+        """
         numbers = sample_indices(
             seed=self.recipe.seed,
-            position=self.samples_consumed + self.strategy.data_rank * self.share_size,
+            position=position + self.strategy.data_rank * self.share_size,
             count=self.share_size,
             num_samples=self.data.num_train_samples,
         )

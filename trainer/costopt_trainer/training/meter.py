@@ -6,7 +6,8 @@
 
 The loop calls `meter.lap(head)` after each thing it does; the time since the call before goes under that head, so that
 the heads always add up to the whole. Times are the host's: on a GPU, which works behind the host's back, the wait for
-it falls under whatever reads a result next, and samples fetched meanwhile cost what their fetching takes.
+it falls under whatever reads a result next. Samples are prepared on a thread meanwhile: data_wait is only what the host
+waits for them.
 """
 
 import json

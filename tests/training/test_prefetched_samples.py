@@ -1,0 +1,139 @@
+"""Samples prepared a step ahead: no bit of a training is another, and its thread ends with it, however it ends."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from builders.trainer import (
+    image_file,
+    image_recipe,
+    losses,
+    recipe,
+    run,
+    text_file,
+    train_here,
+    train_in_gang,
+    written,
+)
+from costopt.schema.replica import EXIT_PREEMPTED
+from costopt_trainer.errors import NotRetryable
+from costopt_trainer.training import loop as train
+from costopt_trainer.training.meter import Meter
+from costopt_trainer.training.process_group import ProcessGroup
+
+ALONE = ProcessGroup(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
+PATIENCE = 240
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return text_file(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(autouse=True)
+def no_thread_outlives_its_training() -> Iterator[None]:
+    yield
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("prefetch")] == []
+
+
+@contextlib.contextmanager
+def prepared_when_asked_for(prepare: Callable[[int], Any], positions: Iterable[int]) -> Iterator[Iterator[Any]]:
+    yield map(prepare, positions)
+
+
+def fail_in_step(number: int, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The thread that reads the samples of step `number` meets `error`; the result lists who read what."""
+    original, threads = train.Training.batches_at, []
+
+    def batches_at(self: train.Training, position: int) -> Any:
+        if self.stop.in_steps:
+            threads.append(threading.get_ident())
+            if position == (number - 1) * self.recipe.batch.global_batch_size:
+                raise error
+        return original(self, position)
+
+    monkeypatch.setattr(train.Training, "batches_at", batches_at)
+    return threads
+
+
+@pytest.mark.parametrize("kind", ["text", "images"])
+def test_a_training_ends_in_the_same_bits_as_without_also_after_a_stop(
+    kind: str, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = recipe(text) if kind == "text" else image_recipe(image_file(tmp_path))
+    assert train_here(settings, tmp_path / "ahead") == 0
+    assert train_here(settings, tmp_path / "parts", stop_after=5) == EXIT_PREEMPTED
+    assert train_here(settings, tmp_path / "parts") == 0
+    monkeypatch.setattr(train, "prepared_ahead", prepared_when_asked_for)
+    assert train_here(settings, tmp_path / "plain") == 0
+    assert written(tmp_path / "ahead", 8) == written(tmp_path / "plain", 8) == written(tmp_path / "parts", 8)
+    assert losses(tmp_path / "ahead") == losses(tmp_path / "plain") == losses(tmp_path / "parts")
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(5, "Input/output error"), NotRetryable("InvalidData", "the text is gone")], ids=str
+)
+def test_an_error_of_the_thread_ends_the_training_after_the_steps_before_it(
+    error: Exception, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = fail_in_step(6, error, monkeypatch)
+    with pytest.raises(type(error)) as raised:
+        train_here(recipe(text), tmp_path)
+    assert raised.value is error
+    assert list(losses(tmp_path)) == [1, 2, 3, 4]  # what is told of step 5 is told with the samples of step 6
+    assert (tmp_path / "checkpoints" / "step-00000004").is_dir()
+    assert threading.get_ident() not in threads
+
+
+def test_a_training_told_to_end_ends_with_its_thread(text: Path, tmp_path: Path) -> None:
+    assert train_here(recipe(text), tmp_path, signal_after=3) == EXIT_PREEMPTED
+
+
+def test_a_loop_that_fails_ends_with_its_thread(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def take_step(*_step: object) -> None:
+        raise RuntimeError("another rank is gone")
+
+    monkeypatch.setattr(train.Training, "take_step", take_step)
+    with pytest.raises(RuntimeError, match="another rank"):
+        train_here(recipe(text), tmp_path)
+
+
+def test_a_process_whose_training_is_told_to_end_ends(text: Path, tmp_path: Path) -> None:
+    told = run(recipe(text, totalSteps=10**6), tmp_path / "told", signal_after=3, signal=signal.SIGTERM)
+    codes, _ = train_in_gang([told], 1, tmp_path)
+    assert codes == [EXIT_PREEMPTED]
+
+
+def test_reading_that_goes_on_while_a_step_is_taken_is_no_wait_for_data(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time goes by only while samples are read: a second for those of each step."""
+    seconds, read = [0], [threading.Event() for _ in range(8)]
+    original = train.Training.batches_at, train.Training.take_step
+
+    def batches_at(self: train.Training, position: int) -> Any:
+        batches = original[0](self, position)
+        if self.stop.in_steps:
+            seconds[0] += 1
+            read[position // 8].set()
+        return batches
+
+    def take_step(self: train.Training, *step: Any) -> None:
+        for samples in read[self.step + 1 : self.step + 2]:
+            assert samples.wait(PATIENCE)
+        original[1](self, *step)
+
+    monkeypatch.setattr(train.Training, "batches_at", batches_at)
+    monkeypatch.setattr(train.Training, "take_step", take_step)
+    meter = Meter(now=lambda: seconds[0] * 10**9)
+    begun = train.Training(recipe(text), tmp_path, ALONE, meter, train.Stop(), job="test")
+    begun.resume()
+    begun.run()
+    assert meter.metered().data_wait == 1000, "of the first step alone, for which nothing could be done before"
+    assert meter.metered().productive == 7000
