@@ -70,6 +70,23 @@ class Tokenizer(Strict):
     """Tokens in a BPE vocabulary. Not used by Byte."""
 
 
+class NormalizeUnicode(Strict):
+    """One form for characters that can be written in several ways (Unicode Standard Annex #15)."""
+
+    form: Literal["NFC", "NFD", "NFKC", "NFKD"] = "NFC"
+    """NFC: composed, as most text is; nothing that a reader sees changes. NFD: decomposed. NFKC, NFKD: ligatures, wide
+    letters, superscripts and the like become plain ones besides, which a reader does see."""
+
+
+class Transform(Strict):
+    """One change of documents before they become tokens."""
+
+    type: Literal["NormalizeUnicode"]
+    """Which of the settings below is used."""
+    normalize_unicode: NormalizeUnicode | None = None
+    """Settings of NormalizeUnicode. None means its defaults."""
+
+
 class TextData(Strict):
     """UTF-8 text from a file, or from all matching files below a folder."""
 
@@ -108,6 +125,9 @@ class DataSettings(Strict):
     """Limits when `type` is PythonStandardLibrary. None means none."""
     images: ImageData | None = None
     """The images to read when `type` is Images."""
+    transforms: Annotated[list[Transform], Field(max_length=16)] | None = None
+    """Changes of the text before it becomes tokens, in the order given; counted in the log. Each file is a document.
+    Not for Images. None means none."""
     tokenizer: Tokenizer = Tokenizer()
     """How text becomes tokens. Not used by Images."""
     validation_percent: Annotated[int, Field(ge=1, le=50)] = 10
@@ -232,6 +252,11 @@ class Recipe(Strict):
     """Seed of initial weights, sample order and dropout."""
 
     rules = (
+        Rule(
+            cel="self.data.type != 'Images' || !has(self.data.transforms)",
+            message="data.transforms are changes of text and must not be set if data.type is Images",
+            holds=lambda data: data["data"]["type"] != "Images" or data["data"].get("transforms") is None,
+        ),
         Rule(
             cel="(self.model.type == 'ConvNet') == (self.data.type == 'Images')",
             message="model.type ConvNet needs data.type Images, and DecoderLM needs Text or PythonStandardLibrary",

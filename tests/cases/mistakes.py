@@ -151,6 +151,20 @@ MISTAKES = [
         "model.type ConvNet needs data.type Images",
     ),
     MistakeCase(
+        "changes of text for images",
+        in_job(
+            RECIPE,
+            {
+                "model": {"type": "ConvNet"},
+                "data": {"type": "Images", "images": {"path": "a"}, "transforms": [{"type": "NormalizeUnicode"}]},
+                "batch": {"globalBatchSize": 64, "microBatchSize": 1},
+                "totalSteps": 40,
+            },
+        ),
+        RECIPE,
+        "data.transforms are changes of text and must not be set if data.type is Images",
+    ),
+    MistakeCase(
         "settings of another model type",
         in_job(f"{RECIPE}.model", {"type": "DecoderLM", "convNet": {}}),
         f"{RECIPE}.model",

@@ -14,7 +14,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from builders.data import text_settings
 from costopt_trainer.data import TrainingData, load_data, making
-from costopt_trainer.data.tokenizer import LONGEST_WORD, BytePairTokenizer, cut_between_words
+from costopt_trainer.data.tokenizers.byte_pairs import LONGEST_WORD, BytePairTokenizer
+from costopt_trainer.data.tokenizers.table import cut_between_words
 
 BPE = {"type": "BPE", "vocabularySize": 300}
 

@@ -202,6 +202,7 @@ def test_a_cache_whose_path_is_a_file_is_named(tmp_path: Path) -> None:
 
 
 def test_text_without_a_context_length_is_a_mistake_of_the_program(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("some text")
     with pytest.raises(ValueError, match="context length"):
         load_data(text_settings(tmp_path), context_length=None, cache_dir=tmp_path)
 

@@ -6,15 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from builders.data import text_settings
+from builders.data import image_settings, text_settings
 from builders.launch import replica
 from costopt import names
 from costopt.files import mark_storage
 from costopt.local.run_folder import RunFolder
-from costopt.schema.recipe import ImageData
-from costopt_trainer.data.images import read_images
+from costopt_trainer.data.sources.image_file import ImageFile
+from costopt_trainer.data.sources.text_files import text_files
 from costopt_trainer.data.storages import WRITTEN_IN_A_RUN_FOLDER, WRITTEN_IN_A_STORAGE
-from costopt_trainer.data.text import text_source
 from costopt_trainer.errors import NotRetryable
 
 SAFETY = Path(__file__).parents[2] / "docs/safety.md"
@@ -48,7 +47,7 @@ def put(path: Path) -> Path:
 
 
 def found(path: Path, own_folder: Path | None = None) -> set[Path]:
-    return {file.path for file in text_source(text_settings(path, include="*.json"), own_folder).files}
+    return {file.path for file in text_files(text_settings(path, include="*.json"), own_folder).files}
 
 
 def test_what_jobs_write_is_no_data(tmp_path: Path) -> None:
@@ -99,8 +98,8 @@ def test_a_path_into_another_jobs_storage_is_refused(
     folder = make(tmp_path / "other") / place
     folder.mkdir(parents=True, exist_ok=True)
     read = {
-        "text": lambda: text_source(text_settings(folder, include="*.json"), tmp_path / "own"),
-        "images": lambda: read_images(ImageData(path=str(folder)), 10),
+        "text": lambda: text_files(text_settings(folder, include="*.json"), tmp_path / "own"),
+        "images": lambda: ImageFile(image_settings(folder)),
     }[reader]
     with pytest.raises(NotRetryable, match=f"is what a job writes itself .{tmp_path / 'other'}.; give data"):
         read()

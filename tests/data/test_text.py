@@ -19,16 +19,18 @@ from hypothesis import strategies as st
 from builders.data import real_text, text_settings
 from costopt.schema.recipe import DataSettings, PythonStandardLibraryData, Tokenizer
 from costopt_trainer.data import TrainingData, listing, load_data
+from costopt_trainer.data.documents import joined, split_pieces
 from costopt_trainer.data.entropy import BIGRAM, UNIGRAM, PairCounts
-from costopt_trainer.data.text import read_pieces, split_pieces, text_source
-from costopt_trainer.data.tokenizer import BytePairTokenizer
+from costopt_trainer.data.sources.standard_library import standard_library
+from costopt_trainer.data.sources.text_files import text_files
+from costopt_trainer.data.tokenizers.byte_pairs import BytePairTokenizer
 
 BPE = Tokenizer(type="BPE", vocabulary_size=300)
 PROSE = "The cat sat on the mat; the rat sat at the cat. Größe, naïveté, 東京 und 🙂.\n"
 
 
 def stream_of(settings: DataSettings) -> bytes:
-    return b"".join(read_pieces(text_source(settings)))
+    return b"".join(joined(text_files(settings).documents()))
 
 
 def all_inputs(data: TrainingData, split: str) -> np.ndarray:
@@ -149,8 +151,8 @@ def test_characters_that_straddle_two_blocks_stay_whole(tmp_path: Path, monkeypa
     path = tmp_path / "a.txt"
     path.write_text(PROSE)
     for block in range(1, 8):
-        monkeypatch.setattr("costopt_trainer.data.text.PIECE_BYTES", block)
-        pieces = list(read_pieces(text_source(text_settings(path))))
+        monkeypatch.setattr("costopt_trainer.data.sources.text_files.PIECE_BYTES", block)
+        pieces = list(joined(text_files(text_settings(path)).documents()))
         assert "".join(piece.decode() for piece in pieces) == PROSE
 
 
@@ -159,9 +161,9 @@ def test_the_standard_library_is_read_without_packages_installed_beside_it() -> 
         type="PythonStandardLibrary",
         python_standard_library=PythonStandardLibraryData(max_bytes=2_000_000),
     )
-    source = text_source(settings)
+    source = standard_library(settings)
     assert sum(file.num_bytes for file in source.files) <= 2_000_000
-    assert sum(len(piece) for piece in read_pieces(source)) > 500_000
+    assert sum(len(piece) for piece in joined(source.documents())) > 500_000
     assert all(file.path.suffix == ".py" for file in source.files)
     assert not any({"site-packages", "dist-packages", "__pycache__"} & set(file.path.parts) for file in source.files)
 
@@ -226,7 +228,8 @@ def test_ranks_that_start_at_once_make_one_cache(prose: Path, tmp_path: Path) ->
         "settings = DataSettings.model_validate_json(sys.argv[1])\n"
         "print(load_data(settings, context_length=8, cache_dir=Path(sys.argv[2])).fingerprint)"
     )
-    settings = text_settings(prose, tokenizer=BPE).model_dump_json(by_alias=True, exclude_none=True)
+    plain = {**text_settings(prose, tokenizer=BPE).to_plain(), "transforms": [{"type": "NormalizeUnicode"}]}
+    settings = json.dumps(plain)
     arguments = [sys.executable, "-c", program, settings, str(tmp_path / "cache")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     ranks = [subprocess.Popen(arguments, stdout=subprocess.PIPE, env=environment, text=True) for _ in range(3)]

@@ -448,6 +448,15 @@ def test_reports_do_not_come_at_every_quick_step(
     assert told == [0, 8]
 
 
+def test_the_log_says_once_what_was_changed_in_the_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("cafe\u0301 au lait, " * 200)
+    data = {"type": "Text", "text": {"path": str(path)}, "transforms": [{"type": "NormalizeUnicode"}]}
+    assert train_here(recipe(path, data=data), tmp_path / "storage") == 0
+    said = capsys.readouterr().err
+    assert said.count("NormalizeUnicode changed 1 of 1 documents: 3,200 bytes became 3,000\n") == 1
+
+
 # ---------------------------------------------------------------------------------------------------- refusals
 
 

@@ -12,6 +12,7 @@ replica_settings    environment and settings file -> what to do, or a sentence
 phases              signs of life where no step ends
 shutdown            who ends with whom
 cgroup              how many processors this container may use
+tables              from a word in the manifest to the code that it names
 errors              the exception that says: do not try again
 
 `launch` imports none of the other rooms; they may import those below them. Imports from costopt: schema, names, files,

@@ -1,20 +1,20 @@
 """Samples to train and evaluate on: from the user's settings to batches of tensors.
 
-load_data    settings -> TrainingData (below)
-text         which files, in which order, split how
-tokenizer    bytes or learned byte pairs
-token_cache  tokens on disk, memory-mapped by every rank
-making       tokens made once, part by part
-listing      which files a text had, for a refusal of another
-storages     what jobs write, which is data for none
-entropy      the yardstick for a validation loss
-images       labelled images from one .npz file
-sampler      which sample comes at which position
-prefetch     the samples of the next step, prepared on a thread
+load_data       settings -> TrainingData
+training_data   samples by number, in batches
+sources/        where data comes from: documents, or samples
+transforms/     documents -> documents
+tokenizers/     documents -> tokens
+documents       documents as one stream of text
+token_cache     tokens on disk, memory-mapped by every rank
+making          tokens made once, part by part
+listing         which files a text had, for a refusal of another
+storages        what jobs write, which is data for none
+entropy         the yardstick for a validation loss
+sampler         which sample comes at which position
+prefetch        the samples of the next step, prepared on a thread
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,47 +22,16 @@ import torch
 from numpy.typing import NDArray
 
 from costopt.schema.recipe import DataSettings
-from costopt_trainer.data.images import read_images
 from costopt_trainer.data.sampler import sample_indices
-from costopt_trainer.data.text import text_source
+from costopt_trainer.data.sources.table import DocumentSource, SampleSource, open_source
 from costopt_trainer.data.token_cache import open_shards
-from costopt_trainer.data.tokenizer import Tokens
+from costopt_trainer.data.tokenizers.table import Tokens, tokenizer_kind
+from costopt_trainer.data.training_data import Batch, TrainingData
+from costopt_trainer.data.transforms.table import transforms_of
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.phases import phase
 
 __all__ = ["Batch", "TrainingData", "load_data", "sample_indices"]
-
-Batch = tuple[torch.Tensor, torch.Tensor]
-"""Inputs and targets on the CPU. Text: int64 (B, T) both, the targets being the inputs one token on. Images: float32
-(B, C, H, W) in [-1, 1], and int64 (B,)."""
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """Training and held-out samples, each reached by its number."""
-
-    num_train_samples: int
-    """At least 1."""
-    num_validation_samples: int
-    """At least 1."""
-    tokens_per_sample: int
-    """The context length; 1 for images."""
-    train_batch: Callable[[NDArray[np.int64]], Batch]
-    """Training samples by number (B,), each in [0, num_train_samples)."""
-    validation_batch: Callable[[NDArray[np.int64]], Batch]
-    """Held-out samples by number (B,), each in [0, num_validation_samples)."""
-    fingerprint: str
-    """Hash of the content and of the settings that shape samples: equal fingerprints, equal samples."""
-    vocabulary_size: int | None = None
-    """Tokens in the vocabulary; None for images."""
-    image_shape: tuple[int, int, int] | None = None
-    """(channels, height, width); None for text."""
-    num_classes: int | None = None
-    """Classes; None for text."""
-    validation_bytes_per_token: float | None = None
-    """Bytes of text per held-out token, so that loss per byte = loss per token / this; None for images."""
-    reference_entropies: dict[str, float] = field(default_factory=dict)
-    """What the simplest models could reach on the held-out bytes, nats per byte, by name; empty for images."""
 
 
 def load_data(
@@ -75,13 +44,21 @@ def load_data(
     Raises NotRetryable("InvalidData"), with a sentence that says what would be right, for anything wrong with the
     user's data; ValueError if text is asked for without a context length.
     """
-    if settings.type == "Images":
-        return _load_images(settings)
+    with phase("ReadingData"):
+        source = open_source(settings, own_folder)
+        if isinstance(source, SampleSource):
+            return source.samples()
     if context_length is None:
         raise ValueError("text must have a context length")
-    with phase("ReadingData"):
-        source = text_source(settings, own_folder)
-    shards = open_shards(source, settings.tokenizer, settings.validation_percent, cache_dir)
+    return _samples_of_text(source, settings, context_length, cache_dir)
+
+
+def _samples_of_text(
+    source: DocumentSource, settings: DataSettings, context_length: int, cache_dir: Path
+) -> TrainingData:
+    shards = open_shards(
+        source, transforms_of(settings), tokenizer_kind(settings.tokenizer), settings.validation_percent, cache_dir
+    )
     for split, tokens, remedy in (
         ("training", shards.train, "give more text or a smaller model.decoderLM.contextLength"),
         ("validation", shards.validation, "give more text, a larger data.validationPercent or a smaller contextLength"),
@@ -102,23 +79,10 @@ def load_data(
         vocabulary_size=shards.vocabulary_size,
         validation_bytes_per_token=shards.num_validation_bytes / len(shards.validation),
         reference_entropies=shards.reference_entropies,
-    )
-
-
-def _load_images(settings: DataSettings) -> TrainingData:
-    if settings.images is None:
-        raise ValueError("data of type Images must have images settings")
-    with phase("ReadingData"):
-        splits = read_images(settings.images, settings.validation_percent)
-    return TrainingData(
-        num_train_samples=len(splits.train.labels_N),
-        num_validation_samples=len(splits.validation.labels_N),
-        tokens_per_sample=1,
-        train_batch=splits.train.batch,
-        validation_batch=splits.validation.batch,
-        fingerprint=f"{splits.digest}-{settings.validation_percent}",
-        image_shape=splits.image_shape,
-        num_classes=splits.num_classes,
+        notes=tuple(
+            changes.told(transform.type)
+            for changes, transform in zip(shards.changes, settings.transforms or (), strict=True)
+        ),
     )
 
 

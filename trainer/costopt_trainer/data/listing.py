@@ -17,8 +17,6 @@ MOST_FILES = 20_000
 """Of a text of more files none is listed: the listing would be larger than what reads it allows."""
 NAMED = 5
 """Files named in one sentence."""
-SUM_DIGITS = 16
-"""Hexadecimal digits of a file's sha256 that are kept."""
 _KEY = re.compile("[0-9a-f]{32}")
 
 

@@ -1,7 +1,7 @@
 """Tokens made from a text, part by part: a maker that is killed is followed by one that goes on where it was.
 
     .<key>.partial/     train.bin, validation.bin    tokens so far
-                        tokenizer.json               for BPE, once it is learned
+                        tokenizer.json               once one is learned
                         made.json                    how far the files are good, and their hashes
 
 made.json is written every few seconds, after what it speaks of is on disk. What comes after it in the files is cut off;
@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -21,10 +21,9 @@ import numpy as np
 
 from costopt.files import write_atomically
 from costopt.hostile import open_file, read_file, read_json, real_folder
-from costopt.schema.recipe import Tokenizer
+from costopt_trainer.data.documents import Document, joined, split_pieces
 from costopt_trainer.data.entropy import PairCounts
-from costopt_trainer.data.text import TextSource, read_pieces, split_pieces
-from costopt_trainer.data.tokenizer import BytePairTokenizer, ByteTokenizer, TextTokenizer, cut_between_words
+from costopt_trainer.data.tokenizers.table import TextTokenizer, TokenizerKind, cut_between_words
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.phases import Pieces, phase
 from costopt_trainer.storage.checkpoint_files import remove
@@ -33,7 +32,6 @@ TRAIN_FILE, VALIDATION_FILE, TOKENIZER_FILE = "train.bin", "validation.bin", "to
 _MADE_FILE = "made.json"
 _MAX_TOKENIZER_BYTES = 2**26
 """Of a tokenizer.json; one of 262,144 tokens has a third of it."""
-_NUM_BYTES = 256
 
 PART_BYTES = 1 << 16
 """Text tokenized at once: a fraction of a second, also on a loaded machine."""
@@ -45,12 +43,20 @@ MARK_EVERY_SECONDS = 5.0
 class Wanted:
     """What the tokens are to be made from."""
 
-    source: TextSource
-    settings: Tokenizer
+    name: str
+    """How errors call the text."""
+    documents: Callable[[], Iterator[Document]]
+    """The text, the same at every call."""
+    tokenizer: TokenizerKind
     num_train_bytes: int
     num_bytes: int
     content_digest: str
+    """sha256 of the text as one stream."""
     key: str
+
+    def pieces(self) -> Iterator[tuple[bool, bytes]]:
+        """The text as one stream, each piece with True if it is training text."""
+        return split_pieces(joined(self.documents()), self.num_train_bytes)
 
 
 @dataclass(frozen=True)
@@ -69,8 +75,18 @@ def token_type(vocabulary_size: int) -> np.dtype[Any]:
     return np.dtype("<u2") if vocabulary_size <= 1 << 16 else np.dtype("<u4")
 
 
+def changed_meanwhile(name: str) -> NotRetryable:
+    """What to raise for a text that is not the same at every reading."""
+    return NotRetryable("InvalidData", f"{name} must not change while a job reads it, but did between two readings")
+
+
+def files_of(tokenizer: TokenizerKind) -> set[str]:
+    """The names of the files that tokens are kept in."""
+    return {TRAIN_FILE, VALIDATION_FILE, *((TOKENIZER_FILE,) if tokenizer.learns else ())}
+
+
 def make_tokens(folder: Path, wanted: Wanted) -> Made:
-    """Write train.bin, validation.bin and, for BPE, tokenizer.json to `folder`, or what of them is still missing.
+    """Write the files of the tokens to `folder`, or what of them is still missing.
 
     Raises NotRetryable("InvalidData") if the text changes meanwhile.
     """
@@ -93,7 +109,7 @@ def make_tokens(folder: Path, wanted: Wanted) -> Made:
             marks.write(0)
         done = int(mark["position"]) if mark else 0
         position = 0
-        for is_train, piece in split_pieces(read_pieces(wanted.source), wanted.num_train_bytes):
+        for is_train, piece in wanted.pieces():
             content.update(piece)
             if not is_train:
                 counts.add(piece)
@@ -107,9 +123,7 @@ def make_tokens(folder: Path, wanted: Wanted) -> Made:
             pieces.done(position, wanted.num_bytes)
         marks.write(position)
     if content.hexdigest() != wanted.content_digest:
-        raise NotRetryable(
-            "InvalidData", f"{wanted.source.name} must not change while a job reads it, but did between two readings"
-        )
+        raise changed_meanwhile(wanted.name)
     (folder / _MADE_FILE).unlink()
     return Made(tokenizer.vocabulary_size, counts)
 
@@ -126,31 +140,30 @@ def bytes_made(folder: Path) -> int | None:
 
 def _learned_tokenizer(folder: Path, wanted: Wanted) -> TextTokenizer | None:
     """The tokenizer that a maker before has learned; None if it is none of what is wanted."""
-    if wanted.settings.type != "BPE":
-        return ByteTokenizer()
+    if not wanted.tokenizer.learns:
+        return wanted.tokenizer.learn(())
     try:
         text = read_file(folder / TOKENIZER_FILE, max_bytes=_MAX_TOKENIZER_BYTES).decode()
-        tokenizer = BytePairTokenizer.from_json(text)
+        return wanted.tokenizer.from_json(text)
     except (OSError, ValueError):
         return None
-    return tokenizer if _NUM_BYTES <= tokenizer.vocabulary_size <= wanted.settings.vocabulary_size else None
 
 
 def _new_tokenizer(folder: Path, wanted: Wanted) -> TextTokenizer:
-    if wanted.settings.type != "BPE":
-        return ByteTokenizer()
+    if not wanted.tokenizer.learns:
+        return wanted.tokenizer.learn(())
     with phase("LearningTokenizer", alone=True) as pieces:
 
         def train_pieces() -> Iterator[bytes]:
             position = 0
-            for is_train, piece in split_pieces(read_pieces(wanted.source), wanted.num_train_bytes):
+            for is_train, piece in wanted.pieces():
                 if is_train:
                     yield piece
                 position += len(piece)
                 pieces.done(position, wanted.num_bytes)
             pieces.percent = None  # what follows, in one call, takes no one knows how long
 
-        tokenizer = BytePairTokenizer.train(train_pieces(), wanted.settings.vocabulary_size)
+        tokenizer = wanted.tokenizer.learn(train_pieces())
     write_atomically(folder / TOKENIZER_FILE, tokenizer.to_json().encode())
     return tokenizer
 
@@ -160,11 +173,10 @@ def _read_mark(folder: Path, wanted: Wanted, pieces: Pieces) -> dict[str, Any] |
     try:
         real_folder(folder)
         mark: dict[str, Any] = read_json(folder / _MADE_FILE)
-        files = {TRAIN_FILE, VALIDATION_FILE, *((TOKENIZER_FILE,) if wanted.settings.type == "BPE" else ())}
         numbers = [mark["position"], *(record["bytes"] for record in mark["files"].values())]
         if (
             mark["key"] != wanted.key
-            or mark["files"].keys() != files
+            or mark["files"].keys() != files_of(wanted.tokenizer)
             or any(type(number) is not int for number in numbers)
         ):
             return None
@@ -182,7 +194,7 @@ def _read_mark(folder: Path, wanted: Wanted, pieces: Pieces) -> dict[str, Any] |
 def _is_border(position: int, wanted: Wanted, pieces: Pieces) -> bool:
     """Whether a piece of the text ends there: the same content may be cut otherwise in other files."""
     reached = 0
-    for _, piece in split_pieces(read_pieces(wanted.source), wanted.num_train_bytes):
+    for _, piece in wanted.pieces():
         if reached >= position:
             break
         reached += len(piece)

@@ -1,12 +1,12 @@
 """Tokens on disk: made once per content and settings, then memory-mapped by every rank.
 
     <cache_dir>/<key>/train.bin, validation.bin    token numbers, little-endian uint8, uint16 or uint32
-                      tokenizer.json               for BPE
+                      tokenizer.json               what a tokenizer has learned
                       shards.json                  sizes, hashes, entropies: what the folder should hold
 
-The key is a hash of the text's content and of every setting that changes the tokens, so a changed text is never
-mistaken for the old one. A folder is made under a lock and a temporary name (see making.py) and renamed when whole;
-each load checks its hashes, and that no token is beyond the vocabulary. A folder that is damaged, a link, or of
+The key is a hash of the text's content and of the fingerprints of all that changes the tokens, so a changed text is
+never mistaken for the old one. A folder is made under a lock and a temporary name (see making.py) and renamed when
+whole; each load checks its hashes, and that no token is beyond the vocabulary. A folder that is damaged, a link, or of
 something else is made again.
 """
 
@@ -17,8 +17,9 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise, starmap
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,23 +28,25 @@ from numpy.typing import NDArray
 
 from costopt.files import sync_folder, write_atomically
 from costopt.hostile import Hostile, append_file, make_folder, open_file, read_json, real_folder
-from costopt.schema.recipe import Tokenizer
 from costopt_trainer.data import listing
+from costopt_trainer.data.documents import Content, Tally, content_of
 from costopt_trainer.data.entropy import BIGRAM, UNIGRAM
 from costopt_trainer.data.making import (
-    TOKENIZER_FILE,
     TRAIN_FILE,
     VALIDATION_FILE,
     Made,
     Wanted,
     bytes_made,
+    changed_meanwhile,
+    files_of,
     make_tokens,
     token_type,
 )
-from costopt_trainer.data.text import SEPARATOR, TextSource, read_pieces
-from costopt_trainer.data.tokenizer import LONGEST_WORD, Tokens
+from costopt_trainer.data.sources.table import DocumentSource
+from costopt_trainer.data.tokenizers.table import TokenizerKind, Tokens
+from costopt_trainer.data.transforms.table import Changes, Transform, apply, changes_between
 from costopt_trainer.errors import NotRetryable
-from costopt_trainer.phases import Pieces, phase
+from costopt_trainer.phases import phase
 from costopt_trainer.storage.checkpoint_files import remove
 
 FORMAT_VERSION = 1
@@ -72,32 +75,53 @@ class TokenShards:
     """Entropies of the held-out bytes in nats per byte, by name (see entropy.py)."""
     key: str
     """Hash of content and settings, 64 hexadecimal digits."""
+    changes: tuple[Changes, ...] = ()
+    """What each transform did, in order."""
 
 
-def open_shards(source: TextSource, settings: Tokenizer, validation_percent: int, cache_dir: Path) -> TokenShards:
-    """The shards of `source`, from the cache or made now; safe for many processes at once.
+def open_shards(
+    source: DocumentSource,
+    transforms: Sequence[Transform],
+    tokenizer: TokenizerKind,
+    validation_percent: int,
+    cache_dir: Path,
+) -> TokenShards:
+    """The shards of `source` after `transforms`, from the cache or made now; safe for many processes at once.
 
     Raises NotRetryable("InvalidData") if the text is not readable UTF-8 or the cache folder cannot be written.
     """
     with phase("ReadingData") as pieces:
-        digest, num_bytes, files = _content(source, pieces)
-        key = _key(digest, settings, validation_percent)
+        content = content_of(source.documents(), pieces.done)
+        key = _key(content.digest, transforms, tokenizer, validation_percent)
         folder = cache_dir / key[:32]
-        shards = _read(folder, key, settings)
+        shards = _read(folder, key, transforms, tokenizer)
     if shards is not None:
-        listing.keep(cache_dir, key, files)
+        listing.keep(cache_dir, key, content.sums)
         return shards
     try:
         make_folder(cache_dir)
-        listing.keep(cache_dir, key, files)
-        with _lock(cache_dir / f".{folder.name}.lock", _partial(folder), num_bytes):
-            shards = _read(folder, key, settings)  # another rank may have made it while this one waited
+        listing.keep(cache_dir, key, content.sums)
+        with _lock(cache_dir / f".{folder.name}.lock", _partial(folder), content.num_bytes):
+            shards = _read(folder, key, transforms, tokenizer)  # another rank may have made it while this one waited
             if shards is None:
                 if os.path.lexists(folder):
                     _logger.warning("the token cache %s is damaged and is made again", folder)
-                num_train_bytes = num_bytes - num_bytes * validation_percent // 100
-                _make(folder, Wanted(source, settings, num_train_bytes, num_bytes, digest, key))
-                shards = _read(folder, key, settings)
+                transformed, changes = _transformed(source, transforms, content)
+                num_bytes = transformed.num_bytes
+                _make(
+                    folder,
+                    Wanted(
+                        name=source.name,
+                        documents=lambda: apply(transforms, source.documents()),
+                        tokenizer=tokenizer,
+                        num_train_bytes=num_bytes - num_bytes * validation_percent // 100,
+                        num_bytes=num_bytes,
+                        content_digest=transformed.digest,
+                        key=key,
+                    ),
+                    changes,
+                )
+                shards = _read(folder, key, transforms, tokenizer)
     except Hostile as error:
         raise NotRetryable("InvalidData", f"the token cache cannot be used: {error}") from error
     except OSError as error:
@@ -112,43 +136,42 @@ def open_shards(source: TextSource, settings: Tokenizer, validation_percent: int
     return shards
 
 
-def _content(source: TextSource, pieces: Pieces) -> tuple[str, int, dict[str, str]]:
-    """sha256 of the whole stream, its length in bytes, and the files with the beginning of each one's own sum."""
-    digest, num_bytes, files = hashlib.sha256(), 0, {}
-    for number, file in enumerate(source.files):
-        if number:
-            digest.update(SEPARATOR)
-            num_bytes += len(SEPARATOR)
-        own = hashlib.sha256()
-        for piece in read_pieces(TextSource(source.name, (file,))):
-            digest.update(piece)
-            own.update(piece)
-            num_bytes += len(piece)
-            pieces.done()
-        files[str(file.path)] = own.hexdigest()[: listing.SUM_DIGITS]
-    return digest.hexdigest(), num_bytes, files
+def _transformed(
+    source: DocumentSource, transforms: Sequence[Transform], content: Content
+) -> tuple[Content, tuple[Changes, ...]]:
+    """What the text is after the transforms, and what each of them did; `content` is what the text was before."""
+    if not transforms:
+        return content, ()
+    tallies = [Tally() for _ in range(len(transforms) + 1)]
+    with phase("ReadingData", alone=True) as pieces:
+        transformed = content_of(apply(transforms, source.documents(), tallies), pieces.done)
+        # The key is that of the text as it was read first. A transform need not have read all of it just now.
+        if content_of(source.documents(), pieces.done).digest != content.digest:
+            raise changed_meanwhile(source.name)
+    return transformed, tuple(starmap(changes_between, pairwise(tallies)))
 
 
-def _key(content_digest: str, settings: Tokenizer, validation_percent: int) -> str:
+def _key(
+    content_digest: str, transforms: Sequence[Transform], tokenizer: TokenizerKind, validation_percent: int
+) -> str:
     parts = {
         "format": FORMAT_VERSION,
         "content": content_digest,
-        "tokenizer": settings.type,
-        "vocabularySize": settings.vocabulary_size if settings.type == "BPE" else None,
         "validationPercent": validation_percent,
+        **tokenizer.fingerprint(),
     }
-    if settings.type == "BPE":
-        parts["longestWord"] = LONGEST_WORD
+    if transforms:
+        parts["transforms"] = [transform.fingerprint() for transform in transforms]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _read(folder: Path, key: str, settings: Tokenizer) -> TokenShards | None:
-    """The shards in `folder`, or None if it is not there, not what `shards.json` says, or none of these settings."""
+def _read(folder: Path, key: str, transforms: Sequence[Transform], tokenizer: TokenizerKind) -> TokenShards | None:
+    """The shards in `folder`, or None if it is not there, not what `shards.json` says, or of something else."""
     try:
         real_folder(folder.parent)
         real_folder(folder)
         contents = read_json(folder / _CONTENTS)
-        if contents["key"] != key or contents["files"].keys() != set(_files(settings)):
+        if contents["key"] != key or contents["files"].keys() != files_of(tokenizer):
             return None
         for name, expected in contents["files"].items():
             with open_file(folder / name) as stream:
@@ -163,19 +186,20 @@ def _read(folder: Path, key: str, settings: Tokenizer) -> TokenShards | None:
             num_validation_bytes=contents["numValidationBytes"],
             reference_entropies=contents["referenceEntropies"],
             key=key,
+            changes=tuple(Changes(**record) for record in contents.get("transforms", ())),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return shards if _can_be_of(shards, settings) else None
+    return shards if _can_be_of(shards, tokenizer) and _can_be_by(shards, transforms) else None
 
 
-def _can_be_of(shards: TokenShards, settings: Tokenizer) -> bool:
+def _can_be_of(shards: TokenShards, tokenizer: TokenizerKind) -> bool:
     """Whether a model can be trained on the shards: no token beyond the vocabulary, no figure that is none."""
-    sizes = (256, 256) if settings.type == "Byte" else (256, settings.vocabulary_size)
+    smallest, largest = tokenizer.vocabulary_sizes
     entropies = shards.reference_entropies
     return (
         type(shards.vocabulary_size) is int
-        and sizes[0] <= shards.vocabulary_size <= sizes[1]
+        and smallest <= shards.vocabulary_size <= largest
         and type(shards.num_validation_bytes) is int
         and 0 <= shards.num_validation_bytes <= 10**15
         and isinstance(entropies, dict)
@@ -183,6 +207,11 @@ def _can_be_of(shards: TokenShards, settings: Tokenizer) -> bool:
         and all(type(entropy) in (int, float) and 0 <= entropy <= 8 for entropy in entropies.values())
         and all(_largest(tokens) < shards.vocabulary_size for tokens in (shards.train, shards.validation))
     )
+
+
+def _can_be_by(shards: TokenShards, transforms: Sequence[Transform]) -> bool:
+    figures = [figure for changes in shards.changes for figure in asdict(changes).values()]
+    return len(shards.changes) == len(transforms) and all(type(figure) is int and figure >= 0 for figure in figures)
 
 
 def _largest(tokens: Tokens) -> int:
@@ -234,12 +263,12 @@ def _take(stream: BinaryIO) -> bool:
     return True
 
 
-def _make(folder: Path, wanted: Wanted) -> None:
+def _make(folder: Path, wanted: Wanted, changes: Sequence[Changes]) -> None:
     """Write the shards to `folder`, replacing it; the caller holds its lock."""
     partial = _partial(folder)
     try:
         made = make_tokens(partial, wanted)
-        _describe(partial, wanted, made)
+        _describe(partial, wanted, made, changes)
         remove(folder)
         partial.replace(folder)
     except Exception:  # not a kill: after that the next maker goes on
@@ -249,19 +278,16 @@ def _make(folder: Path, wanted: Wanted) -> None:
     sync_folder(folder.parent)
 
 
-def _files(settings: Tokenizer) -> tuple[str, ...]:
-    return (TRAIN_FILE, VALIDATION_FILE, *((TOKENIZER_FILE,) if settings.type == "BPE" else ()))
-
-
-def _describe(folder: Path, wanted: Wanted, made: Made) -> None:
-    files = _files(wanted.settings)
+def _describe(folder: Path, wanted: Wanted, made: Made, changes: Sequence[Changes]) -> None:
     contents = {
         "key": wanted.key,
         "vocabularySize": made.vocabulary_size,
         "numValidationBytes": made.counts.num_bytes,
         "referenceEntropies": made.counts.entropies(),
-        "files": {name: _size_and_hash(folder / name) for name in sorted(files)},
+        "files": {name: _size_and_hash(folder / name) for name in sorted(files_of(wanted.tokenizer))},
     }
+    if changes:
+        contents["transforms"] = [asdict(change) for change in changes]
     write_atomically(folder / _CONTENTS, (json.dumps(contents, indent=2) + "\n").encode())
 
 

@@ -97,6 +97,8 @@ class Training:
         context_length = context_length_of(recipe.model)
         self.cache_dir = storage / names.CACHE_DIR
         self.data = load_data(recipe.data, context_length=context_length, cache_dir=self.cache_dir, own_folder=storage)
+        for note in self.data.notes if gang.rank == 0 else ():
+            print(note, file=sys.stderr, flush=True)
         self.shape = ModelShape(recipe.model, self.data.vocabulary_size, self.data.image_shape, self.data.num_classes)
 
         # ---- model and optimizer

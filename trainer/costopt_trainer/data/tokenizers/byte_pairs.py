@@ -1,28 +1,26 @@
-"""Text to token numbers: bytes as they are, or byte pairs learned from the training text.
+"""Byte pairs learned from the training text.
 
-Both are lossless over all of UTF-8 and have the file separator (byte 0) as a token of its own. Byte-pair encoding
-(Sennrich et al., arXiv 1508.07909) works on bytes and splits words as GPT-2 did; the `tokenizers` package does it.
+Byte-pair encoding (Sennrich et al., arXiv 1508.07909) works on bytes and splits words as GPT-2 did; the `tokenizers`
+package does it.
 
 Learning takes time in the square of a word's length, and text without blanks is one word. So a word has an end after
 LONGEST_WORD characters, which text of words does not reach: its tokens are GPT-2's.
 """
 
-import re
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from costopt_trainer.data.text import SEPARATOR
-
-Tokens = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.uint32]
+from costopt.schema.recipe import Tokenizer
+from costopt_trainer.data.documents import SEPARATOR
+from costopt_trainer.data.tokenizers.table import NUM_BYTES
 
 _SEPARATOR_TEXT = SEPARATOR.decode()
 _SEPARATOR_TOKEN = "\u0100"  # noqa: S105 - byte 0 in the printable alphabet of byte-level BPE; not a secret
-_NUM_BYTES = 256
 
 LONGEST_WORD = 256
 """Characters of letters, of digits, of blanks or of other signs in a row that make one word at most."""
@@ -32,29 +30,32 @@ _WORD = (
     rf"|\s{{1,{LONGEST_WORD}}}(?!\S)|\s{{1,{LONGEST_WORD}}}"
 )
 """GPT-2's words, bounded."""
-_END_OF_WORD = re.compile(rb"[!-~](?= )")
-"""Where a word surely ends, whatever stands around: a visible sign before a blank."""
 
 
-class TextTokenizer(Protocol):
-    """What turns text into tokens."""
+class BytePairs:
+    """The kind: byte pairs up to the size of vocabulary that the settings allow."""
 
-    @property
-    def vocabulary_size(self) -> int:
-        """Tokens in all; every token number is less."""
+    learns = True
 
-    def encode(self, piece: bytes) -> NDArray[np.uint32] | NDArray[np.uint8]:
-        """The tokens of a piece of valid UTF-8."""
+    def __init__(self, settings: Tokenizer) -> None:
+        self._vocabulary_size = settings.vocabulary_size
+        self.vocabulary_sizes = (NUM_BYTES, settings.vocabulary_size)
 
+    def fingerprint(self) -> dict[str, Any]:
+        """The size of the vocabulary, and the bound of a word."""
+        return {"tokenizer": "BPE", "vocabularySize": self._vocabulary_size, "longestWord": LONGEST_WORD}
 
-class ByteTokenizer:
-    """One token per byte."""
+    def learn(self, pieces: Iterable[bytes]) -> "BytePairTokenizer":
+        """Learn from the training text."""
+        return BytePairTokenizer.train(pieces, self._vocabulary_size)
 
-    vocabulary_size = _NUM_BYTES
-
-    def encode(self, piece: bytes) -> NDArray[np.uint8]:
-        """The bytes themselves."""
-        return np.frombuffer(piece, dtype=np.uint8)
+    def from_json(self, text: str) -> "BytePairTokenizer":
+        """What was learned before. Raises ValueError for anything else, and for too many tokens."""
+        tokenizer = BytePairTokenizer.from_json(text)
+        low, high = self.vocabulary_sizes
+        if not low <= tokenizer.vocabulary_size <= high:
+            raise ValueError(f"must have {low} to {high} tokens, but has {tokenizer.vocabulary_size}")
+        return tokenizer
 
 
 class BytePairTokenizer:
@@ -118,16 +119,6 @@ class BytePairTokenizer:
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of `tokens`; a character cut in two becomes U+FFFD."""
         return str(self._tokenizer.decode([int(token) for token in tokens], skip_special_tokens=False))
-
-
-def cut_between_words(piece: bytes, size: int) -> Iterator[bytes]:
-    """`piece` in parts of about `size` bytes that, tokenized one by one, give the same tokens as the whole."""
-    start = 0
-    while (end := _END_OF_WORD.search(piece, start + size)) is not None:
-        yield piece[start : end.end()]
-        start = end.end()
-    if start < len(piece):
-        yield piece[start:]
 
 
 def _texts(pieces: Iterable[bytes]) -> Iterator[str]:

@@ -1,11 +1,11 @@
-"""Which files a text consists of, in which order, and their bytes as one stream.
+"""Text files: one, or those of a folder that match, in which order and how much of them.
 
-    text_source       settings -> the files to read, in order
-    read_pieces       their bytes, joined by one separator byte, checked to be UTF-8, in pieces
-    split_pieces      the same stream, each piece marked as training or validation text
+    text_files        settings -> the files to read
+    matching_files    the files of a folder whose name matches, in reading order
+    take              as many of them as a limit allows
 
-Files come in the order of a hash of their relative path, so that the held-out end of the stream is not "everything
-that begins with z". Every error is the user's to mend and is a NotRetryable("InvalidData") of one sentence.
+Files come in the order of a hash of their relative path, so that the held-out end of the text is not "everything that
+begins with z". Every error is the user's to mend and is a NotRetryable("InvalidData") of one sentence.
 """
 
 import errno
@@ -13,22 +13,18 @@ import fnmatch
 import hashlib
 import os
 import stat
-import sysconfig
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from costopt.schema.recipe import DataSettings
+from costopt_trainer.data.documents import Document, continues_character
 from costopt_trainer.data.storages import is_storage, refuse_what_jobs_write, writing_job
 from costopt_trainer.errors import NotRetryable
 
-SEPARATOR = b"\0"
-"""Between two files: a byte that is valid UTF-8 and that text does not contain."""
-
 PIECE_BYTES = 1 << 20
 """Bytes read at once: bounds memory, whatever the size of a file."""
-
-_NOT_THE_STANDARD_LIBRARY = frozenset({"site-packages", "dist-packages", "__pycache__"})
 
 
 @dataclass(frozen=True)
@@ -41,29 +37,25 @@ class TextFile:
 
 
 @dataclass(frozen=True)
-class TextSource:
-    """Files that make one text."""
+class TextFiles:
+    """A source of documents: each file is one."""
 
     name: str
     """How errors call it: the setting and its value."""
     files: tuple[TextFile, ...]
     """In reading order; at least one, none empty."""
 
+    def documents(self) -> Iterator[Document]:
+        """The files; reading one raises NotRetryable that names it, and the byte offset of what is not UTF-8."""
+        return (Document(str(file.path), partial(_read, file)) for file in self.files)
 
-def text_source(settings: DataSettings, own_folder: Path | None = None) -> TextSource:
-    """The files that `settings`, of type Text or PythonStandardLibrary, ask for.
+
+def text_files(settings: DataSettings, own_folder: Path | None = None) -> TextFiles:
+    """The files that settings of type Text ask for.
 
     `own_folder` is the job's own storage, which changes while it trains. What jobs write is no data, neither there
     nor in the storage of another job.
-
-    Raises NotRetryable("InvalidData") if they are missing, unreadable or hold no text.
     """
-    if settings.type == "PythonStandardLibrary":
-        limits = settings.python_standard_library
-        root = Path(sysconfig.get_paths()["stdlib"])
-        found = (file for file in _matching_files(root, "*.py", skip=_NOT_THE_STANDARD_LIBRARY) if _is_utf8(file))
-        name = f"data.pythonStandardLibrary: {root}"
-        return _take(name, found, limits.max_bytes if limits else None, "must hold the .py files of the library")
     if settings.text is None:
         raise ValueError("data of type Text must have text settings")
     path = Path(settings.text.path)
@@ -71,41 +63,20 @@ def text_source(settings: DataSettings, own_folder: Path | None = None) -> TextS
     status = _stat(path, name)
     refuse_what_jobs_write(path, name, own_folder)
     if stat.S_ISREG(status.st_mode):
-        return _take(name, [TextFile(path, status.st_size)], settings.text.max_bytes, "must hold text, but is empty")
+        return take(name, [TextFile(path, status.st_size)], settings.text.max_bytes, "must hold text, but is empty")
     if stat.S_ISDIR(status.st_mode):
         wanted = f"must hold files that match include {settings.text.include!r} and are not empty, but has none"
-        return _take(
-            name, _matching_files(path, settings.text.include, own_folder=own_folder), settings.text.max_bytes, wanted
+        return take(
+            name, matching_files(path, settings.text.include, own_folder=own_folder), settings.text.max_bytes, wanted
         )
     raise NotRetryable("InvalidData", f"{name} must be a text file or a folder, not a device, pipe or socket")
 
 
-def read_pieces(source: TextSource) -> Iterator[bytes]:
-    """The bytes of the files in order, SEPARATOR between them, in pieces that are valid UTF-8 each.
-
-    Raises NotRetryable("InvalidData") naming the file, and the byte offset of what is not UTF-8.
-    """
-    for number, file in enumerate(source.files):
-        if number:
-            yield SEPARATOR
-        try:
-            yield from _file_pieces(file)
-        except OSError as error:
-            raise _unreadable(str(file.path), error) from error
-
-
-def split_pieces(pieces: Iterable[bytes], num_train_bytes: int) -> Iterator[tuple[bool, bytes]]:
-    """Each piece with True if it is training text; the piece at the border becomes two, cut between characters."""
-    position = 0
-    for piece in pieces:
-        border = min(max(num_train_bytes - position, 0), len(piece))
-        position += len(piece)
-        while 0 < border < len(piece) and _continues_character(piece[border]):
-            border += 1
-        if border > 0:
-            yield True, piece[:border]
-        if border < len(piece):
-            yield False, piece[border:]
+def _read(file: TextFile) -> Iterator[bytes]:
+    try:
+        yield from _file_pieces(file)
+    except OSError as error:
+        raise unreadable(str(file.path), error) from error
 
 
 def _file_pieces(file: TextFile) -> Iterator[bytes]:
@@ -134,7 +105,7 @@ def _cut_whole_characters(block: bytes, path: Path, offset: int, *, at_end: bool
     return block, b""
 
 
-def _take(name: str, found: Iterable[TextFile], max_bytes: int | None, wanted: str) -> TextSource:
+def take(name: str, found: Iterable[TextFile], max_bytes: int | None, wanted: str) -> TextFiles:
     """Whole files until the limit; if the first alone exceeds it, its beginning."""
     files: list[TextFile] = []
     total = 0
@@ -149,7 +120,7 @@ def _take(name: str, found: Iterable[TextFile], max_bytes: int | None, wanted: s
         total += file.num_bytes
     if not files or files[0].num_bytes == 0:
         raise NotRetryable("InvalidData", f"{name} {wanted}")
-    return TextSource(name, tuple(files))
+    return TextFiles(name, tuple(files))
 
 
 def _beginning(file: TextFile, max_bytes: int) -> TextFile:
@@ -159,17 +130,13 @@ def _beginning(file: TextFile, max_bytes: int) -> TextFile:
             stream.seek(max(0, max_bytes - 3))
             around = stream.read(min(max_bytes, 3) + 1)
     except OSError as error:
-        raise _unreadable(str(file.path), error) from error
-    while len(around) > 1 and _continues_character(around[-1]):
+        raise unreadable(str(file.path), error) from error
+    while len(around) > 1 and continues_character(around[-1]):
         around, max_bytes = around[:-1], max_bytes - 1
     return TextFile(file.path, max_bytes)
 
 
-def _continues_character(byte: int) -> bool:
-    return byte & 0xC0 == 0x80
-
-
-def _matching_files(
+def matching_files(
     root: Path, pattern: str, skip: frozenset[str] = frozenset(), own_folder: Path | None = None
 ) -> Iterator[TextFile]:
     """Files below `root` whose name matches, in reading order, sizes looked up as they are asked for.
@@ -209,30 +176,20 @@ def _walk(root: Path, skip: frozenset[str], own_folder: Path | None) -> Iterator
             entries = [entry for entry in entries if not (entry.is_symlink() and writing_job(entry, own_folder))]
             folders = [entry for entry in entries if entry.is_dir()]
         except OSError as error:
-            raise _unreadable(str(folder), error) from error
+            raise unreadable(str(folder), error) from error
         yield from sorted(set(entries) - set(folders))
         pending += [entry for entry in folders if not entry.name.startswith(".") and entry.name not in skip]
-
-
-def _is_utf8(file: TextFile) -> bool:
-    """False for a file in another encoding; the standard library has a few, to test Python itself."""
-    try:
-        file.path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        return False
-    except OSError as error:
-        raise _unreadable(str(file.path), error) from error
-    return True
 
 
 def _stat(path: Path, name: str) -> os.stat_result:
     try:
         return path.stat()
     except (OSError, ValueError) as error:
-        raise _unreadable(name, error) from error
+        raise unreadable(name, error) from error
 
 
-def _unreadable(name: str, error: OSError | ValueError) -> NotRetryable:
+def unreadable(name: str, error: OSError | ValueError) -> NotRetryable:
+    """What to raise if opening or reading `name` has failed: it is not there, or may not be read."""
     if isinstance(error, OSError) and error.errno not in (errno.ENOENT, errno.ENOTDIR):
         why = error.strerror or type(error).__name__
         return NotRetryable("InvalidData", f"{name} must be readable by the user that trains, but reading fails: {why}")

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from costopt.schema.recipe import ImageData
+from costopt.schema.recipe import DataSettings
 from costopt_trainer.data.sampler import sample_indices
 from costopt_trainer.data.storages import refuse_what_jobs_write
+from costopt_trainer.data.training_data import Batch, TrainingData
 from costopt_trainer.errors import NotRetryable
 
 
@@ -29,53 +30,53 @@ class Images:
     images_NHWC: NDArray[np.uint8]
     labels_N: NDArray[np.int64]
 
-    def batch(self, indices: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self, indices: NDArray[np.int64]) -> Batch:
         """Images `indices` as float32 (B, C, H, W) in [-1, 1], and labels int64 (B,)."""
         images_BCHW = torch.from_numpy(self.images_NHWC[indices]).permute(0, 3, 1, 2).contiguous()
         return images_BCHW.float().div_(127.5).sub_(1), torch.from_numpy(self.labels_N[indices])
 
 
-@dataclass(frozen=True)
-class ImageSplits:
-    """A file of images, split."""
+class ImageFile:
+    """A source of samples: the images of a file, of which the last are held out after shuffling (at least one)."""
 
-    train: Images
-    validation: Images
-    image_shape: tuple[int, int, int]
-    """(C, H, W)."""
-    num_classes: int
-    digest: str
-    """sha256 of the file, hexadecimal."""
+    def __init__(self, settings: DataSettings, own_folder: Path | None = None) -> None:
+        """Read and check the file. Raises NotRetryable("InvalidData") with a sentence that says what it must hold."""
+        if settings.images is None:
+            raise ValueError("data of type Images must have images settings")
+        self._validation_percent = settings.validation_percent
+        path = Path(settings.images.path)
+        name = f"data.images.path: {path}"
+        images, labels, self._digest = _load(path, name, own_folder)
+        self._images_NHWC = _checked_images(images, name)
+        self._labels_N = _checked_labels(labels, len(self._images_NHWC), name)
+
+    def samples(self) -> TrainingData:
+        """The images, split."""
+        images_NHWC, labels_N = self._images_NHWC, self._labels_N
+        order_N = sample_indices(seed=0, position=0, count=len(labels_N), num_samples=len(labels_N))
+        num_train = len(order_N) - max(1, len(order_N) * self._validation_percent // 100)
+        train = Images(images_NHWC[order_N[:num_train]], labels_N[order_N[:num_train]])
+        validation = Images(images_NHWC[order_N[num_train:]], labels_N[order_N[num_train:]])
+        _, height, width, channels = images_NHWC.shape
+        return TrainingData(
+            num_train_samples=len(train.labels_N),
+            num_validation_samples=len(validation.labels_N),
+            tokens_per_sample=1,
+            train_batch=train.batch,
+            validation_batch=validation.batch,
+            fingerprint=f"{self._digest}-{self._validation_percent}",
+            image_shape=(channels, height, width),
+            num_classes=int(labels_N.max()) + 1,
+        )
 
 
-def read_images(settings: ImageData, validation_percent: int) -> ImageSplits:
-    """Read and check the file, and hold out its last `validation_percent` after shuffling (at least one image).
-
-    Raises NotRetryable("InvalidData") with a sentence that says what the file must hold.
-    """
-    path = Path(settings.path)
-    name = f"data.images.path: {path}"
-    images, labels, digest = _load(path, name)
-    images_NHWC = _checked_images(images, name)
-    labels_N = _checked_labels(labels, len(images_NHWC), name)
-    order_N = sample_indices(seed=0, position=0, count=len(labels_N), num_samples=len(labels_N))
-    num_train = len(order_N) - max(1, len(order_N) * validation_percent // 100)
-    _, height, width, channels = images_NHWC.shape
-    return ImageSplits(
-        train=Images(images_NHWC[order_N[:num_train]], labels_N[order_N[:num_train]]),
-        validation=Images(images_NHWC[order_N[num_train:]], labels_N[order_N[num_train:]]),
-        image_shape=(channels, height, width),
-        num_classes=int(labels_N.max()) + 1,
-        digest=digest,
-    )
-
-
-def _load(path: Path, name: str) -> tuple[NDArray[np.generic], NDArray[np.generic], str]:
+def _load(path: Path, name: str, own_folder: Path | None) -> tuple[NDArray[np.generic], NDArray[np.generic], str]:
+    """Images, labels, and the sha256 of the file."""
     try:
         if not path.exists():
             where = "" if path.is_absolute() else f"; a relative path begins at {Path.cwd()}"
             raise _invalid(name, f"must exist on the machine (or in the pod) that trains, but does not{where}")
-        refuse_what_jobs_write(path, name)
+        refuse_what_jobs_write(path, name, own_folder)
         if not path.is_file():
             raise _invalid(name, "must be an .npz file, not a folder or device")
         with path.open("rb") as stream:

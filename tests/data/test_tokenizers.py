@@ -1,0 +1,106 @@
+"""The table of tokenizers: each row does what is asked of one, and a new row is all that a new tokenizer needs."""
+
+import json
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from builders.data import text_settings
+from costopt.schema.recipe import Tokenizer
+from costopt_trainer.data import load_data
+from costopt_trainer.data.tokenizers.table import TOKENIZERS, TokenizerKind, cut_between_words, tokenizer_kind
+
+PROSE = "The cat sat on the mat; the rat sat at the cat. Größe, naïveté, 東京 und 🙂.\n" * 60
+
+
+def kind_of(word: str, **settings: Any) -> TokenizerKind:
+    return tokenizer_kind(Tokenizer.model_construct(type=word, vocabulary_size=settings.get("vocabulary_size", 300)))
+
+
+def test_every_word_of_the_language_has_a_row_and_every_row_a_word() -> None:
+    assert set(TOKENIZERS) == set(typing.get_args(Tokenizer.model_fields["type"].annotation))
+
+
+@pytest.mark.parametrize("word", TOKENIZERS)
+def test_a_tokenizer_is_the_same_for_the_same_text_and_keeps_to_its_bounds(word: str) -> None:
+    kind, text = kind_of(word), PROSE.encode()
+    tokenizer = kind.learn([text])
+    smallest, largest = kind.vocabulary_sizes
+    assert 2 <= smallest <= tokenizer.vocabulary_size <= largest
+    tokens = tokenizer.encode(text + b"\0" + text)
+    assert int(tokens.max()) < tokenizer.vocabulary_size
+    assert (kind.learn([text]).encode(text + b"\0" + text) == tokens).all()
+    parts = [tokenizer.encode(part) for part in cut_between_words(text, 100)]
+    assert len(parts) > 5
+    assert (np.concatenate(parts) == tokenizer.encode(text)).all()
+    again = kind.from_json(tokenizer.to_json())
+    assert (again.encode(text) == tokenizer.encode(text)).all()
+    assert bool(tokenizer.to_json()) == kind.learns
+
+
+@pytest.mark.parametrize("word", TOKENIZERS)
+def test_the_fingerprint_of_a_tokenizer_is_json_and_its_own(word: str) -> None:
+    fingerprint = kind_of(word).fingerprint()
+    assert json.loads(json.dumps(fingerprint)) == fingerprint == kind_of(word).fingerprint()
+    assert all(fingerprint != kind_of(other).fingerprint() for other in TOKENIZERS if other != word)
+    if kind_of(word).learns:
+        assert fingerprint != kind_of(word, vocabulary_size=301).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "key"),
+    [
+        (Tokenizer(), "a5216bd66461a8b90838d918e7fde48feb98a1e59d7da91bb3acccfa5a9b097b"),
+        (
+            Tokenizer(type="BPE", vocabulary_size=300),
+            "071b74af120603429ffb0fbf8f6d273677d48a43366607f0b195466847e0f794",
+        ),
+    ],
+    ids=["Byte", "BPE"],
+)
+def test_tokens_made_by_earlier_versions_are_found_again(tokenizer: Tokenizer, key: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(PROSE, encoding="utf-8")
+    (tmp_path / "b.txt").write_text("b", encoding="utf-8")
+    settings = text_settings(tmp_path, tokenizer=tokenizer)
+    assert load_data(settings, context_length=8, cache_dir=tmp_path / "cache").fingerprint == f"{key}-8"
+
+
+class Halves:
+    """A throw-away tokenizer: two tokens per byte, sixteen in all."""
+
+    learns = False
+    vocabulary_sizes = (16, 16)
+    vocabulary_size = 16
+
+    def __init__(self, _settings: Tokenizer) -> None:
+        pass
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"tokenizer": "Halves"}
+
+    def learn(self, _pieces: Iterable[bytes]) -> "Halves":
+        return self
+
+    from_json = learn
+
+    def encode(self, piece: bytes) -> Any:
+        values = np.frombuffer(piece, dtype=np.uint8)
+        return np.stack([values >> 4, values & 15], axis=1).reshape(-1)
+
+    def to_json(self) -> str:
+        return ""
+
+
+def test_a_new_tokenizer_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TOKENIZERS, "Halves", f"{__name__}:Halves")
+    (tmp_path / "a.txt").write_text(PROSE, encoding="utf-8")
+    settings = text_settings(tmp_path / "a.txt", tokenizer=Tokenizer().model_copy(update={"type": "Halves"}))
+    data = load_data(settings, context_length=8, cache_dir=tmp_path / "cache")
+    inputs, _ = data.train_batch(np.arange(1))
+    assert data.vocabulary_size == 16
+    assert bytes((inputs[0, ::2] * 16 + inputs[0, 1::2]).tolist()) == b"The "
+    assert data.validation_bytes_per_token == 0.5
