@@ -1,6 +1,8 @@
 """The job's language: what a user may write, what a status may say, and what replicas tell their shell.
 
 base         the strict model, scalar types and rules that both Python and the CRD enforce
+unions       classes of which one of several fields is set: rule and sentence from the fields
+defaults     plain data with its defaults, as rules see it
 bounds       what a field declares at every depth of its type, and whether it holds
 resources    Kubernetes quantities as exact decimals
 job          CostOptJob and its spec

@@ -62,7 +62,8 @@ class Rule:
     message: str
     """What would be right, as one sentence without the field's path."""
     holds: Callable[[PlainData], bool] = _on_any_single_document
-    """The demand over plain data; a KeyError, TypeError or ValueError means another mistake already covers it."""
+    """The demand over plain data with its defaults; a KeyError, TypeError or ValueError means another mistake already
+    covers it."""
     allows: Callable[[PlainData, PlainData], bool] | None = None
     """For a demand on a change, whose CEL also names `oldSelf`: the same over the plain data before and after. None:
     the demand is on every document by itself."""
@@ -131,7 +132,8 @@ class Strict(BaseModel):
 
 
 def broken_rules(model: type[Strict], data: PlainData) -> list[Rule]:
-    """The rules of `model` that `data` breaks; a rule that cannot be read off malformed data is passed over."""
+    """The rules of `model` that `data`, with its defaults, breaks; one that cannot be read off malformed data is passed
+    over."""
     broken = []
     for rule in model.rules:
         try:
@@ -168,18 +170,16 @@ class Duplicate:
 
 
 def duplicates(model: type[Strict], data: PlainData) -> Iterator[Duplicate]:
-    """Items of the lists of `data` that the API server would not tell apart; malformed ones are passed over."""
+    """Items of the lists of `data`, with its defaults, that the API server would not tell apart; malformed ones are
+    passed over."""
     for name, field in model.model_fields.items():
-        keys, item_model = list_keys(field), nested_model(field.annotation)
-        items = data.get(field_key(name, field))
-        if not keys or item_model is None or not isinstance(items, list):
+        keys, items = list_keys(field), data.get(field_key(name, field))
+        if not keys or not isinstance(items, list):
             continue
-        fields = {field_key(name, field): field for name, field in item_model.model_fields.items()}
-        defaults = {key: fields[key].default for key in keys if not fields[key].is_required()}
         seen: list[dict[str, Any]] = []
         for index, item in enumerate(items):
-            if isinstance(item, dict) and item.keys() | defaults.keys() >= set(keys):
-                found = {key: item.get(key, defaults.get(key)) for key in keys}
+            if isinstance(item, dict) and item.keys() >= set(keys):
+                found = {key: item[key] for key in keys}
                 if found in seen:
                     yield Duplicate(field_key(name, field), index, found)
                 seen.append(found)

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from costopt.schema.base import Name, Rule, Strict
 from costopt.schema.resources import NodeResources
+from costopt.schema.unions import tagged_union
 
 
 class Quantize(Strict):
@@ -30,6 +31,7 @@ class Prune(Strict):
     """Seed of the Random criterion."""
 
 
+@tagged_union
 class Step(Strict):
     """One compression step."""
 
@@ -39,16 +41,6 @@ class Step(Strict):
     """Settings of a Quantize step."""
     prune: Prune | None = None
     """Settings of a Prune step."""
-
-    rules = (
-        Rule(
-            cel="(self.type == 'Quantize') == has(self.quantize) && (self.type == 'Prune') == has(self.prune)",
-            message="exactly the settings that `type` names must be set (quantize for Quantize, prune for Prune)",
-            holds=lambda data: (
-                (data["type"] == "Quantize") == ("quantize" in data) and (data["type"] == "Prune") == ("prune" in data)
-            ),
-        ),
-    )
 
 
 class Variant(Strict):

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from costopt.schema.base import API_GROUP, API_VERSION, Strict, broken_rules, duplicates, field_key, nested_model
+from costopt.schema.defaults import with_defaults
 from costopt.schema.job import CostOptJob
 from costopt.schema.lines import FieldPath, NotYaml, ParsedDocument, field_name, parse_yaml
 from costopt.schema.prices import PriceBook
@@ -133,7 +134,7 @@ def _mistakes(parsed: ParsedDocument) -> Iterator[tuple[FieldPath, str]]:
             if one["type"] != "value_error":  # rules, which the walk below reports completely
                 path = _path_in(data, one["loc"])
                 yield path, sentence_of(one, path, model, parsed.sources.get(path))
-    yield from _broken_rules(model, data, ())
+    yield from _broken_rules(model, with_defaults(model, data), ())
 
 
 def _path_in(data: Any, loc: tuple[int | str, ...]) -> FieldPath:

@@ -18,9 +18,10 @@ from costopt.schema.base import (
 )
 from costopt.schema.compression import Variant
 from costopt.schema.pods import PodOverrides
-from costopt.schema.recipe import Recipe
+from costopt.schema.recipe import LAYERS_FIELDS, Recipe, cel_num_layers, num_layers
 from costopt.schema.resources import NodeResources, gpus_per_node
 from costopt.schema.storage import Storage
+from costopt.schema.unions import one_of
 
 MAX_COMMAND_LENGTH = 131_072
 """It is handed to replicas in a ConfigMap, of at most 1 MiB with every character escaped."""
@@ -46,15 +47,15 @@ class Metadata(Strict):
 
 
 def processes_per_node(train: PlainData) -> int:
-    """Ranks per node of plain `spec.train` data: processesPerNode, else the GPUs asked for, else 1."""
+    """Ranks per node of plain `spec.train` data with defaults: processesPerNode, else the GPUs asked for, else 1."""
     return int(train.get("processesPerNode") or gpus_per_node(train["resourcesPerNode"]) or 1)
 
 
 def data_parallel_size(train: PlainData) -> int:
     """Ranks that each take a share of the batch: all of them, except in ModelParallel, which has one pipeline."""
-    if train["recipe"].get("parallelism", {}).get("strategy") == "ModelParallel":
+    if train["recipe"]["parallelism"]["strategy"] == "ModelParallel":
         return 1
-    return int(train.get("numNodes", 1)) * processes_per_node(train)
+    return int(train["numNodes"]) * processes_per_node(train)
 
 
 def _batch_divides(train: PlainData) -> bool:
@@ -66,15 +67,9 @@ def _batch_divides(train: PlainData) -> bool:
 
 
 def _layers_suffice(train: PlainData) -> bool:
-    recipe = train.get("recipe", {})
-    if recipe.get("parallelism", {}).get("strategy") != "ModelParallel":
+    if "recipe" not in train or train["recipe"]["parallelism"]["strategy"] != "ModelParallel":
         return True
-    model = recipe["model"]
-    if model["type"] == "ConvNet":
-        layers = model.get("convNet", {}).get("numStages", 2)
-    else:
-        layers = model.get("decoderLM", {}).get("numLayers", 4)
-    return bool(layers >= train.get("numNodes", 1) * processes_per_node(train))
+    return num_layers(train["recipe"]["model"]) >= int(train["numNodes"]) * processes_per_node(train)
 
 
 _GPUS = (
@@ -87,6 +82,7 @@ _PROCESSES = f"(has(self.processesPerNode) ? self.processesPerNode : {_GPUS} > 0
 _MODEL_PARALLEL = "(has(self.recipe.parallelism) && self.recipe.parallelism.strategy == 'ModelParallel')"
 
 
+@one_of(recipe="the built-in trainer", command="your own program")
 class Train(Strict):
     """The training gang: numNodes equal pods that start, fail and restart together."""
 
@@ -105,11 +101,6 @@ class Train(Strict):
     it would find under one: the environment as it was given, Python's own variables too, and those of its rank."""
 
     rules = (
-        Rule(
-            cel="has(self.recipe) != has(self.command)",
-            message="exactly one of recipe (the built-in trainer) and command (your own program) must be set",
-            holds=lambda data: ("recipe" in data) != ("command" in data),
-        ),
         Rule(
             cel=f"!has(self.command) || self.command.map(argument, size(argument)).sum() <= {MAX_COMMAND_LENGTH}",
             message=f"command must be at most {MAX_COMMAND_LENGTH:,} characters in all; put longer ones in the image",
@@ -135,11 +126,9 @@ class Train(Strict):
             holds=_batch_divides,
         ),
         Rule(
-            cel=f"!has(self.recipe) || !{_MODEL_PARALLEL} || (self.recipe.model.type == 'ConvNet' ? "
-            "(has(self.recipe.model.convNet) ? self.recipe.model.convNet.numStages : 2) : "
-            "(has(self.recipe.model.decoderLM) ? self.recipe.model.decoderLM.numLayers : 4)) >= "
-            f"self.numNodes * {_PROCESSES}",
-            message="ModelParallel needs at least one layer (decoderLM.numLayers, convNet.numStages) for each rank",
+            cel=f"!has(self.recipe) || !{_MODEL_PARALLEL} || {cel_num_layers('self.recipe.model')} >= self.numNodes * "
+            f"{_PROCESSES}",
+            message=f"ModelParallel needs at least one layer ({LAYERS_FIELDS}) for each rank",
             holds=_layers_suffice,
         ),
     )
@@ -234,7 +223,7 @@ class JobSpec(Strict):
         Rule(
             cel="!has(self.compress) || size(self.compress) == 0 || has(self.train.recipe)",
             message="compress needs train.recipe: the model of a command is not known to costopt",
-            holds=lambda data: not data.get("compress") or "recipe" in data["train"],
+            holds=lambda data: not data["compress"] or "recipe" in data["train"],
         ),
         Rule(
             cel="!has(self.budget) || has(self.priceBookName)",

@@ -24,6 +24,7 @@ from costopt.schema.base import (
     cel_list,
     list_map_keys,
 )
+from costopt.schema.unions import one_of
 from costopt.schema.volumes import FreeObject, Volume, VolumeMount
 
 LABEL_VALUE_PATTERN = r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$"
@@ -76,6 +77,7 @@ class KeyRef(Strict):
     """True: a pod also starts when there is no such key, without the variable."""
 
 
+@one_of()
 class EnvSource(Strict):
     """Where a variable's value comes from: exactly one of these."""
 
@@ -84,15 +86,8 @@ class EnvSource(Strict):
     config_map_key_ref: KeyRef | None = None
     """A key of a ConfigMap."""
 
-    rules = (
-        Rule(
-            cel="has(self.secretKeyRef) != has(self.configMapKeyRef)",
-            message="exactly one of secretKeyRef and configMapKeyRef must be set",
-            holds=lambda data: ("secretKeyRef" in data) != ("configMapKeyRef" in data),
-        ),
-    )
 
-
+@one_of()
 class EnvVar(Strict):
     """An environment variable of every rank."""
 
@@ -106,11 +101,6 @@ class EnvVar(Strict):
     """Where its value comes from."""
 
     rules = (
-        Rule(
-            cel="has(self.value) != has(self.valueFrom)",
-            message="exactly one of value and valueFrom must be set",
-            holds=lambda data: ("value" in data) != ("valueFrom" in data),
-        ),
         Rule(
             cel=" && ".join(f"!self.name.startsWith('{prefix}')" for prefix in RESERVED_ENVIRONMENT_PREFIXES)
             + f" && !(self.name in {cel_list(_SINGLE_RESERVED_VARIABLES)})",
@@ -140,9 +130,7 @@ class Toleration(Strict):
         Rule(
             cel="self.operator == 'Exists' ? self.value == '' : self.key != ''",
             message="operator Exists takes no value, and operator Equal needs a key",
-            holds=lambda data: (
-                data.get("value", "") == "" if data.get("operator", "Equal") == "Exists" else data.get("key", "") != ""
-            ),
+            holds=lambda data: data["value"] == "" if data["operator"] == "Exists" else data["key"] != "",
         ),
         Rule(
             cel="!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
@@ -250,21 +238,20 @@ class PodOverrides(Strict):
             f"(has(variable.value) ? size(variable.value) : 0)).sum() <= {MAX_ENV_LENGTH}",
             message=f"env must be at most {MAX_ENV_LENGTH:,} characters in all, names and values; put more into a file "
             "of a ConfigMap (volumes)",
-            holds=lambda data: _env_length(data.get("env", [])) <= MAX_ENV_LENGTH,
+            holds=lambda data: _env_length(data["env"]) <= MAX_ENV_LENGTH,
         ),
         Rule(
             cel="!has(self.annotations) || self.annotations.map(key, size(key) + size(self.annotations[key])).sum() "
             f"<= {MAX_ANNOTATIONS_LENGTH}",
             message=f"annotations must be at most {MAX_ANNOTATIONS_LENGTH:,} characters in all, keys and values",
-            holds=lambda data: _annotations_length(data.get("annotations", {})) <= MAX_ANNOTATIONS_LENGTH,
+            holds=lambda data: _annotations_length(data["annotations"]) <= MAX_ANNOTATIONS_LENGTH,
         ),
         Rule(
             cel="!has(self.volumeMounts) || self.volumeMounts.all(mount, has(self.volumes) && "
             "self.volumes.exists(volume, volume.name == mount.name))",
             message="volumeMounts must name volumes of spec.pods.volumes",
             holds=lambda data: (
-                {mount["name"] for mount in data.get("volumeMounts", [])}
-                <= {volume["name"] for volume in data.get("volumes", [])}
+                {mount["name"] for mount in data["volumeMounts"]} <= {volume["name"] for volume in data["volumes"]}
             ),
         ),
     )

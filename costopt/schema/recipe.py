@@ -1,14 +1,26 @@
 """The built-in trainer's settings: model, data, batch, optimizer, schedule, precision, parallelism, checkpoints."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
+from pydantic.alias_generators import to_camel
 
-from costopt.schema.base import DecimalString, Path, Rule, Strict
+from costopt.schema.base import DecimalString, Path, PlainData, Rule, Strict
+from costopt.schema.defaults import with_defaults
+from costopt.schema.unions import UNIONS, tagged_union
 
 
-class DecoderLM(Strict):
+class Layers(Strict):
+    """Settings of a model that a pipeline can cut between its layers."""
+
+    layers_field: ClassVar[str]
+    """The field with the number of layers."""
+
+
+class DecoderLM(Layers):
     """A decoder-only transformer language model (pre-norm, learned positions, untied embeddings)."""
+
+    layers_field = "num_layers"
 
     num_layers: Annotated[int, Field(ge=1, le=256)] = 4
     """Transformer blocks."""
@@ -25,13 +37,15 @@ class DecoderLM(Strict):
         Rule(
             cel="self.embeddingDim % self.numHeads == 0",
             message="embeddingDim must be a multiple of numHeads",
-            holds=lambda data: data.get("embeddingDim", 128) % data.get("numHeads", 4) == 0,
+            holds=lambda data: data["embeddingDim"] % data["numHeads"] == 0,
         ),
     )
 
 
-class ConvNet(Strict):
+class ConvNet(Layers):
     """A small convolutional image classifier: stages of convolution, batch norm, ReLU and pooling, then one linear."""
+
+    layers_field = "num_stages"
 
     num_stages: Annotated[int, Field(ge=1, le=6)] = 2
     """Convolution stages; each halves height and width."""
@@ -39,6 +53,7 @@ class ConvNet(Strict):
     """Channels of the first stage; each further stage doubles them."""
 
 
+@tagged_union
 class ModelSettings(Strict):
     """Which model to train."""
 
@@ -49,16 +64,31 @@ class ModelSettings(Strict):
     conv_net: ConvNet | None = None
     """Settings of a ConvNet. None means its defaults."""
 
-    rules = (
-        Rule(
-            cel="(self.type == 'DecoderLM' || !has(self.decoderLM)) && (self.type == 'ConvNet' || !has(self.convNet))",
-            message="only the settings that `type` names may be set (decoderLM for DecoderLM, convNet for ConvNet)",
-            holds=lambda data: (
-                (data["type"] == "DecoderLM" or "decoderLM" not in data)
-                and (data["type"] == "ConvNet" or "convNet" not in data)
-            ),
-        ),
-    )
+
+def num_layers(model: PlainData) -> int:
+    """Layers of plain `recipe.model` data. Raises KeyError for a type that is none."""
+    key, settings, field = _LAYERS[model["type"]]
+    return int(with_defaults(settings, model.get(key, {}))[field])
+
+
+def cel_num_layers(model: str) -> str:
+    """The same in CEL; `model` is the path of the settings."""
+    cases = [
+        f"{model}.type == '{word}' ? (has({model}.{key}) ? {model}.{key}.{field} : {num_layers({'type': word})})"
+        for word, (key, _, field) in _LAYERS.items()
+    ]
+    return f"({' : '.join(cases)} : 0)"
+
+
+_LAYERS = {
+    member.word: (member.key, member.settings, to_camel(member.settings.layers_field))
+    for member in UNIONS[ModelSettings]
+    if member.settings is not None and issubclass(member.settings, Layers)
+}
+"""The word of a model's type -> the field with its settings, their class, and the field with the number of layers."""
+
+LAYERS_FIELDS = ", ".join(f"{key}.{field}" for key, _, field in _LAYERS.values())
+"""Where numbers of layers are written, for sentences."""
 
 
 class Tokenizer(Strict):
@@ -114,6 +144,7 @@ class ImageData(Strict):
     """The `.npz` file; it is read with pickle refused. A relative path begins as a text's does."""
 
 
+@tagged_union
 class DataSettings(Strict):
     """Where samples come from, and how many are held out."""
 
@@ -132,19 +163,6 @@ class DataSettings(Strict):
     """How text becomes tokens. Not used by Images."""
     validation_percent: Annotated[int, Field(ge=1, le=50)] = 10
     """Percent of the bytes (or images) held out for evaluation, never trained on."""
-
-    rules = (
-        Rule(
-            cel="(self.type == 'Text') == has(self.text) && (self.type == 'Images') == has(self.images) && "
-            "(self.type == 'PythonStandardLibrary' || !has(self.pythonStandardLibrary))",
-            message="exactly the settings that `type` names must be set (text for Text, images for Images)",
-            holds=lambda data: (
-                (data["type"] == "Text") == ("text" in data)
-                and (data["type"] == "Images") == ("images" in data)
-                and (data["type"] == "PythonStandardLibrary" or "pythonStandardLibrary" not in data)
-            ),
-        ),
-    )
 
 
 class Batch(Strict):
@@ -182,7 +200,7 @@ class Optimizer(Strict):
         Rule(
             cel="double(self.beta1) < 1.0 && double(self.beta2) < 1.0",
             message="beta1 and beta2 must be less than 1",
-            holds=lambda data: float(data.get("beta1", "0.9")) < 1 and float(data.get("beta2", "0.95")) < 1,
+            holds=lambda data: float(data["beta1"]) < 1 and float(data["beta2"]) < 1,
         ),
     )
 
@@ -265,6 +283,6 @@ class Recipe(Strict):
         Rule(
             cel="!has(self.schedule) || self.schedule.warmupSteps < self.totalSteps",
             message="schedule.warmupSteps must be less than totalSteps",
-            holds=lambda data: data.get("schedule", {}).get("warmupSteps", 0) < data["totalSteps"],
+            holds=lambda data: data["schedule"]["warmupSteps"] < data["totalSteps"],
         ),
     )

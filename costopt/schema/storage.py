@@ -4,6 +4,7 @@ from typing import Literal
 
 from costopt.schema.base import ObjectName, Rule, Strict
 from costopt.schema.resources import QUANTITY_SENTENCE, Quantity, cel_quantity, is_quantity, parse_quantity
+from costopt.schema.unions import one_of
 
 
 class ClaimTemplate(Strict):
@@ -32,6 +33,7 @@ class ClaimTemplate(Strict):
     )
 
 
+@one_of(claim_name="a claim that is there", create="one to be made")
 class Storage(Strict):
     """Where checkpoints and artifacts live on a cluster: exactly one of these."""
 
@@ -40,11 +42,3 @@ class Storage(Strict):
     on more than one node."""
     create: ClaimTemplate | None = None
     """A claim to create, named after the job with `-storage` behind it."""
-
-    rules = (
-        Rule(
-            cel="has(self.claimName) != has(self.create)",
-            message="exactly one of claimName (a claim that is there) and create (one to be made) must be set",
-            holds=lambda data: ("claimName" in data) != ("create" in data),
-        ),
-    )

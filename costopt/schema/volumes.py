@@ -6,6 +6,7 @@ from pydantic import Field, StringConstraints
 
 from costopt.names import RESERVED_MOUNTS, RESERVED_VOLUMES
 from costopt.schema.base import Name, Rule, Strict, cel_list
+from costopt.schema.unions import one_of
 
 _SEGMENT = r"([^/:.\s]|\.[^/:.\s]|\.\.[^/:\s])[^/:\s]*"
 MOUNT_PATH_PATTERN = rf"^(/{_SEGMENT})+$"
@@ -20,23 +21,10 @@ def is_reserved_mount(path: str) -> bool:
     return any(f"{path}/".startswith(f"{ours}/") or f"{ours}/".startswith(f"{path}/") for ours in RESERVED_MOUNTS)
 
 
-VOLUME_KINDS = (
-    "configMap",
-    "csi",
-    "downwardAPI",
-    "emptyDir",
-    "ephemeral",
-    "persistentVolumeClaim",
-    "projected",
-    "secret",
-)
-"""What the restricted Pod Security Standard allows."""
-PROJECTED_KINDS = ("clusterTrustBundle", "configMap", "downwardAPI", "secret")
-"""Kubernetes' own but what gives a pod an identity: serviceAccountToken and podCertificate."""
-
-
+@one_of("tokens of service accounts are not mounted into pods of jobs")
 class ProjectedSource(Strict):
-    """One of several sources in one folder, as in Kubernetes; none that gives a pod an identity, such as a token."""
+    """One of several sources in one folder, as in Kubernetes; none that gives a pod an identity, as serviceAccountToken
+    and podCertificate do."""
 
     cluster_trust_bundle: FreeObject | None = None
     """Certificates of authorities, as in Kubernetes."""
@@ -46,15 +34,6 @@ class ProjectedSource(Strict):
     """Fields of the pod as files, as in Kubernetes."""
     secret: FreeObject | None = None
     """A Secret's keys as files, as in Kubernetes."""
-
-    rules = (
-        Rule(
-            cel=f"[{', '.join(f'has(self.{kind})' for kind in PROJECTED_KINDS)}].filter(given, given).size() == 1",
-            message="exactly one of " + ", ".join(PROJECTED_KINDS) + " must be set; tokens of service accounts are not "
-            "mounted into pods of jobs",
-            holds=lambda data: sum(kind in data for kind in PROJECTED_KINDS) == 1,
-        ),
-    )
 
 
 class Projected(Strict):
@@ -66,8 +45,10 @@ class Projected(Strict):
     """Permissions of the files, in decimal: 420 for 0644, which is also what None means."""
 
 
+@one_of()
 class Volume(Strict):
-    """A further volume of every pod: its name, and one source as in Kubernetes."""
+    """A further volume of every pod: its name, and one source as in Kubernetes, of those that the restricted Pod
+    Security Standard allows."""
 
     name: Name
     """Name of the volume, for volumeMounts; not one of costopt's own."""
@@ -89,11 +70,6 @@ class Volume(Strict):
     """A Secret's keys as files, as in Kubernetes."""
 
     rules = (
-        Rule(
-            cel=f"[{', '.join(f'has(self.{kind})' for kind in VOLUME_KINDS)}].filter(given, given).size() == 1",
-            message="exactly one of " + ", ".join(VOLUME_KINDS) + " must be set",
-            holds=lambda data: sum(kind in data for kind in VOLUME_KINDS) == 1,
-        ),
         Rule(
             cel=f"!(self.name in {cel_list(RESERVED_VOLUMES)})",
             message="name must not be that of a volume of costopt's own (" + ", ".join(RESERVED_VOLUMES) + ")",

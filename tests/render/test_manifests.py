@@ -25,7 +25,8 @@ from costopt.render.manifests import manifests
 from costopt.render.text import manifests_json, to_yaml
 from costopt.schema.job import CostOptJob
 from costopt.schema.replica import ReplicaSettings
-from costopt.schema.volumes import VOLUME_KINDS
+from costopt.schema.unions import UNIONS
+from costopt.schema.volumes import Volume
 
 TOLD_TO_A_LAUNCHER = {name for name in RESERVED_ENVIRONMENT if name.startswith("COSTOPT_")} - {
     ENV_LIFELINE_FD,  # by a supervisor, which pods do not have
@@ -137,7 +138,9 @@ def test_pods_meet_the_restricted_security_standard(name: str) -> None:
         assert container["securityContext"]["allowPrivilegeEscalation"] is False
         assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
         assert container["securityContext"]["readOnlyRootFilesystem"] is True
-    assert {kind for volume in pod(name)["volumes"] for kind in volume if kind != "name"} <= set(VOLUME_KINDS)
+    assert {kind for volume in pod(name)["volumes"] for kind in volume if kind != "name"} <= {
+        kind.key for kind in UNIONS[Volume]
+    }
     assert pod(name)["automountServiceAccountToken"] is False
 
 
