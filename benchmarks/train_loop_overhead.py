@@ -29,9 +29,10 @@ from costopt_trainer.data import TrainingData, sample_indices
 from costopt_trainer.models import build_model
 from costopt_trainer.training.loop import Stop, Training
 from costopt_trainer.training.meter import Meter
-from costopt_trainer.training.optimization import learning_rate, make_optimizer
+from costopt_trainer.training.optimizers import make_optimizer
 from costopt_trainer.training.parallel import Batch
 from costopt_trainer.training.process_group import ProcessGroup, join_process_group
+from costopt_trainer.training.schedules import learning_rate
 
 
 def make_recipe(total_steps: int) -> Recipe:
@@ -50,7 +51,7 @@ def make_recipe(total_steps: int) -> Recipe:
 
 def bare_loop(recipe: Recipe, data: TrainingData, model: nn.Module, device: torch.device) -> list[float]:
     """The loop as one would write it for this one case; returns when each step began, in seconds."""
-    optimizer = make_optimizer(recipe, model)
+    optimizer = make_optimizer(recipe.optimizer, model)
     batch_size = recipe.batch.global_batch_size
     began = []
     for step in range(recipe.total_steps):

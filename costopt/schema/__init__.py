@@ -9,7 +9,7 @@ job          CostOptJob and its spec
 storage      a job's claim: one that is there, or one to be made
 pods         what a user may add to the pods of a job
 volumes      further volumes of these pods
-recipe       the built-in trainer's settings
+recipe       the built-in trainer's settings; optimization: its optimizer and schedule
 compression  variants and their steps
 prices       PriceBook
 status       what a job's status carries

@@ -5,8 +5,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, StringConstraints
 from pydantic.alias_generators import to_camel
 
-from costopt.schema.base import DecimalString, Path, PlainData, Rule, Strict
+from costopt.schema.base import Path, PlainData, Rule, Strict
 from costopt.schema.defaults import with_defaults
+from costopt.schema.optimization import Optimizer, Schedule
 from costopt.schema.unions import UNIONS, tagged_union
 
 
@@ -182,38 +183,6 @@ class Batch(Strict):
     )
 
 
-class Optimizer(Strict):
-    """AdamW (Loshchilov and Hutter, arXiv 1711.05101). Weight decay is applied to matrices only."""
-
-    learning_rate: DecimalString = "1e-3"
-    """Peak learning rate, reached after the warm-up."""
-    weight_decay: DecimalString = "0.1"
-    """Decoupled weight decay."""
-    beta1: DecimalString = "0.9"
-    """Decay of the first moment; less than 1."""
-    beta2: DecimalString = "0.95"
-    """Decay of the second moment; less than 1."""
-    gradient_clip_norm: DecimalString = "1.0"
-    """Largest global gradient norm; larger gradients are scaled down to it. "0" switches clipping off."""
-
-    rules = (
-        Rule(
-            cel="double(self.beta1) < 1.0 && double(self.beta2) < 1.0",
-            message="beta1 and beta2 must be less than 1",
-            holds=lambda data: float(data["beta1"]) < 1 and float(data["beta2"]) < 1,
-        ),
-    )
-
-
-class Schedule(Strict):
-    """Linear warm-up, then cosine decay to the last step (SGDR without restarts, arXiv 1608.03983)."""
-
-    warmup_steps: Annotated[int, Field(ge=0, le=10**8)] = 0
-    """Steps of linear warm-up from 0 to learningRate."""
-    min_learning_rate: DecimalString = "0"
-    """Learning rate at the last step."""
-
-
 class Parallelism(Strict):
     """How the ranks share the work."""
 
@@ -254,7 +223,7 @@ class Recipe(Strict):
     total_steps: Annotated[int, Field(ge=1, le=10**8)]
     """Optimizer steps in all."""
     optimizer: Optimizer = Optimizer()
-    """AdamW's settings."""
+    """What turns gradients into steps."""
     schedule: Schedule = Schedule()
     """Learning-rate schedule."""
     precision: Literal["FP32", "BF16", "FP16"] = "FP32"

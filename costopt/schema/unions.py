@@ -87,7 +87,7 @@ def tagged_union(model: type[Model]) -> type[Model]:
     told = ", ".join(f"{member.key} for {member.word}" for member in required or members)
     demand = "exactly the settings that `type` names must" if required else "only the settings that `type` names may"
     rule = Rule(
-        cel=" && ".join(map(_cel_of, members)) or "true",
+        cel=" && ".join(map(_cel_of, members)),
         message=f"{demand} be set ({told})",
         holds=lambda data: all(_holds(member, data) for member in members),
     )

@@ -134,9 +134,21 @@ MISTAKES = [
     ),
     MistakeCase(
         "a beta of one",
-        in_job(f"{RECIPE}.optimizer", {"beta1": "1.0"}),
-        f"{RECIPE}.optimizer",
+        in_job(f"{RECIPE}.optimizer", {"adamW": {"beta1": "1.0"}}),
+        f"{RECIPE}.optimizer.adamW",
         "beta1 and beta2 must be less than 1",
+    ),
+    MistakeCase(
+        "an unknown optimizer",
+        in_job(f"{RECIPE}.optimizer", {"type": "SGD"}),
+        f"{RECIPE}.optimizer.type",
+        'Unsupported value: "SGD": supported values: "AdamW"',
+    ),
+    MistakeCase(
+        "an unknown schedule",
+        in_job(f"{RECIPE}.schedule", {"type": "Linear"}),
+        f"{RECIPE}.schedule.type",
+        'Unsupported value: "Linear": supported values: "Cosine"',
     ),
     MistakeCase(
         "warm-up longer than training",

@@ -3,7 +3,8 @@
 loop               the loop, on one page (read first)
 process_group      who this rank is among the others, and what ranks tell each other
 parallel           how ranks share a batch, or a model
-optimization       AdamW, its rate at each step, its state by name
+optimizers         the table of optimizers; their state by name
+schedules          the table of learning-rate schedules
 precision          number formats
 evaluation         the loss on held-out samples
 checkpoint         saving and resuming bit for bit; checkpoint_state: its JSON part

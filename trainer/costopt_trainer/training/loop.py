@@ -45,15 +45,11 @@ from costopt_trainer.training.checkpoint import (
 from costopt_trainer.training.checkpoint_state import fault_of_state, name_changes, refuse_other_training
 from costopt_trainer.training.evaluation import describe_results, validation_totals
 from costopt_trainer.training.meter import Meter, Reporter, figure, startup_ns
-from costopt_trainer.training.optimization import (
-    learning_rate,
-    load_optimizer_state,
-    make_optimizer,
-    named_optimizer_state,
-)
+from costopt_trainer.training.optimizers import load_optimizer_state, make_optimizer, named_optimizer_state
 from costopt_trainer.training.parallel import Batch, DataParallel, ModelParallel, Strategy, rehearse
 from costopt_trainer.training.precision import all_finite, autocast_for, gradient_scaler, slow_precision
 from costopt_trainer.training.process_group import ProcessGroup, join_process_group
+from costopt_trainer.training.schedules import learning_rate
 from costopt_trainer.training.stopping import Question, Stop
 
 
@@ -108,7 +104,7 @@ class Training:
         self.module = self.strategy.module
         normalized = [part for part in self.module.modules() if isinstance(part, nn.BatchNorm2d)]
         self.moving_averages = [average for part in normalized for average in part.buffers()]
-        self.optimizer = make_optimizer(recipe, self.module)
+        self.optimizer = make_optimizer(recipe.optimizer, self.module)
         split = isinstance(self.strategy, ModelParallel)
         self.scaler = gradient_scaler(recipe.precision, gang.device, gradients_are_split=split)
         # A rank takes an equal share of every global batch, in micro-batches: the rest is gradient accumulation.
@@ -169,7 +165,8 @@ class Training:
             with phase("LoadingCheckpoint") as pieces, checkpoints.loading(step):
                 module.load_state_dict(checkpoints.read_model(step, own.__contains__))
                 pieces.done()
-                load_optimizer_state(module, self.optimizer, checkpoints.read_optimizer(step, own.__contains__))
+                kept = checkpoints.read_optimizer(step, own.__contains__)
+                load_optimizer_state(recipe.optimizer, module, self.optimizer, kept)
             if state["scaler"] and self.scaler.is_enabled():
                 self.scaler.load_state_dict(state["scaler"])
             self.step = step

@@ -1,0 +1,165 @@
+"""Every row of the table of optimizers does what the training loop asks of it; a new one touches nothing else."""
+
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from builders.trainer import recipe, text_file
+from costopt.schema.base import DecimalString, Strict
+from costopt.schema.optimization import Optimizer
+from costopt.schema.recipe import Recipe
+from costopt.schema.unions import tagged_union
+from costopt_trainer.training.loop import Stop, Training
+from costopt_trainer.training.meter import Meter
+from costopt_trainer.training.optimizers import (
+    OPTIMIZERS,
+    factory_of,
+    load_optimizer_state,
+    make_optimizer,
+    named_optimizer_state,
+)
+from costopt_trainer.training.process_group import ProcessGroup
+
+ALONE = ProcessGroup(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+
+
+def take_steps(module: nn.Module, optimizer: torch.optim.Optimizer, numbers: range) -> None:
+    for number in numbers:
+        for group in optimizer.param_groups:
+            group["lr"] = 0.1 / number
+        inputs = torch.full((2, 3), float(number))
+        module(inputs).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_every_word_of_the_language_has_a_row_and_every_row_a_word() -> None:
+    assert set(typing.get_args(Optimizer.model_fields["type"].annotation)) == OPTIMIZERS.keys()
+
+
+@pytest.mark.parametrize("word", OPTIMIZERS)
+def test_an_optimizer_keeps_what_its_row_says_it_keeps(word: str) -> None:
+    settings, module = Optimizer.model_validate({"type": word}), network()
+    optimizer = make_optimizer(settings, module)
+    take_steps(module, optimizer, range(1, 3))
+    kept = named_optimizer_state(module, optimizer)
+    shapes = {
+        f"{name}/{key}": shape
+        for name, parameter in module.named_parameters()
+        for key, shape in factory_of(settings).state_shapes(parameter).items()
+    }
+    assert {name: tensor.shape for name, tensor in kept.items()} == shapes
+    assert all(tensor.is_floating_point() for tensor in kept.values())
+
+
+@pytest.mark.parametrize("word", OPTIMIZERS)
+def test_an_optimizer_with_the_state_of_another_goes_on_with_the_same_bits(word: str) -> None:
+    settings, whole, halves = Optimizer.model_validate({"type": word}), network(), network()
+    take_steps(whole, make_optimizer(settings, whole), range(1, 5))
+    first = make_optimizer(settings, halves)
+    take_steps(halves, first, range(1, 3))
+    second = make_optimizer(settings, halves)
+    load_optimizer_state(settings, halves, second, named_optimizer_state(halves, first))
+    take_steps(halves, second, range(3, 5))
+    assert same(whole.state_dict(), halves.state_dict())
+
+
+@pytest.mark.parametrize("word", OPTIMIZERS)
+def test_a_state_that_is_not_of_the_optimizer_is_refused(word: str) -> None:
+    settings, module = Optimizer.model_validate({"type": word}), network()
+    optimizer = make_optimizer(settings, module)
+    take_steps(module, optimizer, range(1, 2))
+    kept = named_optimizer_state(module, optimizer)
+    name = next(iter(kept))
+    for wrong in (
+        {key: tensor for key, tensor in kept.items() if key != name},
+        {**kept, name: torch.zeros(7)},
+        {**kept, name: kept[name].to(torch.int64)},
+        {**kept, name + "-other": kept[name]},
+    ):
+        with pytest.raises(ValueError, match=rf"the optimizer's state of 0.weight is not one of {word}"):
+            load_optimizer_state(settings, module, optimizer, wrong)
+
+
+class SGD(Strict):
+    """torch's own, with momentum."""
+
+    momentum: DecimalString = "0.9"
+
+
+@tagged_union
+class LongerOptimizer(Optimizer):
+    """What the language would have with one more optimizer."""
+
+    type: Literal["AdamW", "SGD"] = "AdamW"  # type: ignore[assignment]
+    sgd: SGD | None = None
+
+
+class LongerRecipe(Recipe):
+    optimizer: LongerOptimizer = LongerOptimizer()
+
+
+class SGDFactory:
+    def make(self, settings: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        assert isinstance(settings, LongerOptimizer)
+        own = settings.sgd or SGD()
+        return torch.optim.SGD(groups, lr=float(settings.learning_rate), momentum=float(own.momentum))
+
+    def state_shapes(self, parameter: Tensor) -> Mapping[str, torch.Size]:
+        return {"momentum_buffer": parameter.shape}
+
+
+FACTORY = SGDFactory()
+
+
+def test_one_more_optimizer_is_settings_a_factory_and_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPTIMIZERS, "SGD", f"{__name__}:FACTORY")
+    asked = {"type": "SGD", "learningRate": "0.05", "sgd": {"momentum": "0.5"}}
+    plain = {**recipe(text_file(tmp_path), totalSteps=8).to_plain(), "optimizer": asked}
+    settings = LongerRecipe.model_validate(plain)
+
+    def training(folder: str) -> Training:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        begun = Training(settings, tmp_path / folder, ALONE, Meter(), Stop(), job="test")
+        begun.resume()
+        return begun
+
+    whole = training("whole")
+    whole.run()
+    assert isinstance(whole.optimizer, torch.optim.SGD)
+    assert whole.progress.learning_rate == "0"
+
+    halves = training("halves")
+    stop_after(halves, 5)
+    with pytest.raises(SystemExit):
+        halves.run()
+    resumed = training("halves")
+    assert resumed.step == 5
+    resumed.run()
+    assert same(whole.module.state_dict(), resumed.module.state_dict())
+    assert same(
+        named_optimizer_state(whole.module, whole.optimizer), named_optimizer_state(resumed.module, resumed.optimizer)
+    )
+
+
+def stop_after(training: Training, step: int) -> None:
+    """Ask the training for an early end when it has done that many steps."""
+
+    def ask(*_: object) -> None:
+        training.stop.asked = training.stop.asked or training.step + 1 == step
+
+    training.optimizer.register_step_post_hook(ask)

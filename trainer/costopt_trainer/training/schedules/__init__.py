@@ -1,0 +1,34 @@
+"""Learning-rate schedules: a new one is a word (and its settings) in the schema, a file here, and a row in the table.
+
+cosine       warm-up, then a cosine
+
+SCHEDULES    the word in the manifest -> where its RateSchedule is
+RateSchedule         what each row fulfils
+learning_rate        recipe and step -> rate
+"""
+
+from importlib import import_module
+from typing import Protocol, cast
+
+from costopt.schema.optimization import Schedule
+from costopt.schema.recipe import Recipe
+
+SCHEDULES: dict[str, str] = {
+    "Cosine": "costopt_trainer.training.schedules.cosine:cosine",
+}
+"""Imported when a recipe names it."""
+
+
+class RateSchedule(Protocol):
+    """The learning rate of a step, from nothing but its arguments: a resumed training asks again."""
+
+    def __call__(self, settings: Schedule, *, peak: float, total_steps: int, step: int) -> float:
+        """Rate of `step`, from 1 to `total_steps`; `peak` is optimizer.learningRate."""
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Learning rate of a step, counted from 1."""
+    module, _, name = SCHEDULES[recipe.schedule.type].partition(":")
+    schedule = cast(RateSchedule, getattr(import_module(module), name))
+    peak = float(recipe.optimizer.learning_rate)
+    return schedule(recipe.schedule, peak=peak, total_steps=recipe.total_steps, step=step)
