@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from pydantic.fields import FieldInfo
 
-from costopt.schema.base import PlainData, Rule, Strict, field_key, nested_model
+from costopt.schema.base import PlainData, Rule, Strict, field_key
 
 Model = typing.TypeVar("Model", bound=Strict)
 
@@ -119,8 +119,9 @@ def _may_be_none(field: FieldInfo) -> bool:
 
 
 def _settings_in(field: FieldInfo) -> type[Strict] | None:
-    """The class of settings that may be left out; None for any other field."""
-    return nested_model(field.annotation) if _may_be_none(field) else None
+    """The class of settings that may be left out; None for any other field, such as a list of settings."""
+    models = (one for one in typing.get_args(field.annotation) if isinstance(one, type) and issubclass(one, Strict))
+    return next(models, None) if _may_be_none(field) else None
 
 
 def _listed(names: list[str]) -> str:
