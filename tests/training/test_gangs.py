@@ -125,7 +125,7 @@ def test_two_ranks_have_the_losses_of_one_process(name: str, pair: Trained) -> N
 def test_an_overflow_on_one_rank_of_a_pipeline_skips_the_step_on_all(pair: Trained) -> None:
     checkpoint = pair.folder / "overflow" / "checkpoints" / "step-00000008"
     assert json.loads((checkpoint / "state.json").read_text())["scaler"]["scale"] == 2.0**15, "rank 0 has halved it too"
-    optimizer = read_tensors(checkpoint, "optimizer-*", lambda name: name.endswith("/step"))
+    optimizer = read_tensors(checkpoint, "optimizer", lambda name: name.endswith("/step"))
     assert len(optimizer) > 10
     assert {float(steps) for steps in optimizer.values()} == {7.0}
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load
 
 from builders.compress import SHAPES, apply, dynamic, example_inputs, fresh_model
 from builders.trainer import recipe, text_file, train_here, written
@@ -28,6 +29,7 @@ from costopt_trainer.launch.rank_error import RankError, read_error
 from costopt_trainer.launch.termination_message import read_progress, read_report
 from costopt_trainer.models.artifact import load_model, save_model
 from costopt_trainer.replica_settings import read_settings
+from costopt_trainer.storage.tensor_pieces import describe, shards_of
 from costopt_trainer.training.checkpoint import Checkpoints
 from costopt_trainer.training.checkpoint_state import fault_of_state
 from costopt_trainer.training.meter import Reporter
@@ -84,12 +86,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sign(checkpoint: Path) -> None:
-    """Make a manifest's hashes right: whoever can write the files can write it too."""
+    """Make a manifest's hashes and tensors right: whoever can write the files can write it too."""
     path = checkpoint / "manifest.json"
     manifest = json.loads(path.read_bytes())
+    manifest["tensors"] = {}
     for name in manifest["files"]:
         content = (checkpoint / name).read_bytes()
         manifest["files"][name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        if name.endswith(".safetensors"):
+            held = {key: describe(shards_of(tensor)[0], name) for key, tensor in load(content).items()}
+            manifest["tensors"][name.partition("-")[0]] = held
     path.write_text(json.dumps(manifest))
 
 
@@ -130,6 +136,7 @@ def test_a_checkpoint_is_whole_or_passed_over_whatever_its_json_says(
         assert "can be used; the checkpoint of step 8 cannot be used (" in sentence
     elif found == [8]:  # then a training can go on from it
         Progress.model_validate({**checkpoints.read_state(8)["progress"], "totalSteps": 8})
+        checkpoints.read_model(8)
 
 
 @settings(max_examples=100)

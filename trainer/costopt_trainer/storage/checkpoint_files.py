@@ -1,37 +1,55 @@
 """A checkpoint's files: written so that they last, and read so that damage shows.
 
-write_file, write_tensors    new file, synced -> its record in the manifest
+write_file, write_tensors    new files, synced -> their records in the manifest
+manifest_content             all records -> the manifest, if it is one that can be read
 damage_in                    what is wrong with a checkpoint, in words
-read_tensors                 tensors by name, from all files of a kind
+read_tensors                 tensors of a kind by name, or a region of each, put together from their pieces
 storage_folder               one of our folders in a storage, made if need be
 remove                       a folder is gone at once or still whole
 not_writable                 is a failed write worth another try?
 """
 
 import errno
-import fnmatch
 import hashlib
+import json
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from safetensors import safe_open
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from costopt.hostile import Hostile, make_folder, open_file, read_json, real_folder
 from costopt_trainer.errors import NotRetryable
+from costopt_trainer.storage.tensor_pieces import (
+    DTYPES,
+    Box,
+    Piece,
+    PlainTensors,
+    Shard,
+    StoredTensor,
+    describe,
+    merge_tensors,
+    parse_tensors,
+    shards_of,
+)
 
 FileRecord = dict[str, int | str]
 """What a manifest says of a file: `size` in bytes, `sha256` in hexadecimal."""
 
 FORMAT = "costopt-checkpoint"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version 1 had no table of tensors: each was whole, and in the file whose header named it. It is still read."""
 MANIFEST_FILE = "manifest.json"
+MAX_MANIFEST_BYTES = 2**24
+"""A tensor takes about 200 bytes, so this is for eighty thousand."""
 
 MAX_FILE_BYTES = 2**30
 """Tensors are serialised to memory and then written, so this bounds what saving needs beside them (a larger tensor has
@@ -56,6 +74,16 @@ _FOR_GOOD = {
 """Errors of a write that a restart would only meet again; others (a network file system's EIO) may pass."""
 
 
+@dataclass(frozen=True)
+class Manifest:
+    """What a manifest says."""
+
+    files: dict[str, tuple[int, str]]
+    """Size and sha256 of each file."""
+    tensors: dict[str, dict[str, StoredTensor]] | None
+    """Those of each kind, by name; None in version 1, where only the files know."""
+
+
 def damage_in(
     checkpoint: Path, step: int, job: str | None = None, on_block: Callable[[], object] = lambda: None
 ) -> str | None:
@@ -64,51 +92,111 @@ def damage_in(
     `on_block` is called after each part of a file that has been read.
     """
     try:
-        files = _manifest(checkpoint, step, job)
+        manifest = _read_manifest(checkpoint, step, job)
     except OSError as error:
         return f"{MANIFEST_FILE}: {error.strerror}"
     except Hostile as error:
         return str(error)
-    for name, (size, digest) in files.items():
+    expected = _pieces_by_file(manifest)
+    for name, (size, digest) in manifest.files.items():
         try:
             with open_file(checkpoint / name) as stream:
                 if os.fstat(stream.fileno()).st_size != size:
                     return f"{name} has {os.fstat(stream.fileno()).st_size} bytes instead of {size}"
                 if _digest(stream, on_block) != digest:
                     return f"{name} has other contents than were written"
+            if name in expected and (damage := _damage_in_header(checkpoint / name, expected[name])):
+                return damage
         except OSError as error:
             return f"{name}: {error.strerror}"
+        except SafetensorError:
+            return f"{name} is no file of tensors"
         except Hostile as error:
             return f"{name} {error}"
     return None
 
 
-def _manifest(checkpoint: Path, step: int | None = None, job: str | None = None) -> dict[str, tuple[int, str]]:
-    """Size and sha256 of each file, as a checkpoint's manifest tells them; `step`, `job`: those it must be of.
+def _pieces_by_file(manifest: Manifest) -> dict[str, list[tuple[Piece, str]]]:
+    """File -> the pieces that the manifest has in it, each with its tensor's dtype."""
+    pieces: dict[str, list[tuple[Piece, str]]] = {}
+    for tensors in (manifest.tensors or {}).values():
+        for tensor in tensors.values():
+            for piece in tensor.pieces:
+                pieces.setdefault(piece.file, []).append((piece, tensor.dtype))
+    return pieces
 
-    A manifest without a job was written before they were told. Raises OSError, and Hostile with what is wrong.
-    """
+
+def _damage_in_header(path: Path, expected: Sequence[tuple[Piece, str]]) -> str | None:
+    """What differs between a file of tensors and the pieces that should be in it, in words. Raises SafetensorError."""
+    with safe_open(path, framework="pt") as file:
+        keys = set(file.keys())
+        for piece, dtype in expected:
+            if piece.key not in keys:
+                return f"{path.name} lacks the tensor {piece.key[:80]!r}"
+            stored = file.get_slice(piece.key)
+            if (stored.get_dtype(), tuple(stored.get_shape())) != (dtype, piece.box.shape):
+                return f"{path.name} has {piece.key[:80]!r} with another dtype or shape than {MANIFEST_FILE} says"
+    return None
+
+
+def _read_manifest(checkpoint: Path, step: int | None = None, job: str | None = None) -> Manifest:
+    """A checkpoint's manifest; `step`, `job`: those it must be of. Raises OSError, and Hostile with what is wrong."""
     real_folder(checkpoint)
     try:
-        manifest = read_json(checkpoint / MANIFEST_FILE)
+        plain = read_json(checkpoint / MANIFEST_FILE, max_bytes=MAX_MANIFEST_BYTES)
     except Hostile as error:
         raise Hostile(f"{MANIFEST_FILE} {error}") from error
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+    return _parse_manifest(plain, step, job)
+
+
+def _parse_manifest(plain: Any, step: int | None, job: str | None) -> Manifest:
+    """The manifest in JSON data. One without a job was written before jobs were told. Raises Hostile."""
+    if not isinstance(plain, dict) or not isinstance(plain.get("files"), dict):
         raise Hostile(f"{MANIFEST_FILE} is not a manifest")
-    if manifest.get("format") != FORMAT or manifest.get("version") != FORMAT_VERSION:
-        raise Hostile(f"{MANIFEST_FILE} is of another format than {FORMAT} {FORMAT_VERSION}")
-    if step is not None and manifest.get("step") != step:
+    version = plain.get("version")
+    if plain.get("format") != FORMAT or type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+        raise Hostile(f"{MANIFEST_FILE} is of another format than {FORMAT} 1 to {FORMAT_VERSION}")
+    if step is not None and plain.get("step") != step:
         raise Hostile(f"{MANIFEST_FILE} is of another step")
-    if job is not None and manifest.get("job", job) != job:
-        raise Hostile(f"it is of another job, {str(manifest['job'])[:80]!r}")
+    if job is not None and plain.get("job", job) != job:
+        raise Hostile(f"it is of another job, {str(plain['job'])[:80]!r}")
     files = {}
-    for name, record in manifest["files"].items():
+    for name, record in plain["files"].items():
         if _FILE_NAME.fullmatch(name) is None:
             raise Hostile(f"{MANIFEST_FILE} names a file that is none of a checkpoint, {name[:80]!r}")
         if not isinstance(record, dict) or type(record.get("size")) is not int or type(record.get("sha256")) is not str:
             raise Hostile(f"{MANIFEST_FILE} is not a manifest")
         files[name] = (record["size"], record["sha256"])
-    return files
+    if version == 1:
+        return Manifest(files, None)
+    try:
+        return Manifest(files, parse_tensors(plain.get("tensors"), files))
+    except Hostile as error:
+        raise Hostile(f"{MANIFEST_FILE} {error}") from error
+
+
+def manifest_content(step: int, job: str, files: Mapping[str, FileRecord], tensors: PlainTensors) -> bytes:
+    """The manifest of a checkpoint, never one that could not be read again.
+
+    Raises NotRetryable("CheckpointNotWritable") if it is too long, and Hostile if the pieces are not those of tensors.
+    """
+    plain = {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "job": job,
+        "step": step,
+        "files": dict(files),
+        "tensors": tensors,
+    }
+    content = json.dumps(plain, separators=(",", ":"), sort_keys=True, allow_nan=False).encode()
+    if len(content) > MAX_MANIFEST_BYTES:
+        raise NotRetryable(
+            "CheckpointNotWritable",
+            f"{MANIFEST_FILE} would have {len(content)} bytes for the pieces of all tensors, more than "
+            f"{MAX_MANIFEST_BYTES}: use fewer ranks or larger tensors",
+        )
+    _parse_manifest(plain, step, job)
+    return content
 
 
 def _digest(stream: BinaryIO, on_block: Callable[[], object]) -> str:
@@ -140,50 +228,110 @@ def write_file(path: Path, content: bytes) -> FileRecord:
 
 
 def write_tensors(
-    folder: Path, kind: str, rank: int, tensors: Mapping[str, Tensor], on_file: Callable[[], object] = lambda: None
-) -> dict[str, FileRecord]:
-    """Write tensors as `<kind>-<rank>-<number>.safetensors`; returns the files' records by name. Raises OSError.
+    folder: Path,
+    kind: str,
+    rank: int,
+    tensors: Mapping[str, Tensor | Sequence[Shard]],
+    on_file: Callable[[], object] = lambda: None,
+) -> tuple[dict[str, FileRecord], PlainTensors]:
+    """Write what a rank holds of tensors as `<kind>-<rank>-<number>.safetensors`; returns what the manifest says of it.
 
-    `on_file` is called after each.
+    `on_file` is called after each file. Raises OSError.
 
     Copies from a GPU: a host-device sync point.
     """
-    records = {}
+    files: dict[str, FileRecord] = {}
+    tables: list[PlainTensors] = []
     for number, group in enumerate(_groups(tensors)):
         name = f"{kind}-{rank:05d}-{number:05d}.safetensors"
         # Serialised here, not by safetensors' own writer, whose errors have no errno.
-        records[name] = write_file(folder / name, save(group))
+        content = save({key: shard.tensor.detach().cpu().contiguous() for key, shard in group.items()})
+        files[name] = write_file(folder / name, content)
+        tables += [{kind: {key: describe(shard, name)}} for key, shard in group.items()]
         on_file()
-    return records
+    return files, merge_tensors(tables)
 
 
-def _groups(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    group: dict[str, Tensor] = {}
+def _groups(tensors: Mapping[str, Tensor | Sequence[Shard]]) -> Iterator[dict[str, Shard]]:
+    """The shards of each file: as many as fit, and at most one of each tensor, for it has the tensor's name there."""
+    group: dict[str, Shard] = {}
     size = 0
-    for name, tensor in tensors.items():
-        if group and size + tensor.nbytes > MAX_FILE_BYTES:
-            yield group
-            group, size = {}, 0
-        group[name] = tensor.detach().cpu().contiguous()
-        size += tensor.nbytes
+    for name, held in tensors.items():
+        for shard in shards_of(held):
+            if group and (name in group or size + shard.tensor.nbytes > MAX_FILE_BYTES):
+                yield group
+                group, size = {}, 0
+            group[name] = shard
+            size += shard.tensor.nbytes
     if group:
         yield group
 
 
-def read_tensors(folder: Path, pattern: str, wanted: Callable[[str], bool] | None = None) -> dict[str, Tensor]:
-    """Tensors by name, those wanted (None: all), merged from the checkpoint's files that match `pattern`; on the CPU.
+def read_tensors(
+    folder: Path,
+    kind: str,
+    wanted: Callable[[str], bool] | None = None,
+    region: Callable[[str, tuple[int, ...]], Box] | None = None,
+) -> dict[str, Tensor]:
+    """Tensors of a kind by name, those wanted (None: all); on the CPU.
 
-    A file that the manifest does not name is none of the checkpoint. Raises OSError, ValueError or SafetensorError if a
-    file is not there or none of tensors.
+    `region` says, for a name and a global shape, which block of the tensor is read (None: the whole); no other bytes
+    are. A file that the manifest does not name is none of the checkpoint. Raises OSError, ValueError or
+    SafetensorError if a file is not there or none of tensors.
     """
+    stored = _stored_tensors(folder, kind)
+    boxes: dict[str, Box] = {}
     tensors: dict[str, Tensor] = {}
-    for file_name in sorted(fnmatch.filter(_manifest(folder), f"{pattern}.safetensors")):
+    for name, tensor in stored.items():
+        if wanted is None or wanted(name):
+            boxes[name] = Box.whole(tensor.shape) if region is None else region(name, tensor.shape)
+            if not boxes[name].is_within(Box.whole(tensor.shape)):
+                raise ValueError(f"{boxes[name]} is not a part of {name}, which has the shape {tensor.shape}")
+    for file_name, pieces in sorted(_needed(stored, boxes).items()):
         open_file(folder / file_name).close()  # no link, no pipe: what follows opens whatever is there
         with safe_open(folder / file_name, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118  it is no mapping
-                if wanted is None or wanted(name):
-                    tensors[name] = file.get_tensor(name)
+            for name, piece in pieces:
+                box = boxes[name]
+                if piece.box == box:
+                    tensors[name] = file.get_tensor(piece.key)
+                    continue
+                if name not in tensors:
+                    tensors[name] = torch.empty(box.shape, dtype=DTYPES[stored[name].dtype])
+                part = piece.box.intersection(box)
+                tensors[name][part.slices_in(box)] = file.get_slice(piece.key)[part.slices_in(piece.box)]
+    for name in boxes.keys() - tensors.keys():
+        tensors[name] = torch.empty(boxes[name].shape, dtype=DTYPES[stored[name].dtype])  # without elements
     return tensors
+
+
+def _needed(stored: Mapping[str, StoredTensor], boxes: Mapping[str, Box]) -> dict[str, list[tuple[str, Piece]]]:
+    """File -> names and pieces to read from it: of each tensor in `boxes` those that hold a part, one of each copy."""
+    needed: dict[str, list[tuple[str, Piece]]] = {}
+    for name, box in boxes.items():
+        distinct = {piece.box: piece for piece in stored[name].pieces}
+        for piece in distinct.values():
+            if piece.box.intersection(box).size:
+                needed.setdefault(piece.file, []).append((name, piece))
+    return needed
+
+
+def _stored_tensors(folder: Path, kind: str) -> dict[str, StoredTensor]:
+    """The tensors of a kind in a checkpoint, by name, as its manifest or, in version 1, its files name them."""
+    manifest = _read_manifest(folder)
+    if manifest.tensors is not None:
+        return manifest.tensors[kind]
+    stored: dict[str, StoredTensor] = {}
+    for file_name in sorted(name for name in manifest.files if name.startswith(f"{kind}-")):
+        open_file(folder / file_name).close()
+        # Random states had no rank in their names, but in that of their file.
+        prefix = f"{int(file_name.split('-')[1])}/" if kind == "random" else ""
+        with safe_open(folder / file_name, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118  it is no mapping
+                header = file.get_slice(key)
+                shape = tuple(header.get_shape())
+                piece = Piece(file_name, key, Box.whole(shape))
+                stored[prefix + key] = StoredTensor(header.get_dtype(), shape, (piece,))
+    return stored
 
 
 def storage_folder(path: Path) -> Path:

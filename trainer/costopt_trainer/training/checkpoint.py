@@ -3,16 +3,18 @@
     checkpoints/step-00000040/      one folder per checkpoint
         model-00000-00000.safetensors       parameters and buffers: writing rank, number of the file
         optimizer-00000-00000.safetensors   "<parameter>/<name>" -> tensor
-        random-00000-00000.safetensors      states of the rank's random generators
+        random-00000-00000.safetensors      "<rank>/<device>" -> state of a random generator
         state.json                          step, samples consumed, scaler, latest figures, and what was trained on what
-        manifest.json                       size and SHA-256 of each of the others; written last
+        manifest.json                       size and SHA-256 of each of the others, and of each tensor the global shape
+                                            and which piece of it is in which file; written last
         evaluation.json                     figures of the evaluation that was due, once it is done
 
     Checkpoints         write, find and read them, all ranks together
     random_state, restore_random_state
 
 A checkpoint is written under a temporary name, synced, then renamed: a kill at any moment leaves the ones before
-whole. Older ones go only after that. Tensors are merged by name, so it does not matter how many ranks wrote them.
+whole. Older ones go only after that. Tensors are put together from their pieces, so that it does not matter how many
+ranks wrote them, nor how these had shared them out.
 Nothing is pickled, so that reading a checkpoint never runs code that came with it. It names its job; one of another
 job, one that is a link, or whose manifest or state is not such, is passed over like a damaged one.
 """
@@ -23,7 +25,7 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,11 +39,10 @@ from costopt.hostile import read_json
 from costopt_trainer.errors import NotRetryable, first_line, memory_reason
 from costopt_trainer.phases import phase
 from costopt_trainer.storage.checkpoint_files import (
-    FORMAT,
-    FORMAT_VERSION,
     MANIFEST_FILE,
     FileRecord,
     damage_in,
+    manifest_content,
     not_writable,
     read_tensors,
     remove,
@@ -49,6 +50,7 @@ from costopt_trainer.storage.checkpoint_files import (
     write_file,
     write_tensors,
 )
+from costopt_trainer.storage.tensor_pieces import KINDS, PlainTensors, Shard, merge_tensors
 from costopt_trainer.training.checkpoint_state import evaluation_of
 from costopt_trainer.training.process_group import ProcessGroup
 
@@ -61,11 +63,11 @@ _LEFTOVER = re.compile(r"\.step-.*")
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What one rank puts into a checkpoint."""
+    """What one rank puts into a checkpoint. Of a tensor it may hold the whole, or some shards."""
 
-    model: Mapping[str, Tensor]
+    model: Mapping[str, Tensor | Sequence[Shard]]
     """Parameters and buffers by name; empty on a rank whose part another one writes."""
-    optimizer: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor | Sequence[Shard]]
     """Optimizer state by "<parameter>/<name>"; empty likewise."""
     random: Mapping[str, Tensor]
     """States of this rank's random generators, uint8."""
@@ -184,17 +186,17 @@ class Checkpoints:
 
     def read_model(self, step: int, wanted: Callable[[str], bool] | None = None) -> dict[str, Tensor]:
         """Parameters and buffers whose names are wanted (None: of the whole model), from the files of all ranks."""
-        return read_tensors(self.folder / folder_name(step), "model-*", wanted)
+        return read_tensors(self.folder / folder_name(step), "model", wanted)
 
     def read_optimizer(self, step: int, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
         """The optimizer's tensors of the parameters that are wanted, by "<parameter>/<name>"."""
-        return read_tensors(
-            self.folder / folder_name(step), "optimizer-*", lambda name: wanted(name.rpartition("/")[0])
-        )
+        return read_tensors(self.folder / folder_name(step), "optimizer", lambda name: wanted(name.rpartition("/")[0]))
 
     def read_random(self, step: int) -> dict[str, Tensor]:
         """This rank's random states; empty if no rank of this number wrote any."""
-        return read_tensors(self.folder / folder_name(step), f"random-{self._gang.rank:05d}-*")
+        own = f"{self._gang.rank}/"
+        states = read_tensors(self.folder / folder_name(step), "random", lambda name: name.startswith(own))
+        return {name.removeprefix(own): state for name, state in states.items()}
 
     def save(self, step: int, snapshot: Snapshot) -> None:
         """Write a checkpoint and, once it is complete, remove those no longer kept.
@@ -204,21 +206,30 @@ class Checkpoints:
         """
         rank, final = self._gang.rank, self.folder / folder_name(step)
         partial = self.folder / f".{final.name}.partial"
-        written: dict[str, FileRecord] = {}
+        files: dict[str, FileRecord] = {}
+        tables: list[PlainTensors] = []
 
         def begin() -> None:
             remove(partial)
             partial.mkdir()
 
         def write_part() -> None:
-            for kind in ("model", "optimizer", "random"):
-                written.update(write_tensors(partial, kind, rank, getattr(snapshot, kind), pieces.done))
+            random = {f"{rank}/{name}": state for name, state in snapshot.random.items()}
+            for kind, held in zip(KINDS, (snapshot.model, snapshot.optimizer, random), strict=True):
+                records, table = write_tensors(partial, kind, rank, held, pieces.done)
+                files.update(records)
+                tables.append(table)
             if rank == 0:
-                written[STATE_FILE] = write_file(partial / STATE_FILE, _to_json(snapshot.state))
+                files[STATE_FILE] = write_file(partial / STATE_FILE, _to_json(snapshot.state))
 
         def finish() -> None:
-            manifest = {"format": FORMAT, "version": FORMAT_VERSION, "job": self._job, "step": step, "files": files}
-            write_file(partial / MANIFEST_FILE, _to_json(manifest))
+            manifest = manifest_content(
+                step,
+                self._job,
+                {name: record for records, _ in written for name, record in records.items()},
+                merge_tensors(table for _, table in written),
+            )
+            write_file(partial / MANIFEST_FILE, manifest)
             sync_folder(partial)
             remove(final)  # only there if it was passed over as damaged
             partial.rename(final)
@@ -228,7 +239,7 @@ class Checkpoints:
             try:
                 self._together(begin, rank_0_only=True)
                 self._together(write_part)
-                files = {name: record for part in self._gang.gather(written) for name, record in part.items()}
+                written = self._gang.gather((files, merge_tensors(tables)))
                 self._together(finish, rank_0_only=True)
             except Exception:
                 if rank == 0:

@@ -31,7 +31,7 @@ COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 once all the same, by its launcher."""
 
 MAX_MESSAGE_BYTES = 2**22
-"""Longest JSON that one rank tells another: the records of ten thousand files."""
+"""Longest JSON that one rank tells another: the records of a checkpoint's twenty thousand tensors."""
 MAX_SENTENCE = 10_000
 """Characters of an error that the other ranks are told."""
 
