@@ -109,6 +109,7 @@ class NormalizeUnicode(Strict):
     letters, superscripts and the like become plain ones besides, which a reader does see."""
 
 
+@tagged_union
 class Transform(Strict):
     """One change of documents before they become tokens."""
 

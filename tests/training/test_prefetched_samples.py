@@ -113,18 +113,21 @@ def test_a_process_whose_training_is_told_to_end_ends(text: Path, tmp_path: Path
 def test_reading_that_goes_on_while_a_step_is_taken_is_no_wait_for_data(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Time goes by only while samples are read: a second for those of each step."""
-    seconds, read = [0], [threading.Event() for _ in range(8)]
+    """Time goes by only while samples are read: a second for those of each step, while the one before is taken."""
+    seconds, read, taken = [0], [threading.Event() for _ in range(8)], [threading.Event() for _ in range(8)]
     original = train.Training.batches_at, train.Training.take_step
 
     def batches_at(self: train.Training, position: int) -> Any:
         batches = original[0](self, position)
+        step = position // 8
         if self.stop.in_steps:
+            assert step == 0 or taken[step - 1].wait(PATIENCE)
             seconds[0] += 1
-            read[position // 8].set()
+            read[step].set()
         return batches
 
     def take_step(self: train.Training, *step: Any) -> None:
+        taken[self.step].set()
         for samples in read[self.step + 1 : self.step + 2]:
             assert samples.wait(PATIENCE)
         original[1](self, *step)
