@@ -9,6 +9,7 @@ job          CostOptJob and its spec
 storage      a job's claim: one that is there, or one to be made
 pods         what a user may add to the pods of a job
 volumes      further volumes of these pods
+degrees      how the degrees of parallelism share out the ranks
 recipe       the built-in trainer's settings; optimization: its optimizer and schedule
 compression  variants and their steps
 prices       PriceBook

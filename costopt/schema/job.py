@@ -17,6 +17,14 @@ from costopt.schema.base import (
     list_map_keys,
 )
 from costopt.schema.compression import Variant
+from costopt.schema.degrees import (
+    UNFIT_DEGREES,
+    cel_data_parallel_ranks,
+    cel_degree,
+    cel_degrees_fit,
+    data_parallel_ranks,
+    fault_of_degrees,
+)
 from costopt.schema.pods import PodOverrides
 from costopt.schema.recipe import LAYERS_FIELDS, Recipe, cel_num_layers, num_layers
 from costopt.schema.resources import NodeResources, gpus_per_node
@@ -51,11 +59,16 @@ def processes_per_node(train: PlainData) -> int:
     return int(train.get("processesPerNode") or gpus_per_node(train["resourcesPerNode"]) or 1)
 
 
-def data_parallel_size(train: PlainData) -> int:
-    """Ranks that each take a share of the batch: all of them, except in ModelParallel, which has one pipeline."""
-    if train["recipe"]["parallelism"]["strategy"] == "ModelParallel":
-        return 1
-    return int(train["numNodes"]) * processes_per_node(train)
+def _world_size(train: PlainData) -> int:
+    """Ranks of plain `spec.train` data with defaults. Raises ValueError where a mistake leaves none."""
+    ranks = int(train["numNodes"]) * processes_per_node(train)
+    if ranks < 1:
+        raise ValueError("there must be at least one rank")
+    return ranks
+
+
+def _degrees_fit(train: PlainData) -> bool:
+    return "recipe" not in train or fault_of_degrees(_world_size(train), train["recipe"]["parallelism"]) is None
 
 
 def _batch_divides(train: PlainData) -> bool:
@@ -63,13 +76,14 @@ def _batch_divides(train: PlainData) -> bool:
         return True
     batch = train["recipe"]["batch"]
     micro_batches, rest = divmod(batch["globalBatchSize"], batch["microBatchSize"])
-    return bool(rest != 0 or micro_batches % data_parallel_size(train) == 0)  # a rest is Batch's own mistake
+    shares = data_parallel_ranks(_world_size(train), train["recipe"]["parallelism"])
+    return bool(rest != 0 or micro_batches % shares == 0)  # a rest is Batch's own mistake
 
 
 def _layers_suffice(train: PlainData) -> bool:
-    if "recipe" not in train or train["recipe"]["parallelism"]["strategy"] != "ModelParallel":
+    if "recipe" not in train:
         return True
-    return num_layers(train["recipe"]["model"]) >= int(train["numNodes"]) * processes_per_node(train)
+    return num_layers(train["recipe"]["model"]) >= int(train["recipe"]["parallelism"]["pipeline"])
 
 
 _GPUS = (
@@ -79,7 +93,11 @@ _GPUS = (
     "? int(string(self.resourcesPerNode.limits['nvidia.com/gpu'])) : 0)"
 )
 _PROCESSES = f"(has(self.processesPerNode) ? self.processesPerNode : {_GPUS} > 0 ? {_GPUS} : 1)"
-_MODEL_PARALLEL = "(has(self.recipe.parallelism) && self.recipe.parallelism.strategy == 'ModelParallel')"
+_WORLD_SIZE = f"(self.numNodes * {_PROCESSES})"
+_PIPELINE = cel_degree("self.recipe", "pipeline")
+_DEGREES_FIT = cel_degrees_fit(_WORLD_SIZE, "self.recipe")
+_NO_RANKS = f"!has(self.recipe) || self.numNodes < 1 || {_PROCESSES} < 1 || {_PIPELINE} < 1"
+"""Other mistakes, after which there are no ranks to share out."""
 
 
 @one_of(recipe="the built-in trainer", command="your own program")
@@ -116,19 +134,22 @@ class Train(Strict):
             ),
         ),
         Rule(
-            cel="!has(self.recipe) || self.numNodes < 1 || has(self.processesPerNode) && self.processesPerNode < 1 || "
-            "self.recipe.batch.microBatchSize < 1 || "
+            cel=f"{_NO_RANKS} || {_DEGREES_FIT}",
+            message=UNFIT_DEGREES,
+            holds=_degrees_fit,
+        ),
+        Rule(
+            cel=f"{_NO_RANKS} || !{_DEGREES_FIT} || self.recipe.batch.microBatchSize < 1 || "
             "self.recipe.batch.globalBatchSize % self.recipe.batch.microBatchSize != 0 || "
-            "self.recipe.batch.globalBatchSize % (self.recipe.batch.microBatchSize * "
-            f"({_MODEL_PARALLEL} ? 1 : self.numNodes * {_PROCESSES})) == 0",
+            "self.recipe.batch.globalBatchSize / self.recipe.batch.microBatchSize % "
+            f"{cel_data_parallel_ranks(_WORLD_SIZE, 'self.recipe')} == 0",
             message="recipe.batch.globalBatchSize must be a multiple of microBatchSize times the data-parallel ranks "
-            "(numNodes times processesPerNode; 1 for ModelParallel)",
+            "(numNodes times processesPerNode, divided by parallelism.pipeline)",
             holds=_batch_divides,
         ),
         Rule(
-            cel=f"!has(self.recipe) || !{_MODEL_PARALLEL} || {cel_num_layers('self.recipe.model')} >= self.numNodes * "
-            f"{_PROCESSES}",
-            message=f"ModelParallel needs at least one layer ({LAYERS_FIELDS}) for each rank",
+            cel=f"!has(self.recipe) || {cel_num_layers('self.recipe.model')} >= {_PIPELINE}",
+            message=f"recipe.parallelism.pipeline must be at most the layers of the model ({LAYERS_FIELDS})",
             holds=_layers_suffice,
         ),
     )

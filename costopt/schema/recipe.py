@@ -185,13 +185,16 @@ class Batch(Strict):
 
 
 class Parallelism(Strict):
-    """How the ranks share the work."""
+    """How the ranks share the work. The product of the degrees is the number of ranks."""
 
-    strategy: Literal["DDP", "ModelParallel"] = "DDP"
-    """DDP: every rank holds the model and takes its share of each batch. ModelParallel: the layers are split over all
-    ranks, which pass micro-batches through the pipeline; for models that one device cannot hold."""
+    data_parallel: Annotated[int, Field(ge=1, le=262144)] | None = None
+    """Replicas of the model, each of which takes its share of each batch. None means as many as the ranks make."""
+    pipeline: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Ranks that the layers of one replica are split over, which pass micro-batches from one to the next; for models
+    that one device cannot hold. Consecutive ranks are one pipeline."""
     schedule: Literal["GPipe", "OneFOneB"] = "OneFOneB"
-    """Order of forward and backward passes in the pipeline. OneFOneB holds fewer activations. Not used by DDP."""
+    """Order of forward and backward passes in the pipeline. OneFOneB holds fewer activations. Not used if pipeline
+    is 1."""
 
 
 class Evaluation(Strict):

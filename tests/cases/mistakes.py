@@ -58,10 +58,28 @@ MISTAKES = [
         "exactly one of recipe (the built-in trainer) and command",
     ),
     MistakeCase(
-        "unknown strategy",
-        in_job(f"{RECIPE}.parallelism", {"strategy": "ZeRO"}),
-        f"{RECIPE}.parallelism.strategy",
-        'Unsupported value: "ZeRO": supported values: "DDP", "ModelParallel"',
+        "unknown schedule of a pipeline",
+        in_job(f"{RECIPE}.parallelism", {"schedule": "Interleaved"}),
+        f"{RECIPE}.parallelism.schedule",
+        'Unsupported value: "Interleaved": supported values: "GPipe", "OneFOneB"',
+    ),
+    MistakeCase(
+        "more replicas than ranks",
+        in_job(f"{RECIPE}.parallelism", {"dataParallel": 3}),
+        TRAIN,
+        "recipe.parallelism.dataParallel times pipeline must be the number of ranks",
+    ),
+    MistakeCase(
+        "a pipeline that the ranks do not fill",
+        changed(in_job(f"{RECIPE}.parallelism", {"pipeline": 2}), f"{TRAIN}.numNodes", 3),
+        TRAIN,
+        "recipe.parallelism.dataParallel times pipeline must be the number of ranks",
+    ),
+    MistakeCase(
+        "a batch that the pipelines do not divide",
+        changed(in_job(f"{RECIPE}.parallelism", {"pipeline": 2}), f"{TRAIN}.numNodes", 6),
+        TRAIN,
+        "globalBatchSize must be a multiple of microBatchSize times the data-parallel ranks",
     ),
     MistakeCase(
         "a batch that the ranks do not divide",
@@ -83,9 +101,9 @@ MISTAKES = [
     ),
     MistakeCase(
         "more pipeline ranks than layers",
-        changed(in_job(f"{RECIPE}.parallelism", {"strategy": "ModelParallel"}), f"{TRAIN}.numNodes", 5),
+        changed(in_job(f"{RECIPE}.parallelism", {"pipeline": 5}), f"{TRAIN}.numNodes", 5),
         TRAIN,
-        "ModelParallel needs at least one layer",
+        "recipe.parallelism.pipeline must be at most the layers of the model",
     ),
     MistakeCase(
         "more processes than GPUs",

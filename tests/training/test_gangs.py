@@ -21,7 +21,7 @@ from builders.trainer import (
     without_dropout,
     written,
 )
-from costopt.schema.recipe import Recipe
+from costopt.schema.recipe import Parallelism, Recipe
 from costopt.schema.replica import EXIT_PREEMPTED, Progress
 from costopt_trainer.data import load_data
 from costopt_trainer.models.artifact import load_model
@@ -30,8 +30,8 @@ from costopt_trainer.training.evaluation import validation_totals
 
 pytestmark = pytest.mark.slow
 
-GPIPE = {"strategy": "ModelParallel", "schedule": "GPipe"}
-ONE_F_ONE_B = {"strategy": "ModelParallel", "schedule": "OneFOneB"}
+GPIPE = {"pipeline": 2, "schedule": "GPipe"}
+ONE_F_ONE_B = {"pipeline": 2, "schedule": "OneFOneB"}
 CLIPPED = {"gradientClipNorm": "0.95"}  # at work in some steps only: Adam itself would hide gradients of a wrong scale
 
 
@@ -49,7 +49,8 @@ class Trained:
     def losses_of_one_process(self, name: str) -> dict[int, float]:
         """The same recipe with one rank."""
         storage = self.folder / f"{name}-alone"
-        assert train_here(self.recipes[name], storage) == 0
+        alone = self.recipes[name].model_copy(update={"parallelism": Parallelism()})
+        assert train_here(alone, storage) == 0
         return {step: float(loss) for step, loss in losses(storage).items()}
 
 
@@ -223,7 +224,7 @@ def trio(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     model["decoderLM"]["numLayers"] = 3
     recipes = {
         "dropout": recipe(text, batch=batch),
-        "OneFOneB": recipe(text, batch=batch, model=model, optimizer=CLIPPED, parallelism=ONE_F_ONE_B),
+        "OneFOneB": recipe(text, batch=batch, model=model, optimizer=CLIPPED, parallelism={"pipeline": 3}),
     }
     codes, errors = train_in_gang(whole_and_in_parts(recipes, folder), 3, folder)
     assert codes == [0, 0, 0], errors
@@ -242,6 +243,53 @@ def test_a_pipeline_of_three_ranks_has_the_losses_and_evaluation_of_one_process(
     by_three = Progress.model_validate_json((trio.folder / name / "progress-0.json").read_text())
     by_one = Progress.model_validate_json((trio.folder / f"{name}-alone" / "progress-0.json").read_text())
     assert float(by_three.validation_loss or "nan") == pytest.approx(float(by_one.validation_loss or 0), abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def quartet(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """What four ranks have trained as two pipelines of two."""
+    folder = tmp_path_factory.mktemp("quartet")
+    text, images = text_file(folder), image_file(folder)
+    recipes = {
+        "replicas": recipe(text, model=without_dropout(), optimizer=CLIPPED, parallelism=ONE_F_ONE_B),
+        "dropout": recipe(text, parallelism={"dataParallel": 2, "pipeline": 2}),
+        "ConvNet": image_recipe(images, parallelism=GPIPE),
+    }
+    runs = whole_and_in_parts(recipes, folder)
+    # And on from what one process has left, in this layout.
+    alone = recipes["replicas"].model_copy(update={"parallelism": Parallelism()})
+    assert train_here(alone, folder / "begun-alone", stop_after=4) == EXIT_PREEMPTED
+    runs.append(run(recipes["replicas"], folder / "begun-alone"))
+    codes, errors = train_in_gang(runs, 4, folder)
+    assert codes == [0] * 4, errors
+    return Trained(folder, recipes, errors)
+
+
+def test_replicas_of_a_pipeline_have_the_losses_and_evaluation_of_one_process(quartet: Trained) -> None:
+    alone = quartet.losses_of_one_process("replicas")
+    assert quartet.losses("replicas") == pytest.approx(alone, abs=1e-6)
+    by_four = Progress.model_validate_json((quartet.folder / "replicas/progress-0.json").read_text())
+    by_one = Progress.model_validate_json((quartet.folder / "replicas-alone/progress-0.json").read_text())
+    assert float(by_four.validation_loss or "nan") == pytest.approx(float(by_one.validation_loss or 0), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["replicas", "dropout", "ConvNet"])
+def test_replicas_of_a_pipeline_end_in_the_same_bits_when_resumed(name: str, quartet: Trained) -> None:
+    assert written(quartet.folder / name, 8) == written(quartet.folder / f"{name}-parts", 8)
+
+
+def test_only_the_first_replica_of_a_pipeline_writes_the_model(quartet: Trained) -> None:
+    names = sorted(written(quartet.folder / "replicas", 8))
+    assert [name for name in names if name.startswith("model")] == [
+        "model-00000-00000.safetensors",
+        "model-00001-00000.safetensors",
+    ]
+    assert len([name for name in names if name.startswith("random")]) == 4
+
+
+def test_replicas_of_a_pipeline_go_on_from_what_one_process_has_left(quartet: Trained) -> None:
+    alone = quartet.losses_of_one_process("replicas")
+    assert quartet.losses("begun-alone") == pytest.approx(alone, abs=1e-6)
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from costopt_trainer.training import loop as train
 from costopt_trainer.training.evaluation import spread_indices, validation_totals
 from costopt_trainer.training.meter import Meter
 from costopt_trainer.training.optimizers import make_optimizer
-from costopt_trainer.training.parallel import DataParallel
+from costopt_trainer.training.parallel.data import DataParallel
 from costopt_trainer.training.precision import autocast_for, gradient_scaler, slow_precision
 from costopt_trainer.training.process_group import ProcessGroup
 

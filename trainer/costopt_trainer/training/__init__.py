@@ -2,7 +2,7 @@
 
 loop               the loop, on one page (read first)
 process_group      who this rank is among the others, and what ranks tell each other
-parallel           how ranks share a batch, or a model
+parallel           how ranks share a batch, or a model: a room of its own
 optimizers         the table of optimizers; their state by name
 schedules          the table of learning-rate schedules
 precision          number formats

@@ -46,7 +46,9 @@ from costopt_trainer.training.checkpoint_state import fault_of_state, name_chang
 from costopt_trainer.training.evaluation import describe_results, validation_totals
 from costopt_trainer.training.meter import Meter, Reporter, figure, startup_ns
 from costopt_trainer.training.optimizers import load_optimizer_state, make_optimizer, named_optimizer_state
-from costopt_trainer.training.parallel import Batch, DataParallel, ModelParallel, Strategy, rehearse
+from costopt_trainer.training.parallel import build_strategy
+from costopt_trainer.training.parallel.rehearsal import rehearse
+from costopt_trainer.training.parallel.strategy import Batch, Strategy
 from costopt_trainer.training.precision import all_finite, autocast_for, gradient_scaler, slow_precision
 from costopt_trainer.training.process_group import ProcessGroup, join_process_group
 from costopt_trainer.training.schedules import learning_rate
@@ -98,23 +100,16 @@ class Training:
         self.shape = ModelShape(recipe.model, self.data.vocabulary_size, self.data.image_shape, self.data.num_classes)
 
         # ---- model and optimizer
-        batch = recipe.batch
         with phase("BuildingModel"):
             self.strategy = self.make_strategy()
         self.module = self.strategy.module
         normalized = [part for part in self.module.modules() if isinstance(part, nn.BatchNorm2d)]
         self.moving_averages = [average for part in normalized for average in part.buffers()]
         self.optimizer = make_optimizer(recipe.optimizer, self.module)
-        split = isinstance(self.strategy, ModelParallel)
+        split = self.strategy.gradients_are_split
         self.scaler = gradient_scaler(recipe.precision, gang.device, gradients_are_split=split)
         # A rank takes an equal share of every global batch, in micro-batches: the rest is gradient accumulation.
-        self.share_size = batch.global_batch_size // self.strategy.data_size
-        if batch.global_batch_size % (self.strategy.data_size * batch.micro_batch_size) != 0:
-            raise NotRetryable(
-                "InvalidSettings",
-                "recipe.batch.globalBatchSize must be a multiple of microBatchSize times the "
-                f"{self.strategy.data_size} data-parallel ranks",
-            )
+        self.share_size = recipe.batch.global_batch_size // self.strategy.data_size
 
         # ---- where we are
         self.step = 0  # finished steps
@@ -130,7 +125,7 @@ class Training:
 
     def make_strategy(self) -> Strategy:
         """The model with its first weights, shared out among the ranks."""
-        recipe, gang, batch = self.recipe, self.gang, self.recipe.batch
+        recipe, gang = self.recipe, self.gang
         torch.manual_seed(recipe.seed)  # the same weights on all ranks
         model = build_model(self.shape)
         torch.manual_seed(zlib.crc32(f"{recipe.seed}/{gang.rank}".encode()))  # but dropout of its own on each
@@ -138,10 +133,7 @@ class Training:
         note = slow_precision(recipe.precision, gang.device)
         if note and gang.rank == 0:
             print(note, file=sys.stderr, flush=True)
-        if recipe.parallelism.strategy == "ModelParallel" and gang.world_size > 1:
-            num_micro_batches = batch.global_batch_size // batch.micro_batch_size
-            return ModelParallel(model, gang, autocast, recipe.parallelism.schedule, num_micro_batches)
-        return DataParallel(model, gang, autocast)
+        return build_strategy(recipe.parallelism, recipe.batch, model, gang, autocast)
 
     def resume(self) -> None:
         """Go to the newest checkpoint, if there is one."""

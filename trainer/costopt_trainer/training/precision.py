@@ -53,7 +53,7 @@ def slow_precision(precision: PrecisionName, device: torch.device) -> str | None
 def gradient_scaler(precision: PrecisionName, device: torch.device, *, gradients_are_split: bool) -> GradScaler:
     """Loss scaling for FP16; otherwise a scaler that is switched off, so that the loop is the same for all.
 
-    With `gradients_are_split` (ModelParallel) each rank sees only its own layers' gradients: whether a step must be
+    With `gradients_are_split` (a pipeline) each rank sees only its own layers' gradients: whether a step must be
     skipped is then asked of all ranks, since a step taken by some and skipped by others would tear the model apart.
     """
     enabled = precision == "FP16"

@@ -1,0 +1,57 @@
+"""The number of data-parallel ranks: one function, whatever degrees there are."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from costopt.schema.degrees import (
+    DEGREES,
+    UNFIT_DEGREES,
+    cel_data_parallel_ranks,
+    cel_degrees_fit,
+    data_parallel_ranks,
+    fault_of_degrees,
+)
+from costopt.schema.recipe import Parallelism
+
+
+@given(replicas=st.integers(1, 64), pipeline=st.integers(1, 64), told=st.booleans())
+def test_the_ranks_are_replicas_times_stages(replicas: int, pipeline: int, told: bool) -> None:
+    degrees = {"pipeline": pipeline, **({"dataParallel": replicas} if told else {})}
+    assert data_parallel_ranks(replicas * pipeline, degrees) == replicas
+
+
+@given(world_size=st.integers(1, 64), pipeline=st.integers(1, 64), replicas=st.integers(1, 64))
+def test_degrees_whose_product_is_another_number_are_refused(world_size: int, pipeline: int, replicas: int) -> None:
+    degrees = {"pipeline": pipeline, "dataParallel": replicas}
+    if replicas * pipeline == world_size:
+        assert fault_of_degrees(world_size, degrees) is None
+    else:
+        with pytest.raises(ValueError, match="dataParallel times pipeline must be the number of ranks"):
+            data_parallel_ranks(world_size, degrees)
+
+
+def test_a_pipeline_longer_than_the_ranks_is_refused() -> None:
+    assert fault_of_degrees(2, {"pipeline": 4}) == UNFIT_DEGREES
+
+
+def test_a_degree_of_nothing_is_another_mistake() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        data_parallel_ranks(2, {"pipeline": 0})
+
+
+def test_each_degree_is_a_field_of_parallelism_and_at_least_1() -> None:
+    fields = {field.alias or name: field for name, field in Parallelism.model_fields.items()}
+    for name, splits in DEGREES.items():
+        assert name in fields
+        with pytest.raises(ValueError, match="greater than or equal to 1"):
+            Parallelism.model_validate({name: 0})
+        assert Parallelism().to_plain().get(name) == (1 if splits == "model" else None)
+
+
+def test_another_degree_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DEGREES, "tensor", "model")
+    assert data_parallel_ranks(24, {"pipeline": 2, "tensor": 4}) == 3
+    assert fault_of_degrees(24, {"pipeline": 2, "tensor": 5}) == UNFIT_DEGREES
+    for cel in (cel_data_parallel_ranks("24", "self"), cel_degrees_fit("24", "self")):
+        assert "(has(self.parallelism) && has(self.parallelism.tensor) ? self.parallelism.tensor : 1)" in cel
