@@ -14,6 +14,7 @@ from builders.trainer import start_as_ranks, wait_for
 from costopt.schema.compression import Prune, Step
 from costopt.schema.recipe import Recipe
 from costopt.schema.replica import EXIT_PREEMPTED, PhaseName
+from costopt.schema.unions import settings_named
 from costopt_trainer.compress import run, table
 from costopt_trainer.compress.step import StepRun
 from costopt_trainer.phases import PATIENCE_SECONDS
@@ -26,7 +27,7 @@ EACH: dict[str, Step] = {"Quantize": weight_only(), "Prune": pruned("Unstructure
 def test_each_row_fulfils_the_contract(word: str) -> None:
     step = EACH[word]
     kind = table.step_of(step)
-    settings = table.settings_of(step)
+    settings = settings_named(step)
     assert kind.phase in PATIENCE_SECONDS
     for answer in (
         kind.trains,

@@ -5,14 +5,14 @@ apply_steps         all steps of a variant, in order
 changes_shapes, wants_speed, wants_compile, trains      what holds for any of them
 """
 
-import re
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any, cast
+from typing import cast
 
 from torch import nn
 
 from costopt.schema.compression import Step
+from costopt.schema.unions import settings_named
 from costopt_trainer.compress.step import CompressionStep, StepRun
 from costopt_trainer.phases import Pieces, phase
 
@@ -29,14 +29,6 @@ def step_of(step: Step) -> CompressionStep:
     return cast(CompressionStep, getattr(import_module(module), name))
 
 
-def settings_of(step: Step) -> Any:
-    """The settings that its type names. Raises ValueError if they are missing, which the schema refuses."""
-    settings = getattr(step, re.sub(r"(?<=[a-z])(?=[A-Z])", "_", step.type).lower())
-    if settings is None:
-        raise ValueError("a step must have the settings that its type names")
-    return settings
-
-
 def apply_steps(model: nn.Module, steps: Sequence[Step], run: Callable[[int, Pieces], StepRun]) -> list[str]:
     """Apply `steps` in order to `model`, in place; returns a line about each.
 
@@ -47,7 +39,7 @@ def apply_steps(model: nn.Module, steps: Sequence[Step], run: Callable[[int, Pie
     for number, step in enumerate(steps, start=1):
         kind = step_of(step)
         with phase(kind.phase) as pieces:
-            lines.append(kind.apply(model, settings_of(step), run(number, pieces)))
+            lines.append(kind.apply(model, settings_named(step), run(number, pieces)))
     return lines
 
 
@@ -58,14 +50,14 @@ def trains(steps: Sequence[Step]) -> bool:
 
 def changes_shapes(steps: Sequence[Step]) -> bool:
     """Whether any of `steps` makes matrices smaller."""
-    return any(step_of(step).changes_shapes(settings_of(step)) for step in steps)
+    return any(step_of(step).changes_shapes(settings_named(step)) for step in steps)
 
 
 def wants_speed(steps: Sequence[Step]) -> bool:
     """Whether being faster is what any of `steps` is for."""
-    return any(step_of(step).wants_speed(settings_of(step)) for step in steps)
+    return any(step_of(step).wants_speed(settings_named(step)) for step in steps)
 
 
 def wants_compile(steps: Sequence[Step]) -> bool:
     """Whether any of `steps` is only fast under an engine with kernels for it."""
-    return any(step_of(step).wants_compile(settings_of(step)) for step in steps)
+    return any(step_of(step).wants_compile(settings_named(step)) for step in steps)
