@@ -85,8 +85,10 @@ def test_a_state_that_is_not_of_the_optimizer_is_refused(word: str) -> None:
     take_steps(module, optimizer, range(1, 2))
     kept = named_optimizer_state(module, optimizer)
     name = next(iter(kept))
+    without = {key: tensor for key, tensor in kept.items() if key != name}
+    has_more = any(key.rpartition("/")[0] == name.rpartition("/")[0] for key in without)
     for wrong in (
-        {key: tensor for key, tensor in kept.items() if key != name},
+        *([without] if has_more else []),
         {**kept, name: torch.zeros(7)},
         {**kept, name: kept[name].to(torch.int64)},
         {**kept, name + "-other": kept[name]},
