@@ -32,7 +32,7 @@ test: $(STAMP) ## Run the tests that need no cluster and little time (within 10 
 test-slow: $(STAMP) ## Run the longer ones: whole trainings, compilers, more random histories
 	$(PYTEST) $(IN_TWO) -m slow $(HERE)
 
-fuzz: $(STAMP) ## Hold more random histories against the oracle of tests/oracle (SEEDS=2000, about 15 minutes)
+fuzz: $(STAMP) ## Hold more random histories against the oracle of tests/oracle (SEEDS=2000, about half an hour on two cores)
 	COSTOPT_FUZZ_SEEDS=$${SEEDS:-2000} $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal tests/oracle
 
 test-cluster: cluster-binaries ## Run the tests that need a Kubernetes control plane, on a real one started here
