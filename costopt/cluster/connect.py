@@ -7,13 +7,15 @@ cannot say in a sentence is said here.
 import logging
 import os
 from collections.abc import Mapping
+from functools import partial
+from http.client import RemoteDisconnected
 from pathlib import Path
 from typing import Any, cast
 
 from costopt.cluster.access import Access, kubeconfig_files
 from costopt.cluster.api import Cluster, RawAnswer
 from costopt.cluster.handshake import is_cut_off, refused_greeting, user_context
-from costopt.cluster.refusals import one_line
+from costopt.cluster.refusals import one_line, root_of
 from costopt.refused import Refused
 from costopt.service_account import NoServiceAccount, find_service_account
 
@@ -133,19 +135,28 @@ class _Wire:
     def send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout: tuple[float, float | None]
     ) -> RawAnswer:
+        from urllib3.exceptions import ProtocolError  # noqa: PLC0415
+
         all_headers = {**headers, "User-Agent": "costopt"}
         # Renews a token that has expired.
         self._client.update_params_for_auth(all_headers, [], ["BearerToken"], url, method, body)
-        url = self._client.configuration.host + url
-        answer = self._client.rest_client.pool_manager.request(
+        request = partial(
+            self._client.rest_client.pool_manager.request,
             method,
-            url,
+            self._client.configuration.host + url,
             headers=all_headers,
             body=body,
             timeout=_timeout(*timeout),
             preload_content=False,
             redirect=False,  # an API server never sends elsewhere, and nobody else is to see the token
         )
+        try:
+            answer = request()
+        except ProtocolError as error:
+            # A connection that was kept may have been closed by the other side just then; a new one has no such past.
+            if method != "GET" or not isinstance(root_of(error), RemoteDisconnected | ConnectionResetError):
+                raise
+            answer = request()
         return cast("RawAnswer", answer)
 
 

@@ -27,13 +27,13 @@ TLS = b"\x16"
 """With this a greeting over TLS begins."""
 
 
-def page(code: int, content: str = HTML, *, length: int | None = None, more: str = "") -> bytes:
+def page(code: int, content: str = HTML, *, length: int | None = None, more: str = "Connection: close\r\n") -> bytes:
     head = f"HTTP/1.1 {code} Any\r\nContent-Length: {len(content) if length is None else length}\r\n{more}\r\n"
     return f"{head}{content}".encode()
 
 
-def status(code: int, message: str) -> bytes:
-    return page(code, json.dumps(refused(code, "Any", message)[1]))
+def status(code: int, message: str, **how: str) -> bytes:
+    return page(code, json.dumps(refused(code, "Any", message)[1]), **how)  # type: ignore[arg-type]
 
 
 ANSWERS: dict[str, tuple[bytes | None, str]] = {
@@ -50,7 +50,7 @@ ANSWERS: dict[str, tuple[bytes | None, str]] = {
     ),
     "a login page": (page(200, "<html>log in</html>"), "does not answer as an API server does"),
     "a way to a login page": (
-        page(302, "", more="Location: https://10.1.2.3/login\r\n"),
+        page(302, "", more="Location: https://10.1.2.3/login\r\nConnection: close\r\n"),
         "as a login page does; log in",
     ),
     "401": (status(401, "Unauthorized"), "does not accept your login, which may have expired"),
@@ -240,6 +240,40 @@ def test_an_outage_that_does_not_end_is_waited_out_for_a_bounded_time(
     assert "given up after" in ended.err
     assert "while the job goes on" in ended.err
     assert (ended.out + ended.err).count("trying again for up to") == 1
+
+
+def test_a_connection_that_was_kept_and_is_closed_at_the_next_question_is_made_anew(
+    tmp_path: Path, costopt: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list that is too old is asked for again, over the same connection; the server has just had enough of that."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    asked: list[str] = []
+
+    def question(connection: socket.socket) -> None:
+        seen = b""
+        while b"\r\n\r\n" not in seen:
+            seen += connection.recv(65536)
+        asked.append(seen.split()[0].decode())
+
+    def serve() -> None:
+        first, _ = listener.accept()
+        with first:
+            question(first)
+            first.sendall(status(410, "The provided continue parameter is too old", more=""))
+            question(first)
+        second, _ = listener.accept()
+        with second:
+            question(second)
+            second.sendall(page(200, json.dumps({"kind": "CostOptJobList", "metadata": {}, "items": []})))
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    at_home(monkeypatch, tmp_path, write_kubeconfig(tmp_path / "kubeconfig", url))
+    ended = costopt("status", "-n", "research")
+    thread.join(60)
+    listener.close()
+    assert (ended.code, ended.err, asked) == (0, "", ["GET", "GET", "GET"])
 
 
 def test_a_list_that_has_become_too_old_is_begun_anew(api: FakeApi, costopt: Command) -> None:
