@@ -278,6 +278,17 @@ def test_of_a_silent_replica_that_a_queue_takes_back_its_gang_tells_however_long
     assert [record.metered and record.metered.productive for record in records] == [4000, 4000]
 
 
+def test_a_silent_replica_does_not_wait_for_ever_for_one_whose_node_is_lost() -> None:
+    story = begun()
+    for second in (5, 5 + SOON.total_seconds()):
+        story.look(second, child(), pod(0), pod(1))
+    taken_back = child(suspend=True, status={"startTime": None})
+    seen = (taken_back, failed(0, 143, deleted=140), pod(1, deleted=140))
+    assert story.look(190, *seen).releases == ()
+    released = [story.look(second, *seen).releases for second in (201, 201 + RECORDS_WITHIN.total_seconds())]
+    assert {item.index for releases in released for item in releases} == {0}
+
+
 def test_an_admitted_gang_of_fewer_replicas_is_whole_without_the_others() -> None:
     story = Story(a_job(labels={"kueue.x-k8s.io/queue-name": "main"}))
     story.look(0)

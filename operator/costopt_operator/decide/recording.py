@@ -1,7 +1,7 @@
 """Pods -> the usage that the bill counts, and whose last words are still to be heard before it is recorded. Pure."""
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from costopt.accounting.bill import bill_of
 from costopt.accounting.cells import Alike
@@ -27,6 +27,8 @@ MOST_BYTES = 200_000
 """Records written at a time; the others wait for the next write."""
 RECORDS_KEPT = 64
 """Records kept singly in the status although they might be folded: enough to look into, and a small object."""
+LAST_WORDS_WITHIN = timedelta(minutes=1)
+"""A pod that is being deleted has ended, and its node has said so, as long after its grace period; else nobody will."""
 VANISHED_KEPT = 64
 """Records of pods that are not seen any more and may come back, kept besides those."""
 
@@ -63,10 +65,10 @@ def new_usage(snapshot: JobSnapshot, usage: Usage, held_now: Holding, decided: P
 
     At most as many records as the status has room for; the others wait until those are released and folded. So does
     that of a pod whose attempt goes on, whose last words are still to come, or of whose time only its gang can tell, as
-    long as one of that still runs: what is recorded does not depend on who ended first.
+    long as one of that may still do so: what is recorded does not depend on who ended first.
     """
     known = ends_of(decided.status)
-    speaking = _still_speaking(snapshot, held_now)
+    speaking = _still_speaking(snapshot, held_now, now)
     made: list[UsageRecord] = []
     space = MOST_BYTES
     for each in sorted(ended(held_now), key=_by_attempt):
@@ -90,14 +92,15 @@ def new_usage(snapshot: JobSnapshot, usage: Usage, held_now: Holding, decided: P
     return usage.model_copy(update={**news, "records": [*usage.records, *made]} if made else news)
 
 
-def _still_speaking(snapshot: JobSnapshot, held_now: Holding) -> set[Cohort]:
-    """The cohorts of which a pod still runs and may give an account of its time."""
+def _still_speaking(snapshot: JobSnapshot, held_now: Holding, now: datetime) -> set[Cohort]:
+    """The cohorts of which a pod still runs and may give an account of its time. One whose node is lost never will."""
     if snapshot.job.spec.train.command is not None:
         return set()
     return {
         cohort_of(held.shape)
         for held, pod in held_now.held
         if pod is not None and held.held_until is None and held.shape.stage == TRAIN_STAGE
+        if pod.deleted is None or now < parse_time(pod.deleted) + LAST_WORDS_WITHIN
     }
 
 
