@@ -20,6 +20,7 @@ variant_report  what is said of a variant: measured, compared, loaded again
 lines        YAML text -> plain data, with the line of every field
 scalars      a plain scalar of YAML -> its value, as kubectl reads it
 sentences    one mistake -> the API server's sentence, and what would be right
+earlier_words  what earlier versions called otherwise, in what they have left on disk
 lenient_parse  documents of another version of the language -> models
 document     YAML text -> validated documents, or every mistake with its line
 crd          models -> CustomResourceDefinitions

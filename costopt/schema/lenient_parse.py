@@ -10,21 +10,37 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from costopt.schema.earlier_words import in_todays_words
+
 M = TypeVar("M", bound=BaseModel)
 
 
 def read_known(model: type[M], document: bytes) -> M:
-    """The document without the fields that the model does not know. Raises ValidationError for any other mistake."""
+    """The document in the words of today, without the fields that the model does not know.
+
+    Raises ValidationError for any other mistake.
+    """
     try:
         return model.model_validate_json(document)
     except ValidationError as error:
-        unknown = [item["loc"] for item in error.errors(include_url=False) if item["type"] == "extra_forbidden"]
+        if not _unknown(error):
+            raise
+    plain = json.loads(document)
+    in_todays_words(plain)
+    try:
+        return model.model_validate_json(json.dumps(plain))
+    except ValidationError as error:
+        unknown = _unknown(error)
         if not unknown:
             raise
-        plain = json.loads(document)
         for place in unknown:
             _remove(plain, place)
         return model.model_validate_json(json.dumps(plain))
+
+
+def _unknown(error: ValidationError) -> list[tuple[int | str, ...]]:
+    """Where there are fields that the model does not know."""
+    return [item["loc"] for item in error.errors(include_url=False) if item["type"] == "extra_forbidden"]
 
 
 def _remove(plain: Any, place: tuple[int | str, ...]) -> None:

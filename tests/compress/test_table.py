@@ -84,6 +84,19 @@ def test_a_row_and_a_file_are_all_that_a_new_step_needs(tmp_path: Path, monkeypa
     assert report.measured.validation_loss != report.baseline.validation_loss
 
 
+@pytest.mark.parametrize("place", ["checkpoints", "checkpoints/variants"])
+def test_nothing_behind_a_link_is_thrown_away_when_a_variant_is_made(tmp_path: Path, place: str) -> None:
+    storage, elsewhere = tmp_path / "storage", tmp_path / "elsewhere"
+    theirs = elsewhere / ("small" if place.endswith("variants") else "variants/small") / "thesis.txt"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("of somebody")
+    (storage / place).parent.mkdir(parents=True)
+    (storage / place).symlink_to(elsewhere)
+    recipe = train_stage("ConvNet", storage)
+    assert run.make_variant(replica(recipe, pruned("Unstructured", 50)).variant, recipe, storage) is not None  # type: ignore[arg-type]
+    assert theirs.read_text() == "of somebody"
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recipe]:
     storage = tmp_path_factory.mktemp("trained")

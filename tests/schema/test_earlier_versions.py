@@ -2,15 +2,26 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from builders.local import job
+from cases.mistakes import plain_job
 from costopt.cli.variants import variant_notes
 from costopt.local.run_folder import RunFolder
+from costopt.refused import Refused
+from costopt.schema.earlier_words import in_todays_words
+from costopt.schema.job import CostOptJob
 from costopt.schema.lenient_parse import read_known
+from costopt.schema.optimization import AdamW
+from costopt.schema.replica import ReplicaSettings
 from costopt.schema.status import JobStatus
 from costopt_operator.decide.holding import remembered
+from costopt_trainer.replica_settings import read_settings
 
 EARLIER = sorted((Path(__file__).parents[1] / "cases" / "earlier").glob("*.json"))
 """Statuses as earlier versions wrote them, with something in each part. A version that changes the status adds one."""
@@ -55,3 +66,67 @@ def test_a_run_folder_goes_on_from_it(written: bytes, tmp_path: Path) -> None:
     folder.claim(job())
     (tmp_path / "tiny" / "status.json").write_bytes(written)
     assert folder.status().continues_from_step == json.loads(written)["continuesFromStep"]
+
+
+EARLIER_RECIPE = {
+    "optimizer": {"learningRate": "0.001", "beta1": "0.8", "beta2": "0.99"},
+    "parallelism": {"strategy": "ModelParallel", "schedule": "GPipe"},
+}
+
+
+def with_earlier_recipe(plain: Any) -> Any:
+    """The document with its recipe in the words of an earlier version."""
+    train = plain["spec"]["train"] if "spec" in plain else plain
+    train |= {"numNodes": 2, "processesPerNode": 1}
+    for name in ("optimizer", "parallelism"):
+        train["recipe"][name] = dict(EARLIER_RECIPE[name])
+    return plain
+
+
+TODAY = CostOptJob.model_validate(plain_job())
+
+
+def test_a_run_folder_of_an_earlier_version_is_the_same_job_in_the_words_of_today(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "tiny")
+    folder.create()
+    folder.claim(TODAY)
+    (tmp_path / "tiny" / "job.json").write_text(json.dumps(with_earlier_recipe(TODAY.to_plain())))
+    recipe = folder.job().spec.train.recipe
+    assert recipe is not None
+    assert recipe.optimizer.adam_w == AdamW(beta1="0.8", beta2="0.99")
+    assert (recipe.parallelism.pipeline, recipe.parallelism.schedule) == (2, "GPipe")
+    folder.claim(folder.job())
+    with pytest.raises(Refused, match="is not what it was"):
+        folder.claim(TODAY)
+
+
+@pytest.mark.parametrize("strategy", ["DDP", "ModelParallel"])
+def test_the_settings_of_a_replica_that_an_earlier_version_wrote_are_read(tmp_path: Path, strategy: str) -> None:
+    recipe = TODAY.spec.train.recipe
+    settings = ReplicaSettings(job_name="tiny", stage="train", num_nodes=2, processes_per_node=1, recipe=recipe)
+    plain = with_earlier_recipe(settings.to_plain())
+    plain["recipe"]["parallelism"] = {"strategy": strategy}
+    (tmp_path / "settings.json").write_text(json.dumps(plain))
+    read = read_settings(tmp_path / "settings.json").recipe
+    assert read is not None
+    assert read.optimizer.adam_w == AdamW(beta1="0.8", beta2="0.99")
+    assert read.parallelism.pipeline == (2 if strategy == "ModelParallel" else 1)
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(max_size=3),
+        lambda inner: st.dictionaries(
+            st.sampled_from(["spec", "train", "recipe", "optimizer", "parallelism", "strategy", "beta1", "numNodes"]),
+            inner,
+        ),
+    )
+)
+def test_no_document_however_odd_is_too_odd_to_be_put_into_the_words_of_today(document: Any) -> None:
+    in_todays_words(document)
+
+
+def test_a_manifest_in_earlier_words_is_a_mistake_that_is_named() -> None:
+    plain = with_earlier_recipe(TODAY.to_plain())
+    with pytest.raises(ValidationError, match="strategy"):
+        CostOptJob.model_validate(plain)

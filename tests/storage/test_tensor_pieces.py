@@ -24,7 +24,7 @@ from costopt_trainer.storage.checkpoint_files import (
     write_file,
     write_tensors,
 )
-from costopt_trainer.storage.tensor_pieces import DTYPES, Box, Shard, merge_tensors, parse_tensors
+from costopt_trainer.storage.tensor_pieces import DTYPES, MAX_CORNERS, Box, Shard, merge_tensors, parse_tensors
 
 FILE = "model-00000-00000.safetensors"
 STEP = 1
@@ -168,7 +168,7 @@ REFUSED = [
     ("a negative shape", table(([0, 0], [4, 4]), shape=(-4, -4)), NUMBERS),
     ("half a row", table(([0, 0], [4, 0.5])), NUMBERS),
     ("true", table(([0, 0], [True, 4]), shape=(1, 4)), NUMBERS),
-    ("very many dimensions", table(([0] * 60, [1] * 60), shape=[1] * 60), "gives model 'a' more than 8 dimensions"),
+    ("very many dimensions", table(([0] * 60, [1] * 60), shape=[1] * 60), "gives model 'a' more than 5 dimensions"),
     ("an unknown dtype", table(*QUARTERS, dtype="X"), "gives model 'a' an unknown dtype"),
     ("a list of dtypes", table(*QUARTERS, dtype=[]), "gives model 'a' an unknown dtype"),
     ("pieces by name", table(pieces={}), "does not list the pieces of model 'a'"),
@@ -290,3 +290,10 @@ def test_ranks_that_disagree_on_a_tensor_are_told() -> None:
     for other in (table(*QUARTERS, dtype="F64"), table(*QUARTERS, shape=(4, 5))):
         with pytest.raises(ValueError, match="ranks hold a with other dtypes or global shapes"):
             merge_tensors([table(*QUARTERS), other])
+
+
+def test_pieces_of_many_dimensions_are_refused_before_they_take_the_memory_of_the_check() -> None:
+    shape = [1, 1, 1, 1, MAX_CORNERS >> 5]
+    pieces = [{"file": FILE, "offsets": [0, 0, 0, 0, place], "shape": [1] * 5} for place in range(shape[-1] + 1)]
+    with pytest.raises(Hostile, match="has more pieces than are read of model 'a'"):
+        parse_tensors({"model": {"a": {"dtype": "F32", "shape": shape, "pieces": pieces}}}, {FILE})

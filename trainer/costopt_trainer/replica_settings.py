@@ -1,5 +1,6 @@
 """What a replica is told: its environment and its settings file, read once, or refused in one sentence."""
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 
 from costopt import names
 from costopt.hostile import MAX_JSON_BYTES, Hostile, parse_json, read_file
+from costopt.schema.earlier_words import in_todays_words
 from costopt.schema.replica import ReplicaSettings
 from costopt.schema.sentences import sentence_of
 from costopt_trainer.errors import NotRetryable
@@ -87,8 +89,9 @@ def read_settings(path: Path) -> ReplicaSettings:
     try:
         # A pod's settings are a mounted ConfigMap, whose files are links: they are followed.
         content = read_file(Path(os.path.realpath(path)), max_bytes=MAX_JSON_BYTES)
-        parse_json(content)
-        settings = ReplicaSettings.model_validate_json(content)
+        plain = parse_json(content)
+        in_todays_words(plain)
+        settings = ReplicaSettings.model_validate_json(json.dumps(plain))
     except OSError as error:
         raise NotRetryable("InvalidSettings", f"The settings file {path} cannot be read: {error.strerror}.") from error
     except Hostile as error:

@@ -100,7 +100,8 @@ def make_variant(
     _say(variant, f"loaded the trained model, {config.weights_bytes:,} bytes")
 
     stop = stop or Stop()
-    checkpoints = StepCheckpoints(storage, variant, config.weights_sha256, recipe, group=group, job=job)
+    made_from = [config.weights_sha256, recipe.to_plain(), data.fingerprint]
+    checkpoints = StepCheckpoints(storage, variant, made_from, group=group, job=job)
 
     def run_of(number: int, pieces: Pieces) -> StepRun:
         own = checkpoints.of(number) if step_of(variant.steps[number - 1]).trains else None

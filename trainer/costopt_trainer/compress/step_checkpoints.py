@@ -3,10 +3,11 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from costopt import names
+from costopt.hostile import Hostile, real_folder
 from costopt.schema.compression import Variant
-from costopt.schema.recipe import Recipe
 from costopt_trainer.storage.checkpoint_files import remove, storage_folder
 from costopt_trainer.training.checkpoint import Checkpoints
 from costopt_trainer.training.process_group import ProcessGroup
@@ -18,17 +19,16 @@ KEPT = 2
 class StepCheckpoints:
     """Where the steps of one variant keep theirs.
 
-    Their folder is named by all that they follow from (the trained weights, the recipe, the steps so far), so that none
-    is ever taken for another's. `of` must be called by all ranks.
+    Their folder is named by all that they follow from (the trained weights, the recipe, the data's fingerprint, the
+    steps so far), so that none is ever taken for another's. `of` must be called by all ranks.
     """
 
-    def __init__(
-        self, storage: Path, variant: Variant, weights_sha256: str, recipe: Recipe, *, group: ProcessGroup, job: str
-    ) -> None:
+    def __init__(self, storage: Path, variant: Variant, made_from: list[Any], *, group: ProcessGroup, job: str) -> None:
+        """`made_from`: what the variant follows from besides its steps, JSON data."""
         self._parents = (storage / names.CHECKPOINTS_DIR, storage / names.CHECKPOINTS_DIR / "variants")
         self._folder = self._parents[-1] / variant.name
         self._variant = variant
-        self._made_from = [weights_sha256, recipe.to_plain()]
+        self._made_from = made_from
         self._group = group
         self._job = job
 
@@ -48,4 +48,9 @@ class StepCheckpoints:
 
     def remove(self) -> None:
         """Throw away all that the steps have kept, also under other settings."""
+        try:
+            for parent in self._parents:
+                real_folder(parent)  # a link to another place is not followed
+        except (OSError, Hostile):
+            return
         remove(self._folder)

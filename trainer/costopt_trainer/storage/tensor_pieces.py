@@ -45,8 +45,9 @@ DTYPES = {
 """The names that safetensors has for dtypes."""
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
-MAX_DIMS = 8
-"""A check of a tensor's pieces looks at 2^dims corners of each."""
+MAX_DIMS = 5
+MAX_CORNERS = 2**21
+"""A check of a tensor's pieces looks at 2^dims corners of each, and keeps them in memory: 200 bytes a corner."""
 
 PlainTensors = dict[str, dict[str, dict[str, Any]]]
 """Kind -> name -> dtype, shape and pieces, as JSON has them."""
@@ -206,6 +207,8 @@ def _fault_of_cover(shape: tuple[int, ...], boxes: Collection[Box]) -> str | Non
     boxes hold an element; so they are those of the whole tensor if and only if the boxes tile it. That takes time in
     proportion to the number of boxes, where comparing each with each would take its square.
     """
+    if len(boxes) << len(shape) > MAX_CORNERS:
+        return "has more pieces than are read of"
     whole = Box.whole(shape)
     if not all(box.is_within(whole) for box in boxes):
         return "has a piece outside of"
