@@ -51,10 +51,13 @@ def _ended(job: LiveJob) -> bool:
     return any(each["type"] == "Succeeded" and each["status"] == "False" for each in job.status.get("conditions", []))
 
 
-def ended_as_if_undisturbed(team: Team, job: LiveJob, storage: Storage, undisturbed: str) -> dict[str, Any]:
+def ended_as_if_undisturbed(
+    team: Team, job: LiveJob, storage: Storage, undisturbed: str, *, estimated: int | None = 0
+) -> dict[str, Any]:
+    """Its status; `estimated` as in `check_usage`."""
     status = job.wait_until_ended(seconds=SECONDS)
     assert status["progress"]["step"] == STEPS, describe(status)
-    team.check_usage(job)
+    team.check_usage(job, estimated=estimated)
     assert storage.weights() == undisturbed
     wait_for(lambda: not [pod for pod in job.pods() if pod["status"]["phase"] == "Running"], "no orphan")
     return status

@@ -32,7 +32,8 @@ def test_a_kubelet_that_comes_back_costs_nothing(node: RealCluster, team: Team, 
     node.stop_kubelet()
     time.sleep(seconds)
     node.start_kubelet()
-    status = ended_as_if_undisturbed(team, job, storage, undisturbed)
+    # On a fast machine training ends meanwhile: it is billed until the kubelet says so, and a bill does not go down.
+    status = ended_as_if_undisturbed(team, job, storage, undisturbed, estimated=None)
     assert counted(status) == (0, 0), describe(status)
     status = talker.wait_until_ended(seconds=120)
     assert counted(status) == (0, 0), describe(status)
