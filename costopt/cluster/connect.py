@@ -8,7 +8,6 @@ import logging
 import os
 from collections.abc import Mapping
 from functools import partial
-from http.client import RemoteDisconnected
 from pathlib import Path
 from typing import Any, cast
 
@@ -154,7 +153,7 @@ class _Wire:
             answer = request()
         except ProtocolError as error:
             # A connection that was kept may have been closed by the other side just then; a new one has no such past.
-            if method != "GET" or not isinstance(root_of(error), RemoteDisconnected | ConnectionResetError):
+            if method != "GET" or not isinstance(root_of(error), ConnectionResetError):
                 raise
             answer = request()
         return cast("RawAnswer", answer)

@@ -13,7 +13,7 @@ from torch import nn
 from builders.data import image_settings, text_settings, write_images
 from costopt.schema.compression import Prune, Quantize, Step, Variant
 from costopt.schema.recipe import Batch, ConvNet, DataSettings, DecoderLM, Evaluation, ModelSettings, Recipe
-from costopt.schema.replica import ReplicaSettings
+from costopt.schema.replica import PhaseName, ReplicaSettings
 from costopt_trainer.compress.step import StepRun
 from costopt_trainer.compress.table import apply_steps
 from costopt_trainer.data import load_data
@@ -39,6 +39,22 @@ def dynamic() -> Step:
 
 def pruned(structure: Any, percent: int, *, criterion: Any = "L1", seed: int = 0) -> Step:
     return Step(type="Prune", prune=Prune(structure=structure, criterion=criterion, percent=percent, seed=seed))
+
+
+class StepInPlaceOfPrune:
+    """What a row for the table's Prune answers, besides what it does: that nothing else follows from it."""
+
+    phase: PhaseName = "Pruning"
+    trains = False
+
+    def changes_shapes(self, _settings: Prune) -> bool:
+        return False
+
+    def wants_speed(self, _settings: Prune) -> bool:
+        return False
+
+    def wants_compile(self, _settings: Prune) -> bool:
+        return False
 
 
 def apply(model: nn.Module, steps: Sequence[Step], example: torch.Tensor) -> list[str]:

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from builders.compress import StepInPlaceOfPrune
 from costopt.schema.compression import Prune
-from costopt.schema.replica import EXIT_PREEMPTED, PhaseName, ReplicaSettings
+from costopt.schema.replica import EXIT_PREEMPTED, ReplicaSettings
 from costopt_trainer.compress.step import StepRun
 from costopt_trainer.data import sample_indices
 from costopt_trainer.models import loss_sum
@@ -25,20 +26,10 @@ STOP_AT = "STOP_AT"
 BATCH = 4
 
 
-class RetrainStep:
+class RetrainStep(StepInPlaceOfPrune):
     """Fulfils CompressionStep."""
 
-    phase: PhaseName = "Pruning"
     trains = True
-
-    def changes_shapes(self, _settings: Prune) -> bool:
-        return False
-
-    def wants_speed(self, _settings: Prune) -> bool:
-        return False
-
-    def wants_compile(self, _settings: Prune) -> bool:
-        return False
 
     def apply(self, model: nn.Module, settings: Prune, run: StepRun) -> str:
         assert run.data is not None

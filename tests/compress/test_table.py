@@ -8,12 +8,22 @@ from typing import Any
 import pytest
 from torch import nn
 
-from builders.compress import apply, dynamic, example_inputs, fresh_model, pruned, replica, train_stage, weight_only
+from builders.compress import (
+    StepInPlaceOfPrune,
+    apply,
+    dynamic,
+    example_inputs,
+    fresh_model,
+    pruned,
+    replica,
+    train_stage,
+    weight_only,
+)
 from builders.retraining import STOP_AT
 from builders.trainer import start_as_ranks, wait_for
 from costopt.schema.compression import Prune, Step
 from costopt.schema.recipe import Recipe
-from costopt.schema.replica import EXIT_PREEMPTED, PhaseName
+from costopt.schema.replica import EXIT_PREEMPTED
 from costopt.schema.unions import settings_named
 from costopt_trainer.compress import run, table
 from costopt_trainer.compress.step import StepRun
@@ -49,20 +59,8 @@ def test_what_holds_for_one_step_holds_for_the_variant() -> None:
     assert not table.trains([pruned("Structured", 50), dynamic()])
 
 
-class HalvedStep:
+class HalvedStep(StepInPlaceOfPrune):
     """A step that nobody ships."""
-
-    phase: PhaseName = "Pruning"
-    trains = False
-
-    def changes_shapes(self, _settings: Prune) -> bool:
-        return False
-
-    def wants_speed(self, _settings: Prune) -> bool:
-        return False
-
-    def wants_compile(self, _settings: Prune) -> bool:
-        return False
 
     def apply(self, model: nn.Module, settings: Prune, _run: StepRun) -> str:
         for parameter in model.parameters():

@@ -16,9 +16,7 @@ from costopt_trainer.storage import checkpoint_files
 from costopt_trainer.training import checkpoint
 from costopt_trainer.training.checkpoint import Checkpoints, Snapshot, folder_name
 from costopt_trainer.training.checkpoint_state import name_changes, refuse_other_training
-from costopt_trainer.training.process_group import ProcessGroup
-
-ALONE = ProcessGroup(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
+from costopt_trainer.training.process_group import ALONE
 
 
 def open_checkpoints(folder: Path, keep_last: int = 2) -> Checkpoints:

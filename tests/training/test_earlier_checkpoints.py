@@ -15,10 +15,9 @@ from builders.trainer import losses, recipe, text_file, train_here, written
 from costopt.schema.recipe import Recipe
 from costopt_trainer.storage.checkpoint_files import damage_in, read_tensors
 from costopt_trainer.training.checkpoint import Checkpoints, Snapshot
-from costopt_trainer.training.process_group import ProcessGroup
+from costopt_trainer.training.process_group import ALONE
 
 EARLIER = Path(__file__).resolve().parents[1] / "cases/checkpoints/version-1/step-00000004"
-ALONE = ProcessGroup(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
 
 
 def earlier_recipe(text: Path) -> Recipe:

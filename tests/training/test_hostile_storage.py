@@ -33,9 +33,8 @@ from costopt_trainer.storage.tensor_pieces import describe, shards_of
 from costopt_trainer.training.checkpoint import Checkpoints
 from costopt_trainer.training.checkpoint_state import fault_of_state
 from costopt_trainer.training.meter import Reporter
-from costopt_trainer.training.process_group import ProcessGroup
+from costopt_trainer.training.process_group import ALONE
 
-ALONE = ProcessGroup(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
 STEP = "checkpoints/step-00000008"
 
 HOSTILE: list[Any] = [

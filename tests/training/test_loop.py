@@ -39,9 +39,7 @@ from costopt_trainer.training.meter import Meter
 from costopt_trainer.training.optimizers import make_optimizer
 from costopt_trainer.training.parallel.data import DataParallel
 from costopt_trainer.training.precision import autocast_for, gradient_scaler, slow_precision
-from costopt_trainer.training.process_group import ProcessGroup
-
-ALONE = ProcessGroup(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
+from costopt_trainer.training.process_group import ALONE
 
 
 @pytest.fixture(scope="module")

@@ -23,9 +23,7 @@ from costopt_trainer.training.optimizers import (
     make_optimizer,
     named_optimizer_state,
 )
-from costopt_trainer.training.process_group import ProcessGroup
-
-ALONE = ProcessGroup(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
+from costopt_trainer.training.process_group import ALONE
 
 
 def network() -> nn.Module:

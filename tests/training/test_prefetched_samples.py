@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from builders.trainer import (
     image_file,
@@ -25,9 +24,8 @@ from costopt.schema.replica import EXIT_PREEMPTED
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.training import loop as train
 from costopt_trainer.training.meter import Meter
-from costopt_trainer.training.process_group import ProcessGroup
+from costopt_trainer.training.process_group import ALONE
 
-ALONE = ProcessGroup(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
 PATIENCE = 240
 
 

@@ -5,17 +5,14 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-import torch
 
 from builders.trainer import recipe, text_file
 from costopt.schema.optimization import Schedule
 from costopt.schema.recipe import Recipe
 from costopt_trainer.training.loop import Stop, Training
 from costopt_trainer.training.meter import Meter
-from costopt_trainer.training.process_group import ProcessGroup
+from costopt_trainer.training.process_group import ALONE
 from costopt_trainer.training.schedules import SCHEDULES, learning_rate
-
-ALONE = ProcessGroup(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
 
 
 def test_every_word_of_the_language_has_a_row_and_every_row_a_word() -> None:

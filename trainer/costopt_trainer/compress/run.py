@@ -31,7 +31,7 @@ from costopt.schema.variant_report import VariantStatus
 from costopt_trainer.compress.engines import engines_for
 from costopt_trainer.compress.judge import find_faults
 from costopt_trainer.compress.measure import Measured, Subject, measure, measured_batch
-from costopt_trainer.compress.step import ALONE, StepRun
+from costopt_trainer.compress.step import StepRun
 from costopt_trainer.compress.step_checkpoints import StepCheckpoints
 from costopt_trainer.compress.table import apply_steps, changes_shapes, step_of, trains, wants_speed
 from costopt_trainer.compress.verify import verify_in_fresh_process, write_probe
@@ -42,7 +42,7 @@ from costopt_trainer.models.artifact import ArtifactConfig, load_model, read_con
 from costopt_trainer.phases import Pieces, phase
 from costopt_trainer.shutdown import STOP_SIGNALS, watch_for_stop
 from costopt_trainer.storage.checkpoint_files import not_writable, remove
-from costopt_trainer.training.process_group import ProcessGroup, join_process_group
+from costopt_trainer.training.process_group import ALONE, ProcessGroup, join_process_group
 from costopt_trainer.training.stopping import Stop
 
 PROBE_SAMPLES, PROBE_TOKENS = 2, 32

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from costopt.schema.recipe import Recipe
@@ -16,10 +15,8 @@ from costopt.schema.replica import PhaseName
 from costopt_trainer.data import TrainingData
 from costopt_trainer.phases import Pieces
 from costopt_trainer.training.checkpoint import Checkpoints
-from costopt_trainer.training.process_group import ProcessGroup
+from costopt_trainer.training.process_group import ALONE, ProcessGroup
 from costopt_trainer.training.stopping import Question, Stop
-
-ALONE = ProcessGroup(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ changes_shapes, wants_speed, wants_compile, trains      what holds for any of th
 """
 
 from collections.abc import Callable, Sequence
-from importlib import import_module
-from typing import cast
 
 from torch import nn
 
@@ -15,6 +13,7 @@ from costopt.schema.compression import Step
 from costopt.schema.unions import settings_named
 from costopt_trainer.compress.step import CompressionStep, StepRun
 from costopt_trainer.phases import Pieces, phase
+from costopt_trainer.tables import row
 
 STEPS: dict[str, str] = {
     "Quantize": "costopt_trainer.compress.quantize:STEP",
@@ -25,8 +24,8 @@ STEPS: dict[str, str] = {
 
 def step_of(step: Step) -> CompressionStep:
     """How the step does its work."""
-    module, _, name = STEPS[step.type].partition(":")
-    return cast(CompressionStep, getattr(import_module(module), name))
+    kind: CompressionStep = row(STEPS, step.type)
+    return kind
 
 
 def apply_steps(model: nn.Module, steps: Sequence[Step], run: Callable[[int, Pieces], StepRun]) -> list[str]:

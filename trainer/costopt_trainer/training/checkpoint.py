@@ -207,7 +207,7 @@ class Checkpoints:
         rank, final = self._gang.rank, self.folder / folder_name(step)
         partial = self.folder / f".{final.name}.partial"
         files: dict[str, FileRecord] = {}
-        tables: list[PlainTensors] = []
+        held: PlainTensors = {}
 
         def begin() -> None:
             remove(partial)
@@ -215,10 +215,10 @@ class Checkpoints:
 
         def write_part() -> None:
             random = {f"{rank}/{name}": state for name, state in snapshot.random.items()}
-            for kind, held in zip(KINDS, (snapshot.model, snapshot.optimizer, random), strict=True):
-                records, table = write_tensors(partial, kind, rank, held, pieces.done)
+            for kind, tensors in zip(KINDS, (snapshot.model, snapshot.optimizer, random), strict=True):
+                records, table = write_tensors(partial, kind, rank, tensors, pieces.done)
                 files.update(records)
-                tables.append(table)
+                held.update(table)
             if rank == 0:
                 files[STATE_FILE] = write_file(partial / STATE_FILE, _to_json(snapshot.state))
 
@@ -239,7 +239,7 @@ class Checkpoints:
             try:
                 self._together(begin, rank_0_only=True)
                 self._together(write_part)
-                written = self._gang.gather((files, merge_tensors(tables)))
+                written = self._gang.gather((files, held))
                 self._together(finish, rank_0_only=True)
             except Exception:
                 if rank == 0:

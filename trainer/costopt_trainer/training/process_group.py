@@ -2,6 +2,7 @@
 
 join_process_group    meet the other ranks, as the environment says
 ProcessGroup         this rank's place; sums, broadcasts, and agreement on errors
+ALONE                that of a process without others
 
 What ranks tell each other is tensors, or JSON in tensors. torch's own exchange of objects unpickles what comes, which
 would run the code of whoever can reach a rank's port: neither torch's store nor gloo asks who is there.
@@ -109,6 +110,10 @@ class ProcessGroup:
         """End this process well, if it has met other ranks: nothing is left to do, and no destructor may hang."""
         if self.world_size > 1:
             leave_at_once(EXIT_DONE)
+
+
+ALONE = ProcessGroup(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
+"""A process without others, on the CPU."""
 
 
 def join_process_group() -> ProcessGroup:

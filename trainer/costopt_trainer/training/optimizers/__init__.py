@@ -9,13 +9,12 @@ named_optimizer_state, load_optimizer_state     for checkpoints, which know para
 """
 
 from collections.abc import Mapping
-from importlib import import_module
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from costopt.schema.optimization import Optimizer
+from costopt_trainer.tables import row
 from costopt_trainer.training.optimizers.factory import OptimizerFactory
 
 OPTIMIZERS: dict[str, str] = {
@@ -26,8 +25,8 @@ OPTIMIZERS: dict[str, str] = {
 
 def factory_of(settings: Optimizer) -> OptimizerFactory:
     """The row of the optimizer that `settings` name."""
-    module, _, name = OPTIMIZERS[settings.type].partition(":")
-    return cast(OptimizerFactory, getattr(import_module(module), name))
+    factory: OptimizerFactory = row(OPTIMIZERS, settings.type)
+    return factory
 
 
 def make_optimizer(settings: Optimizer, module: nn.Module) -> torch.optim.Optimizer:

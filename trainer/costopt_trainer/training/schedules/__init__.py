@@ -7,11 +7,11 @@ RateSchedule         what each row fulfils
 learning_rate        recipe and step -> rate
 """
 
-from importlib import import_module
-from typing import Protocol, cast
+from typing import Protocol
 
 from costopt.schema.optimization import Schedule
 from costopt.schema.recipe import Recipe
+from costopt_trainer.tables import row
 
 SCHEDULES: dict[str, str] = {
     "Cosine": "costopt_trainer.training.schedules.cosine:cosine",
@@ -28,7 +28,6 @@ class RateSchedule(Protocol):
 
 def learning_rate(recipe: Recipe, step: int) -> float:
     """Learning rate of a step, counted from 1."""
-    module, _, name = SCHEDULES[recipe.schedule.type].partition(":")
-    schedule = cast(RateSchedule, getattr(import_module(module), name))
+    schedule: RateSchedule = row(SCHEDULES, recipe.schedule.type)
     peak = float(recipe.optimizer.learning_rate)
     return schedule(recipe.schedule, peak=peak, total_steps=recipe.total_steps, step=step)
