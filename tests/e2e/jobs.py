@@ -22,6 +22,8 @@ STEPS = 120
 CHECKPOINT_EVERY = 20
 SECONDS = 240.0
 """Longest time for a job to end: each attempt imports torch, on two busy CPUs."""
+HEARD_AGAIN_SECONDS = 60.0
+"""What was away is back, and everybody has heard of what happened meanwhile: kubelets ask again ever more rarely."""
 
 
 def training(name: str = "tiny", *, nodes: int = 2, steps: int = STEPS, **spec: Any) -> dict[str, Any]:

@@ -52,12 +52,12 @@ def _ended(job: LiveJob) -> bool:
 
 
 def ended_as_if_undisturbed(
-    team: Team, job: LiveJob, storage: Storage, undisturbed: str, *, estimated: int | None = 0
+    team: Team, job: LiveJob, storage: Storage, undisturbed: str, *, blind: float = 0
 ) -> dict[str, Any]:
-    """Its status; `estimated` as in `check_usage`."""
+    """Its status; `blind` as in `check_usage`."""
     status = job.wait_until_ended(seconds=SECONDS)
     assert status["progress"]["step"] == STEPS, describe(status)
-    team.check_usage(job, estimated=estimated)
+    team.check_usage(job, blind=blind)
     assert storage.weights() == undisturbed
     wait_for(lambda: not [pod for pod in job.pods() if pod["status"]["phase"] == "Running"], "no orphan")
     return status
