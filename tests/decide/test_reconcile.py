@@ -16,7 +16,7 @@ from costopt.schema.replica import Progress
 from costopt.schema.status import EarlierJob
 from costopt.schema.usage import MAX_RECORDS
 from costopt_operator.decide.node_pricing import classify
-from costopt_operator.decide.objects import parse_pod
+from costopt_operator.decide.objects import Pod, parse_pod
 from costopt_operator.decide.observe import LogSight
 from costopt_operator.decide.reconcile import FIGURES_EVERY, RECORDS_WITHIN, SOON
 
@@ -287,6 +287,41 @@ def test_a_silent_replica_does_not_wait_for_ever_for_one_whose_node_is_lost() ->
     assert story.look(190, *seen).releases == ()
     released = [story.look(second, *seen).releases for second in (201, 201 + RECORDS_WITHIN.total_seconds())]
     assert {item.index for releases in released for item in releases} == {0}
+
+
+STUCK = pod(0, deleted=140)
+"""On a lost node since a queue took its Job back."""
+
+
+@pytest.mark.parametrize("ends", [(failed(0, 137, deleted=140, conditions=("DisruptionTarget",)),), ()])
+def test_a_pod_that_was_stuck_since_a_queue_took_its_job_back_says_nothing_of_the_gang_that_is_done(
+    ends: tuple[Pod, ...],
+) -> None:
+    """It is given up, or vanishes, when the Job is complete: what is done is not done again."""
+    story = begun()
+    story.look(10, child(), pod(0), pod(1))
+    story.look(62, child(suspend=True, status={"startTime": None}), STUCK, failed(1, 143, deleted=140))
+    again = {"startTime": "2026-03-01T13:00:00Z"}
+    later = [
+        dataclasses.replace(done(index, scheduled=3601, finished=3661), uid=f"later-{index}", created=at(3600))
+        for index in (0, 1)
+    ]
+    running = [
+        dataclasses.replace(pod(index, scheduled=3601), uid=each.uid, created=at(3600))
+        for index, each in enumerate(later)
+    ]
+    story.look(3610, child(status=again), STUCK, *running)
+    complete = child(conditions=("Complete",), status={**again, "completedIndexes": "0-1"})
+    for second in (3670, 3700):
+        todo = story.look(second, complete, *ends, *later)
+        assert todo.start == ()
+    assert story.reason() == "Completed"
+    assert (story.status.stages[0].failures, story.status.stages[0].disruptions) == (0, 0)
+    assert story.status.usage is not None
+    outcomes = sorted((record.held_from, record.index, record.outcome) for record in story.status.usage.records)
+    assert [(index, outcome) for _, index, outcome in outcomes] == [
+        (0, "Suspended"), (1, "Suspended"), (0, "Succeeded"), (1, "Succeeded")
+    ]  # fmt: skip
 
 
 def test_an_admitted_gang_of_fewer_replicas_is_whole_without_the_others() -> None:

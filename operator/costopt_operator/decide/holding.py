@@ -17,11 +17,13 @@ from costopt.schema.base import decimal
 from costopt.schema.usage import ReplicaMeter, Usage, UsageRecord
 from costopt_operator.decide.meters import Meters, cohort_of, heard, meters_of
 from costopt_operator.decide.node_pricing import UNKNOWN_NODE, NodeClass
-from costopt_operator.decide.objects import Pod, indexes, parse_time
+from costopt_operator.decide.objects import ChildJob, Pod, indexes, parse_time
 from costopt_operator.decide.observe import JobSnapshot, held_until, state_of
 
 COUNTED_LATE = timedelta(seconds=5)
 """Pods that run are counted up to so long ago: the end of one is known only when its node has told it."""
+STARTED_WITHIN = timedelta(seconds=10)
+"""The Job controller may write when a Job was allowed to run so long after making its pods."""
 VANISHED = "vanished"
 """How the id of a record begins whose pod has vanished; its mark, its beginning and its end follow."""
 
@@ -115,10 +117,10 @@ def holding(snapshot: JobSnapshot, usage: Usage, known: Remembered, now: datetim
         held.append((_ended(one, pod, billed.get(mark), now) if pod.ended else one, pod))
     # A record can have been written although its answer never came.
     there |= {mark_of(uid) for uid in records}
-    done = {(child.stage, child.attempt): indexes(child.completed_indexes) for child in snapshot.child_jobs}
     for mark, before in known.held.items():
         if mark not in there:
-            gone = _gone(before, known.seen, done.get((before.shape.stage, before.shape.attempt)))
+            child = snapshot.child_job((before.shape.stage, before.shape.attempt))
+            gone = _gone(before, known.seen, done=child is not None and _is_done_by(before, child))
             if uid_of(gone, None) not in records:
                 held.append((gone, None))
     return Holding(tuple(held), heard(known.meters, held, snapshot))
@@ -178,12 +180,18 @@ def _ended(one: Held, pod: Pod, billed: datetime | None, now: datetime) -> Held:
     return replace(one, held_until=end, estimated=estimated, ended_well=state_of(pod) == "Succeeded")
 
 
-def _gone(before: Held, seen: datetime | None, done: frozenset[int] | None) -> Held:
-    """A pod that has vanished: its end, if it was seen, else when it was last seen."""
+def _gone(before: Held, seen: datetime | None, *, done: bool) -> Held:
+    """A pod that has vanished: its end, if it was seen, else when it was last seen. `done`: its Job counts it."""
     if before.held_until is not None:
         return before
     end = max(before.held_from, seen or before.held_from)
-    return replace(before, held_until=end, estimated=True, ended_well=before.index in (done or ()))
+    return replace(before, held_until=end, estimated=True, ended_well=done)
+
+
+def _is_done_by(held: Held, child: ChildJob) -> bool:
+    """Its index is done, and not by a pod of a later admission."""
+    started = parse_time(child.started) - STARTED_WITHIN if child.started else held.held_from
+    return held.index in indexes(child.completed_indexes) and held.held_from >= started
 
 
 class _Shapes:

@@ -176,10 +176,13 @@ def _pods_that_count(snapshot: JobSnapshot, attempt: Attempt, child: ChildJob | 
 
 def is_of_an_earlier_admission(pod: Pod, child: ChildJob | None) -> bool:
     """The pod ended because a queue took its Job back, which makes another when it is admitted again."""
-    if child is None or child.failing or child.complete or child.deleting or not pod.ended:
+    if child is None or child.failing or child.deleting or not pod.ended:
         return False
     if pod.phase == "Succeeded" and pod.exit_code == EXIT_DONE:
         return False
+    if child.complete:
+        # A pod of the last admission that had not ended well would have failed the Job.
+        return state_of(pod) != "Succeeded"
     if child.suspended:
         return True
     # A current pod may be older by a moment than the start time, but then its Job fails for it.

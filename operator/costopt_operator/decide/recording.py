@@ -119,7 +119,8 @@ def _outcome(
     held, pod = each
     attempt = (held.shape.stage, held.shape.attempt)
     child = snapshot.child_job(attempt)
-    if attempt not in decided.ends and (
+    # While a Job goes on, its attempt may also be ended by us; a complete one has been done by its other pods.
+    if (attempt not in decided.ends or (child is not None and child.complete)) and (
         _vanished_before_this_admission(held, child) if pod is None else is_of_an_earlier_admission(pod, child)
     ):
         return "Suspended"  # by the queue; the attempt goes on with other pods
@@ -127,9 +128,11 @@ def _outcome(
 
 
 def _vanished_before_this_admission(held: Held, child: ChildJob | None) -> bool:
-    if child is None or child.failing or child.complete or child.deleting or held.ended_well:
+    if child is None or child.failing or child.deleting or held.ended_well:
         return False
-    return child.suspended or (child.started is not None and held.held_from < parse_time(child.started))
+    if child.suspended or child.complete:
+        return True
+    return child.started is not None and held.held_from < parse_time(child.started)
 
 
 def room(usage: Usage) -> int:
