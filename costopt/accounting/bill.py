@@ -92,10 +92,15 @@ def bill_of(usage: Usage, others: Iterable[Alike], book: PriceBook | None) -> Bi
 
 
 def _priced(cells: Cells, prices: Prices | None, currency: str | None) -> Cells:
-    """The cells with their prices in that currency, and without what only told them apart to find those."""
+    """The cells with their prices in that currency, and without what only told them apart to find those.
+
+    That a row of the book is for one device model or for any is of no line, which names the model of its device.
+    """
     lines: defaultdict[Cell, Decimal] = defaultdict(Decimal)
     for cell, quantity in cells.items():
         price = _price_of(cell, prices, currency)
+        if price is not None and price.product:
+            price = price.model_copy(update={"product": ""})
         line = cell._replace(day=None, currency=None, price=price)
         lines[line] = total((lines[line], quantity))
     return lines
@@ -132,7 +137,7 @@ def _line(line: Cell, unit_microseconds: Decimal) -> BillLine:
 def _order(line: Cell) -> tuple[object, ...]:
     price = line.price
     # A row that was edited makes two prices of the same day and product.
-    price_key = (price.effective_from, price.product, price.list_unit_price, price.source) if price else ("",) * 4
+    price_key = (price.effective_from, price.list_unit_price, price.source) if price else ("",) * 3
     training_first = (line.stage != TRAIN_STAGE, line.stage)
     return (*training_first, line.resource, _CAUSE_ORDER[line.cause], line.product or "", line.capacity_type, price_key)
 

@@ -16,6 +16,7 @@ import costopt
 from builders.accounting import GPU, MIDNIGHT, book, histories, price, price_books, record
 from costopt.accounting.bill import MOST_LINES, make_bill
 from costopt.accounting.intervals import held_of
+from costopt.accounting.price_book import pin_prices
 from costopt.schema.prices import PriceBook
 from costopt.schema.replica import MeteredMilliseconds
 from costopt.schema.status import Bill, BillLine, Total
@@ -144,6 +145,13 @@ def test_a_row_for_the_device_model_ends_the_general_price_on_its_day() -> None:
     assert make_bill([held], book(general, own, later)).list_cost == str(1 + 48 * 5)
 
 
+def test_what_a_row_for_any_model_and_one_for_the_device_model_price_alike_is_one_line() -> None:
+    books = [book(price("cpu", "0", product=product)) for product in ("", "H100")]
+    held = [record(f"r{row}", resources={"cpu": "1"}, product="H100") for row in (0, 1)]
+    (line,) = make_bill([pin_prices(each, own) for each, own in zip(held, books, strict=True)], books[0]).lines
+    assert line.consumed_quantity == "2.000000000"
+
+
 def test_a_resize_counts_from_the_moment_it_was_seen_and_not_before() -> None:
     smaller = Resize(since=MIDNIGHT + timedelta(seconds=3599), resources={"cpu": "0.001", GPU: "1"})
     one = record(resources={"cpu": "640"}, resizes=[smaller])
@@ -233,6 +241,16 @@ def test_totals_are_the_sums_of_their_lines_to_the_last_digit(
                 k: v.count(None) for k, v in groups.items()
             }
             assert _sum([total.list_cost for total in totals]) == priced
+
+
+@given(histories(), price_books(), price_books())
+def test_no_two_lines_differ_in_nothing_but_their_figures(
+    records: list[UsageRecord], pinned: PriceBook | None, prices: PriceBook | None
+) -> None:
+    bill = make_bill([pin_prices(each, pinned) for each in records], prices)
+    figures = {"consumed_quantity": "0", "list_cost": None}
+    shown = [line.model_copy(update=figures).model_dump_json() for line in bill.lines]
+    assert len(set(shown)) == len(shown)
 
 
 @given(histories(), price_books())
