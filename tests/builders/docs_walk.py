@@ -162,19 +162,32 @@ FILES = {"values.yaml": "With Helm", "kustomization.yaml": "With kubectl alone"}
 """Files that a reader writes, and where docs/installing.md has their text."""
 
 
-def lay_out(folder: Path, replace: Mapping[str, str] | None = None) -> Path:
-    """What a reader has in front of him: the chart, the manifests, and the files that the pages tell him to write."""
+SHORTER = {
+    "maxBytes: 4000000": "maxBytes: 400000",
+    "warmupSteps: 40": "warmupSteps: 20",
+    "everySteps: 100": "everySteps: 40",
+}
+LONG, SHORT = "      totalSteps: 200\n", "      totalSteps: 40\n"
+
+
+def lay_out(folder: Path, replace: Mapping[str, str] | None = None, *, shorter: bool = False) -> Path:
+    """What a reader has in front of him: the chart, the manifests, and the files that the pages tell him to write.
+
+    `shorter`: his copy of the quickstart trains less than the sample, which README.md has run as it stands.
+    """
     for name in ("charts/costopt", "manifests"):
         shutil.copytree(ROOT / name, folder / name)
     for name, heading in FILES.items():
         (text,) = (block.text for block in Leg("docs/installing.md", heading).blocks if block.info == "yaml")
         (folder / name).write_text(replaced(text, replace or {}))
     sample = (ROOT / "manifests/samples/quickstart-cluster.yaml").read_text()
-    steps = "      totalSteps: 200\n"
+    steps = LONG
     assert sample.count(steps) == 1
+    if shorter:
+        sample, steps = replaced(sample, {**SHORTER, LONG: SHORT}), SHORT
     (folder / "quickstart-cluster.yaml").write_text(sample)
-    (folder / "changed.yaml").write_text(sample.replace(steps, steps.replace("200", "300")))
-    long = sample.replace(steps, steps.replace("200", "60000")).replace("name: quickstart-cluster", "name: night-run")
+    (folder / "changed.yaml").write_text(sample.replace(steps, "      totalSteps: 300\n"))
+    long = sample.replace(steps, "      totalSteps: 60000\n").replace("name: quickstart-cluster", "name: night-run")
     (folder / "night-run.yaml").write_text(long.partition("\n---\n")[0])
     return folder
 

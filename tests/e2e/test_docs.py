@@ -16,7 +16,7 @@ WITHOUT_A_REGISTRY = {"images.example/": ""}
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a reader has in front of him."""
-    return lay_out(tmp_path_factory.mktemp("docs") / "here", WITHOUT_A_REGISTRY)
+    return lay_out(tmp_path_factory.mktemp("docs") / "here", WITHOUT_A_REGISTRY, shorter=True)
 
 
 @pytest.fixture(scope="module")
