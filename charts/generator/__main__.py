@@ -15,6 +15,7 @@ from charts.generator.plain_manifests import find_helm, plain_manifests
 from charts.generator.readme import readme
 from charts.generator.settings import read_settings
 from charts.generator.values_schema import values_schema
+from costopt.schema.kinds import PRICE_BOOK
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts/costopt"
@@ -25,7 +26,7 @@ def chart_files() -> dict[Path, str]:
     about = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
     settings = read_settings((CHART / "values.yaml").read_text(encoding="utf-8"))
     crds = (ROOT / "manifests/crds/costopt.dev.yaml").read_text(encoding="utf-8")
-    price_book = next(crd for crd in yaml.safe_load_all(crds) if crd["spec"]["names"]["kind"] == "PriceBook")
+    price_book = next(crd for crd in yaml.safe_load_all(crds) if crd["spec"]["names"]["kind"] == PRICE_BOOK.name)
     schema = price_book["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
     return {
         CHART / "values.schema.json": values_schema(settings, schema),

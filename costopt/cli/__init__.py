@@ -52,7 +52,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "suspend": ("costopt.cli.suspend", "Stop a job on a cluster after a checkpoint."),
     "resume": ("costopt.cli.resume", "Let a suspended job on a cluster go on."),
     "delete": ("costopt.cli.delete", "Remove a job from a cluster."),
-    "crd": ("costopt.cli.crd", "Print the CustomResourceDefinitions of CostOptJob and PriceBook."),
+    "crd": ("costopt.cli.crd", "Print the CustomResourceDefinitions of costopt's kinds."),
 }
 """Name -> module (whose function of that name is the command), and the line in the list of commands."""
 

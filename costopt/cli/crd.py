@@ -12,5 +12,5 @@ def crds_as_yaml() -> str:
 
 
 def crd() -> None:
-    """Print the CustomResourceDefinitions of CostOptJob and PriceBook."""
+    """Print the CustomResourceDefinitions of costopt's kinds."""
     typer.echo(crds_as_yaml(), nl=False)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from costopt.cluster.api import APPLY_PATCH, FIELD_MANAGER, MERGE_PATCH, Cluster, Plain, segment
+from costopt.cluster.api import APPLY_PATCH, FIELD_MANAGER, MERGE_PATCH, Cluster, Plain
 from costopt.cluster.patience import Patience
 from costopt.cluster.pods import pods_of
 from costopt.cluster.refusals import Conflict, Expired, Forbidden, NotThere, Unreachable
@@ -17,11 +17,8 @@ from costopt.cluster.shapes import mapping, mappings, moment, text
 from costopt.names import storage_claim_name
 from costopt.plan.foreign_text import one_line
 from costopt.refused import Refused
-from costopt.schema.base import API_VERSION
+from costopt.schema.kinds import COST_OPT_JOB
 from costopt.schema.status import JobStatus
-
-API_ROOT = f"/apis/{API_VERSION}"
-PLURAL = "costoptjobs"
 
 PAGE = 500
 """Jobs asked for at a time."""
@@ -139,7 +136,7 @@ class Jobs:
 
     def list(self, *, everywhere: bool = False) -> list[ClusterJob]:
         """The namespace's jobs, or those of all namespaces, in order of their submission."""
-        path = f"{API_ROOT}/{PLURAL}" if everywhere else self._path()
+        path = COST_OPT_JOB.path() if everywhere else self._path()
         return sorted(map(ClusterJob, self._pages(path)), key=lambda job: (job.created, job.namespace, job.name))
 
     def apply(self, document: Plain, *, dry_run: bool, force: bool) -> tuple[ClusterJob, Change]:
@@ -174,8 +171,7 @@ class Jobs:
             time.sleep(LOOK_EVERY_SECONDS)
 
     def _path(self, name: str | None = None) -> str:
-        path = f"{API_ROOT}/namespaces/{segment(self.namespace)}/{PLURAL}"
-        return path if name is None else f"{path}/{segment(name)}"
+        return COST_OPT_JOB.path(namespace=self.namespace, name=name)
 
     def _pages(self, path: str, accept: str = "application/json") -> Sequence[Plain]:
         """All entries of a list, which is begun anew if it has become too old between two pages."""
@@ -208,7 +204,7 @@ class Jobs:
         there = f"did you mean {' or '.join(similar)}?" if similar else f"there {_enumerated(names)}"
         return NotThere(
             f"there is no job {name} in namespace {self.namespace} of {self.cluster} (-n names another); {there}",
-            PLURAL,
+            COST_OPT_JOB.plural,
             name,
         )
 

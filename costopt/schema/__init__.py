@@ -22,6 +22,7 @@ scalars      a plain scalar of YAML -> its value, as kubectl reads it
 sentences    one mistake -> the API server's sentence, and what would be right
 earlier_words  what earlier versions called otherwise, in what they have left on disk
 lenient_parse  documents of another version of the language -> models
+kinds        the kinds of resource that are ours, one row each
 document     YAML text -> validated documents, or every mistake with its line
 crd          models -> CustomResourceDefinitions
 reference    models -> docs/reference.md

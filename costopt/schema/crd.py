@@ -9,51 +9,18 @@ what holds.
 from collections.abc import Mapping
 from typing import Any
 
-from costopt.schema.base import API_GROUP, API_VERSION, Strict
-from costopt.schema.job import CostOptJob
-from costopt.schema.prices import PriceBook
+from costopt.schema.base import API_GROUP, Strict
+from costopt.schema.kinds import KINDS, VERSION, Kind
 from costopt.schema.sentences import key_too_long
-from costopt.schema.status import JobStatus
 
 Schema = dict[str, Any]
 
-VERSION = API_VERSION.removeprefix(API_GROUP + "/")
-
 _DROPPED = {"title", "examples", "propertyNames", "additionalProperties", "$defs", "$ref", "anyOf", "const"}
-
-JOB_COLUMNS = (
-    ("State", "string", '.status.conditions[?(@.type=="Succeeded")].reason', "Training, Compressing, Completed, ..."),
-    ("Step", "integer", ".status.progress.step", "Finished optimizer steps"),
-    ("Of", "integer", ".status.progress.totalSteps", "Steps in all"),
-    ("Loss", "string", ".status.progress.validationLoss", "Latest loss on the held-out split"),
-    ("Cost", "string", ".status.bill.pricedCost", "Money so far, without unpriced resources"),
-    ("Currency", "string", ".status.bill.currency", "Currency of the cost"),
-    ("Attempt", "integer", '.status.stages[?(@.name=="train")].attempt', "Current attempt of the training stage"),
-    ("Age", "date", ".metadata.creationTimestamp", ""),
-)
-PRICE_BOOK_COLUMNS = (
-    ("Currency", "string", ".spec.currency", "Currency of all prices"),
-    ("Age", "date", ".metadata.creationTimestamp", ""),
-)
 
 
 def custom_resource_definitions() -> list[Schema]:
-    """The CRDs of CostOptJob and PriceBook, as plain data."""
-    job = structural_schema(CostOptJob)
-    job["properties"]["status"] = {
-        **structural_schema(JobStatus),
-        "description": "Written by costopt: where the job stands and what it has cost.",
-    }
-    return [
-        _definition(job, plural="costoptjobs", short_name="coj", scope="Namespaced", columns=JOB_COLUMNS),
-        _definition(
-            structural_schema(PriceBook),
-            plural="pricebooks",
-            short_name="pb",
-            scope="Cluster",
-            columns=PRICE_BOOK_COLUMNS,
-        ),
-    ]
+    """The CRDs of all our kinds, as plain data."""
+    return [_definition(kind) for kind in KINDS.values()]
 
 
 def structural_schema(model: type[Strict]) -> Schema:
@@ -111,36 +78,41 @@ def _rules_of_keys(names: Mapping[str, Any]) -> Schema:
     return {"x-kubernetes-validations": rules} if rules else {}
 
 
-def _definition(
-    schema: Schema, *, plural: str, short_name: str, scope: str, columns: tuple[tuple[str, str, str, str], ...]
-) -> Schema:
-    kind = schema["properties"]["kind"]["enum"][0]
+def _definition(kind: Kind) -> Schema:
+    schema = structural_schema(kind.model)
     version: Schema = {
         "name": VERSION,
         "served": True,
         "storage": True,
         "schema": {"openAPIV3Schema": schema},
         "additionalPrinterColumns": [
-            {"name": name, "type": type_, "jsonPath": path, **({"description": text} if text else {})}
-            for name, type_, path, text in columns
+            {
+                "name": column.name,
+                "type": column.type,
+                "jsonPath": column.path,
+                **({"description": column.description} if column.description else {}),
+            }
+            for column in kind.columns
         ],
     }
-    if "status" in schema["properties"]:
+    if kind.status is not None:
+        written = {**structural_schema(kind.status.model), "description": kind.status.description}
+        schema["properties"]["status"] = written
         version["subresources"] = {"status": {}}
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{plural}.{API_GROUP}"},
+        "metadata": {"name": f"{kind.plural}.{API_GROUP}"},
         "spec": {
             "group": API_GROUP,
             "names": {
-                "kind": kind,
-                "listKind": f"{kind}List",
-                "plural": plural,
-                "singular": kind.lower(),
-                "shortNames": [short_name],
+                "kind": kind.name,
+                "listKind": f"{kind.name}List",
+                "plural": kind.plural,
+                "singular": kind.name.lower(),
+                "shortNames": [kind.short_name],
             },
-            "scope": scope,
+            "scope": "Namespaced" if kind.namespaced else "Cluster",
             "versions": [version],
         },
     }

@@ -17,12 +17,9 @@ from pydantic import ValidationError
 
 from costopt.schema.base import API_GROUP, API_VERSION, Strict, broken_rules, duplicates, field_key, nested_model
 from costopt.schema.defaults import with_defaults
-from costopt.schema.job import CostOptJob
+from costopt.schema.kinds import KINDS
 from costopt.schema.lines import FieldPath, NotYaml, ParsedDocument, field_name, parse_yaml
-from costopt.schema.prices import PriceBook
 from costopt.schema.sentences import sentence_of
-
-KINDS: dict[str, type[CostOptJob] | type[PriceBook]] = {"CostOptJob": CostOptJob, "PriceBook": PriceBook}
 
 
 @dataclass(frozen=True, order=True)
@@ -42,7 +39,8 @@ class Mistake:
 class Document:
     """One valid document of a file."""
 
-    model: CostOptJob | PriceBook
+    model: Strict
+    """Of one of our kinds."""
     file: str
     parsed: ParsedDocument
 
@@ -74,14 +72,14 @@ def read_stream(source: str | bytes, file: str) -> Stream:
     except NotYaml as error:
         return Stream([], [Mistake(file, error.line, "document", str(error))], [])
     if not parsed_documents:
-        return Stream([], [Mistake(file, 1, "document", "is empty; it must hold a CostOptJob or a PriceBook")], [])
+        return Stream([], [Mistake(file, 1, "document", f"is empty; it must hold {_one_of_ours()}")], [])
 
     documents: list[Document] = []
     mistakes: list[Mistake] = []
     foreign = [parsed for parsed in parsed_documents if _is_of_another_kind(parsed.data)]
     left_alone = [Mistake(file, parsed.line(()), *_who_is_left_alone(parsed.data)) for parsed in foreign]
     if len(foreign) == len(parsed_documents):
-        mistakes.append(Mistake(file, 1, "document", "must hold a CostOptJob or a PriceBook, and holds neither"))
+        mistakes.append(Mistake(file, 1, "document", f"must hold {_one_of_ours()}, and holds none"))
     for parsed in parsed_documents:
         if parsed in foreign:
             continue
@@ -106,11 +104,17 @@ def _is_of_another_kind(data: Any) -> bool:
 def _who_is_left_alone(data: Any) -> tuple[str, str]:
     metadata = data.get("metadata")
     name = metadata.get("name", "") if isinstance(metadata, dict) else ""
-    return f"{data['kind']} {name}".strip(), "is neither a CostOptJob nor a PriceBook, and is left alone"
+    ours = " nor ".join(f"a {one}" for one in KINDS)
+    return f"{data['kind']} {name}".strip(), f"is neither {ours}, and is left alone"
 
 
-def _model_of(parsed: ParsedDocument) -> type[CostOptJob] | type[PriceBook]:
-    return KINDS[parsed.data["kind"]]
+def _one_of_ours() -> str:
+    *some, last = (f"a {name}" for name in KINDS)
+    return f"{', '.join(some)} or {last}"
+
+
+def _model_of(parsed: ParsedDocument) -> type[Strict]:
+    return KINDS[parsed.data["kind"]].model
 
 
 def _mistakes(parsed: ParsedDocument) -> Iterator[tuple[FieldPath, str]]:
@@ -121,12 +125,12 @@ def _mistakes(parsed: ParsedDocument) -> Iterator[tuple[FieldPath, str]]:
         return
     if not isinstance(data.get("kind"), str) or data["kind"] not in KINDS:
         said = f", not {json.dumps(data['kind'])}" if "kind" in data else "; it is missing"
-        yield ("kind",), f"must be CostOptJob or PriceBook{said}"
+        yield ("kind",), f"must be {' or '.join(KINDS)}{said}"
         return
     if data.get("apiVersion") != API_VERSION:
         yield ("apiVersion",), f"must be {API_VERSION}"
         data = {**data, "apiVersion": API_VERSION}
-    model = KINDS[data["kind"]]
+    model = KINDS[data["kind"]].model
     try:
         model.model_validate_json(json.dumps(data))
     except ValidationError as error:

@@ -9,22 +9,25 @@ from pydantic.fields import FieldInfo
 
 from costopt.schema.base import Strict, field_key, list_keys, nested_model
 from costopt.schema.crd import Schema, structural_schema
-from costopt.schema.job import CostOptJob
-from costopt.schema.prices import PriceBook
-from costopt.schema.status import JobStatus
+from costopt.schema.kinds import KINDS
 
 _HEAD = """# Reference
 
-Every field of `CostOptJob`, `PriceBook` and the job's status, as `costopt validate` and the API server check them.
+Every field of {kinds}, as `costopt validate` and the API server check them.
 Generated from the models in `costopt/schema` by `make generate`; edit the docstrings there.
 """
 
 
 def reference() -> str:
     """The whole page, as Markdown."""
-    parts = [_HEAD]
+    kinds = KINDS.values()
+    statuses = [(kind, kind.status) for kind in kinds if kind.status is not None]
+    *some, last = [*(f"`{kind.name}`" for kind in kinds), *(f"the {kind.noun}'s status" for kind, _ in statuses)]
+    parts = [_HEAD.format(kinds=f"{', '.join(some)} and {last}")]
+    chapters = [(kind.name, kind.model) for kind in kinds]
+    chapters += [(f"Status of a {kind.name}", status.model) for kind, status in statuses]
     seen: set[type[Strict]] = set()
-    for title, model in (("CostOptJob", CostOptJob), ("PriceBook", PriceBook), ("Status of a CostOptJob", JobStatus)):
+    for title, model in chapters:
         parts.append(f"## {title}\n")
         parts += [_section(one) for one in _models(model, seen)]
     return "\n".join(parts)

@@ -13,6 +13,8 @@ from builders.charts import (
     objects_of,
     rendered,
 )
+from costopt.schema.base import API_GROUP
+from costopt.schema.kinds import KINDS, Kind
 
 Permission = tuple[str, str, str]
 
@@ -64,6 +66,20 @@ def test_in_a_cluster_the_operator_may_do_what_it_needs_and_no_more() -> None:
         None: permissions({**IN_A_NAMESPACE, **NODES, **PRICE_BOOKS}),
         NAMESPACE: permissions(LEASES),
     }
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: str(kind.name))
+def test_every_kind_of_ours_may_be_watched_by_the_operator_and_one_of_a_namespace_be_read_there_by_its_users(
+    kind: Kind,
+) -> None:
+    in_all, objects = granted(rendered(), "costopt-operator")[None], rendered()
+    assert {(API_GROUP, kind.plural, verb) for verb in ("list", "watch")} <= in_all
+    assert ((API_GROUP, f"{kind.plural}/status", "update") in in_all) == (kind.status is not None)
+    roles = {one["metadata"]["name"]: one for one in objects_of("ClusterRole", objects)}
+    for name in ("costopt-edit", "costopt-view"):
+        readable = {one for rule in roles[name]["rules"] if "get" in rule["verbs"] for one in rule["resources"]}
+        assert (kind.plural in readable) == kind.namespaced
+        assert (f"{kind.plural}/status" in readable) == (kind.namespaced and kind.status is not None)
 
 
 @pytest.mark.parametrize("read_nodes", [True, False])

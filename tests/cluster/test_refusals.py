@@ -6,8 +6,7 @@ from builders.documents import ChangeCase, MistakeCase
 from cases.mistakes import CHANGES, MISTAKES, plain_job, plain_price_book
 from cluster.clients import Cluster
 from cluster.rest import Json, Rest
-
-KINDS = {"CostOptJob": "costoptjobs", "PriceBook": "pricebooks"}
+from costopt.schema.kinds import KINDS
 
 
 @pytest.fixture
@@ -17,8 +16,8 @@ def rest(crds: Cluster) -> Rest:
 
 def path(namespace: str, document: Json) -> str:
     """Where documents of its kind are."""
-    where = f"namespaces/{namespace}/" if document["kind"] == "CostOptJob" else ""
-    return f"/apis/costopt.dev/v1alpha1/{where}{KINDS[document['kind']]}"
+    kind = KINDS[document["kind"]]
+    return kind.path(namespace=namespace if kind.namespaced else None)
 
 
 @pytest.mark.parametrize("case", MISTAKES, ids=lambda case: case.name)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from costopt.cli import COMMANDS
-from costopt.schema.crd import JOB_COLUMNS
+from costopt.schema.kinds import COST_OPT_JOB, KINDS
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
@@ -22,5 +22,7 @@ def test_tables_that_are_named_are_where_it_says() -> None:
     assert len(PLACES) > 15
     assert "`COMMANDS` in `costopt/cli/__init__.py`" in TEXT
     assert "suspend" in COMMANDS
-    assert "`JOB_COLUMNS` in `costopt/schema/crd.py`" in TEXT
-    assert JOB_COLUMNS
+    assert "`KINDS` in `costopt/schema/kinds.py`" in TEXT
+    assert COST_OPT_JOB in KINDS.values()
+    assert "`columns` of its kind in `costopt/schema/kinds.py`" in TEXT
+    assert COST_OPT_JOB.columns

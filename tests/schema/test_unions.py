@@ -17,8 +17,8 @@ from costopt.schema.base import Strict, broken_rules, field_key
 from costopt.schema.compression import Prune, Quantize, Step
 from costopt.schema.crd import VERSION, structural_schema
 from costopt.schema.defaults import with_defaults
-from costopt.schema.document import KINDS
 from costopt.schema.job import Train
+from costopt.schema.kinds import KINDS
 from costopt.schema.recipe import ConvNet, DecoderLM, ModelSettings
 from costopt.schema.unions import TAG, UNIONS, key_of_word, one_of, settings_named, tagged_union
 
@@ -197,5 +197,5 @@ def test_the_settings_that_are_named_are_found_with_their_defaults() -> None:
 def test_plain_data_with_its_defaults_is_what_the_model_says_of_it(path: Path) -> None:
     documents = [*yaml.safe_load_all(path.read_text()), plain_job(), plain_price_book()]
     for document in documents:
-        model = KINDS[document["kind"]]
+        model = KINDS[document["kind"]].model
         assert with_defaults(model, document) == model.model_validate_json(json.dumps(document)).to_plain()
