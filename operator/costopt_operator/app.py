@@ -69,8 +69,7 @@ async def act(
                 for task in (watching, working):
                     task.cancel()
 
-            books = cluster.reads_books
-            await own_kinds.watch(cluster, configuration, choices.namespaces, watch_books=books, ending=ending)
+            await own_kinds.watch(cluster.reported, configuration, choices.namespaces, ending=ending)
             ending()
     finally:
         health.cluster = health.queue = health.api = None

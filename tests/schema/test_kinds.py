@@ -3,62 +3,23 @@
 import json
 import subprocess
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import yaml
 
 from builders.documents import plain_job, plain_price_book
+from builders.toys import TOY, TOY_DOCUMENT
 from costopt.cli.crd import crds_as_yaml
 from costopt.render.text import to_yaml
-from costopt.schema.base import API_GROUP, API_VERSION, Strict
+from costopt.schema.base import API_GROUP
 from costopt.schema.crd import VERSION, custom_resource_definitions
 from costopt.schema.document import read_documents, read_stream
-from costopt.schema.job import Metadata
-from costopt.schema.kinds import KINDS, PRICE_BOOK, Column, Kind, Status
+from costopt.schema.kinds import KINDS, PRICE_BOOK, Kind
 from costopt.schema.reference import reference
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = {"CostOptJob": plain_job(), "PriceBook": plain_price_book()}
-
-
-class ToySpec(Strict):
-    """What a toy is made of."""
-
-    colour: Literal["red", "blue"]
-    """Its colour."""
-
-
-class ToyStatus(Strict):
-    """How a toy is."""
-
-    broken: bool
-    """Whether it still works."""
-
-
-class Toy(Strict):
-    """What only this test knows."""
-
-    api_version: Literal["costopt.dev/v1alpha1"]
-    """The version of this language."""
-    kind: Literal["Toy"]
-    """The kind of document."""
-    metadata: Metadata
-    """Its name."""
-    spec: ToySpec
-    """What is asked for."""
-
-
-TOY = Kind(
-    model=Toy,
-    noun="toy",
-    plural="toys",
-    short_name="ty",
-    namespaced=True,
-    columns=(Column("Colour", "string", ".spec.colour", "Its colour"),),
-    status=Status(ToyStatus, "Written by costopt: how the toy is."),
-)
-TOY_DOCUMENT = {"apiVersion": API_VERSION, "kind": "Toy", "metadata": {"name": "bear"}, "spec": {"colour": "red"}}
 
 
 def crd_named(name: str, crds: list[dict[str, Any]]) -> dict[str, Any]:

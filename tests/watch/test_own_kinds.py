@@ -10,11 +10,14 @@ import kmock
 import pytest
 from kubernetes.aio.client import Configuration
 
+from builders.toys import TOY, TOY_DOCUMENT
 from cases.mistakes import plain_job, plain_price_book
+from costopt.schema.kinds import KINDS
 from costopt_operator.decide.keys import Key
 from costopt_operator.kube.api import Api
 from costopt_operator.watch import own_kinds
 from costopt_operator.watch.object_cache import Cluster
+from costopt_operator.watch.own_objects import OwnObjects
 
 Json = dict[str, Any]
 
@@ -25,6 +28,7 @@ OFFERED = {
     # Resource -> whether it is namespaced. kopf begins once it has seen these of Kubernetes' own.
     "costopt.dev/v1alpha1/costoptjobs": True,
     "costopt.dev/v1alpha1/pricebooks": False,
+    "costopt.dev/v1alpha1/toys": True,
     "v1/namespaces": False,
     "v1/events": True,
     "apiextensions.k8s.io/v1/customresourcedefinitions": False,
@@ -32,6 +36,7 @@ OFFERED = {
     "v1/services": True,
     "batch/v1/jobs": True,
 }
+KIND_OF = {kind.plural: kind.name for kind in (*KINDS.values(), TOY)}
 KEY = ("team", "job-1")
 
 
@@ -81,7 +86,7 @@ class Place:
 async def a_place(*namespaces: str) -> AsyncIterator[Place]:
     async with kmock.KubernetesEmulator() as api, kmock.Server(api) as server:
         for name, namespaced in OFFERED.items():
-            kind = {"costoptjobs": "CostOptJob", "pricebooks": "PriceBook"}.get(name.rsplit("/", 1)[1], "Any")
+            kind = KIND_OF.get(name.rsplit("/", 1)[1], "Any")
             api.resources[name] = {"kind": kind, "namespaced": namespaced, "verbs": {"get", "list", "watch", "patch"}}
         configuration = Configuration()
         configuration.host = str(server.url).rstrip("/")
@@ -103,7 +108,8 @@ async def a_place(*namespaces: str) -> AsyncIterator[Place]:
 @contextlib.asynccontextmanager
 async def kopf_watching(place: Place, *namespaces: str, books: bool = True) -> AsyncIterator[None]:
     """kopf runs, and its watches have begun."""
-    watch = own_kinds.watch(place.cluster, place.configuration, namespaces, watch_books=books)
+    place.cluster.reads_books = books
+    watch = own_kinds.watch(place.cluster.reported, place.configuration, namespaces)
     task = asyncio.ensure_future(watch)
     expected = max(1, len(namespaces)) + books
     await place.until(lambda: task.done() or sum(asked.startswith("WATCH") for asked in place.asked()) == expected)
@@ -209,6 +215,58 @@ def test_kopf_watches_our_two_kinds_and_nothing_else(
         # The rest is finding out what the server offers, and the first lists. It needs no right to namespaces or CRDs.
         known = {"/api", "/apis", "/api/v1", GROUP, "/apis/apiextensions.k8s.io/v1"} | watched
         assert {path.split()[1] for path in asked} <= known
+
+    play(act)
+
+
+@dataclass(frozen=True)
+class Toy:
+    """What the operator would keep of a toy."""
+
+    namespace: str
+    name: str
+    uid: str
+    resource_version: int
+
+    @staticmethod
+    def parse(data: Json) -> "Toy":
+        metadata = data["metadata"]
+        assert (data["apiVersion"], data["kind"]) == ("costopt.dev/v1alpha1", "Toy")
+        return Toy("team", metadata["name"], metadata["uid"], int(metadata["resourceVersion"]))
+
+
+def test_a_new_kind_is_listed_watched_and_kept_as_the_others() -> None:
+    happened: list[tuple[str, str, bool]] = []
+
+    async def act(place: Place) -> None:
+        toys = OwnObjects(
+            Api(place.configuration),
+            TOY,
+            Toy.parse,
+            learned=lambda toy, first: happened.append(("learned", toy.uid, first)),
+            gone=lambda toy, known: happened.append(("gone", toy.uid, known)),
+        )
+        path = f"{GROUP}/namespaces/team/toys"
+
+        def a_toy(uid: str, version: int) -> Json:
+            metadata = {"name": "bear", "namespace": "team", "uid": uid, "resourceVersion": str(version)}
+            return {**TOY_DOCUMENT, "metadata": metadata}
+
+        await place.write("POST", path, a_toy("first", 3))
+        task = asyncio.ensure_future(own_kinds.watch([toys], place.configuration, ("team",)))
+        await place.until(lambda: happened == [("learned", "first", True)])
+        await place.until(lambda: any(asked.startswith("WATCH") for asked in place.asked()))
+        await place.write("PATCH", f"{path}/bear", {"metadata": {"resourceVersion": "5"}})
+        await place.until(lambda: happened[1:] == [("learned", "first", False)])
+        toys.learn(Toy("team", "bear", "first", 4))  # older news
+        toys.learn(Toy("team", "bear", "second", 8))  # another of the same name: the first is gone
+        assert happened[2:] == [("gone", "first", True), ("learned", "second", True)]
+        toys.learn(Toy("team", "bear", "first", 5))
+        await place.write("DELETE", f"{path}/bear")  # of the first, which is gone already
+        await place.until(lambda: happened[4:] == [("gone", "first", False)])
+        assert set(toys.objects) == {("team", "second")}
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
     play(act)
 

@@ -16,6 +16,7 @@ import aiohttp
 from kubernetes.aio.client import Configuration
 
 from costopt.names import FIELD_MANAGER
+from costopt.schema.kinds import GROUP_PATH, KINDS
 from costopt_operator.kube.connection import client_of
 from costopt_operator.kube.paging import FIRST_PAGE, MAX_PAGE_BYTES, next_limit, smaller_limit
 
@@ -27,9 +28,6 @@ REQUEST_SECONDS = 30.0
 LOG_SECONDS = 5.0
 """Longest time for a look into a log, which the node must hand out."""
 
-JOBS = "costoptjobs"
-GROUP_PATH = "/apis/costopt.dev/v1alpha1"
-
 _RESOURCE_PATHS = {
     "Job": ("/apis/batch/v1", "jobs"),
     "ConfigMap": ("/api/v1", "configmaps"),
@@ -38,7 +36,7 @@ _RESOURCE_PATHS = {
     "Event": ("/api/v1", "events"),
     "PersistentVolumeClaim": ("/api/v1", "persistentvolumeclaims"),
     "NetworkPolicy": ("/apis/networking.k8s.io/v1", "networkpolicies"),
-    "CostOptJob": (GROUP_PATH, JOBS),
+    **{kind.name: (GROUP_PATH, kind.plural) for kind in KINDS.values()},
 }
 
 

@@ -1,18 +1,18 @@
-"""kopf watches the two kinds of our own, and only tells that something has happened; it writes nothing.
+"""kopf watches the kinds of our own, and only tells that something has happened; it writes nothing.
 
 It scans no resources, posts no events, keeps no finalizers or annotations, and takes no part in leader election.
 """
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import kopf
 from kubernetes.aio.client import Configuration
 
-from costopt_operator.decide.objects import parse_job
+from costopt.schema.base import API_GROUP
+from costopt.schema.kinds import VERSION
 from costopt_operator.kube.connection import Pauses, session_of
-from costopt_operator.watch.object_cache import Cluster
+from costopt_operator.watch.own_objects import OwnObjects
 
 IDENTITY: Any = "costopt-operator"
 """For kopf's peering, which is off. Left to itself kopf asks passwd for a user and the name server for this host, and a
@@ -22,7 +22,7 @@ PAGE = 100
 """Objects of one page of the first list."""
 
 
-def registry_for(cluster: Cluster, configuration: Configuration, *, watch_books: bool) -> kopf.OperatorRegistry:
+def registry_for(watched: Iterable[OwnObjects[Any]], configuration: Configuration) -> kopf.OperatorRegistry:
     """What kopf is to watch, and whom to tell."""
     registry = kopf.OperatorRegistry()
 
@@ -35,26 +35,17 @@ def registry_for(cluster: Cluster, configuration: Configuration, *, watch_books:
         await pauses.before_login()
         return kopf.AiohttpSession(server=configuration.host, aiohttp_session=session_of(configuration))
 
-    @kopf.on.event("costopt.dev", "v1alpha1", "costoptjobs", registry=registry)
-    async def job_changed(event: Any, **_: Any) -> None:
-        cluster.heard = time.monotonic()
-        job = parse_job(event["object"])
-        if event["type"] == "DELETED":
-            cluster.forget_job(job)
-        else:
-            cluster.learn_job(job)
-
-    if watch_books:
-
-        @kopf.on.event("costopt.dev", "v1alpha1", "pricebooks", registry=registry)
-        async def book_changed(event: Any, **_: Any) -> None:
-            data = event["object"]
-            if event["type"] == "DELETED":
-                cluster.forget_book(data["metadata"]["name"])
-            else:
-                cluster.learn_book(data)
+    for own in watched:
+        kopf.on.event(API_GROUP, VERSION, own.kind.plural, registry=registry)(_handler(own))
 
     return registry
+
+
+def _handler(own: OwnObjects[Any]) -> Any:
+    async def changed(event: Any, **_: Any) -> None:
+        own.hear(event["type"], event["object"])
+
+    return changed
 
 
 def settings() -> kopf.OperatorSettings:
@@ -70,18 +61,17 @@ def settings() -> kopf.OperatorSettings:
 
 
 async def watch(
-    cluster: Cluster,
+    watched: Iterable[OwnObjects[Any]],
     configuration: Configuration,
     namespaces: tuple[str, ...],
     *,
-    watch_books: bool,
     ending: Callable[[], None] = lambda: None,
 ) -> None:
     """Run kopf until cancelled, or until it has got a signal to end; then it first calls `ending`.
 
     kopf waits seconds for all tasks that have begun after it, whosesoever they are.
     """
-    registry = registry_for(cluster, configuration, watch_books=watch_books)
+    registry = registry_for(watched, configuration)
 
     @kopf.on.cleanup(registry=registry)
     async def clean_up(**_: Any) -> None:
