@@ -175,7 +175,7 @@ def failure_text(failure: Failure, place: Place, *, recovered: bool = False) -> 
     """Why it failed, where, its last words, and what to do about it unless the job has got over it."""
     where = [f"attempt {failure.attempt}"]
     where += [f"rank {failure.rank}"] if failure.rank is not None else []
-    where += [f"node {failure.node}"] if failure.node is not None else []
+    where += [f"replica {failure.replica_index}"] if failure.replica_index is not None else []
     where += [f"exit code {failure.exit_code}"] if failure.exit_code is not None else []
     what = "had failed and was restarted" if recovered else "failed"
     lines = [f"{failure.stage} {what}: {failure.reason} ({', '.join(where)})", f"  {failure.message.strip()}"]

@@ -18,6 +18,7 @@ from costopt.names import storage_claim_name
 from costopt.plan.foreign_text import one_line
 from costopt.refused import Refused
 from costopt.schema.kinds import COST_OPT_JOB
+from costopt.schema.lenient_parse import read_known
 from costopt.schema.status import JobStatus
 
 PAGE = 500
@@ -88,27 +89,14 @@ class ClusterJob:
 def read_status(plain: Plain, whose: str) -> JobStatus:
     """A status, without the fields that only a newer operator knows. Raises Refused if it cannot be read."""
     try:
-        return JobStatus.model_validate_json(json.dumps(plain))
+        return read_known(JobStatus, json.dumps(plain).encode())
     except ValidationError as error:
-        mistakes = error.errors(include_url=False, include_input=False)
-        unknown = [mistake["loc"] for mistake in mistakes if mistake["type"] == "extra_forbidden"]
-        if unknown:
-            return read_status(_without(plain, unknown), whose)
-        why = f"{'.'.join(('status', *(str(part) for part in mistakes[0]['loc'])))}: {mistakes[0]['msg']}"
+        mistake = error.errors(include_url=False, include_input=False)[0]
+        why = f"{'.'.join(('status', *(str(part) for part in mistake['loc'])))}: {mistake['msg']}"
         raise Refused(
             f"the status of {whose} cannot be read ({one_line(why, 300)}); "
             "install the costopt of the cluster's operator here"
         ) from None
-
-
-def _without(plain: Plain, paths: list[tuple[int | str, ...]]) -> Plain:
-    copy: Plain = json.loads(json.dumps(plain))
-    for *parents, last in paths:
-        place: Any = copy
-        for key in parents:
-            place = place[key]
-        del place[last]
-    return copy
 
 
 class Jobs:

@@ -64,7 +64,7 @@ def failure_of(replica: Replica) -> Failure:
         reason=found.reason,
         message=message,
         rank=said.rank if said else None,
-        node=said.node if said and said.node is not None else replica.index,
+        replica_index=said.replica_index if said and said.replica_index is not None else replica.index,
         exit_code=rank_code,
         log_tail=[foreign_text.one_line(line, LOG_LINE_LIMIT) for line in said.log_tail] if said else [],
     )

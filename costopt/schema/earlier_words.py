@@ -1,4 +1,5 @@
-"""What earlier versions called otherwise, in what they have left on disk: a run folder's job, a replica's settings.
+"""What earlier versions called otherwise, in what they have left: a run folder's job, a replica's settings, a status on
+a cluster or on disk, and the last words of a replica whose trainer is of an earlier version.
 
 A manifest that a user writes today is not translated: its mistakes are named.
 """
@@ -8,10 +9,20 @@ from typing import Any
 
 
 def in_todays_words(document: Any) -> None:
-    """Put the recipe of a job, or of a replica's settings, into the words of today, in place.
+    """Put a job, a replica's settings, a status or a termination message into the words of today, in place.
 
     The document is plain data; what is not there, or of another kind than it should be, is left as it is.
     """
+    _recipe_in_todays_words(document)
+    stages = document.get("stages") if isinstance(document, dict) else None
+    places = [document, *(stages if isinstance(stages, list) else [])]
+    for failure in (document, *(_part(place, "failure") for place in places)):
+        # The name of a node, in a record of usage, is still called so.
+        if isinstance(failure, dict) and type(failure.get("node")) is int:
+            failure.setdefault("replicaIndex", failure.pop("node"))
+
+
+def _recipe_in_todays_words(document: Any) -> None:
     train = _part(_part(document, "spec"), "train") or document
     recipe = _part(train, "recipe")
     optimizer, parallelism = _part(recipe, "optimizer"), _part(recipe, "parallelism")

@@ -273,7 +273,7 @@ class TerminationMessage(Strict):
     """The first failing rank's exception, in one sentence where it is the user's to mend."""
     rank: Code | None = None
     """The first failing rank; None when no rank failed."""
-    node: Code | None = None
+    replica_index: Code | None = None
     """The replica (completion index) of that rank."""
     rank_exit_code: Code | None = None
     """That rank's own exit code; negative: the signal that killed it."""

@@ -57,8 +57,8 @@ class Failure(Strict):
     """Why, in words."""
     rank: int | None = None
     """First failing rank."""
-    node: int | None = None
-    """Its node (completion index)."""
+    replica_index: int | None = None
+    """Its replica (completion index)."""
     exit_code: int | None = None
     """Its exit code; negative: the signal that killed it."""
     log_tail: list[LongText] = Field(default_factory=list, max_length=40)

@@ -160,7 +160,7 @@ def test_status_and_cost_of_a_finished_run_read_as_text_and_as_json(tmp_path: Pa
     finished_run(tmp_path)
     text = costopt(tmp_path, "status").stdout
     assert "tiny: Succeeded" in text
-    assert "ProcessFailed (attempt 0, node 1, exit code 7)" in text
+    assert "ProcessFailed (attempt 0, replica 1, exit code 7)" in text
     status = json.loads(costopt(tmp_path, "status", "runs/tiny", "--output", "json").stdout)
     assert status == json.loads((tmp_path / "runs/tiny/status.json").read_text())
     bill = json.loads(costopt(tmp_path, "cost", "--run-dir", "runs/tiny", "--output", "json").stdout)

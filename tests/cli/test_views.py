@@ -207,12 +207,12 @@ def test_a_failure_says_why_where_its_last_words_and_what_to_do() -> None:
         reason="InvalidData",
         message="text.txt is empty",
         rank=3,
-        node=1,
+        replica_index=1,
         exit_code=78,
         log_tail=["a line"],
     )
     text = failure_text(failure, local_place("runs/tiny"))
-    assert "train failed: InvalidData (attempt 2, rank 3, node 1, exit code 78)" in text
+    assert "train failed: InvalidData (attempt 2, rank 3, replica 1, exit code 78)" in text
     assert "text.txt is empty" in text
     assert "    a line" in text
     assert "Correct the data" in text

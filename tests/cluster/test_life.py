@@ -64,7 +64,7 @@ def test_gpus_are_billed_by_the_model_and_kind_of_capacity_of_their_node(team: T
 
 def test_one_failed_pod_means_a_new_attempt_and_the_first_failure_is_told(team: Team) -> None:
     said = {
-        "exitCode": 1, "reason": "ProcessFailed", "message": "ValueError: no such token", "rank": 1, "node": 1,
+        "exitCode": 1, "reason": "ProcessFailed", "message": "ValueError: no such token", "rank": 1, "replicaIndex": 1,
         "rankExitCode": 3, "time": "2026-01-01T00:00:00Z", "logTail": ["step 7", "ValueError: no such token"],
     }  # fmt: skip
     echo = {"exitCode": 1, "reason": "RendezvousFailed", "message": "connection reset", "echo": True}
@@ -79,7 +79,7 @@ def test_one_failed_pod_means_a_new_attempt_and_the_first_failure_is_told(team: 
     for job in jobs:
         failure = job.wait_until_ended()["failure"]
         assert (failure["stage"], failure["attempt"], failure["reason"]) == ("train", 0, "ProcessFailed"), job.name
-        assert (failure["rank"], failure["node"], failure["exitCode"]) == (1, 1, 3)
+        assert (failure["rank"], failure["replicaIndex"], failure["exitCode"]) == (1, 1, 3)
         assert failure["logTail"] == ["step 7", "ValueError: no such token"]
         stage = job.stage()
         assert (stage["attempt"], stage["failures"], stage["disruptions"]) == (1, 1, 0)
@@ -94,7 +94,13 @@ def test_one_failed_pod_means_a_new_attempt_and_the_first_failure_is_told(team: 
 
 def test_attempts_end_after_max_failures_and_at_once_with_exit_code_78(team: Team) -> None:
     crashing = team.submit(Play(exit_code=1), name="crashing", restarts={"maxFailures": 1})
-    said = {"exitCode": 78, "reason": "InvalidData", "message": "corpus.txt: no such file", "rank": 0, "node": 0}
+    said = {
+        "exitCode": 78,
+        "reason": "InvalidData",
+        "message": "corpus.txt: no such file",
+        "rank": 0,
+        "replicaIndex": 0,
+    }
     mistaken = team.submit(Play(exit_code=78, message=said), Play(index=1, run_seconds="forever"), name="mistaken")
 
     status = mistaken.wait_until_ended("TrainingFailed")

@@ -107,7 +107,7 @@ def test_cut_and_silent_connections_lose_nothing(team: Team, operator_account: P
 
 def test_what_happened_while_no_operator_ran_is_understood_afterwards(team: Team, operator_account: Path) -> None:
     """The first failure is still the first, the end of the others is not blamed, and what was deleted is gone."""
-    said = {"exitCode": 1, "reason": "ProcessFailed", "message": "a crash", "rank": 1, "node": 1}
+    said = {"exitCode": 1, "reason": "ProcessFailed", "message": "a crash", "rank": 1, "replicaIndex": 1}
     victims = Play(stage="train", attempt=0, index=0, run_seconds="forever", stop_exit_code=143)
     with only(team, operator_account) as operator:
         failing = team.submit(

@@ -46,7 +46,9 @@ def after(said: object, *lines: str) -> Story:
     ("said", "lines"),
     [
         ({"exitCode": 1, "rank": 10**4000}, ()),
-        ({"exitCode": 1, "node": -(10**30)}, ()),
+        ({"exitCode": 1, "replicaIndex": -(10**30)}, ()),
+        ({"exitCode": 1, "node": -(10**30), "not known": 10**4000}, ()),
+        ('{"exitCode": 1, "node": 1, "not known": ' + "[" * 900 + "]" * 900 + "}", ()),
         ({"exitCode": 10**20, "rankExitCode": 2**63}, ()),
         ({"exitCode": 1, "message": ESCAPE, "logTail": [ESCAPE]}, ()),
         ({"exitCode": 1, "progress": {**REPORT, "results": {ESCAPE: "1", "\x00": "2"}}}, ()),

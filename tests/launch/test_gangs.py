@@ -62,8 +62,8 @@ def test_a_replica_whose_rank_only_lost_its_connection_says_that_it_is_an_echo(t
     ):
         assert (first.wait(), second.wait()) == (1, 1)
     echo, cause = first.termination, second.termination
-    assert (echo.rank, echo.node, echo.rank_exit_code, echo.echo) == (0, 0, 1, True), echo
-    assert (cause.rank, cause.node, cause.rank_exit_code, cause.echo) == (1, 1, -9, False), cause
+    assert (echo.rank, echo.replica_index, echo.rank_exit_code, echo.echo) == (0, 0, 1, True), echo
+    assert (cause.rank, cause.replica_index, cause.rank_exit_code, cause.echo) == (1, 1, -9, False), cause
     assert cause.reason == "ProcessKilled"
 
 

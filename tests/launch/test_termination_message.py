@@ -73,8 +73,8 @@ REASONS = [
 
 @pytest.mark.parametrize(("end", "memory_ran_out", "reason"), REASONS)
 def test_reasons(end: RankEnd, memory_ran_out: bool, reason: FailureReason) -> None:
-    message = describe(end, node=3, memory_ran_out=memory_ran_out, progress=None)
-    assert (message.reason, message.node) == (reason, 3)
+    message = describe(end, replica_index=3, memory_ran_out=memory_ran_out, progress=None)
+    assert (message.reason, message.replica_index) == (reason, 3)
 
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=3000)
@@ -101,7 +101,7 @@ def test_a_message_is_valid_and_within_its_limit_whatever_was_said(
     error: str, kind: str, lines: list[str], progress: Progress | None, code: int
 ) -> None:
     end = RankEnd(2**31, code, 1.7e9, RankError(kind, error), log_tail=tuple(lines))
-    message = describe(end, node=10**6, memory_ran_out=False, progress=progress)
+    message = describe(end, replica_index=10**6, memory_ran_out=False, progress=progress)
     data = to_bytes(message)
     assert len(data) <= 4096
     again = TerminationMessage.model_validate_json(data)
@@ -122,7 +122,7 @@ def test_a_message_full_of_results_keeps_its_sentence_and_drops_the_results() ->
     )
     end = RankEnd(0, 1, 1.0, OWN, log_tail=("last line",))
     again = TerminationMessage.model_validate_json(
-        to_bytes(describe(end, node=0, memory_ran_out=False, progress=progress))
+        to_bytes(describe(end, replica_index=0, memory_ran_out=False, progress=progress))
     )
     assert again.message == OWN.sentence
     assert again.progress == Progress(step=1, total_steps=2)
@@ -161,7 +161,7 @@ def longest_report() -> VariantStatus:
 @settings(max_examples=50, deadline=None)
 @given(progress=st.none() | PROGRESS)
 def test_the_report_on_a_variant_is_never_cut(progress: Progress | None) -> None:
-    message = describe(None, node=0, memory_ran_out=False, progress=progress, variant=longest_report())
+    message = describe(None, replica_index=0, memory_ran_out=False, progress=progress, variant=longest_report())
     data = to_bytes(message)
     assert len(data) <= 4096
     again = TerminationMessage.model_validate_json(data)
@@ -186,7 +186,7 @@ def test_the_longest_report_and_the_longest_progress_fit_together() -> None:
         ),
         results={f"{number:02}{LONGEST}"[:256]: FIGURE for number in range(16)},
     )
-    data = to_bytes(describe(None, node=0, memory_ran_out=False, progress=progress, variant=longest_report()))
+    data = to_bytes(describe(None, replica_index=0, memory_ran_out=False, progress=progress, variant=longest_report()))
     assert len(data) <= 4096
     again = TerminationMessage.model_validate_json(data)
     assert again.variant == longest_report()
@@ -195,7 +195,9 @@ def test_the_longest_report_and_the_longest_progress_fit_together() -> None:
 
 
 def test_a_replica_that_failed_hands_over_no_report_of_an_earlier_one() -> None:
-    message = describe(RankEnd(0, 1, 1.0, OWN), node=0, memory_ran_out=False, progress=None, variant=longest_report())
+    message = describe(
+        RankEnd(0, 1, 1.0, OWN), replica_index=0, memory_ran_out=False, progress=None, variant=longest_report()
+    )
     assert message.variant is None
 
 
@@ -284,10 +286,10 @@ def test_a_cgroups_quota_limits_the_processors(tmp_path: Path) -> None:
 
 
 def test_signals_are_named() -> None:
-    assert describe(RankEnd(0, -signal.SIGSEGV, 0.0), node=0, memory_ran_out=False, progress=None).message == (
+    assert describe(RankEnd(0, -signal.SIGSEGV, 0.0), replica_index=0, memory_ran_out=False, progress=None).message == (
         "Rank 0 died of SIGSEGV."
     )
-    assert describe(RankEnd(2, 135, 0.0), node=0, memory_ran_out=False, progress=None).message == (
+    assert describe(RankEnd(2, 135, 0.0), replica_index=0, memory_ran_out=False, progress=None).message == (
         "Rank 2 died of SIGBUS (exit code 135)."
     )
 

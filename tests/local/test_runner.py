@@ -62,7 +62,7 @@ def test_one_replica_that_fails_ends_the_whole_gang_and_another_attempt_follows(
     [train] = status.stages
     assert (train.attempt, train.failures, train.disruptions) == (1, 1, 0)
     assert status.failure is not None
-    assert (status.failure.attempt, status.failure.node, status.failure.exit_code) == (0, 1, 7)
+    assert (status.failure.attempt, status.failure.replica_index, status.failure.exit_code) == (0, 1, 7)
     outcomes = {(r.attempt, r.index): r.outcome for r in RunFolder(tmp_path / "run").ledger().records}
     assert outcomes == {(0, 0): "Failed", (0, 1): "Failed", (1, 0): "Succeeded", (1, 1): "Succeeded"}
 

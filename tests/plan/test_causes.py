@@ -106,7 +106,7 @@ def test_the_pod_that_was_evicted_for_its_own_disk_is_blamed_and_not_those_that_
     world.end(second, 143, evidence=evicted)
     world.look()
     assert world.status.failure is not None
-    assert (world.status.failure.reason, world.status.failure.node) == ("StorageLimitExceeded", 1)
+    assert (world.status.failure.reason, world.status.failure.replica_index) == ("StorageLimitExceeded", 1)
     assert (world.stage().failures, world.stage().disruptions) == (1, 0)
 
 
@@ -155,5 +155,5 @@ def test_an_echo_told_first_gives_way_to_a_replica_that_the_kernel_killed_for_it
     world.end(second, 137, evidence=OUT_OF_MEMORY)
     world.look()
     assert world.status.failure is not None
-    assert (world.status.failure.reason, world.status.failure.node) == ("OutOfMemory", 1)
+    assert (world.status.failure.reason, world.status.failure.replica_index) == ("OutOfMemory", 1)
     assert world.stage().failures_by_reason == {"OutOfMemory": 1}

@@ -11,12 +11,12 @@ def at(seconds: int) -> str:
 
 
 def test_the_earliest_failure_is_told_whatever_order_they_are_seen_in() -> None:
-    early = ended(1, 1, said={"time": at(3), "message": "boom", "rank": 5, "node": 1, "rank_exit_code": -11})
+    early = ended(1, 1, said={"time": at(3), "message": "boom", "rank": 5, "replica_index": 1, "rank_exit_code": -11})
     late = ended(0, 1, said={"time": at(4), "message": "too"})
     found = first_failure([late, early], None)
     assert found == first_failure([early, late], None)
     assert found is not None
-    assert (found.message.partition(";")[0], found.rank, found.node, found.exit_code) == ("boom", 5, 1, -11)
+    assert (found.message.partition(";")[0], found.rank, found.replica_index, found.exit_code) == ("boom", 5, 1, -11)
 
 
 def test_an_echo_is_told_only_when_there_is_nothing_else() -> None:
@@ -24,7 +24,7 @@ def test_an_echo_is_told_only_when_there_is_nothing_else() -> None:
     cause = ended(1, -9, ended_at=START + timedelta(seconds=9))
     both = first_failure([echo, cause], None)
     assert both is not None
-    assert (both.reason, both.exit_code, both.node) == ("ProcessKilled", -9, 1)
+    assert (both.reason, both.exit_code, both.replica_index) == ("ProcessKilled", -9, 1)
     alone = first_failure([echo], None)
     assert alone is not None
     assert alone.message == "connection reset"

@@ -12,6 +12,8 @@ from pydantic import ValidationError
 from builders.local import job
 from cases.mistakes import plain_job
 from costopt.cli.variants import variant_notes
+from costopt.cluster.jobs import read_status
+from costopt.local.replica_folder import TERMINATION_FILE, ReplicaFolder
 from costopt.local.run_folder import RunFolder
 from costopt.refused import Refused
 from costopt.schema.earlier_words import in_todays_words
@@ -21,6 +23,7 @@ from costopt.schema.optimization import AdamW
 from costopt.schema.replica import ReplicaSettings
 from costopt.schema.status import JobStatus
 from costopt_operator.decide.holding import remembered
+from costopt_operator.decide.pod_reasons import said_at_end
 from costopt_trainer.replica_settings import read_settings
 
 EARLIER = sorted((Path(__file__).parents[1] / "cases" / "earlier").glob("*.json"))
@@ -66,6 +69,30 @@ def test_a_run_folder_goes_on_from_it(written: bytes, tmp_path: Path) -> None:
     folder.claim(job())
     (tmp_path / "tiny" / "status.json").write_bytes(written)
     assert folder.status().continues_from_step == json.loads(written)["continuesFromStep"]
+
+
+FAILED = (Path(__file__).parents[1] / "cases" / "earlier" / "failed.json").read_bytes()
+LAST_WORDS = {"exitCode": 1, "reason": "ProcessFailed", "message": "boom", "rank": 5, "node": 1}
+
+
+def test_the_index_of_a_replica_that_was_called_node_is_kept_and_the_name_of_a_node_is_still_called_so() -> None:
+    plain = json.loads(FAILED)
+    for status in (read_known(JobStatus, FAILED), read_status(plain, "job tiny")):
+        assert status.failure is not None
+        assert status.stages[0].failure == status.failure
+        assert (status.failure.rank, status.failure.replica_index) == (5, 1)
+        assert status.usage is not None
+        nodes = [record.node for record in status.usage.records]
+        assert nodes == [record["node"] for record in plain["usage"]["records"]]
+        assert all(nodes)
+
+
+def test_the_last_words_of_a_replica_whose_trainer_is_of_an_earlier_version_are_understood(tmp_path: Path) -> None:
+    folder = ReplicaFolder(tmp_path)
+    (tmp_path / TERMINATION_FILE).write_text(json.dumps(LAST_WORDS))
+    for said in (said_at_end(json.dumps(LAST_WORDS)), folder.termination()):
+        assert said is not None
+        assert (said.message, said.rank, said.replica_index) == ("boom", 5, 1)
 
 
 EARLIER_RECIPE = {
@@ -116,9 +143,26 @@ def test_the_settings_of_a_replica_that_an_earlier_version_wrote_are_read(tmp_pa
 @given(
     st.recursive(
         st.none() | st.integers() | st.text(max_size=3),
-        lambda inner: st.dictionaries(
-            st.sampled_from(["spec", "train", "recipe", "optimizer", "parallelism", "strategy", "beta1", "numNodes"]),
-            inner,
+        lambda inner: (
+            st.lists(inner, max_size=2)
+            | st.dictionaries(
+                st.sampled_from(
+                    [
+                        "spec",
+                        "train",
+                        "recipe",
+                        "optimizer",
+                        "parallelism",
+                        "strategy",
+                        "beta1",
+                        "numNodes",
+                        "node",
+                        "stages",
+                        "failure",
+                    ]
+                ),
+                inner,
+            )
         ),
     )
 )

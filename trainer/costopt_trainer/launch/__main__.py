@@ -131,7 +131,7 @@ def _run_ranks(
         return _without_ranks(EXIT_FAILED, "RendezvousFailed", str(error))
     return describe(
         first_failure(ranks.ends),
-        node=environment.index,
+        replica_index=environment.index,
         memory_ran_out=(count_oom_kills() or 0) > (oom_kills_before or 0),
         progress=read_progress(environment.progress_file),
         variant=_report_on_variant(environment, settings),
@@ -198,7 +198,7 @@ def _without_ranks(code: int, reason: FailureReason, sentence: str) -> Terminati
 def _finish(message: TerminationMessage) -> int:
     write(optional_path(os.environ, names.ENV_TERMINATION_FILE), message)
     if message.exit_code != EXIT_DONE:
-        where = "" if message.rank is None else f" (rank {message.rank} of replica {message.node})"
+        where = "" if message.rank is None else f" (rank {message.rank} of replica {message.replica_index})"
         _say(f"{message.reason}: {message.message}{where}")
     return message.exit_code
 

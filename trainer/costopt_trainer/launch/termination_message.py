@@ -87,7 +87,7 @@ def replica_exit_code(first: RankEnd | None) -> int:
 def describe(
     first: RankEnd | None,
     *,
-    node: int,
+    replica_index: int,
     memory_ran_out: bool,
     progress: Progress | None,
     variant: VariantStatus | None = None,
@@ -108,7 +108,7 @@ def describe(
         reason=reason,
         message=clean(sentence, MESSAGE_CHARACTERS),
         rank=first.rank,
-        node=node,
+        replica_index=replica_index,
         rank_exit_code=first.exit_code,
         echo=first.is_echo,
         time=rfc3339(first.time),
