@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 EXIT_BAD_INPUT = 2
 EXIT_NOT_LEADING = 3
-"""The lease was lost. The pod's restart makes a fresh start of it."""
+"""Exit code after losing the lease. The restarted container begins anew."""
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 

@@ -1,4 +1,4 @@
-"""The acting operator: its watches, its workers and kopf, all of which live and end together."""
+"""The running operator: its watches, its workers and kopf, which start and end together."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ from costopt_operator.watch.work_queue import WorkQueue
 log = logging.getLogger(__name__)
 
 GANG_APIS = ("v1alpha1",)
-"""Versions of scheduling.k8s.io whose Workload holds whole pod groups that a pod can name by itself."""
+"""Versions of scheduling.k8s.io whose Workload contains pod groups that a pod can refer to."""
 
 
 @dataclass(frozen=True)

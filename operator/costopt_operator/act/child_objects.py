@@ -1,7 +1,7 @@
-"""Making the children of an attempt. Each is made once: what is there already is recognised, and left as it is.
+"""Creates the children of an attempt. Each is created once; one that exists already is recognised and left unchanged.
 
-An object of a child's name that is not the job's own (see `ownership`) is never touched: the attempt waits until it is
-gone.
+An object that has a child's name and does not belong to the job (see `ownership`) is never touched: the attempt waits
+until it is gone.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 SMALLEST_STATUS = 524_288
-"""Bytes that must be left to the status of a job that begins: enough for any that was ever seen."""
+"""Bytes that must be left for the status of a new job: more than any status so far has needed."""
 TOO_LARGE = (
     "the job leaves too little room for its status, in which all that it uses is recorded; spec, labels and "
     "annotations together must be at most 900 KiB (put long commands and files into the image or a ConfigMap)"
@@ -35,14 +35,14 @@ TOO_LARGE = (
 
 
 class NotYet(Exception):
-    """An attempt waits for something; the words say what. Looked at again soon, with backoff."""
+    """An attempt waits for something; the message says what. It is retried soon, with backoff."""
 
     event: Event | None = None
-    """What the job is told of it once; None: nothing, for it is over at once."""
+    """Event posted once on the job; None: no Event, because the wait is short."""
 
 
 class NameTaken(NotYet):
-    """A child's name is that of an object which is not the job's. It goes on when that is gone."""
+    """A child's name belongs to an object of somebody else. The attempt continues when that object is gone."""
 
     def __init__(self, kind: str, name: str) -> None:
         super().__init__(f"the name {name}, which a {kind} has that is not this job's")
@@ -54,7 +54,7 @@ class NameTaken(NotYet):
 
 
 class NotGoneYet(NotYet):
-    """A child's name is that of an object which will go by itself, unless something keeps it."""
+    """A child's name belongs to an object that is being deleted; something may hold it."""
 
     def __init__(self, kind: str, name: str, what: str) -> None:
         super().__init__(f"the {kind} {name} {what}")
@@ -78,9 +78,9 @@ class ChildObjects:
         self._settled: dict[str, set[tuple[str, int]]] = {}
         """By job uid: admitted batch Jobs whose settings are there, each with the number of replicas they name."""
         self._held_up: dict[str, dict[Attempt, str]] = {}
-        """By job uid: attempts whose children cannot be made yet, and what they wait for."""
+        """By job uid: attempts whose children cannot be created yet, and what they wait for."""
         self._told: dict[str, set[str]] = {}
-        """By job uid: sentences that have been told."""
+        """By job uid: sentences that have been reported already."""
 
     def refused(self, job: JobObject) -> dict[Attempt, str]:
         """Attempts whose children the platform or the API server has refused, each with a sentence that says so."""
@@ -91,7 +91,7 @@ class ChildObjects:
         return dict(self._held_up.get(job.uid, {}))
 
     def is_news(self, job: JobObject, sentence: str) -> bool:
-        """Whether the sentence has not been told before; from now on it has."""
+        """Whether the sentence has not been reported before; marks it as reported."""
         told = self._told.setdefault(job.uid, set())
         known = sentence in told
         told.add(sentence)
@@ -123,12 +123,12 @@ class ChildObjects:
             execution=decision.execution,
             train_attempt=gang.attempt if gang.stage == TRAIN_STAGE else decision.train_attempt,
             default_image=self._default_image,
-            # A queue places gangs whole itself, and perhaps with fewer replicas than asked for.
+            # A queue admits whole gangs itself, perhaps with fewer replicas than requested.
             gang_api=None if queued else self._gang_api,
         )
         *others, batch_job = drawn
         if queued and gang.stage == TRAIN_STAGE:
-            # How many replicas there will be is the queue's to say; pods wait for their settings until then.
+            # The queue decides the number of replicas; until then the pods wait for their settings.
             others = [manifest for manifest in others if manifest["kind"] != "ConfigMap"]
         first = gang.stage == TRAIN_STAGE and gang.attempt == 0
         log.info("starting attempt %d of %s", gang.attempt, gang.stage)

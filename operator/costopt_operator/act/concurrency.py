@@ -1,4 +1,4 @@
-"""Doing many small things at a time."""
+"""Running many small steps concurrently."""
 
 import asyncio
 from collections.abc import Coroutine, Iterable

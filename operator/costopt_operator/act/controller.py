@@ -1,4 +1,4 @@
-"""The loop of the cluster's shell, for one key at a time: gather → reconcile → write the status → do the rest."""
+"""The loop of the cluster's shell, one key at a time: gather → reconcile → write the status → carry out the rest."""
 
 import asyncio
 import dataclasses
@@ -44,12 +44,12 @@ from costopt_operator.watch.work_queue import LONGEST_BACKOFF_SECONDS, WorkQueue
 log = logging.getLogger(__name__)
 
 WORKERS = 64
-"""Jobs looked at at the same time: they wait for the API server, not for each other."""
+"""Jobs reconciled concurrently: they wait for the API server, not for each other."""
 LONGEST_WAIT_SECONDS = 10.0
-"""Longest pause between two tries of an attempt whose children cannot be made yet: an object of somebody else's is not
-watched, so nothing tells that it is gone."""
+"""Longest pause between two tries of an attempt whose children cannot be created yet: objects of others are not
+watched, so nothing reports that they are gone."""
 FIGURES_PER_SECOND = 5.0
-"""Statuses of all jobs together in which only figures have grown: thousands of running jobs are no load for that."""
+"""Upper bound, over all jobs, on status writes that only update figures; thousands of jobs cause no more load."""
 FIGURES_PUT_OFF = timedelta(seconds=10)
 
 
@@ -84,7 +84,7 @@ class Controller:
         """By job uid."""
 
     async def run(self) -> None:
-        """Work until cancelled, once it is known whose each pod is."""
+        """Work until cancelled, once the job of each pod is known."""
         await self._strangers.meet_all()
         async with asyncio.TaskGroup() as tasks:
             for _ in range(WORKERS):
@@ -118,7 +118,7 @@ class Controller:
             self._queue.done(key, deciding)
 
     def _again(self, key: Key, error: BaseException) -> None:
-        """Look again after a pause, and say why."""
+        """Reconcile again after a pause, and log why."""
         if isinstance(error, ApiError):
             longest = LONGEST_PAUSE_SECONDS if says_something_of_the_job(error) else LONGEST_BACKOFF_SECONDS
             pause = self._queue.failed(key, longest=longest)
@@ -138,7 +138,7 @@ class Controller:
             log.error("this is a mistake in the operator; looking again in %.1f s", pause, exc_info=error)
 
     async def _unless_too_often(self, key: Key, error: BaseException) -> None:
-        """Stop the gangs of a job that could not be looked at so often that nothing of it is kept."""
+        """Stop the gangs of a job whose reconciles failed too often in a row: its limits are no longer enforced."""
         job = self._cluster.jobs.get(key)
         if job is None or not says_something_of_the_job(error) or not self._failing.failed(job.uid):
             return
@@ -148,8 +148,8 @@ class Controller:
             log.warning("the gangs cannot be stopped: %s", failed)
 
     async def _stop_unseen(self, job: JobObject, sentence: str) -> None:
-        """Stop a job's gangs without looking at it: each has the grace to save its work, and nothing is started. A job
-        that is being deleted goes, although what it used stands nowhere."""
+        """Stop a job's gangs without a reconcile: each has its grace period to save its work, and nothing is started.
+        A job that is being deleted is let go, although its usage is recorded nowhere."""
         if job.deleting:
             await self._departures.let_go_unrecorded(job, self._cluster.pods.of(job.key))
         children, alone = still_running(job, self._cluster.child_jobs.of(job.key), self._cluster.pods.of(job.key))
@@ -159,7 +159,7 @@ class Controller:
             await self._tell(Event("Warning", "CannotBeLookedAt", sentence), Decision(execution=job.generation), job)
 
     async def reconcile_key(self, key: Key) -> float:
-        """One look at one job; returns the seconds it took to decide, without the time the API server took."""
+        """One reconcile of one job; returns the seconds spent on deciding, without the time of the API server."""
         job = self._cluster.jobs.get(key)
         pods = self._cluster.pods.of(key)
         if job is None:
@@ -182,7 +182,7 @@ class Controller:
         return deciding
 
     async def _enforce(self, job: JobObject) -> tuple[JobSnapshot, Decision, JobObject, float]:
-        """Decide, write it down, and stop what is to stop. All else can wait, and must not keep this from happening."""
+        """Decide, write the status, and stop what must stop. Everything else comes later and must not delay this."""
         snapshot = await self._gather(job)
         memory = self._memories.get(job.uid, WriteHistory())
         began = time.perf_counter()
@@ -196,7 +196,7 @@ class Controller:
         self._memories[job.uid] = WriteHistory(
             self._clock() if decision.status is not None else memory.last_written, decision.noticed, decision.remembered
         )
-        # Pods first: the deletion of their Job gives them their full grace, and a shorter one comes too late after that
+        # Pods first: deleting their Job gives them the full grace period, and a shorter one is then too late.
         await run_all(self._departures.delete_pod(pod, grace) for pod, grace in decision.delete_pods)
         await run_all(self._departures.delete_job(child) for child in decision.delete_jobs)
         return snapshot, decision, job, deciding
@@ -227,7 +227,7 @@ class Controller:
         )
 
     async def _write_status(self, job: JobObject, snapshot: JobSnapshot, status: JobStatus) -> JobObject:
-        """PUT the status; what the API server answers is the job from now on."""
+        """PUT the status; the answer of the API server becomes the known job."""
         body = {
             "apiVersion": API_VERSION,
             "kind": "CostOptJob",
@@ -251,7 +251,8 @@ class Controller:
         return written
 
     async def _read_again(self, job: JobObject) -> JobObject | None:
-        """The job as the API server has it now; None, and forgotten, if it is gone or another of its name."""
+        """The job as the API server has it now; None if it is gone or replaced by another of its name. Such a job is
+        forgotten."""
         data = await self._api.get("CostOptJob", job.namespace, job.name)
         if data is None:
             self._cluster.forget_job(job)
@@ -267,7 +268,7 @@ class Controller:
         try:
             await run_all(self._departures.release(pod) for pod in decision.releases)
         except ApiError as error:
-            refused = error  # it holds nothing else up
+            refused = error  # raised at the end, so that it blocks nothing else
         await run_all(self._delete_if_lost(pod) for pod in decision.overdue)
         for event in decision.events:
             await self._tell(event, decision, job)
@@ -276,7 +277,7 @@ class Controller:
                 await self._departures.delete_job(child)
             except ApiError as error:
                 log.warning("the Job %s of an old attempt stays: %s", child.name, error)
-        # Each by itself: what one attempt waits for holds no other up.
+        # Each by itself: an attempt that has to wait does not block the others.
         held_up = [
             *[
                 await self._unless_held_up(self._start(gang, decision, snapshot, job), decision, job)
@@ -302,7 +303,7 @@ class Controller:
     async def _unless_held_up(
         self, step: Coroutine[Any, Any, None], decision: Decision, job: JobObject
     ) -> NotYet | None:
-        """Do the step; what it has to wait for, if it has to. The job is told once of each object in its way."""
+        """Run the step; returns what it has to wait for, if anything. One Event on the job for each blocking object."""
         try:
             await step
         except NotYet as reason:
@@ -318,7 +319,7 @@ class Controller:
             await self._api.delete("Pod", pod.namespace, pod.name, uid=pod.uid, grace_seconds=0)
 
     async def _start(self, gang: StartGang, decision: Decision, snapshot: JobSnapshot, job: JobObject) -> None:
-        # A status just written shows the job as it is; after a crash it was written long ago.
+        # After a status write the job is known as it is now. After a crash the write was long ago, so it is read again.
         current = job if decision.status is not None else await self._read_again(job)
         if current is None or current.deleting:
             return
@@ -327,7 +328,7 @@ class Controller:
                 self._queue.add(job.key)
         except ApiError as error:
             if error.status == 403 and self._gangs.is_news(job, error.message):
-                # A quota, or a policy: somebody can mend it, and it is tried again meanwhile.
+                # A quota or a policy: somebody can change it, and it is retried meanwhile.
                 await self._tell(Event("Warning", "CreationForbidden", error.message), decision, job)
             raise
 

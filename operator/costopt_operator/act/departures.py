@@ -1,4 +1,4 @@
-"""The ends of children, one request each, and what becomes of them when their job is deleted.
+"""Deletes children, one request each, and releases their pods when the job is deleted.
 
 in the background   the job goes at once; its pods are let go of as they end
 kept by a finalizer its gangs are stopped and recorded as long as it is there (see `reconcile`), then let go of
@@ -21,13 +21,13 @@ from costopt_operator.watch.object_cache import Cluster
 log = logging.getLogger(__name__)
 
 TRIES = 5
-"""Deletions of a batch Job that changes in between, which its controller does now and then."""
+"""Tries to delete a batch Job that its controller changes in between."""
 ASKED_KEPT = 10_000
-"""Batch Jobs of jobs that are gone, of which it was asked whether they live on."""
+"""Batch Jobs of deleted jobs for which the API server was asked whether they live on."""
 
 
 class Departures:
-    """Deletes children and lets go of them."""
+    """Deletes children and releases their finalizers."""
 
     def __init__(
         self, api: Api, cluster: Cluster, metrics: Metrics, look: Callable[[Key], None], released: Callable[[str], None]
@@ -37,7 +37,7 @@ class Departures:
         self._metrics = metrics
         self._look = look
         self._released = released
-        """Told of the uid of each pod that was let go of."""
+        """Called with the uid of each released pod."""
         self._asked = Recent(ASKED_KEPT)
 
     async def release(self, pod: Pod) -> None:
@@ -48,14 +48,14 @@ class Departures:
         self._released(pod.uid)
 
     async def delete_pod(self, pod: Pod, grace_seconds: int | None) -> None:
-        """Delete the pod, with that grace or its own."""
+        """Delete the pod, with this grace period (None: with its own)."""
         await self._api.delete("Pod", pod.namespace, pod.name, uid=pod.uid, grace_seconds=grace_seconds)
 
     async def delete_job(self, child: ChildJob) -> None:
-        """Delete the batch Job and, with their own grace, its pods.
+        """Delete the batch Job and, with their own grace period, its pods.
 
-        If its job is being deleted, or is gone, somebody may have asked for the children to live on, which is done by
-        taking their owner away. That may be news: so it is deleted only as it is read, with its owner.
+        If its job is being deleted or is gone, somebody may have used cascade=orphan, which removes the owner from the
+        children. This process may not know it yet: so the Job is read first, and deleted only with its owner.
         """
         job = self._cluster.jobs.get(child.key)
         if job is not None and not job.deleting:
@@ -78,14 +78,14 @@ class Departures:
         raise ApiError(409, "Conflict", f"the Job {child.name} changes all the time")
 
     async def leave(self, pods: Iterable[Pod]) -> None:
-        """Let go of pods that live on without their job."""
+        """Release pods that live on without their job."""
         held = [pod for pod in pods if pod.has_finalizer]
         if held:
             log.info("the job is deleted without its pods (cascade=orphan): %d of them live on unrecorded", len(held))
         await run_all(self.release(pod) for pod in held)
 
     async def after(self, key: Key, pods: Iterable[Pod]) -> None:
-        """Let go of the pods of a job that is gone, after making sure that it is."""
+        """Release the pods of a deleted job, after making sure that it is gone."""
         held = [pod for pod in pods if pod.has_finalizer]
         left = [pod for pod in held if pod.ended]
         orphans = [pod for pod in pods if pod.orphan and pod.deleted is None]
@@ -103,7 +103,7 @@ class Departures:
             await self._leave_if_it_lives_on(key, [pod for pod in running if pod.gang_uid == gang])
 
     async def _leave_if_it_lives_on(self, key: Key, gang: list[Pod]) -> None:
-        """Asked once: a job that left its children has gone after they had lost their owner."""
+        """Asked once: with cascade=orphan the children lose their owner before the job is gone."""
         first = gang[0]
         data = await self._api.get("Job", first.namespace, first.controller.name) if first.controller.name else None
         if data is not None and data["metadata"]["uid"] == first.gang_uid and not belongs_to(data["metadata"], key[1]):
@@ -111,7 +111,7 @@ class Departures:
         self._asked.note(first.gang_uid)
 
     async def let_go_unrecorded(self, job: JobObject, pods: Iterable[Pod]) -> None:
-        """Let go of the ended pods of a job that is being deleted and cannot be looked at, so that it can go."""
+        """Release the ended pods of a job that is being deleted and cannot be reconciled, so that it can go."""
         held = [pod for pod in pods if pod.ended and pod.has_finalizer]
         if held:
             log.warning("%d pods of %s are let go of unrecorded: it is being deleted", len(held), job.name)

@@ -1,8 +1,8 @@
-"""Looks that fail: what they say of the job, and when it is enough.
+"""Failed reconciles: what they mean for the job, and when its gangs are stopped.
 
-While a job cannot be looked at, nobody keeps its suspension, its budget or its deadline, and nothing of it is recorded.
-So it does not run on: after some failing looks in a row its gangs are stopped with a checkpoint, and it is tried again
-rarely. What passes by itself (an API server that is away, a conflict, too many requests) does not count.
+While reconciles of a job fail, nobody enforces its suspension, budget or deadline, and its usage is not recorded. So
+after several failures in a row its gangs are stopped with a checkpoint, and it is retried rarely. Temporary errors (an
+unavailable API server, a conflict, too many requests) do not count.
 """
 
 import time
@@ -15,22 +15,22 @@ from costopt_operator.decide.reading import NotUnderstood
 from costopt_operator.kube.api import ApiError, NotLeading, Unreachable
 
 LOOKS = 10
-"""Failing looks in a row after which a job's gangs are stopped."""
+"""Failed reconciles in a row after which a job's gangs are stopped."""
 AT_LEAST = timedelta(seconds=30)
-"""However fast they follow each other: a pod in a state that only lasts a moment is no reason."""
+"""Shortest time that they must span: a state of a pod that lasts only a moment is no reason to stop."""
 LONGEST_PAUSE_SECONDS = 300.0
-"""Between two tries of a job that cannot be looked at."""
+"""Longest pause between two tries of a job whose reconciles fail."""
 
 _PASSING = frozenset({401, 404, 408, 409, 429})
-"""Refusals that say nothing of the job: our own token, a job that is gone, a conflict, too much at a time."""
+"""Refusals that say nothing about the job: our own token, a deleted job, a conflict, too many requests."""
 
 
 class NotEnforced(Exception):
-    """A look ended before what it was to stop was stopped; its cause says why."""
+    """A reconcile failed before everything that must stop was stopped; its cause says why."""
 
 
 def says_something_of_the_job(error: BaseException | None) -> bool:
-    """Whether a look that ended so would end so again, for a reason that lies in the job or in us."""
+    """Whether a reconcile would fail with this error again, because of the job or of a bug of ours."""
     if error is None or isinstance(error, (NotLeading, *Unreachable)):
         return False
     if isinstance(error, ApiError):
@@ -39,7 +39,7 @@ def says_something_of_the_job(error: BaseException | None) -> bool:
 
 
 def _is_too_large(error: ApiError) -> bool:
-    """etcd, or the way to it, refuses an object for its size; the API server calls that a mistake of its own."""
+    """etcd, or something before it, refuses an object for its size; the API server reports an internal error."""
     return error.status == 413 or "too large" in error.message or "larger than max" in error.message
 
 
@@ -74,19 +74,19 @@ def still_running(
 
 
 class FailingLooks:
-    """Counts looks that failed in a row, by the job's uid."""
+    """Counts failed reconciles in a row, by job uid."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._failed: dict[str, tuple[int, float]] = {}
-        """How many, and when the first was."""
+        """How many, and when the first one failed."""
 
     def failed(self, uid: str) -> bool:
-        """One more has failed; True when it is enough."""
+        """One more has failed; True when the gangs are to be stopped."""
         count, since = self._failed.get(uid, (0, self._clock()))
         self._failed[uid] = (count + 1, since)
         return count + 1 >= LOOKS and self._clock() - since >= AT_LEAST.total_seconds()
 
     def succeeded(self, uid: str) -> None:
-        """What failed before does not count any more, or the job is gone."""
+        """A reconcile has succeeded, or the job is gone: earlier failures no longer count."""
         self._failed.pop(uid, None)

@@ -1,11 +1,11 @@
-"""So many things a second, and no more."""
+"""A bounded number of actions per second."""
 
 import time
 from collections.abc import Callable
 
 
 class RateLimiter:
-    """A token bucket: what was not taken is kept for ten seconds.
+    """A token bucket: it holds at most the tokens of ten seconds.
 
     See J. Turner, "New directions in communications", IEEE Communications Magazine 24(10), 1986.
     """

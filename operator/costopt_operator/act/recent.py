@@ -1,8 +1,8 @@
-"""What was noted lately."""
+"""A bounded set of recently added texts."""
 
 
 class Recent:
-    """The last so many texts that were noted; whether one is among them is asked thousands of times."""
+    """The last `kept` texts that were added; membership is checked thousands of times."""
 
     def __init__(self, kept: int) -> None:
         self._kept = kept
@@ -12,7 +12,7 @@ class Recent:
         return text in self._texts
 
     def note(self, text: str) -> None:
-        """It is the latest; the earliest of too many is forgotten."""
+        """Add it as the latest; if there are too many, the earliest is dropped."""
         self._texts.pop(text, None)
         self._texts[text] = None
         if len(self._texts) > self._kept:

@@ -1,8 +1,8 @@
-"""Pods that have our label and are of no batch Job that is known: whose they are, or that they are nobody's.
+"""Pods that have our label and belong to no known batch Job: finds their job, or that they have none.
 
-A batch Job may have been made, and be gone again, without an operator that saw it. What is left are its pods, and what
-the job's status says of them. Who writes labels on a pod can forge neither: the status is the operator's, uids are the
-API server's. Which status to ask is all that a label decides.
+A batch Job may be created and deleted while no operator runs. Its pods are left, and what the job's status says about
+them. Whoever writes labels on a pod can forge neither: the operator writes the status, and the API server gives uids. A
+label only decides which status is checked.
 """
 
 import asyncio
@@ -23,13 +23,13 @@ from costopt_operator.watch.object_cache import Cluster
 log = logging.getLogger(__name__)
 
 STRANGERS_KEPT = 10_000
-"""Pods that were told to be of no job of ours, and need not be told of again."""
+"""Pods already logged as belonging to no job of ours."""
 PAUSE_SECONDS = 1.0
 """Between two tries to read a batch Job before the first look."""
 
 
 class Strangers:
-    """Looks at such pods."""
+    """Finds the jobs of such pods."""
 
     def __init__(self, api: Api, cluster: Cluster, release: Callable[[Pod], Awaitable[None]]) -> None:
         self._api = api
@@ -38,16 +38,16 @@ class Strangers:
         self._told = Recent(STRANGERS_KEPT)
 
     async def meet_all(self) -> None:
-        """Before the first look: a job whose pods are not known for its own yet would be given others.
+        """Before the first reconcile: a job whose pods are not known yet would get new ones.
 
-        There may be thousands: between two of them everything else has its turn, the leader's lease above all.
+        There may be thousands: between two of them other tasks run, above all the renewal of the lease.
         """
         for pod in sorted(self._cluster.pods.strangers(), key=lambda pod: pod.job_uid):
             await asyncio.sleep(0)
             await self._meet((pod.namespace, pod.uid))
 
     async def _meet(self, key: Key) -> None:
-        """Ask about the pod as long as it is a stranger and the answer may come; it may be met, or go, meanwhile."""
+        """Retry while the pod has no known job and an answer is possible; meanwhile it may be matched, or deleted."""
         while (pod := self._cluster.pods.stranger(key)) is not None and self._may_be_met(pod):
             try:
                 await self.is_met(pod)
@@ -63,8 +63,8 @@ class Strangers:
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def pass_over(self, pod: Pod) -> None:
-        """Nothing is done about a pod of no job, except that our finalizer is released when it has ended: nobody else
-        will ever do that."""
+        """Do nothing about a pod without a job, except releasing our finalizer when it has ended: nobody else ever
+        would."""
         is_news = pod.uid not in self._told
         if not is_news and not (pod.ended and pod.has_finalizer):
             return
@@ -77,7 +77,7 @@ class Strangers:
             await self._release(pod)
 
     async def is_met(self, pod: Pod) -> bool:
-        """Whether the pod is of a batch Job of ours after all; from now on it is known for that."""
+        """Whether the pod belongs to a batch Job of ours after all; if so, this is remembered."""
         data = None
         if pod.controller.kind == "Job" and re.fullmatch(OBJECT_NAME_PATTERN, pod.controller.name):
             data = await self._api.get("Job", pod.namespace, pod.controller.name)
@@ -106,6 +106,6 @@ class Strangers:
         return claims is not None and (claims.gang_by_mark(pod) or claims.gang_by_name(pod)) is not None
 
     def _claims(self, pod: Pod) -> Claims | None:
-        """What is claimed by the job that the pod's label names, if it is there."""
+        """What the job named by the pod's label claims, if that job exists."""
         job = self._cluster.jobs.get((pod.namespace, pod.job_uid))
         return claims_of(job) if job is not None else None

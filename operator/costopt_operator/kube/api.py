@@ -23,10 +23,10 @@ from costopt_operator.kube.paging import FIRST_PAGE, MAX_PAGE_BYTES, next_limit,
 Json = dict[str, Any]
 
 REQUEST_SECONDS = 30.0
-"""Longest time for an ordinary request: less than the leader's lease could be lost and won again in."""
+"""Timeout of an ordinary request: shorter than the time in which a lease can be lost and taken again."""
 
 LOG_SECONDS = 5.0
-"""Longest time for a look into a log, which the node must hand out."""
+"""Timeout of reading a log, which the node has to provide."""
 
 _RESOURCE_PATHS = {
     "Job": ("/apis/batch/v1", "jobs"),
@@ -48,17 +48,17 @@ class ApiError(Exception):
         self.status = status
         """HTTP status."""
         self.reason = reason
-        """The API's own word: NotFound, AlreadyExists, Conflict, Invalid, Expired, Forbidden."""
+        """The API's reason: NotFound, AlreadyExists, Conflict, Invalid, Expired, Forbidden."""
         self.message = message
-        """The API's sentence."""
+        """The API's message."""
 
 
 class NotLeading(Exception):
-    """A write was refused here: this process does not lead, or cannot be sure that it still does."""
+    """A write was refused by this process: it is not the leader, or cannot be sure that it still is."""
 
 
 class TooLarge(Exception):
-    """An answer has more bytes than were to be read."""
+    """An answer is larger than the limit."""
 
 
 Unreachable = (aiohttp.ClientError, TimeoutError, OSError)
@@ -66,7 +66,7 @@ Unreachable = (aiohttp.ClientError, TimeoutError, OSError)
 
 
 _GROUP_PLURALS = {"Workload": "workloads", "PodGroup": "podgroups"}
-"""Kinds of scheduling.k8s.io, of which each version of Kubernetes has another."""
+"""Kinds of scheduling.k8s.io, whose API version differs between versions of Kubernetes."""
 
 
 def path_of(manifest: Json, *, named: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""How many objects a list asks for at a time, so that a page is small however large they are. Pure.
+"""Page size of a list, so that a page stays small however large its objects are. Pure.
 
 The API server counts a page in objects, and one may be 1.5 MB. A page is read into memory and then taken apart, which
 takes several times its size; so the first is of few objects, and each further one of as many as should fit, going by
@@ -7,11 +7,11 @@ with half the objects.
 """
 
 FIRST_PAGE = 50
-"""Objects asked for at first, when nothing is known of their size."""
+"""Page size of the first page, when the size of the objects is unknown."""
 PAGE_BYTES = 2 * 2**20
-"""Size that a page is meant to have."""
+"""Target size of a page in bytes."""
 MAX_PAGE_BYTES = 8 * 2**20
-"""Most that is read of a page of more than one object; a single one is as large as the API server lets it be."""
+"""Limit in bytes for a page of more than one object; a single object may have any size that the API server allows."""
 
 
 def next_limit(limit: int, *, read: int, objects: int, most: int) -> int:
@@ -23,5 +23,5 @@ def next_limit(limit: int, *, read: int, objects: int, most: int) -> int:
 
 
 def smaller_limit(limit: int) -> int:
-    """How many objects to ask for instead of a page that was too large to be read."""
+    """Page size to retry with after a page that was too large."""
     return max(1, limit // 2)

@@ -1,4 +1,4 @@
-"""What an operator process is to others: one of several, probed, measured, read and removed.
+"""The operator process as seen from outside: leader election, probes, metrics, logs, uninstalling.
 
 leader_election    of all operator processes one acts, the holder of a Lease
 health             /healthz, /readyz and /metrics

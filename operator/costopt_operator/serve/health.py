@@ -1,4 +1,4 @@
-"""The HTTP port: /metrics, /healthz (is this process worth keeping), /readyz (does it do its duty now)."""
+"""The HTTP port: /metrics, /healthz (must this process be restarted), /readyz (is it in service now)."""
 
 import time
 
@@ -12,8 +12,8 @@ from costopt_operator.watch.object_cache import Cluster
 from costopt_operator.watch.work_queue import WorkQueue
 
 UNHEALTHY_SECONDS = 2.5 * SILENCE_SECONDS
-"""A watch that has heard nothing for this long will not recover by itself: a restart is better. Well above what an
-API server needs to restart, for restarting this process does not help against that."""
+"""A watch that has received nothing for this long does not recover by itself, so the process is restarted. Well above
+the restart time of an API server, where restarting this process does not help."""
 
 
 class Health:
@@ -29,7 +29,7 @@ class Health:
         self.api: Api | None = None
 
     def problems(self) -> list[str]:
-        """What is wrong for longer than it should be, in sentences."""
+        """Faults that last too long, as sentences."""
         now = time.monotonic()
         found = []
         if self.cluster is not None:
@@ -45,7 +45,7 @@ class Health:
         return found
 
     def ready(self) -> bool:
-        """Standing by, or acting on a complete picture."""
+        """Whether it is on standby, or acts with all its watches synchronised."""
         return self.cluster is None or all(watch.synced.is_set() or watch.refused for watch in self.cluster.watches)
 
     def application(self) -> web.Application:

@@ -1,4 +1,4 @@
-"""Leadership: of all operator processes one acts, the holder of a Lease.
+"""Leader election: one of the operator processes acts, the holder of a Lease.
 
 The election is the official client's. Around it stand four guards. A request that hangs or fails counts as one try
 that failed, and not as the end of the election. A leader that could not renew its lease for RENEW_SECONDS by its own
@@ -27,13 +27,13 @@ from costopt_operator.kube.connection import client_of
 log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 12
-"""A lease that was not renewed for this long may be taken by another."""
+"""A lease that was not renewed for this long may be taken by another process."""
 RENEW_SECONDS = 8
 """A leader that could not renew its lease for this long stops."""
 RETRY_SECONDS = 2
-"""Between two tries to take or renew the lease."""
+"""Pause between two tries to take or renew the lease."""
 ENDING_SECONDS = 10.0
-"""Longest time for what acts to end once it is cancelled."""
+"""Longest time that `act` may take to end after it is cancelled."""
 TRY_SECONDS = 3.0
 """Longest time for one request of a try."""
 
@@ -54,7 +54,7 @@ class Leadership:
             self._renewed = self._clock()
 
     def lost(self) -> None:
-        """The lease is not held any more, and will not be again by this process."""
+        """The lease is lost; this process will not take it again."""
         self._over = True
         self._renewed = None
 
@@ -89,7 +89,7 @@ class _GuardedLock(LeaseLock):
         return self._by_own_clock(found) if isinstance(found, LeaderElectionRecord) else answer
 
     def _tell(self, refused: ApiException) -> None:
-        """Say why the lease cannot be had, once for each reason: a missing right is waited for in silence otherwise."""
+        """Log why the lease cannot be taken, once per reason: else a missing right would be waited for silently."""
         if refused.status not in (404, self._told):
             self._told = refused.status
             log.warning("the lease cannot be read: %s %s", refused.status, refused.reason)

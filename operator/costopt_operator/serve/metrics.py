@@ -1,4 +1,4 @@
-"""What Prometheus is told. No label names a job or a pod: their number has no bound."""
+"""Metrics for Prometheus. No label names a job or a pod: their number has no bound."""
 
 from decimal import Decimal
 
@@ -28,7 +28,7 @@ class Metrics:
             registry=self.registry,
         )
         self.errors = Counter(
-            "costopt_reconcile_errors_total", "Looks that failed, by reason.", ["reason"], registry=self.registry
+            "costopt_reconcile_errors_total", "Failed reconciles, by reason.", ["reason"], registry=self.registry
         )
         self.relists = Gauge(
             "costopt_watch_relists", "Lists made again because a watch was too old.", ["kind"], registry=self.registry
@@ -70,7 +70,7 @@ class Metrics:
         )
 
     def count(self, before: JobStatus, after: JobStatus, namespace: str) -> None:
-        """Count what a status write has made known: ends, lost attempts, usage."""
+        """Count what a status write contains: finished jobs, lost attempts, usage."""
         condition = after.condition("Succeeded")
         if condition is not None and is_final(after) and not is_final(before):
             self.ended.labels(namespace, condition.reason).inc()
