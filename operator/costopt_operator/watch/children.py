@@ -1,4 +1,4 @@
-"""What belongs to jobs, one kind of object each, as the list-watches report it."""
+"""The children of jobs, one cache per kind of object, as the list-watches report them."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -40,10 +40,10 @@ class Children(Generic[T]):
         self.kind = kind
         self._changed = changed
         self._met = met
-        """Told of an object before anybody else is told of a change of it."""
+        """Called with an object before anybody else is told about its change."""
         self._by_key: defaultdict[Key, dict[str, T]] = defaultdict(dict)
         self._key_of: dict[str, Key] = {}
-        """By uid: under which key it is kept. Somebody may give it another owner."""
+        """By uid: the key under which the object is kept. Somebody may give it another owner."""
         query = {"labelSelector": MANAGED_BY_SELECTOR}
         self.watches = [
             ListWatch(api, list_path(kind, namespace), query, parse, self._on_change, namespace=namespace)
@@ -62,13 +62,13 @@ class Children(Generic[T]):
         return sum(len(watch.objects) for watch in self.watches)
 
     def learn(self, parsed: T, namespace: str | None) -> None:
-        """Take note of what this process has just written."""
+        """Add an object that this process has just written."""
         for watch in self.watches:
             if watch.namespace in (None, namespace):
                 watch.learn(parsed)
 
     def forget(self, parsed: T) -> None:
-        """It is none of ours any more."""
+        """The object is no longer ours."""
         for watch in self.watches:
             if watch.namespace in (None, parsed.key[0]):
                 watch.forget(parsed)
@@ -98,7 +98,7 @@ class Pods(Children[Pod]):
         self._gang_of: dict[str, str] = {}
         """By pod uid: the uid of its batch Job, as it was when the pod was first seen."""
         self._by_gang: defaultdict[tuple[str, str], dict[str, Pod]] = defaultdict(dict)
-        """By namespace and uid of a batch Job: a pod elsewhere that names it as its owner is none of its pods."""
+        """By namespace and uid of a batch Job: a pod of another namespace that names it as its owner is not its pod."""
 
     def of(self, key: Key) -> tuple[Pod, ...]:
         """The pods of one job."""
@@ -106,19 +106,19 @@ class Pods(Children[Pod]):
         return tuple(pod for gang in gangs if gang in self._by_gang for pod in self._by_gang[gang].values())
 
     def stranger(self, key: Key) -> Pod | None:
-        """The pod of this key that has our label and is of no job that we know."""
+        """The pod of this key, if it belongs to no known job."""
         gang = self._gang_of.get(key[1])
         if gang is None or self._kinship.get(key[0], gang) is not None:
             return None
         return self._by_gang[key[0], gang].get(key[1])
 
     def strangers(self) -> list[Pod]:
-        """All pods that have our label and are of no job that we know."""
+        """All pods that have our label and belong to no known job."""
         unknown = [gang for gang in self._by_gang if self._kinship.get(*gang) is None]
         return [pod for gang in unknown for pod in self._by_gang[gang].values()]
 
     def adopt(self, pod: Pod, gang: Gang) -> None:
-        """The stranger is of that batch Job, whatever it says about its owners."""
+        """The stranger belongs to that batch Job, whatever its owner references say."""
         place = (pod.namespace, pod.gang_uid)
         self._by_gang[place].pop(pod.uid, None)
         if not self._by_gang[place]:
@@ -136,7 +136,7 @@ class Pods(Children[Pod]):
         return (gang.namespace, gang.uid) in self._by_gang
 
     def meet(self, gang: Gang) -> None:
-        """That batch Job is known from now on: its pods are its job's."""
+        """The batch Job is known from now on: its pods belong to its job."""
         pods = self._by_gang.get((gang.namespace, gang.uid), {})
         for uid, pod in pods.items():
             pods[uid] = pod.of_gang(gang)

@@ -1,11 +1,11 @@
-"""A list-watch of one kind of object, scoped by a selector: what is there, and each change of it, none missed.
+"""A list-watch of one kind of object, limited by a selector: all objects and every change of them.
 
     list (in pages) ──▶ watch from its version ──▶ connection lost or ended: watch again from the last version seen
           ▲                                   └──▶ 410, the version is too old: list again
           └────────────────────────────────────────┘
 
-A new list is compared with what is known: an object that is not in it any more has been deleted meanwhile, and is
-reported so. Objects are handed on in the small form that `parse` makes of them.
+A new list is compared with what is known: an object that is missing from it was deleted meanwhile and is reported as
+deleted. Objects are kept in the small form that `parse` returns.
 """
 
 import asyncio
@@ -21,21 +21,21 @@ from costopt_operator.kube.api import Api, ApiError, Json, Unreachable
 log = logging.getLogger(__name__)
 
 BOOKMARK_SECONDS = 60.0
-"""About how often the API server says that a quiet watch is still there."""
+"""Interval at which the API server sends bookmarks on a quiet watch, roughly."""
 SILENCE_SECONDS = 2 * BOOKMARK_SECONDS
-"""A watch that says nothing for this long is dead: its connection was lost without a word."""
+"""A watch without data for this long is dead: its connection was lost unnoticed."""
 WATCH_SECONDS = (240, 300)
-"""Lifetime of one watch request, drawn between these."""
+"""Bounds of the lifetime of a watch request, in seconds; drawn at random."""
 REMEMBERED_GONE = 10_000
-"""Ids of deleted objects that are remembered; an id is never used again."""
+"""Uids of deleted objects that are remembered; a uid is never reused."""
 REMEMBERED_PASSED_OVER = 1_000
-"""Objects that were not understood, and of which it was told once."""
+"""Objects that could not be parsed and have been logged once."""
 BACKOFF_SECONDS = (0.2, 15.0)
 """First and longest pause after a failure."""
 
 
 class Versioned(Protocol):
-    """What a list-watch needs to know of an object. Two are equal if they differ in nothing but their version."""
+    """What a list-watch needs of an object. Two are equal if they differ only in their version."""
 
     @property
     def uid(self) -> str:
@@ -50,7 +50,7 @@ T = TypeVar("T", bound=Versioned)
 
 
 class Expired(Exception):
-    """The version to go on from is too old (410)."""
+    """The version to continue from is too old (410)."""
 
 
 class ListWatch(Generic[T]):
@@ -78,9 +78,9 @@ class ListWatch(Generic[T]):
         self.synced = asyncio.Event()
         """Set once the first list is complete."""
         self.last_heard = time.monotonic()
-        """When the API server last said anything about these objects."""
+        """When the API server last sent anything about these objects."""
         self.refused = False
-        """The API server does not let us list these objects, or there is no such namespace any more."""
+        """The API server does not allow listing these objects, or the namespace is gone."""
         self.relists = 0
         """Lists after the first."""
         self._passed_over: deque[str | None] = deque(maxlen=REMEMBERED_PASSED_OVER)
@@ -112,7 +112,7 @@ class ListWatch(Generic[T]):
                 await asyncio.sleep(pause)
 
     async def _list(self) -> str:
-        """Learn all objects; returns the version that the list is of."""
+        """List all objects; returns the version of the list."""
         listed: dict[str, T] = {}
         version = ""
         try:
@@ -129,7 +129,7 @@ class ListWatch(Generic[T]):
             raise
         self.relists += self.synced.is_set()
         for uid, known in list(self.objects.items()):
-            # What this process has created itself may be newer than the list.
+            # An object that this process has just created may be newer than the list.
             if uid not in listed and known.resource_version <= int(version):
                 self.forget(known)
         for parsed in listed.values():
@@ -155,7 +155,7 @@ class ListWatch(Generic[T]):
                 if kind != "BOOKMARK":
                     parsed = self._parsed(data)
                     if kind == "DELETED":
-                        # It may have been relabelled into something that is not understood, and is gone all the same.
+                        # Its labels may have changed so that it cannot be parsed; it is gone all the same.
                         gone = parsed or self.objects.get(data["metadata"]["uid"])
                         if gone is not None:
                             self.forget(gone)
@@ -168,7 +168,7 @@ class ListWatch(Generic[T]):
             raise
 
     def _parsed(self, data: Json) -> T | None:
-        """The object; None if it is none of ours although it bears our label: anyone may put that on anything."""
+        """The parsed object; None if it is not ours although it has our label, which anyone may set."""
         try:
             return self._parse(data)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -189,7 +189,7 @@ class ListWatch(Generic[T]):
                 self._on_change(parsed, False)
 
     def forget(self, gone: T) -> None:
-        """The object is gone, or none of ours any more."""
+        """The object is gone, or no longer ours."""
         if len(self._gone) == self._gone.maxlen:
             self._gone_set.discard(self._gone[0])
         self._gone.append(gone.uid)

@@ -1,4 +1,4 @@
-"""Looks beyond the watched objects: at nodes, each asked for as rarely as will do."""
+"""Reads nodes, which are not watched: each is requested as rarely as possible."""
 
 import asyncio
 import logging
@@ -14,18 +14,18 @@ log = logging.getLogger(__name__)
 
 NODE_CLASSES_KEPT = 50_000
 NODE_CLASS_SECONDS = 600.0
-"""A node's class is asked for again after this long: device labels come a while after the node."""
+"""After this long the class of a node is read again: device labels appear some time after the node."""
 CONCURRENT_NODES = 16
 
 
 class Nodes:
-    """Classes of nodes, each asked for once in a while."""
+    """Classes of nodes, each read now and then."""
 
     def __init__(self, api: Api, clock: Callable[[], float] = time.monotonic) -> None:
         self._api = api
         self._clock = clock
         self._classes: dict[str, tuple[NodeClass, float]] = {}
-        """Class and when it was asked for, by name."""
+        """By name: the class, and when it was read."""
         self._forbidden_at: float | None = None
 
     async def of(self, pods: Iterable[Pod]) -> Mapping[str, NodeClass]:
@@ -51,7 +51,7 @@ class Nodes:
                 return
             if error.status != 404:
                 raise
-            # It is gone; what it was, if that is known, stays true of the pods that ran there.
+            # The node is gone; its class, if known, still holds for the pods that ran there.
             found = self._classes[name][0] if name in self._classes else UNKNOWN_NODE
         else:
             found = classify(_labels_of(node))
@@ -60,7 +60,7 @@ class Nodes:
         self._classes[name] = (found, self._clock())
 
     async def is_lost(self, name: str) -> bool:
-        """Whether the node is gone, or its kubelet has not been heard of for long."""
+        """Whether the node is gone or not ready."""
         try:
             node = await self._api.request("GET", f"/api/v1/nodes/{name}")
         except ApiError as error:

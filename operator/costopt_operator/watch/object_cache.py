@@ -1,8 +1,8 @@
-"""The cluster as it is known here: jobs and price books as kopf reports them, their children as our list-watches do.
+"""The known state of the cluster: jobs and price books as kopf reports them, their children as our list-watches do.
 
-kopf's watch can lose a deletion (when its version is too old it lists again without comparing), so every few minutes
-all jobs and price books are listed and compared. Until then nothing wrong can come of a job that is gone without our
-knowing: a status write finds no object, and before a gang is started the job is read again.
+kopf's watch can lose a deletion (when its version is too old, it lists again without comparing), so every few minutes
+all jobs and price books are listed and compared. Until then a job whose deletion was missed does no harm: a status
+write finds no object, and the job is read again before a gang is started.
 """
 
 import asyncio
@@ -38,14 +38,14 @@ from costopt_operator.watch.price_books import BookObject, parse_book, read_book
 log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 300.0
-"""Between two lists of all jobs and price books."""
+"""Interval between two lists of all jobs and price books."""
 
 EARLIER_KEPT = 1000
-"""Jobs that are gone and whose cost is remembered."""
+"""Number of deleted jobs whose cost is remembered."""
 
 
 class Changed(Protocol):
-    """Told that a job or anything of it has changed; `new`: nothing has been done about the job yet."""
+    """Called when a job or one of its children has changed; `new`: the job has no status yet."""
 
     def __call__(self, key: Key, *, new: bool = False) -> None: ...
 
@@ -63,7 +63,7 @@ class Cluster:
         self.reads_books = books is None
         """Price books are read from the API server."""
         self.deaf = False
-        """A list has shown what kopf should have reported long ago."""
+        """A list has shown a change that kopf should have reported long ago."""
         self._swept = time.monotonic()
         self.own_jobs = OwnObjects[JobObject](
             api, COST_OPT_JOB, parse_job, learned=self._job_learned, gone=self._job_gone
@@ -93,7 +93,7 @@ class Cluster:
         return [self.own_jobs, *([self.own_books] if self.reads_books else [])]
 
     async def run(self) -> None:
-        """Keep knowing, until cancelled."""
+        """Keep the state current until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for watch in self.watches:
                 tasks.create_task(watch.run())
@@ -142,7 +142,7 @@ class Cluster:
             try:
                 await self.own_jobs.list_in(namespace)
             except ApiError as error:
-                # No such kind, or no such namespace any more: then there are none, and their pods are let go.
+                # The kind or the namespace is gone: then there are no jobs, and their pods are released.
                 if error.status != 404 and (error.status != 403 or namespace is None):
                     raise
                 log.warning("no jobs can be listed in %s: %s", namespace or "any namespace", error)
@@ -182,7 +182,7 @@ class Cluster:
             self._look_at_jobs_of(last.name)
 
     def _remember(self, job: JobObject) -> None:
-        """What a job has cost, for one that is made anew under its name and goes on from its checkpoints."""
+        """Remember the cost of a job for a later job of its name, which continues from its checkpoints."""
         try:
             bill = read_known(JobStatus, job.status).bill
         except ValidationError:

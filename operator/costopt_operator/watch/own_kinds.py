@@ -1,6 +1,6 @@
-"""kopf watches the kinds of our own, and only tells that something has happened; it writes nothing.
+"""kopf watches our own kinds and only reports changes; it writes nothing.
 
-It scans no resources, posts no events, keeps no finalizers or annotations, and takes no part in leader election.
+It does not scan resources, post events, set finalizers or annotations, or take part in leader election.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,23 +15,23 @@ from costopt_operator.kube.connection import Pauses, session_of
 from costopt_operator.watch.own_objects import OwnObjects
 
 IDENTITY: Any = "costopt-operator"
-"""For kopf's peering, which is off. Left to itself kopf asks passwd for a user and the name server for this host, and a
-pod's user has no entry in the one, while the other may keep everything waiting."""
+"""For kopf's peering, which is off. By default kopf looks up the user in passwd and this host in DNS; a pod's user has
+no entry in passwd, and DNS may block for long."""
 
 PAGE = 100
-"""Objects of one page of the first list."""
+"""Page size of the first list."""
 
 
 def registry_for(watched: Iterable[OwnObjects[Any]], configuration: Configuration) -> kopf.OperatorRegistry:
-    """What kopf is to watch, and whom to tell."""
+    """The handlers of kopf: what it watches, and which cache it reports to."""
     registry = kopf.OperatorRegistry()
 
     pauses = Pauses()
 
     @kopf.on.login(registry=registry)
     async def login(**_: Any) -> kopf.AiohttpSession:
-        # A session of ours, never equal to one before: kopf gives up on credentials that were refused once, and an API
-        # server that has just started may refuse good ones for a moment.
+        # A new session each time: kopf never retries credentials that were refused once, and an API server that has
+        # just started may refuse good ones for a moment.
         await pauses.before_login()
         return kopf.AiohttpSession(server=configuration.host, aiohttp_session=session_of(configuration))
 
@@ -49,7 +49,7 @@ def _handler(own: OwnObjects[Any]) -> Any:
 
 
 def settings() -> kopf.OperatorSettings:
-    """kopf, quiet."""
+    """Settings with which kopf only watches."""
     chosen = kopf.OperatorSettings()
     chosen.scanning.disabled = True
     chosen.posting.enabled = False
@@ -67,9 +67,9 @@ async def watch(
     *,
     ending: Callable[[], None] = lambda: None,
 ) -> None:
-    """Run kopf until cancelled, or until it has got a signal to end; then it first calls `ending`.
+    """Run kopf until cancelled or until it has received a signal to end; it then first calls `ending`.
 
-    kopf waits seconds for all tasks that have begun after it, whosesoever they are.
+    kopf waits for seconds for all tasks started after it, also those of others.
     """
     registry = registry_for(watched, configuration)
 

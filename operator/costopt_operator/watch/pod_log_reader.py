@@ -1,9 +1,9 @@
-"""What the logs of gangs show: how far training is, whether the gang is alive, and the last words of its pods.
+"""Reads the logs of gangs: training progress, signs of life, and the last lines of ended pods.
 
-Logs are how a gang's progress gets here without a way from pods to the operator: training prints it there, and the
-API server hands it on. Only the log of the gang's speaker is read, its running replica of the lowest index, until that
-is silent from one look to the next; then some others are read too, for a gang in which any replica stirs has not
-stalled. Logs are read in the background, so that no job waits for another's log.
+Progress reaches the operator through logs, so pods need no connection to it: training prints progress, the API server
+serves the log. Only the log of the gang's speaker is read (its running replica of the lowest index) until it is silent
+from one reading to the next. Then some others are read too: a gang has not stalled while any replica writes. Logs are
+read in the background, so that no job waits for another's log.
 """
 
 import asyncio
@@ -28,16 +28,16 @@ log = logging.getLogger(__name__)
 
 LOG_LINES = 60
 LOG_BYTES = 65_536
-"""Most of a log that is read at a time; a progress report is printed at least that often."""
+"""Bytes of a log read at a time; a progress report is printed at least once in that many."""
 CONCURRENT_LOGS = 16
 OTHERS_READ = 8
-"""Replicas besides the speaker whose logs are read while that is silent: one that stirs is enough."""
+"""Replicas besides the speaker whose logs are read while it is silent: one that writes is enough."""
 LATE_LOOKS = 2
-"""A look that comes later than after so many intervals counts no longer silence, and what it showed is out of date."""
+"""After this many intervals a reading is out of date, and the time since then does not count as silence."""
 LAST_WORDS_SECONDS = 5.0
-"""How long a pod's last words are waited for: a node that does not answer holds nothing up for longer."""
+"""How long the last lines of a pod are waited for: a node that does not answer delays nothing for longer."""
 FOLLOW_SECONDS = 600.0
-"""A log that is followed may be silent for so long."""
+"""Longest silence of a log that is followed."""
 LAST_WORDS_PAUSE_SECONDS = 0.5
 """Between two tries within that time."""
 
@@ -47,16 +47,16 @@ class _Heard:
     """What is known of one pod's log."""
 
     asked: timedelta
-    """When it was last asked for; at first, since when the pod is known to run."""
+    """When it was last requested; at first, since when the pod is known to run."""
     silence: Silence = field(default_factory=Silence)
     said: LogSight = field(default_factory=LogSight)
-    """What its lines have said; how long it is silent stands above."""
+    """What its lines have shown, without the silence."""
     reading: bool = False
-    """An answer is awaited."""
+    """A request is in progress."""
 
 
 class Logs:
-    """Listens to the pods of all jobs."""
+    """Reads the logs of the pods of all jobs."""
 
     def __init__(self, api: Api, on_read: Callable[[Key], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._api = api
@@ -69,30 +69,30 @@ class Logs:
         self._heard: dict[str, _Heard] = {}
         """By pod uid."""
         self._last_words: dict[str, bool] = {}
-        """By pod uid: whether its last words have come, or have been given up."""
+        """By pod uid: whether its last lines have been read, or given up."""
         self._followed: dict[str, asyncio.Task[None]] = {}
         """By pod uid: the reading of a log to its end."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     def of(self, pods: Iterable[Pod], stall_timeout: timedelta) -> Mapping[str, LogSight]:
-        """The latest sights of `pods`; logs that are due are read meanwhile."""
+        """The latest readings of the logs of `pods`; starts those that are due in the background."""
         there, every = list(pods), look_every(stall_timeout)
         for pod in self._listened_to(there):
             heard = self._heard.setdefault(pod.uid, _Heard(self._now()))
-            # The first look waits as well: a replica that has just begun has nothing to say.
+            # The first reading waits as well: a replica that has just started has written nothing.
             if not heard.reading and self._now() - heard.asked >= every:
                 heard.reading, heard.asked = True, self._now()
                 self._in_background(self._look(pod, heard, LATE_LOOKS * every))
         return {pod.uid: self._sight(self._heard[pod.uid], every) for pod in there if pod.uid in self._heard}
 
     def follow(self, pods: Iterable[Pod]) -> None:
-        """Listen to pods that are being deleted until they end, for their nodes then forget their logs at once."""
+        """Follow the logs of pods that are being deleted until they end: their nodes delete the logs then."""
         for pod in pods:
             if pod.uid not in self._followed:
                 self._followed[pod.uid] = self._in_background(self._follow(pod))
 
     def last_words(self, pods: Iterable[Pod]) -> frozenset[str]:
-        """Uids of those of these ended pods whose logs are still being read once more, for the last time."""
+        """Uids of the ended pods among these whose logs are still being read for the last time."""
         pods = list(pods)
         for pod in pods:
             if pod.uid not in self._last_words:
@@ -119,7 +119,7 @@ class Logs:
             yield speaker
             heard = self._heard.get(speaker.uid)
             if heard is not None and heard.silence.known > timedelta(0):
-                # The last one is among them: in a pipeline it is often the one that reports.
+                # The last replica is among them: in a pipeline it is often the one that reports.
                 yield from [*others[-1:], *others[:-1]][:OTHERS_READ]
 
     def _sight(self, heard: _Heard, every: timedelta) -> LogSight:
@@ -134,7 +134,7 @@ class Logs:
                 try:
                     lines = await self._read(pod)
                 except (ApiError, *Unreachable) as error:
-                    # Its node may be cut off, or the pod has just gone. What is not known cannot have stalled.
+                    # Its node may be unreachable, or the pod is gone. Without a log nothing counts as stalled.
                     log.debug("log of %s/%s cannot be read: %s", pod.namespace, pod.name, error)
                     heard.silence = heard.silence.missed()
                     return
@@ -156,7 +156,7 @@ class Logs:
             log.debug("the log of %s/%s cannot be followed: %s", pod.namespace, pod.name, error)
         if end and pod.uid in self._followed:
             heard = self._heard.setdefault(pod.uid, _Heard(self._now()))
-            # Where it was cut there is the rest of a line, whose first word may look like a time.
+            # The first line may be cut, and what is left of it may begin with something like a time.
             whole = end.partition(b"\n")[2] if len(end) == LOG_BYTES else end
             heard.said = read_log(_lines_of(whole.decode("utf-8", "replace")), heard.said)
 
@@ -177,7 +177,7 @@ class Logs:
         self._on_read(pod.key)
 
     async def _read_at_last(self, pod: Pod) -> list[str]:
-        """The log's last lines, asked for until they come, or are known to be gone."""
+        """The last lines of the log, requested until they arrive or are known to be lost."""
         while True:
             try:
                 return await self._read(pod)
@@ -192,7 +192,7 @@ class Logs:
         """The log's last lines, each with its time."""
         text = await self._ask(pod, LOG_LINES)
         if len(text.encode()) >= LOG_BYTES:
-            # It is cut off at its end, which is what counts.
+            # The server cuts a log at its end, which is the part that counts.
             text += "\n" + await self._ask(pod, 1)
         lines = _lines_of(text)
         if lines and says_no_log(lines[-1]):
@@ -216,17 +216,17 @@ class Logs:
 
 
 def _lines_of(text: str) -> list[str]:
-    """Only what a line feed ends begins with a time of the kubelet's: with others a program could make one up."""
+    """Splits at line feeds only: the kubelet writes a time after these, after others a program could forge one."""
     return text.removesuffix("\n").split("\n") if text else []
 
 
 def _mark_of(lines: list[str]) -> str:
-    """Differs if a line was added, as each begins with its time."""
+    """A hash that differs if a line was added, because each line begins with its time."""
     return hashlib.sha256("\n".join(lines).encode(errors="backslashreplace")).hexdigest()
 
 
 def read_log(lines: list[str], before: LogSight) -> LogSight:
-    """What the end of a log says, each line beginning with its time; progress that has scrolled away is kept.
+    """What the end of a log shows, where each line begins with its time; earlier progress is kept.
 
     What follows a carriage return (a progress bar's) is a line too, but has no time of its own.
     """

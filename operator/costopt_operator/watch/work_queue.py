@@ -1,4 +1,4 @@
-"""Keys that are to be looked at: each once however often it is named, never by two workers at a time."""
+"""Keys to reconcile: each is queued once however often it is added, and never handled by two workers at a time."""
 
 import asyncio
 import heapq
@@ -11,12 +11,12 @@ from costopt_operator.decide.keys import Key
 FIRST_BACKOFF_SECONDS = 0.1
 LONGEST_BACKOFF_SECONDS = 60.0
 REST_SECONDS = 0.5
-"""Between two looks at one key: what happens to a gang happens to all its pods, one after the other."""
+"""Shortest time between two reconciles of a key: an event of a gang reaches all its pods, one after the other."""
 LONGEST_REST_SECONDS = 2.0
 
 
 class WorkQueue:
-    """A queue of keys with delays and backoff. A key rests for `rest_seconds` after a look, and is not given out."""
+    """A queue of keys with delays and backoff. After a reconcile a key is held back for `rest_seconds`."""
 
     def __init__(self, rest_seconds: float = REST_SECONDS) -> None:
         self._rest_seconds = rest_seconds
@@ -24,7 +24,7 @@ class WorkQueue:
         self._due: deque[Key] = deque()
         self._queued: set[Key] = set()
         self._in_work: set[Key] = set()
-        """Keys given out, and those that rest."""
+        """Keys being processed, and keys held back."""
         self._resting: list[tuple[float, int, Key]] = []
         self._again: set[Key] = set()
         self._later: list[tuple[float, int, Key]] = []
@@ -32,15 +32,15 @@ class WorkQueue:
         self._failures: dict[Key, int] = {}
         self._order = itertools.count()
         self._waiting: deque[asyncio.Future[None]] = deque()
-        """Workers without a key; each key wakes one of them."""
+        """Idle workers; each key wakes one of them."""
         self._alarm: asyncio.TimerHandle | None = None
-        """Rings when the next key is due, if anybody waits for it."""
+        """Fires when the next delayed key is due, if a worker waits."""
 
     def __len__(self) -> int:
         return len(self._new) + len(self._due)
 
     def add(self, key: Key, *, new: bool = False) -> None:
-        """Look at `key` as soon as a worker is free; once more after the look that is under way, if one is.
+        """Reconcile `key` as soon as a worker is free; if it is being processed, once more afterwards.
 
         New keys come before all others: when there is much to do, a job still starts at once.
         """
@@ -52,7 +52,7 @@ class WorkQueue:
             self._wake_one()
 
     def add_after(self, key: Key, seconds: float) -> None:
-        """Look at `key` in so many seconds; an earlier time already set stays."""
+        """Reconcile `key` after this many seconds; an earlier time already set stays."""
         at = time.monotonic() + seconds
         if at < self._later_at.get(key, float("inf")):
             self._later_at[key] = at
@@ -60,8 +60,8 @@ class WorkQueue:
             self._set_alarm()
 
     def failed(self, key: Key, *, longest: float = LONGEST_BACKOFF_SECONDS) -> float:
-        """Look at `key` again after a pause that grows with each failure in a row, to `longest`; returns it, in
-        seconds."""
+        """Reconcile `key` again after a pause that grows with each failure in a row, up to `longest`; returns the
+        pause in seconds."""
         count = self._failures.get(key, 0)
         self._failures[key] = count + 1
         pause = min(longest, FIRST_BACKOFF_SECONDS * 2.0 ** min(count, 20))
@@ -69,11 +69,11 @@ class WorkQueue:
         return pause
 
     def succeeded(self, key: Key) -> None:
-        """The failures of `key` so far do not count any more."""
+        """Reset the failure count of `key`."""
         self._failures.pop(key, None)
 
     async def get(self) -> Key:
-        """The next key; to be given back with `done`."""
+        """The next key; the worker calls `done` when it has processed it."""
         while True:
             self._move_what_is_due()
             if self._new or self._due:
@@ -84,17 +84,17 @@ class WorkQueue:
             await self._wait()
 
     def done(self, key: Key, spent_seconds: float = 0.0) -> None:
-        """The look at `key` is over, and took so long to decide, waits for others left out.
+        """The reconcile of `key` is over; `spent_seconds` is the time spent on deciding, without waiting for others.
 
-        It rests for nine times as long if that is more: a gang of a thousand pods makes a thousand changes, and each
-        look at it takes a while. If it was named meanwhile it is then looked at once more.
+        The key is held back for nine times as long if that is more: a gang of a thousand pods makes a thousand changes,
+        and each reconcile takes a while. If the key was added meanwhile, it is reconciled once more afterwards.
         """
         rest = max(self._rest_seconds, min(LONGEST_REST_SECONDS, 9 * spent_seconds))
         heapq.heappush(self._resting, (time.monotonic() + rest, next(self._order), key))
         self._set_alarm()
 
     async def _wait(self) -> None:
-        """Until there is, or may be, a key."""
+        """Wait until there is, or may be, a key."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         self._set_alarm()
