@@ -42,9 +42,9 @@ def form(name: str, output: str, *, alone: bool) -> Callable[[str], str]:
 
 def _choose(run_folder: RunFolder, choice: Choice) -> list[str]:
     found = [
-        Found(birth.stage, birth.attempt, birth.index, birth.created_at, path.name)
+        Found(launch.stage, launch.attempt, launch.index, launch.created_at, path.name)
         for path in run_folder.replica_paths()
-        if (birth := ReplicaFolder(path).birth()) is not None
+        if (launch := ReplicaFolder(path).launch_record()) is not None
     ]
     if not found:
         raise Refused(f"{run_folder.path} has no logs yet: nothing was started in it")

@@ -20,7 +20,7 @@ from costopt.local.models import damaged
 from costopt.local.processes import signal_process
 from costopt.local.replica_folder import STOP_FILE, LaunchRecord, ReplicaFolder, StopRequest
 from costopt.local.run_folder import RunFolder
-from costopt.local.supervisor import BIRTH_FILE
+from costopt.local.supervisor import LAUNCH_RECORD_FILE
 from costopt.names import RESERVED_ENVIRONMENT, child_name
 from costopt.plan.actions import StartGang, StopGang
 from costopt.plan.observed import Replica
@@ -56,7 +56,7 @@ class Gangs:
         lifeline and are ending, so the gang is broken.
         """
         drawn = self._draw(gang)
-        if any((Path(process.folder) / BIRTH_FILE).exists() for process in drawn):
+        if any((Path(process.folder) / LAUNCH_RECORD_FILE).exists() for process in drawn):
             return
         with contextlib.ExitStack() as locks:
             held = [(process, self._create(process, now, locks)) for process in drawn]
@@ -125,7 +125,7 @@ class Gangs:
         if lock is None:
             raise RuntimeError(f"{folder.path} is locked although nothing was started in it")
         folder.write(
-            BIRTH_FILE,
+            LAUNCH_RECORD_FILE,
             LaunchRecord(
                 uid=f"{process.name}-{secrets.token_hex(4)}",
                 stage=process.stage,

@@ -16,8 +16,8 @@ LOG_LINE_LIMIT = 2000
 LOG_TAIL_LINES = 20
 
 
-def bury_if_dead(
-    folder: ReplicaFolder, birth: LaunchRecord, log_file: Path, supervisor_code: int | None = None
+def record_if_lost(
+    folder: ReplicaFolder, launch: LaunchRecord, log_file: Path, supervisor_code: int | None = None
 ) -> None:
     """Write ended.json if no supervisor lives to do it; does nothing to a replica that lives or has ended.
 
@@ -29,12 +29,12 @@ def bury_if_dead(
         if lock is None or folder.end() is not None:
             return
         supervised = folder.supervised()
-        kill_replica(birth.uid, supervised.launcher_pid if supervised else None)
+        kill_replica(launch.uid, supervised.launcher_pid if supervised else None)
         if supervised is None:  # nothing was held
             code = supervisor_code if supervisor_code is not None and supervisor_code > 0 else None
             if code is not None:
-                folder.write(TERMINATION_FILE, _last_words(birth, log_file, code))
-            started = birth.created_at
+                folder.write(TERMINATION_FILE, _last_words(launch, log_file, code))
+            started = launch.created_at
             folder.write(END_FILE, End(exit_code=code, started_at=started, ended_at=started, estimated=False))
             return
         last_known = max(supervised.started_at, folder.last_heartbeat() or supervised.started_at)
@@ -47,11 +47,11 @@ def log_tail(log_file: Path) -> list[str]:
     return [line for line in lines if line][-LOG_TAIL_LINES:]
 
 
-def _last_words(birth: LaunchRecord, log_file: Path, code: int) -> TerminationMessage:
+def _last_words(launch: LaunchRecord, log_file: Path, code: int) -> TerminationMessage:
     lines = log_tail(log_file)
     words = f": {lines[-1][:WORDS_LIMIT]}" if lines else ""
     message = (
-        f"the process that watches over replica {birth.index} of {birth.stage} ended at its start "
+        f"the process that watches over replica {launch.index} of {launch.stage} ended at its start "
         f"with exit code {code}{words}"
     )
     return TerminationMessage(exit_code=code, reason="StartFailed", message=message, log_tail=lines)

@@ -25,7 +25,7 @@ from pathlib import Path
 from costopt.hostile import Hostile, lock_file, make_folder
 from costopt.local.files import modified_at_ns, version_of, write_json
 from costopt.local.models import Model, damaged, read_ours, read_theirs
-from costopt.local.supervisor import BIRTH_FILE, END_FILE, HEARTBEAT_FILE, LOCK_FILE, SUPERVISOR_FILE
+from costopt.local.supervisor import END_FILE, HEARTBEAT_FILE, LAUNCH_RECORD_FILE, LOCK_FILE, SUPERVISOR_FILE
 from costopt.plan.actions import StopReason
 from costopt.refused import Refused
 from costopt.render.processes import PROGRESS_FILE, TERMINATION_FILE
@@ -118,9 +118,9 @@ class ReplicaFolder:
         except Hostile as error:
             raise Refused(str(error)) from None
 
-    def birth(self) -> LaunchRecord | None:
+    def launch_record(self) -> LaunchRecord | None:
         """None: the runner was killed before it had written anything; there never was a process."""
-        return self._read(BIRTH_FILE, LaunchRecord)
+        return self._read(LAUNCH_RECORD_FILE, LaunchRecord)
 
     def supervised(self) -> Supervised | None:
         """None: no supervisor has come to life yet."""

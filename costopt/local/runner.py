@@ -15,7 +15,7 @@ from costopt.accounting.outcome import outcome_in
 from costopt.accounting.outlook import outlook, still_requested
 from costopt.local.apply import Gangs
 from costopt.local.devices import Devices
-from costopt.local.observe import ReplicaReader, Sighting, variant_reports
+from costopt.local.observe import ReplicaReader, ReplicaSnapshot, variant_reports
 from costopt.local.run_folder import RunFolder
 from costopt.plan.decide import Plan, is_final, is_suspended, plan
 from costopt.plan.ends import ends_of
@@ -73,7 +73,7 @@ class Runner:
         self._status_on_disk = self._status
         self._ledger = run_folder.ledger()
         self._gangs = Gangs(run_folder, job, devices, argv)
-        self._lookout = ReplicaReader(run_folder, steady_clock, self._gangs.supervisor_code)
+        self._replicas = ReplicaReader(run_folder, steady_clock, self._gangs.supervisor_code)
         self._written_at: float | None = None
         self.suspend_requested = False
         """Set to save a checkpoint, stop, and keep the job for another run."""
@@ -96,10 +96,10 @@ class Runner:
         """One turn of the loop."""
         now = self._clock()
         self._gangs.reap()
-        sightings = self._lookout.sightings(now)
-        replicas = tuple(sighting.replica for sighting in sightings)
+        snapshots = self._replicas.snapshots(now)
+        replicas = tuple(snapshot.replica for snapshot in snapshots)
         suspend = self._job.spec.suspend or self.suspend_requested
-        spec, bill = self._job.spec.model_copy(update={"suspend": suspend}), self._bill(sightings)
+        spec, bill = self._job.spec.model_copy(update={"suspend": suspend}), self._bill(snapshots)
         requested = still_requested(spec, self._status)
         decided = plan(
             Observed(
@@ -115,8 +115,8 @@ class Runner:
             ),
             now,
         )
-        self._record(sightings, decided)
-        status = decided.status.model_copy(update={"bill": self._bill(sightings)})
+        self._record(snapshots, decided)
+        status = decided.status.model_copy(update={"bill": self._bill(snapshots)})
         self._write(status, at_once=bool(decided.start or decided.stop))
         for stop in decided.stop:
             self._gangs.stop(stop, replicas)
@@ -130,11 +130,11 @@ class Runner:
         waits = is_final(status) or (is_suspended(status) and not resumed_at_once)
         return TurnResult(status, live, at_rest=waits and live == 0)
 
-    def _record(self, sightings: tuple[Sighting, ...], decided: Plan) -> None:
+    def _record(self, snapshots: tuple[ReplicaSnapshot, ...], decided: Plan) -> None:
         """Add to the ledger, on disk, every end whose outcome is known now, before the status that counts it."""
         ledger, known = self._ledger, ends_of(decided.status)
-        for sighting in sightings:
-            replica = sighting.replica
+        for snapshot in snapshots:
+            replica = snapshot.replica
             if replica.live or replica.uid in ledger.by_uid:
                 continue
             outcome = outcome_in(
@@ -145,13 +145,13 @@ class Runner:
                 known=known,
             )
             if outcome is not None:
-                ledger = ledger.add(sighting.usage.model_copy(update={"outcome": outcome}))
+                ledger = ledger.add(snapshot.usage.model_copy(update={"outcome": outcome}))
         if ledger is not self._ledger:
             self._run_folder.write_ledger(ledger)
             self._ledger = ledger
 
-    def _bill(self, sightings: tuple[Sighting, ...]) -> Bill:
-        unrecorded = (one.usage for one in sightings if one.usage.uid not in self._ledger.by_uid)
+    def _bill(self, snapshots: tuple[ReplicaSnapshot, ...]) -> Bill:
+        unrecorded = (one.usage for one in snapshots if one.usage.uid not in self._ledger.by_uid)
         return make_bill((*self._ledger.records, *unrecorded), self._book)
 
     def _write(self, status: JobStatus, *, at_once: bool) -> None:

@@ -31,7 +31,7 @@ from costopt.local.processes import kill_replica, start_time
 from costopt.names import ENV_LIFELINE_FD, ENV_REPLICA_UID
 from costopt.oom_kills import count_oom_kills
 
-BIRTH_FILE = "replica.json"
+LAUNCH_RECORD_FILE = "replica.json"
 LOCK_FILE = "lock"
 SUPERVISOR_FILE = "supervisor.json"
 HEARTBEAT_FILE = "heartbeat"
@@ -70,8 +70,8 @@ def supervise(folder: Path, lock_fd: int | None) -> None:
     stop, woken = _listen()
     if not _owns(folder, lock_fd) or any((folder / name).exists() for name in (SUPERVISOR_FILE, END_FILE)):
         return
-    birth = read_json(folder / BIRTH_FILE)
-    uid = str(birth["uid"])
+    launch = read_json(folder / LAUNCH_RECORD_FILE)
+    uid = str(launch["uid"])
     started_at = _now()
     about = {"pid": os.getpid(), "pidStarted": start_time(os.getpid()), "startedAt": started_at.isoformat()}
     _beat(folder)
@@ -81,9 +81,9 @@ def supervise(folder: Path, lock_fd: int | None) -> None:
     lifeline, holding = os.pipe()
     environment = {**passed_on(), ENV_REPLICA_UID: uid, ENV_LIFELINE_FD: "0"}
     try:
-        launcher = subprocess.Popen(birth["argv"], stdin=lifeline, env=environment, start_new_session=True)
+        launcher = subprocess.Popen(launch["argv"], stdin=lifeline, env=environment, start_new_session=True)
     except OSError as error:
-        print(f"cannot start {birth['argv'][0]}: {error.strerror}", file=sys.stderr, flush=True)
+        print(f"cannot start {launch['argv'][0]}: {error.strerror}", file=sys.stderr, flush=True)
         _write_end(folder, 127 if isinstance(error, FileNotFoundError) else 126, started_at)  # as a shell would say
         return
     os.close(lifeline)

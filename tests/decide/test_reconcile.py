@@ -327,8 +327,8 @@ def test_a_pod_that_was_stuck_since_a_queue_took_its_job_back_says_nothing_of_th
 def test_an_admitted_gang_of_fewer_replicas_is_whole_without_the_others() -> None:
     story = Story(a_job(labels={"kueue.x-k8s.io/queue-name": "main"}))
     story.look(0)
-    assert story.look(1, child(suspend=True, completions=1)).settle == ()
-    assert story.look(2, child(completions=1), pod(0)).settle != ()
+    assert story.look(1, child(suspend=True, completions=1)).publish_admitted_settings == ()
+    assert story.look(2, child(completions=1), pod(0)).publish_admitted_settings != ()
     story.look(70, child(completions=1, conditions=("Complete",)), done(0))
     assert story.reason() == "Completed"
 
@@ -446,7 +446,7 @@ def test_a_pod_that_does_not_end_is_given_up_only_where_asked_for(setting: int |
     story.look(0)
     stuck = pod(0, deleted=100)
     todo = story.look(140, child(conditions=("FailureTarget",)), stuck, failed(1, 143))
-    assert [item.index for item in todo.overdue] == due
+    assert [item.index for item in todo.force_delete] == due
 
 
 def test_the_same_world_gives_the_same_answer_after_a_crash() -> None:

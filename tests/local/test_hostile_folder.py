@@ -62,8 +62,8 @@ def looks(folder: Path) -> Iterator[object]:
         yield run_folder.job()
         yield run_folder.status()
         yield run_folder.ledger()
-        for sighting in ReplicaReader(run_folder).sightings(datetime.now(UTC)):
-            yield (sighting.replica.progress, sighting.replica.termination)
+        for snapshot in ReplicaReader(run_folder).snapshots(datetime.now(UTC)):
+            yield (snapshot.replica.progress, snapshot.replica.termination)
     yield log_tail(run_folder.log_file("tiny-train-a0-0"))
 
 

@@ -120,7 +120,7 @@ def test_a_runner_killed_just_before_any_of_its_writes_is_made_good(tmp_path: Pa
     assert_nothing_is_left(folder)
     records = RunFolder(folder).ledger().records
     assert_no_second_is_counted_twice(records)
-    born = {birth.uid for path in RunFolder(folder).replica_paths() if (birth := ReplicaFolder(path).birth())}
+    born = {launch.uid for path in RunFolder(folder).replica_paths() if (launch := ReplicaFolder(path).launch_record())}
     assert {record.uid for record in records} == born
 
 

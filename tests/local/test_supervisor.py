@@ -30,7 +30,7 @@ def uid_of(folder: Path) -> str:
 def supervisor(
     folder: Path, argv: Sequence[str], program: Sequence[str] = ("-m", "costopt.local.supervisor")
 ) -> subprocess.Popen[bytes]:
-    birth = LaunchRecord(
+    launch = LaunchRecord(
         uid=uid_of(folder),
         stage="train",
         attempt=0,
@@ -39,7 +39,7 @@ def supervisor(
         resources={"cpu": "1"},
         created_at=datetime.now(UTC),
     )
-    ReplicaFolder(folder).write("replica.json", birth)
+    ReplicaFolder(folder).write("replica.json", launch)
     command = [sys.executable, *program, str(folder)]
     with (folder / "log").open("wb") as log:
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
@@ -196,7 +196,7 @@ def test_a_launcher_that_the_kernel_killed_for_its_memory_is_told_as_such(
     supervisor(tmp_path, [sys.executable, "-c", launcher], program=("-c", KERNEL_KILLS.format(counts=counts))).wait(240)
     assert end_of(tmp_path).out_of_memory is out_of_memory
     folder = ReplicaFolder(tmp_path)
-    birth = folder.birth()
-    assert birth is not None
-    seen = sight(RunFolder(tmp_path), folder, birth, datetime.now(UTC)).replica
+    launch = folder.launch_record()
+    assert launch is not None
+    seen = sight(RunFolder(tmp_path), folder, launch, datetime.now(UTC)).replica
     assert (failure_of(seen).reason == "OutOfMemory") is out_of_memory

@@ -75,7 +75,7 @@ class ChildObjects:
         self._platform = platform
         self._refused: dict[str, dict[Attempt, str]] = {}
         """By job uid."""
-        self._settled: dict[str, set[tuple[str, int]]] = {}
+        self._published: dict[str, set[tuple[str, int]]] = {}
         """By job uid: admitted batch Jobs whose settings are there, each with the number of replicas they name."""
         self._held_up: dict[str, dict[Attempt, str]] = {}
         """By job uid: attempts whose children cannot be created yet, and what they wait for."""
@@ -99,7 +99,7 @@ class ChildObjects:
 
     def forget(self, uid: str) -> None:
         """The job is gone: nothing needs to be remembered of it."""
-        for memory in (self._refused, self._settled, self._held_up, self._told):
+        for memory in (self._refused, self._published, self._held_up, self._told):
             memory.pop(uid, None)
 
     async def start(self, gang: StartGang, decision: Decision, snapshot: JobSnapshot, job: JobObject) -> bool:
@@ -184,22 +184,24 @@ class ChildObjects:
             self._cluster.services.learn(parse_service(created), manifest["metadata"]["namespace"])
         return created
 
-    async def settle(self, child: ChildJob, snapshot: JobSnapshot, execution: int, job: JobObject) -> None:
+    async def publish_admitted_settings(
+        self, child: ChildJob, snapshot: JobSnapshot, execution: int, job: JobObject
+    ) -> None:
         """Give an admitted gang its settings, with the number of replicas that was admitted.
 
         Only the very object that was found to be this job's is changed: one written meanwhile is a conflict (409).
         """
-        settled = self._settled.setdefault(job.uid, set())
-        if (child.uid, child.completions) in settled:
+        published = self._published.setdefault(job.uid, set())
+        if (child.uid, child.completions) in published:
             return
         drawn = config_map(snapshot.job, child.attempt, execution=execution, num_nodes=child.completions)
         async with self._holding_up(job, (child.stage, child.attempt)):
             found = await self._ensure(drawn, job)
             if found.get("data") != drawn["data"]:
                 await self._api.replace({**found, "apiVersion": "v1", "kind": "ConfigMap", "data": drawn["data"]})
-        settled.add((child.uid, child.completions))
+        published.add((child.uid, child.completions))
 
-    async def connect(self, child: ChildJob, snapshot: JobSnapshot, execution: int, job: JobObject) -> None:
+    async def ensure_service(self, child: ChildJob, snapshot: JobSnapshot, execution: int, job: JobObject) -> None:
         """Make the gang's Service again if somebody has deleted it."""
         drawn = service(snapshot.job, child.stage, child.attempt, execution=execution)
         there = self._cluster.services.of(job.key)

@@ -72,7 +72,9 @@ class Controller:
         self._cluster = cluster
         self._queue = queue
         self._metrics = metrics
-        self._gangs = ChildObjects(api, cluster, default_image=default_image, gang_api=gang_api, platform=platform)
+        self._child_objects = ChildObjects(
+            api, cluster, default_image=default_image, gang_api=gang_api, platform=platform
+        )
         self._clock = clock
         self._nodes = Nodes(api)
         self._logs = Logs(api, queue.add)
@@ -80,7 +82,7 @@ class Controller:
         self._failing = FailingLooks()
         self._departures = Departures(api, cluster, metrics, queue.add, lambda uid: self._logs.forget([uid]))
         self._strangers = Strangers(api, cluster, self._departures.release)
-        self._memories: dict[str, WriteHistory] = {}
+        self._histories: dict[str, WriteHistory] = {}
         """By job uid."""
 
     async def run(self) -> None:
@@ -155,7 +157,7 @@ class Controller:
         children, alone = still_running(job, self._cluster.child_jobs.of(job.key), self._cluster.pods.of(job.key))
         await run_all(self._departures.delete_job(child) for child in children)
         await run_all(self._departures.delete_pod(pod, None) for pod in alone)
-        if self._gangs.is_news(job, sentence):
+        if self._child_objects.is_news(job, sentence):
             await self._tell(Event("Warning", "CannotBeLookedAt", sentence), Decision(execution=job.generation), job)
 
     async def reconcile_key(self, key: Key) -> float:
@@ -184,17 +186,19 @@ class Controller:
     async def _enforce(self, job: JobObject) -> tuple[JobSnapshot, Decision, JobObject, float]:
         """Decide, write the status, and stop what must stop. Everything else comes later and must not delay this."""
         snapshot = await self._gather(job)
-        memory = self._memories.get(job.uid, WriteHistory())
+        history = self._histories.get(job.uid, WriteHistory())
         began = time.perf_counter()
-        decision = reconcile(snapshot, memory, self._clock())
+        decision = reconcile(snapshot, history, self._clock())
         deciding = time.perf_counter() - began
         if decision.only_figures and not self._figures.take():
             again = min(FIGURES_PUT_OFF, decision.requeue_after or FIGURES_PUT_OFF)
             decision = dataclasses.replace(decision, status=None, requeue_after=again)
         if decision.status is not None:
             job = await self._write_status(job, snapshot, decision.status)
-        self._memories[job.uid] = WriteHistory(
-            self._clock() if decision.status is not None else memory.last_written, decision.noticed, decision.remembered
+        self._histories[job.uid] = WriteHistory(
+            self._clock() if decision.status is not None else history.last_written,
+            decision.noticed,
+            decision.remembered,
         )
         # Pods first: deleting their Job gives them the full grace period, and a shorter one is then too late.
         await run_all(self._departures.delete_pod(pod, grace) for pod, grace in decision.delete_pods)
@@ -214,8 +218,8 @@ class Controller:
             pods=pods,
             book=self._cluster.books.get(model.spec.price_book_name or ""),
             nodes=await self._nodes.of(pods),
-            refused=self._gangs.refused(job),
-            held_up=self._gangs.held_up(job),
+            refused=self._child_objects.refused(job),
+            held_up=self._child_objects.held_up(job),
             earlier=self._cluster.earlier.get((job.namespace, job.name)),
             room=job.room,
         )
@@ -269,7 +273,7 @@ class Controller:
             await run_all(self._departures.release(pod) for pod in decision.releases)
         except ApiError as error:
             refused = error  # raised at the end, so that it blocks nothing else
-        await run_all(self._delete_if_lost(pod) for pod in decision.overdue)
+        await run_all(self._delete_if_lost(pod) for pod in decision.force_delete)
         for event in decision.events:
             await self._tell(event, decision, job)
         for child in decision.leftovers:
@@ -284,12 +288,18 @@ class Controller:
                 for gang in decision.start
             ],
             *[
-                await self._unless_held_up(self._gangs.settle(child, snapshot, decision.execution, job), decision, job)
-                for child in decision.settle
+                await self._unless_held_up(
+                    self._child_objects.publish_admitted_settings(child, snapshot, decision.execution, job),
+                    decision,
+                    job,
+                )
+                for child in decision.publish_admitted_settings
             ],
             *[
-                await self._unless_held_up(self._gangs.connect(child, snapshot, decision.execution, job), decision, job)
-                for child in decision.connect
+                await self._unless_held_up(
+                    self._child_objects.ensure_service(child, snapshot, decision.execution, job), decision, job
+                )
+                for child in decision.ensure_service
             ],
         ]
         if any(held_up):
@@ -308,7 +318,7 @@ class Controller:
             await step
         except NotYet as reason:
             event = reason.event
-            if event is not None and self._gangs.is_news(job, f"{event.reason}: {event.about}"):
+            if event is not None and self._child_objects.is_news(job, f"{event.reason}: {event.about}"):
                 await self._tell(event, decision, job)
             return reason
         return None
@@ -324,10 +334,10 @@ class Controller:
         if current is None or current.deleting:
             return
         try:
-            if not await self._gangs.start(gang, decision, snapshot, job):
+            if not await self._child_objects.start(gang, decision, snapshot, job):
                 self._queue.add(job.key)
         except ApiError as error:
-            if error.status == 403 and self._gangs.is_news(job, error.message):
+            if error.status == 403 and self._child_objects.is_news(job, error.message):
                 # A quota or a policy: somebody can change it, and it is retried meanwhile.
                 await self._tell(Event("Warning", "CreationForbidden", error.message), decision, job)
             raise
@@ -359,9 +369,9 @@ class Controller:
 
     def forget(self, uid: str) -> None:
         """The job is gone: nothing needs to be remembered of it."""
-        self._memories.pop(uid, None)
+        self._histories.pop(uid, None)
         self._failing.succeeded(uid)
-        self._gangs.forget(uid)
+        self._child_objects.forget(uid)
 
 
 def _stall_timeout(snapshot: JobSnapshot) -> timedelta:

@@ -1,4 +1,4 @@
-"""One look at a job, `reconcile(snapshot, memory, now) -> Decision`: what to write, and what to do after that. Pure.
+"""One look at a job, `reconcile(snapshot, history, now) -> Decision`: what to write, and what to do after that. Pure.
 
     observe ──▶ plan ──▶ status (with every new usage record) ──▶ finalizers to release, gangs to stop and start, events
 
@@ -76,16 +76,16 @@ class Decision:
     train_attempt: int = 0
     """Attempt of the training stage as decided: variants read the settings made for it."""
     execution: int = 1
-    settle: tuple[ChildJob, ...] = ()
+    publish_admitted_settings: tuple[ChildJob, ...] = ()
     """Training Jobs that a queue has admitted: their pods wait for settings that name the admitted number."""
-    connect: tuple[ChildJob, ...] = ()
+    ensure_service: tuple[ChildJob, ...] = ()
     """Running training Jobs of more than one replica: they need their Service."""
     delete_jobs: tuple[ChildJob, ...] = ()
     delete_pods: tuple[tuple[Pod, int | None], ...] = ()
     """Pods to delete, each with its grace period in seconds (None: its own)."""
     leftovers: tuple[ChildJob, ...] = ()
     """Batch Jobs of old attempts, of which nothing is needed any more: nothing fails if they stay."""
-    overdue: tuple[Pod, ...] = ()
+    force_delete: tuple[Pod, ...] = ()
     """Pods to delete by force if their node is gone."""
     events: tuple[Event, ...] = ()
     delete: bool = False
@@ -93,13 +93,13 @@ class Decision:
     requeue_after: timedelta | None = None
 
 
-def reconcile(snapshot: JobSnapshot, memory: WriteHistory, now: datetime) -> Decision:
+def reconcile(snapshot: JobSnapshot, history: WriteHistory, now: datetime) -> Decision:
     """What to do about the job as it is now."""
     usage = snapshot.status.usage or Usage()
     kept = fold(usage, foldable(snapshot, usage), dated=snapshot.job.spec.price_book_name is not None)
     # What has been counted stays counted, also if the clock is set back or another's was ahead.
     until = max(now, usage.seen or now)
-    held_now = holding(snapshot, kept, memory.remembered or remembered(usage), until)
+    held_now = holding(snapshot, kept, history.remembered or remembered(usage), until)
     if _cannot_record_yet(snapshot, kept, held_now):
         in_status = {record.uid for record in usage.records}
         releases = tuple(pod for pod in snapshot.pods if _may_be_released(pod, in_status))
@@ -107,7 +107,7 @@ def reconcile(snapshot: JobSnapshot, memory: WriteHistory, now: datetime) -> Dec
         delete_jobs, delete_pods = _stops_for_the_whole_job(snapshot, so_far, now)
         return Decision(
             releases=releases,
-            noticed=memory.noticed,
+            noticed=history.noticed,
             remembered=held_now.remembered(usage, until),
             delete_jobs=delete_jobs,
             delete_pods=delete_pods,
@@ -129,7 +129,7 @@ def reconcile(snapshot: JobSnapshot, memory: WriteHistory, now: datetime) -> Dec
     urgency = _urgency(snapshot.status, status)
     if snapshot.deleting and urgency in ("Records", "Soon"):
         urgency = "Now"  # somebody waits for its pods to be let go
-    write, wait = _when(urgency, memory, now)
+    write, wait = _when(urgency, history, now)
     # What need not be remembered any more is worth no write of its own.
     status = status.model_copy(update={"batch_jobs": batch_jobs or None})
     written = status if write else snapshot.status
@@ -139,18 +139,18 @@ def reconcile(snapshot: JobSnapshot, memory: WriteHistory, now: datetime) -> Dec
     return Decision(
         status=status if write else None,
         only_figures=write and urgency == "Figures",
-        noticed=None if write or urgency in ("None", "Figures") else memory.noticed or now,
+        noticed=None if write or urgency in ("None", "Figures") else history.noticed or now,
         remembered=held_now.remembered(written.usage or Usage(), until),
         releases=tuple(pod for pod in snapshot.pods if _may_be_released(pod, in_status)),
         start=decided.start,
         train_attempt=training.attempt if training else 0,
         execution=max(1, status.execution),
-        settle=() if snapshot.deleting else _admitted(snapshot),
-        connect=() if snapshot.deleting else _gangs_that_meet(snapshot, status),
+        publish_admitted_settings=() if snapshot.deleting else _admitted(snapshot),
+        ensure_service=() if snapshot.deleting else _gangs_that_meet(snapshot, status),
         delete_jobs=delete_jobs,
         leftovers=() if snapshot.deleting else leftovers(snapshot, written),
         delete_pods=delete_pods,
-        overdue=_overdue(snapshot, now),
+        force_delete=_to_force_delete(snapshot, now),
         events=tuple(events_between(snapshot.status, status)) if write else (),
         delete=decided.delete
         and not snapshot.deleting
@@ -236,16 +236,16 @@ def _begun(stage: StageStatus) -> StageStatus:
     return stage.model_copy(update={"state": "Running"}) if stage.state == "Starting" else stage
 
 
-def _when(urgency: Urgency, memory: WriteHistory, now: datetime) -> tuple[bool, timedelta | None]:
+def _when(urgency: Urgency, history: WriteHistory, now: datetime) -> tuple[bool, timedelta | None]:
     """Whether to write now, and else how long to wait."""
     if urgency == "None":
         return False, None
     if urgency == "Now":
         return True, None
     if urgency == "Figures":
-        due = (memory.last_written or now - FIGURES_EVERY) + FIGURES_EVERY
+        due = (history.last_written or now - FIGURES_EVERY) + FIGURES_EVERY
     else:
-        due = (memory.noticed or now) + (SOON if urgency == "Soon" else RECORDS_WITHIN)
+        due = (history.noticed or now) + (SOON if urgency == "Soon" else RECORDS_WITHIN)
     return (True, None) if now >= due else (False, due - now)
 
 
@@ -319,17 +319,17 @@ def _gangs_that_meet(snapshot: JobSnapshot, status: JobStatus) -> tuple[ChildJob
     )
 
 
-def _overdue(snapshot: JobSnapshot, now: datetime) -> tuple[Pod, ...]:
-    left = ((pod, _overdue_in(pod, snapshot, now)) for pod in snapshot.pods)
+def _to_force_delete(snapshot: JobSnapshot, now: datetime) -> tuple[Pod, ...]:
+    left = ((pod, _until_force_delete(pod, snapshot, now)) for pod in snapshot.pods)
     return tuple(pod for pod, time in left if time is not None and time <= timedelta(0))
 
 
 def _force_delete_in(snapshot: JobSnapshot, now: datetime) -> timedelta | None:
-    left = (_overdue_in(pod, snapshot, now) for pod in snapshot.pods)
+    left = (_until_force_delete(pod, snapshot, now) for pod in snapshot.pods)
     return _earliest(*(max(time, timedelta(seconds=15)) for time in left if time is not None))
 
 
-def _overdue_in(pod: Pod, snapshot: JobSnapshot, now: datetime) -> timedelta | None:
+def _until_force_delete(pod: Pod, snapshot: JobSnapshot, now: datetime) -> timedelta | None:
     """Time until a pod that does not end may be deleted by force; None: it may not be."""
     seconds = snapshot.job.spec.restarts.force_delete_after_seconds
     if seconds is None or pod.deleted is None or pod.ended or pod.node is None:
