@@ -1,4 +1,4 @@
-"""Starting and stopping gangs. Both may be repeated: what is done already is left alone."""
+"""Starting and stopping gangs. Both are idempotent."""
 
 import contextlib
 import os
@@ -33,7 +33,7 @@ _URGENCY = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """Signals to a supervisor, each more urgent than the one before; see supervisor.py."""
 
 SUPERVISOR_END_SECONDS = 5.0
-"""More than a supervisor needs to end once it has nothing left to do."""
+"""Longer than an idle supervisor needs to end."""
 
 
 class Gangs:
@@ -46,7 +46,7 @@ class Gangs:
         self._argv = argv
         """Run instead of the launcher; empty: the launcher."""
         self._supervisors: dict[str, subprocess.Popen[bytes]] = {}
-        """Those that this process has started, by the names of their replicas."""
+        """Supervisors that this process has started, by replica name."""
         self._signalled: dict[str, signal.Signals] = {}
 
     def start(self, gang: StartGang, now: datetime) -> None:
@@ -64,7 +64,7 @@ class Gangs:
                 self._spawn(process, lock)
 
     def stop(self, gang: StopGang, replicas: Iterable[Replica]) -> None:
-        """Tell those of the gang's replicas that still live to end."""
+        """Tell the running replicas of the gang to end."""
         number = signal.SIGTERM if gang.checkpoint else signal.SIGUSR1
         for replica in replicas:
             if replica.live and (replica.stage, replica.attempt) == (gang.stage, gang.attempt):
@@ -83,7 +83,7 @@ class Gangs:
                 self._signal(replica, folder, signal.SIGUSR2)
 
     def reap(self) -> None:
-        """Hear of supervisors that have ended, so that no zombies collect."""
+        """Collect the exit codes of ended supervisors, so that no zombies remain."""
         for supervisor in self._supervisors.values():
             supervisor.poll()
 
@@ -142,7 +142,7 @@ class Gangs:
 
     def _spawn(self, process: Process, lock: int) -> None:
         inherited = {name: value for name, value in passed_on().items() if name not in RESERVED_ENVIRONMENT}
-        # `python3` in a user's command is the one that has torch, also where no virtual environment is activated.
+        # `python3` in a user's command is the interpreter with torch, even if no virtual environment is active.
         inherited["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
         with _log_of(process) as log:
             supervisor = subprocess.Popen(

@@ -36,7 +36,7 @@ def modified_at_ns(path: Path) -> int | None:
 
 
 def version_of(path: Path) -> tuple[int, int, int] | None:
-    """Differs once the file has changed: which one it is, its size, and when it last changed. None: there is none."""
+    """A text that differs after a change of the file: its identity, size and time of change. None: there is no file."""
     try:
         found = path.lstat()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""An end for replicas whose supervisor is gone: kill what is left of them, then write down when they last lived."""
+"""Ends replicas whose supervisor is gone: kills their remaining processes, then records when they last lived."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from costopt.render.processes import TERMINATION_FILE
 from costopt.schema.replica import TerminationMessage, log_lines
 
 WORDS_LIMIT = 600
-"""Characters kept of what a process has said last."""
+"""Characters kept of the last output of a process."""
 LOG_LINE_LIMIT = 2000
 LOG_TAIL_LINES = 20
 
@@ -19,11 +19,11 @@ LOG_TAIL_LINES = 20
 def record_if_lost(
     folder: ReplicaFolder, launch: LaunchRecord, log_file: Path, supervisor_code: int | None = None
 ) -> None:
-    """Write ended.json if no supervisor lives to do it; does nothing to a replica that lives or has ended.
+    """Write ended.json if no supervisor is alive to do it; does nothing for a replica that runs or has ended.
 
-    `supervisor_code` is its supervisor's exit code, if that is known: one that ended by itself before it had started
-    anything is a failure, as the next would most likely end alike. One that was killed is a disruption.
-    The lock is held meanwhile, so that a supervisor still on its way to life finds the end and goes.
+    `supervisor_code` is its supervisor's exit code, if known. A supervisor that ended by itself before it started
+    anything is a failure: the next one would probably end the same way. One that was killed is a disruption.
+    The lock is held meanwhile, so that a supervisor that is still starting finds the end and exits.
     """
     with folder.locked() as lock:
         if lock is None or folder.end() is not None:

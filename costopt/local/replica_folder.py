@@ -62,11 +62,11 @@ class LaunchRecord(Strict):
     has_meter: bool = True
     """False: it runs the user's own program, which does not report where its time goes."""
     created_at: Timestamp
-    """When it was decided on."""
+    """When its start was decided."""
 
 
 class Supervised(Strict):
-    """Who watches over it."""
+    """Its supervisor."""
 
     pid: int
     """The supervisor's process id."""
@@ -119,11 +119,11 @@ class ReplicaFolder:
             raise Refused(str(error)) from None
 
     def launch_record(self) -> LaunchRecord | None:
-        """None: the runner was killed before it had written anything; there never was a process."""
+        """None: the runner was killed before it wrote anything, so there never was a process."""
         return self._read(LAUNCH_RECORD_FILE, LaunchRecord)
 
     def supervised(self) -> Supervised | None:
-        """None: no supervisor has come to life yet."""
+        """None: no supervisor has started yet."""
         return self._read(SUPERVISOR_FILE, Supervised)
 
     def end(self) -> End | None:
@@ -147,7 +147,7 @@ class ReplicaFolder:
         write_json(self.path / file, content.to_plain())
 
     def last_heartbeat(self) -> datetime | None:
-        """When it was last known to live."""
+        """When it was last known to be alive."""
         return _time(modified_at_ns(self.path / HEARTBEAT_FILE))
 
     def activity(self, log_file: Path) -> str:
@@ -155,7 +155,7 @@ class ReplicaFolder:
         return " ".join(str(version_of(path)) for path in (self.path / PROGRESS_FILE, log_file))
 
     def is_unwatched(self) -> bool:
-        """Whether no supervisor lives, though nobody has written down the replica's end."""
+        """Whether no supervisor is alive although the end of the replica is not recorded."""
         with self.locked() as lock:
             return lock is not None and self.end() is None
 

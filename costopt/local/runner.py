@@ -25,10 +25,10 @@ from costopt.schema.prices import PriceBook
 from costopt.schema.status import Bill, JobStatus
 
 LOOK_EVERY_SECONDS = 0.2
-"""Between two looks at the replicas: short beside any step that matters, and well under 1 % of a CPU."""
+"""Interval of the loop: short compared with any step that matters, and well under 1 % of a CPU."""
 
 WRITE_EVERY_SECONDS = 1.0
-"""Between two writes of a status in which nothing but progress, bill and phases has changed."""
+"""Interval between status writes in which only progress, bill and phases have changed."""
 
 
 def system_clock() -> datetime:
@@ -38,14 +38,14 @@ def system_clock() -> datetime:
 
 @dataclass(frozen=True)
 class TurnResult:
-    """What one turn of the loop has found and decided."""
+    """The result of one turn of the loop."""
 
     status: JobStatus
     """As planned."""
     live_replicas: int
     """Replicas that still hold resources."""
     at_rest: bool
-    """Nothing runs, and nothing will: the job has ended, or is suspended."""
+    """Nothing runs or will run: the job has ended or is suspended."""
 
 
 class Runner:
@@ -125,7 +125,7 @@ class Runner:
         for start in decided.start:
             self._gangs.start(start, now)
         live = sum(replica.live for replica in replicas) + len(decided.start)
-        # A job whose stop was carried through although its reason has gone is suspended, but resumed at once.
+        # A stop is carried through even if its reason has gone: such a job is suspended and resumed at once.
         resumed_at_once = decided.requeue_after == timedelta(0)
         waits = is_final(status) or (is_suspended(status) and not resumed_at_once)
         return TurnResult(status, live, at_rest=waits and live == 0)
@@ -167,6 +167,6 @@ class Runner:
 
 
 def _decisive(status: JobStatus) -> JobStatus:
-    """The status without what goes on by itself."""
+    """The status without the fields that change all the time."""
     stages = [stage.model_copy(update={"phase": None}) for stage in status.stages]
     return status.model_copy(update={"bill": None, "progress": None, "stages": stages})

@@ -46,7 +46,7 @@ _GRACE_OF_SIGNAL = {signal.SIGTERM: GRACE_SECONDS, signal.SIGUSR1: BROKEN_GANG_G
 
 
 class Stop:
-    """Whether the launcher is to end, and by when."""
+    """Whether the launcher must end, and by when."""
 
     def __init__(self) -> None:
         self.deadline: float | None = None
@@ -59,7 +59,7 @@ class Stop:
         self.deadline = deadline if self.deadline is None else min(self.deadline, deadline)
 
     def ask(self, launcher: subprocess.Popen[bytes]) -> None:
-        """Send SIGTERM, once: launchers may take a second one for impatience."""
+        """Send SIGTERM once: launchers may treat a second one as a demand to end at once."""
         if self.deadline is not None and not self._asked:
             self._asked = True
             launcher.send_signal(signal.SIGTERM)
@@ -94,7 +94,7 @@ def supervise(folder: Path, lock_fd: int | None) -> None:
         launcher.kill()
     kill_replica(uid, launcher.pid)
     code = launcher.wait()
-    # Of a launcher that was told to end, it may be the supervisor who killed it.
+    # A launcher that was told to end may have been killed by its supervisor.
     memory_ran_out = stop.deadline is None and (count_oom_kills() or 0) > (oom_kills_before or 0)
     _write_end(folder, code, started_at, out_of_memory=code == -signal.SIGKILL and memory_ran_out)
     os.close(holding)
@@ -131,7 +131,7 @@ def _listen() -> tuple[Stop, int]:
 
     for number in _GRACE_OF_SIGNAL:
         signal.signal(number, on_stop)
-    # A terminal's signals are the runner's business. Not SIG_IGN, which the launcher would inherit.
+    # The runner handles a terminal's signals. Not SIG_IGN, which the launcher would inherit.
     # What the user's shell ignores (nohup) stays so, also for the user's program.
     for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGHUP):
         if number == signal.SIGCHLD or signal.getsignal(number) != signal.SIG_IGN:
@@ -153,7 +153,7 @@ def _owns(folder: Path, lock_fd: int | None) -> bool:
 
 
 def _beat(folder: Path) -> None:
-    """Say that the replica lives; a full disk must not end it."""
+    """Write the heartbeat; a full disk must not end the replica."""
     with contextlib.suppress(OSError, Hostile):
         path = folder / HEARTBEAT_FILE
         append_file(path).close()
