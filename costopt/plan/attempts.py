@@ -1,4 +1,4 @@
-"""One stage in flight, one step on: from what its attempt's replicas show to the stage's next state.
+"""One step of a stage in flight: from the state of its replicas to the next state of the stage.
 
 Why a gang is being stopped must be known when it has ended, for a stopped replica looks the same in every case. Nothing
 is remembered in secret: that the job is being stopped stands in its Suspended condition (see `halts`), and why a
@@ -50,7 +50,7 @@ class Step:
     stop: StopGang | None = None
     """The gang is to end first."""
     end: AttemptEnd | None = None
-    """What the attempt is counted as; None: it goes on, or nothing of it was seen."""
+    """What the attempt is counted as; None: it continues, or no replica was seen."""
 
 
 def stage_gang(observed: Observed, stage: StageStatus) -> Gang:

@@ -10,7 +10,7 @@ A job is a row of stages: training, then the variants. A stage goes from state t
                 one did not, or waits too long to run, none stirs any
                 more, or the job is to stop: the others are stopped,
                 until all have ended ───────────────────────────────▶ Stopping
-    Stopping    all have ended after all well ──────────────────────▶ Succeeded
+    Stopping    every replica exited 0 ─────────────────────────────▶ Succeeded
                 one for a reason that no restart can mend, or there
                 was not room for all ───────────────────────────────▶ Failed
                 the job is stopped; this counts as nothing ─────────▶ Waiting
@@ -52,9 +52,9 @@ from costopt.schema.variant_report import VariantStatus
 __all__ = ["Observed", "Plan", "Replica", "StartGang", "StopGang", "is_final", "is_suspended", "plan"]
 
 BUDGET_LOOK = timedelta(seconds=15)
-"""How often a running job with a budget is looked at: money is spent without an event that would say so."""
+"""Interval for a running job with a budget: no event reports that money was spent."""
 PRICE_LOOK = timedelta(hours=1)
-"""How often one is looked at that waits for a price: a price comes with its day, without an event."""
+"""Interval for a job that waits for a price: a price takes effect with its day, without an event."""
 
 _MAY_WAIT = frozenset({"Starting", "Running"})
 """States of a stage whose attempt may wait for something."""
@@ -184,7 +184,7 @@ def _advance_all(
 
 
 def _find_ending(stages: list[StageStatus], halt: Halt | None, reports: list[VariantStatus]) -> Finding | None:
-    """How the job ends, if it does now. Work that is all done goes before a reason to stop it."""
+    """How the job ends, if it ends now. Completed work takes precedence over a reason to stop."""
     training, *variants = stages
     if training.state == "Failed":
         failure = training.failure
@@ -298,7 +298,7 @@ def _completed(reports: list[VariantStatus]) -> str:
 
 
 def _look_again(observed: Observed, status: JobStatus, now: datetime) -> timedelta | None:
-    """Time until something can change by itself. A silence does not grow by itself, but with the shell's next look."""
+    """Time until something can change by itself. A silence grows only when the shell reads again, not by itself."""
     waits = [deletion_in(observed.spec, status, now)]
     if status.active_since is not None:
         waits.append(deadline_in(observed.spec, status, now))
@@ -316,7 +316,7 @@ def _look_again(observed: Observed, status: JobStatus, now: datetime) -> timedel
     suspended = status.condition("Suspended")
     if suspended is not None and (suspended.status, suspended.reason) == ("True", "PriceUnknown"):
         waits.append(PRICE_LOOK)
-    # What is due already has been decided on: only the world can change it now.
+    # What is due already has been decided; only an event can change it now.
     return min((wait for wait in waits if wait is not None and wait > timedelta(0)), default=None)
 
 

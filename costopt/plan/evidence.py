@@ -183,7 +183,7 @@ def is_rejection(evidence: Evidence) -> bool:
 
 
 def why_the_platform_ended_it(evidence: Evidence, who: str, code: int | None) -> Finding:
-    """Why a replica was ended that the platform owns up to."""
+    """Why the platform ended a replica, as it reports itself."""
     if sign := POD_REASONS.get(evidence.pod_reason):
         return _found(sign, evidence, who, evidence.pod_message)
     words = evidence.disruption_message

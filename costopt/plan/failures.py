@@ -1,11 +1,11 @@
 """Which replica's end is the failure to report, and what kind of end it was.
 
-When one rank dies the others lose their connections and die too, often sooner noticed than the one that began it. What
-is reported is the cause: an end that the platform owns up to goes before all others, an echo (a launcher says so of
-itself) comes last, and among equals the earliest counts. An end on SIGTERM alone may be the platform's doing, or that
-of whoever stopped a gang that had broken before, which the shell may have been too late to see: the time tells. The
-failure kept in the stage also tells, once the whole gang has ended, what kind of end it was; replicas that ended
-because we stopped a broken gang have no say.
+When one rank dies, the others lose their connections and die too, and are often noticed earlier than the first one. The
+cause is reported: an end reported by the platform takes precedence, an echo (the launcher marks itself as one) comes
+last, and among equals the earliest counts. An end by SIGTERM alone may come from the platform, or from whoever stopped
+a gang that was broken before, which the shell may see too late: the times decide. Once the whole gang has ended, the
+failure kept in the stage also decides what kind of end it was; replicas that ended because we stopped a broken gang do
+not count.
 """
 
 from collections.abc import Iterable
@@ -118,7 +118,7 @@ def _may_be_our_doing(replica: Replica) -> bool:
 
 
 def _finding(replica: Replica) -> Finding:
-    """Why the replica ended. Its own word goes before an exit code, and what its platform owns up to before that."""
+    """Why the replica ended: by the platform's report, else the launcher's message, else the exit code."""
     said, code, evidence = replica.termination, exit_code(replica), replica.evidence
     who = f"replica {replica.index} of {replica.stage}"
     written = why_it_ended(evidence, who, code)

@@ -1,4 +1,4 @@
-"""What the replicas of one attempt of a stage amount to."""
+"""The combined state of the replicas of one attempt."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,23 +19,23 @@ class Gang:
 
     @property
     def live(self) -> bool:
-        """Some replica still runs."""
+        """Whether a replica still runs."""
         return any(replica.live for replica in self.replicas)
 
     @property
     def failed(self) -> tuple[Replica, ...]:
-        """Replicas that ended otherwise than well. One is enough to break the gang: the others wait for it in vain."""
+        """Replicas that did not exit 0. One is enough to break the gang: the others would wait for it forever."""
         return tuple(replica for replica in self.replicas if replica.state == "Failed")
 
     @property
     def succeeded(self) -> bool:
-        """Every replica that belongs to the gang has ended well."""
+        """Whether every replica of the gang exited 0."""
         ended_well = {replica.index for replica in self.replicas if replica.state == "Succeeded"}
         return not self.live and not self.failed and ended_well >= set(range(self.size))
 
     @property
     def silent_for(self) -> timedelta | None:
-        """How long no replica has stirred. None: it is not known.
+        """How long no replica has shown activity. None: unknown.
 
         One replica that stirs keeps the gang alive, for the others may be waiting for it; and one that has not begun
         to run (an image is pulled, a node is sought) or that cannot be heard may be the one that they wait for.

@@ -1,4 +1,4 @@
-"""How long a replica has been silent, as far as looks at it show.
+"""How long a replica has been silent, as far as readings of its log show.
 
 Only what lies between two looks that both succeeded is known: if they show the same, nothing was said in between. So a
 silence is a sum of such spans. It begins with the first look, for an observer that has just begun knows of nothing
@@ -52,5 +52,5 @@ class Silence:
         return replace(self, known=self.known + min(longest, max(timedelta(0), asked - self.until)), until=asked)
 
     def missed(self) -> Self:
-        """After a look that failed."""
+        """After a failed reading."""
         return replace(self, until=None)

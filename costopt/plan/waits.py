@@ -18,7 +18,7 @@ class Wait:
 
     words: str
     in_vain: bool = False
-    """It will not come, however long the wait."""
+    """It will never come."""
 
 
 ITS_CONTAINER = Wait("its container to start")
@@ -60,7 +60,7 @@ _PULL_ERRORS: tuple[tuple[re.Pattern[str], str], ...] = (
         "the registry cannot be reached",
     ),
 )
-"""What a registry's answer comes to, in lower case and without the image's name; the first that fits counts."""
+"""What an answer of a registry means, in lower case and without the name of the image; the first match counts."""
 
 _FORMALITIES = re.compile(
     r'^(Back-off pulling image "[^"]*"|ErrImagePull|failed to [a-z ]+(image|reference) "[^"]*")(: |$)',
@@ -71,7 +71,7 @@ _PASSING = re.compile(
     r"|\b(sha256:)?[0-9a-f]{32,}\b|\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"  # a digest, an identifier
     r"|(?<=[ (])[0-9.]+(ms|s|m|h)\b"  # a time
 )
-"""What changes from one try to the next."""
+"""Parts of a message that differ between tries."""
 _COUNT = re.compile(r"^[0-9]+ ")
 _NODES = re.compile(r"^[0-9]+/[0-9]+ nodes are available: ")
 
