@@ -1,6 +1,6 @@
 """Decisions about a job: pure, no API, no clock, no event loop.
 
-reconcile             one look: `reconcile(snapshot, history, now) -> Decision` (read first)
+reconcile             one reconcile: `reconcile(snapshot, history, now) -> Decision` (read first)
 objects               what is kept of each object of the API server; shapes: what others wrote, brought into shape
 kinship, ownership    which job a pod is of, and whose an object is: by uid
 claims                which pods of an unknown batch Job a status claims

@@ -1,4 +1,4 @@
-"""A pod's effective request: what the scheduler sets aside for it, and so what it costs. Pure.
+"""The effective request of a pod: what the scheduler reserves for it, and so what is billed. Pure.
 
 The sum over its containers, or what its largest init container asks for if that is more; sidecars (init containers
 that keep running) count among both. A request for the whole pod goes before those of its containers. While a container

@@ -1,4 +1,4 @@
-"""What a look is at: one job, or a pod of none."""
+"""What a reconcile is about: one job, or a pod without one."""
 
 Key = tuple[str, str]
-"""Namespace, and the uid of a job; of a pod that is of no job that we know, its own."""
+"""Namespace and the uid of a job; for a pod of no known job, the uid of the pod."""

@@ -1,4 +1,4 @@
-"""Which job a pod is of: that of its batch Job, by uids alone. Pure.
+"""Which job a pod belongs to: the one of its batch Job, by uids alone. Pure.
 
     pod ── controller ──▶ batch Job ── controller ──▶ CostOptJob
 

@@ -11,7 +11,7 @@ from costopt_operator.decide.observe import JobSnapshot
 ATTEMPTS_KEPT = 3
 """Ended attempts of a stage whose pods are kept besides the current one."""
 DELETED_AT_ONCE = 100
-"""Jobs deleted in one look: there may be thousands when the operator was away for long."""
+"""Jobs deleted in one reconcile: there may be thousands after a long absence of the operator."""
 
 
 def leftovers(snapshot: JobSnapshot, written: JobStatus) -> tuple[ChildJob, ...]:

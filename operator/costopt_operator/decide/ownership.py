@@ -1,4 +1,4 @@
-"""Whose an object is. Pure.
+"""Which job an object belongs to. Pure.
 
 A name does not say it, for names can be taken; nor does a label, for anybody may write one. An object is a job's if its
 controller reference holds the job's uid and it has our managed-by label. Nothing else is ever changed or deleted.

@@ -1,10 +1,10 @@
-"""One look at a job, `reconcile(snapshot, history, now) -> Decision`: what to write, and what to do after that. Pure.
+"""One reconcile of a job, `reconcile(snapshot, history, now) -> Decision`: what to write, and what to do then. Pure.
 
     observe ──▶ plan ──▶ status (with every new usage record) ──▶ finalizers to release, gangs to stop and start, events
 
-The status is written before anything else is done, so a crash anywhere repeats harmlessly. Not every change is worth a
-write at once: what decides something is, a first sign of life can wait a moment for its neighbours, a record somewhat
-longer for those of the gang's other pods, and figures that merely go on growing are written twice a minute.
+The status is written before anything else, so a repeat after a crash is harmless. Only decisions are written
+immediately. A first sign of life waits a moment for others, a record somewhat longer for those of the gang's other
+pods, and figures that only grow are written twice a minute.
 """
 
 from collections.abc import Iterable
@@ -30,15 +30,15 @@ from costopt_operator.decide.recording import RECORDS_KEPT, bill, ended_unrecord
 Urgency = Literal["None", "Figures", "Records", "Soon", "Now"]
 
 SOON = timedelta(seconds=2)
-"""How long a first sign of life may wait for others to be written with it."""
+"""Upper bound on delaying a first sign of life, so that several are written together."""
 RECORDS_WITHIN = timedelta(seconds=10)
-"""How long the record of an ended pod may wait for those of its gang, which mostly end the stage. So long its finalizer
-keeps a pod that ended well; the others wait until it is known what their attempt counts as, which takes their gang no
-longer than its grace period."""
+"""Upper bound on delaying the record of a pod that exited 0, so that those of its gang are written together; its
+finalizer is kept until then. Other pods wait until it is known what their attempt counts as, at most the grace period
+of their gang."""
 RECORDABLE_WITHIN = timedelta(seconds=1)
-"""When to look again at an attempt whose end cannot be recorded yet, should nothing be heard before."""
+"""Interval of retries for an attempt whose end cannot be recorded yet, if no event comes earlier."""
 FIGURES_EVERY = timedelta(seconds=30)
-"""Between two writes of a status in which only progress and bill have grown, or stages have come to another phase."""
+"""Interval between status writes in which only progress, bill and phases of stages have changed."""
 _HALTS: frozenset[StopReason] = frozenset(
     {"SuspendRequested", "DeletionRequested", "BudgetExceeded", "PriceUnknown", "DeadlineExceeded"}
 )
@@ -49,13 +49,13 @@ BROKEN_GANG_GRACE_SECONDS = 10
 
 @dataclass(frozen=True)
 class WriteHistory:
-    """What the operator remembers of its own writing; after a restart, nothing, which costs a write at most."""
+    """What the operator remembers about its status writes; empty after a restart, which costs one write at most."""
 
     last_written: datetime | None = None
     noticed: datetime | None = None
     """When a change that is not yet written was first noticed."""
     remembered: Remembered | None = None
-    """What was held at the last look; None: what the status says."""
+    """What was held at the last reconcile; None: as the status says."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ class Decision:
     """One decision. The shell writes `status` first and does nothing else if that fails."""
 
     status: JobStatus | None = None
-    """To be written; None: nothing is to be written now."""
+    """The status to write; None: nothing is written now."""
     only_figures: bool = False
-    """Nothing but growing figures and phases is to be written, which can wait if much else is."""
+    """Only figures and phases have changed, so the write can wait under load."""
     noticed: datetime | None = None
     """To be remembered (see WriteHistory)."""
     remembered: Remembered | None = None
@@ -84,7 +84,7 @@ class Decision:
     delete_pods: tuple[tuple[Pod, int | None], ...] = ()
     """Pods to delete, each with its grace period in seconds (None: its own)."""
     leftovers: tuple[ChildJob, ...] = ()
-    """Batch Jobs of old attempts, of which nothing is needed any more: nothing fails if they stay."""
+    """Batch Jobs of old attempts that are no longer needed; it does no harm if they stay."""
     force_delete: tuple[Pod, ...] = ()
     """Pods to delete by force if their node is gone."""
     events: tuple[Event, ...] = ()
@@ -210,7 +210,7 @@ def _new_records(before: JobStatus, after: JobStatus) -> int:
 
 
 def _decisive(status: JobStatus) -> object:
-    """What a change of is to be written at once."""
+    """Fields whose change is written immediately."""
     started = {"Starting": "Begun", "Running": "Begun"}
     stages = [(stage.name, started.get(stage.state, stage.state), stage.attempt) for stage in status.stages]
     begun = {"Pending": "Begun", "BackingOff": "Begun", "Training": "Begun", "Compressing": "Begun"}
@@ -237,7 +237,7 @@ def _begun(stage: StageStatus) -> StageStatus:
 
 
 def _when(urgency: Urgency, history: WriteHistory, now: datetime) -> tuple[bool, timedelta | None]:
-    """Whether to write now, and else how long to wait."""
+    """Whether to write now; if not, how long to wait."""
     if urgency == "None":
         return False, None
     if urgency == "Now":
