@@ -26,7 +26,7 @@ from torch import nn
 from costopt.names import CHECKPOINTS_DIR
 from costopt.schema.recipe import Recipe
 from costopt_trainer.data import TrainingData, sample_indices
-from costopt_trainer.models import build_model
+from costopt_trainer.models.table import build_model
 from costopt_trainer.training.loop import Stop, Training
 from costopt_trainer.training.meter import Meter
 from costopt_trainer.training.optimizers import make_optimizer

@@ -10,6 +10,7 @@ storage      a job's claim: one that is there, or one to be made
 pods         what a user may add to the pods of a job
 volumes      further volumes of these pods
 degrees      how the degrees of parallelism share out the ranks
+data_kinds   which models can be trained on which data
 recipe       the built-in trainer's settings; optimization: its optimizer and schedule
 compression  variants and their steps
 prices       PriceBook

@@ -6,21 +6,23 @@ from pydantic import Field, StringConstraints
 from pydantic.alias_generators import to_camel
 
 from costopt.schema.base import Path, PlainData, Rule, Strict
+from costopt.schema.data_kinds import IMAGES, TEXT, GivesSamples, ReadsSamples, data_fits_model, only_for_text
 from costopt.schema.defaults import with_defaults
 from costopt.schema.optimization import Optimizer, Schedule
 from costopt.schema.unions import UNIONS, tagged_union
 
 
-class Layers(Strict):
-    """Settings of a model that a pipeline can cut between its layers."""
+class FamilySettings(ReadsSamples):
+    """Settings of a family of models, all of which a pipeline can cut between their layers."""
 
     layers_field: ClassVar[str]
     """The field with the number of layers."""
 
 
-class DecoderLM(Layers):
+class DecoderLM(FamilySettings):
     """A decoder-only transformer language model (pre-norm, learned positions, untied embeddings)."""
 
+    reads = TEXT
     layers_field = "num_layers"
 
     num_layers: Annotated[int, Field(ge=1, le=256)] = 4
@@ -43,9 +45,10 @@ class DecoderLM(Layers):
     )
 
 
-class ConvNet(Layers):
+class ConvNet(FamilySettings):
     """A small convolutional image classifier: stages of convolution, batch norm, ReLU and pooling, then one linear."""
 
+    reads = IMAGES
     layers_field = "num_stages"
 
     num_stages: Annotated[int, Field(ge=1, le=6)] = 2
@@ -84,7 +87,7 @@ def cel_num_layers(model: str) -> str:
 _LAYERS = {
     member.word: (member.key, member.settings, to_camel(member.settings.layers_field))
     for member in UNIONS[ModelSettings]
-    if member.settings is not None and issubclass(member.settings, Layers)
+    if member.settings is not None and issubclass(member.settings, FamilySettings)
 }
 """The word of a model's type -> the field with its settings, their class, and the field with the number of layers."""
 
@@ -119,8 +122,10 @@ class Transform(Strict):
     """Settings of NormalizeUnicode. None means its defaults."""
 
 
-class TextData(Strict):
+class TextData(GivesSamples):
     """UTF-8 text from a file, or from all matching files below a folder."""
+
+    gives = TEXT
 
     path: Path
     """A text file or a folder. A relative path begins where `costopt run` is called; in a pod, at the root of the
@@ -132,15 +137,19 @@ class TextData(Strict):
     """Stop reading whole files after this many bytes. None reads everything."""
 
 
-class PythonStandardLibraryData(Strict):
+class PythonStandardLibraryData(GivesSamples):
     """The `.py` files of the standard library of the Python that trains: real text that every machine has."""
+
+    gives = TEXT
 
     max_bytes: Annotated[int, Field(ge=1, le=10**13)] | None = None
     """Stop reading whole files after this many bytes. None reads everything."""
 
 
-class ImageData(Strict):
+class ImageData(GivesSamples):
     """Labelled images from one `.npz` file with `images` (N, H, W) or (N, H, W, C), uint8, and `labels` (N,), int."""
+
+    gives = IMAGES
 
     path: Path
     """The `.npz` file; it is read with pickle refused. A relative path begins as a text's does."""
@@ -243,16 +252,8 @@ class Recipe(Strict):
     """Seed of initial weights, sample order and dropout."""
 
     rules = (
-        Rule(
-            cel="self.data.type != 'Images' || !has(self.data.transforms)",
-            message="data.transforms are changes of text and must not be set if data.type is Images",
-            holds=lambda data: data["data"]["type"] != "Images" or data["data"].get("transforms") is None,
-        ),
-        Rule(
-            cel="(self.model.type == 'ConvNet') == (self.data.type == 'Images')",
-            message="model.type ConvNet needs data.type Images, and DecoderLM needs Text or PythonStandardLibrary",
-            holds=lambda data: (data["model"]["type"] == "ConvNet") == (data["data"]["type"] == "Images"),
-        ),
+        only_for_text("transforms", "changes of text", DataSettings),
+        data_fits_model(ModelSettings, DataSettings),
         Rule(
             cel="!has(self.schedule) || self.schedule.warmupSteps < self.totalSteps",
             message="schedule.warmupSteps must be less than totalSteps",

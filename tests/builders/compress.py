@@ -17,8 +17,10 @@ from costopt.schema.replica import PhaseName, ReplicaSettings
 from costopt_trainer.compress.step import StepRun
 from costopt_trainer.compress.table import apply_steps
 from costopt_trainer.data import load_data
-from costopt_trainer.models import ModelShape, build_model, loss_sum
 from costopt_trainer.models.artifact import save_model
+from costopt_trainer.models.loss import loss_sum
+from costopt_trainer.models.shape import ModelShape
+from costopt_trainer.models.table import build_model
 
 LM_SETTINGS = ModelSettings(
     type="DecoderLM", decoder_lm=DecoderLM(num_layers=2, num_heads=4, embedding_dim=64, context_length=32)

@@ -18,7 +18,7 @@ from costopt.schema.compression import Prune
 from costopt.schema.replica import EXIT_PREEMPTED, ReplicaSettings
 from costopt_trainer.compress.step import StepRun
 from costopt_trainer.data import sample_indices
-from costopt_trainer.models import loss_sum
+from costopt_trainer.models.loss import loss_sum
 from costopt_trainer.training.checkpoint import Snapshot
 
 STOP_AT = "STOP_AT"

@@ -16,7 +16,6 @@ from costopt.schema.recipe import Recipe
 from costopt.schema.variant_report import EngineName, VariantStatus
 from costopt_trainer.compress import measure, run
 from costopt_trainer.errors import NotRetryable
-from costopt_trainer.models import read_widths
 from costopt_trainer.models.artifact import load_model, read_config, save_model
 
 Stage = tuple[Path, Recipe]
@@ -91,7 +90,7 @@ def test_a_structured_variant_of_images_has_fewer_parameters(images: Stage) -> N
     report = run.make_variant(replica(recipe, pruned("Structured", 50)).variant, recipe, storage)  # type: ignore[arg-type]
     assert report == _report(storage, "small")
     assert report.measured.parameters < report.baseline.parameters / 2
-    assert read_widths(load_model(storage / "artifacts/small")) == {"channels": (4, 8)}
+    assert load_model(storage / "artifacts/small").widths() == {"channels": (4, 8)}
     assert report.measured.validation_accuracy_permille is not None
 
 

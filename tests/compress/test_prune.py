@@ -10,7 +10,6 @@ from torch import nn
 from builders.compress import apply, example_inputs, fresh_model, pruned, weight_only
 from costopt_trainer.compress.measure import count_parameters
 from costopt_trainer.errors import NotRetryable
-from costopt_trainer.models import read_widths
 
 
 def _apply(model: Any, model_type: str, structure: str, percent: int, **choice: Any) -> None:
@@ -75,7 +74,7 @@ def test_structured_pruning_makes_matrices_smaller(
     model, inputs = fresh_model(model_type), example_inputs(model_type)
     before, shape = count_parameters(model)[0], model(inputs).shape
     _apply(model, model_type, "Structured", percent, criterion=criterion)
-    assert read_widths(model) == widths
+    assert model.widths() == widths
     assert count_parameters(model)[0] < before
     assert model(inputs).shape == shape
 
@@ -93,7 +92,7 @@ def test_structured_pruning_removes_the_head_and_the_hidden_channels_that_matter
             mlp.contract.weight[:, idle::4] *= 1e-6
         expected = model(inputs)
     _apply(model, "DecoderLM", "Structured", 25)
-    assert read_widths(model) == {"attention": (48, 48), "mlp": (192, 192)}
+    assert model.widths() == {"attention": (48, 48), "mlp": (192, 192)}
     torch.testing.assert_close(model(inputs), expected, rtol=1e-4, atol=1e-6)
 
 
@@ -108,7 +107,7 @@ def test_structured_pruning_removes_the_convolution_channels_that_matter_least()
         expected = model(inputs)
     averages = {name: stage.norm.running_mean[::2].clone() for name, stage in model.layers.items()}
     _apply(model, "ConvNet", "Structured", 50)
-    assert read_widths(model) == {"channels": (4, 8)}
+    assert model.widths() == {"channels": (4, 8)}
     torch.testing.assert_close(model(inputs), expected, rtol=1e-4, atol=1e-6)
     for name, stage in model.layers.items():
         assert torch.equal(stage.norm.running_mean, averages[name])

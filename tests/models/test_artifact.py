@@ -11,7 +11,6 @@ from safetensors import safe_open
 from builders.compress import SHAPES, apply, dynamic, example_inputs, fresh_model, pruned, read_json, weight_only
 from costopt.schema.compression import Step
 from costopt_trainer.errors import NotRetryable
-from costopt_trainer.models import read_widths
 from costopt_trainer.models.artifact import load_model, read_config, save_model
 
 CHAINS: dict[str, list[Step]] = {
@@ -35,14 +34,14 @@ CHAINS: dict[str, list[Step]] = {
 def test_a_saved_model_gives_the_same_bits_after_loading(tmp_path: Path, model_type: str, chain: str) -> None:
     model, inputs = fresh_model(model_type), example_inputs(model_type)
     apply(model, CHAINS[chain], inputs[:1])
-    size = save_model(tmp_path / "m", model, SHAPES[model_type], widths=read_widths(model), steps=CHAINS[chain])
+    size = save_model(tmp_path / "m", model, SHAPES[model_type], widths=model.widths(), steps=CHAINS[chain])
 
     loaded = load_model(tmp_path / "m")
 
     assert size == (tmp_path / "m" / "model.safetensors").stat().st_size
     assert not loaded.training
     assert read_config(tmp_path / "m").steps == tuple(CHAINS[chain])
-    assert read_widths(loaded) == read_widths(model)
+    assert loaded.widths() == model.widths()
     assert {name: type(tensor) for name, tensor in loaded.state_dict().items()} == {
         name: type(tensor) for name, tensor in model.state_dict().items()
     }
@@ -66,7 +65,8 @@ def test_quantized_weights_are_int8_on_disk(tmp_path: Path, step: Step) -> None:
 
 def test_a_model_that_is_mostly_matrices_shrinks_to_about_a_quarter(tmp_path: Path) -> None:
     from costopt.schema.recipe import DecoderLM, ModelSettings
-    from costopt_trainer.models import ModelShape, build_model
+    from costopt_trainer.models.shape import ModelShape
+    from costopt_trainer.models.table import build_model
 
     settings = DecoderLM(num_layers=4, num_heads=4, embedding_dim=192, context_length=32)
     shape = ModelShape(ModelSettings(type="DecoderLM", decoder_lm=settings), vocabulary_size=256)

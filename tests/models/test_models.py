@@ -10,7 +10,9 @@ from torch import nn
 
 from costopt.schema import recipe
 from costopt_trainer.errors import NotRetryable
-from costopt_trainer.models import ModelShape, build_model, count_targets, loss_sum, read_widths
+from costopt_trainer.models.loss import count_targets, loss_sum
+from costopt_trainer.models.shape import ModelShape
+from costopt_trainer.models.table import build_model
 
 LANGUAGE = ModelShape(
     recipe.ModelSettings(
@@ -103,10 +105,10 @@ def test_layers_that_are_not_there_cannot_be_kept(shape: ModelShape, first: int,
 )
 def test_a_model_of_other_widths_is_built_from_them(shape: ModelShape, widths: dict[str, tuple[int, ...]]) -> None:
     narrow, whole = fresh(shape, widths), fresh(shape)
-    assert read_widths(narrow).items() >= widths.items()
+    assert narrow.widths().items() >= widths.items()
     assert list(narrow.state_dict()) == list(whole.state_dict())
     assert narrow(inputs_of(shape)).shape == whole(inputs_of(shape)).shape
-    again = fresh(shape, read_widths(narrow))
+    again = fresh(shape, narrow.widths())
     again.load_state_dict(narrow.state_dict())
 
 
@@ -211,8 +213,3 @@ def test_a_batch_without_targets_has_loss_zero() -> None:
     targets = torch.full((2, 3), -100)
     assert loss_sum(torch.randn(2, 3, 7), targets).item() == 0
     assert count_targets(targets).item() == 0
-
-
-def test_widths_of_another_module_are_unknown() -> None:
-    with pytest.raises(TypeError, match="Linear"):
-        read_widths(nn.Linear(2, 2))

@@ -31,8 +31,8 @@ from builders.trainer import (
 from costopt.schema.recipe import Recipe
 from costopt.schema.replica import EXIT_PREEMPTED, Progress
 from costopt_trainer.errors import NotRetryable
-from costopt_trainer.models import DecoderLM
 from costopt_trainer.models.artifact import load_model
+from costopt_trainer.models.decoder_lm import DecoderLM
 from costopt_trainer.training import loop as train
 from costopt_trainer.training.evaluation import spread_indices, validation_totals
 from costopt_trainer.training.meter import Meter

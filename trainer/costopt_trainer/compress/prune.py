@@ -4,18 +4,15 @@
     _prune_weights     unstructured, with torch.nn.utils.prune, made permanent
     _prune_channels    structured, with torch-pruning (Fang et al., arXiv 2301.12900), which finds what must go together
 
-What is removed structurally, in each layer: of a DecoderLM the hidden channels of the MLP and whole attention heads
-(query, key, value and output together), of a ConvNet the channels of every convolution (with their batch norm). The
-residual width, the vocabulary and the classes stay, so inputs and outputs keep their shapes.
+What may be removed structurally, in each layer, the model says (`LayeredModel.prunable`): whole attention heads, hidden
+channels, channels of convolutions. Inputs and outputs keep their shapes.
 
 A count that percent does not divide is rounded down, and at least one head or channel stays: 30 percent of 4 heads is
 1 head. A step that would thus remove nothing anywhere is refused.
 """
 
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Callable
 
 import torch
 import torch_pruning
@@ -26,11 +23,10 @@ from costopt.schema.compression import Prune
 from costopt.schema.replica import PhaseName
 from costopt_trainer.compress.step import StepRun
 from costopt_trainer.errors import NotRetryable
-from costopt_trainer.models.conv_net import ConvNet, Stage
-from costopt_trainer.models.decoder import Block, DecoderLM
+from costopt_trainer.models.family import LayeredModel
 
 
-def prune(model: nn.Module, settings: Prune, example: Tensor) -> str:
+def prune(model: LayeredModel, settings: Prune, example: Tensor) -> str:
     """Prune `model` in place and say what was done; the state of the random generators is left as it was.
 
     `example` is a batch of inputs on the model's device, used to trace which layers depend on each other. Raises
@@ -70,32 +66,7 @@ def _prune_weights(model: nn.Module, settings: Prune) -> int:
     return removed
 
 
-@dataclass(frozen=True)
-class _Prunable:
-    """A layer whose output channels may go, in blocks that must go together."""
-
-    layer: nn.Module
-    channels: int
-    """Output channels now."""
-    block: int
-    """Consecutive channels that only go together: the width of a head, else 1."""
-
-
-def _prunable(model: nn.Module) -> Iterator[_Prunable]:
-    if isinstance(model, DecoderLM):
-        for block in model.layers.values():
-            attention, mlp = cast(Block, block).attention, cast(Block, block).mlp
-            yield _Prunable(attention.q, attention.q.out_features, attention.head_dim)
-            yield _Prunable(mlp.expand, mlp.expand.out_features, 1)
-    elif isinstance(model, ConvNet):
-        for stage in model.layers.values():
-            conv = cast(Stage, stage).conv
-            yield _Prunable(conv, conv.out_channels, 1)
-    else:
-        raise TypeError(f"channels can be pruned from DecoderLM and ConvNet, not from {type(model).__name__}")
-
-
-def _prune_channels(model: nn.Module, settings: Prune, example: Tensor) -> int:
+def _prune_channels(model: LayeredModel, settings: Prune, example: Tensor) -> int:
     """Remove `percent` of the heads and channels of each layer; returns how many output channels that is."""
     score: Callable[..., Tensor]
     if settings.criterion == "L1":
@@ -109,7 +80,7 @@ def _prune_channels(model: nn.Module, settings: Prune, example: Tensor) -> int:
         warnings.simplefilter("ignore")
         graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs=example)
     removed = 0
-    for part in _prunable(model):
+    for part in model.prunable():
         blocks = part.channels // part.block
         count = min(blocks * settings.percent // 100, blocks - 1)
         if count == 0:
@@ -141,7 +112,7 @@ class PruneStep:
     def wants_compile(self, _settings: Prune) -> bool:
         return False
 
-    def apply(self, model: nn.Module, settings: Prune, run: StepRun) -> str:
+    def apply(self, model: LayeredModel, settings: Prune, run: StepRun) -> str:
         return prune(model, settings, run.example)
 
 

@@ -17,7 +17,8 @@ from costopt.schema.recipe import Recipe
 from costopt_trainer.compress.engines import Forward
 from costopt_trainer.data import TrainingData
 from costopt_trainer.errors import NotRetryable
-from costopt_trainer.models import IGNORED_TARGET, loss_sum
+from costopt_trainer.models.loss import IGNORED_TARGET, loss_sum
+from costopt_trainer.models.table import family_of
 from costopt_trainer.phases import phase
 from costopt_trainer.training.evaluation import spread_indices
 
@@ -30,9 +31,9 @@ class Quality:
     """One model on the held-out samples."""
 
     loss: float
-    """Nats per token, or per sample of images."""
+    """Nats per target: a token, or a sample of images."""
     accuracy: float | None
-    """Share of samples classified correctly; None for text."""
+    """Share of targets that were the likeliest class; None where that is not counted."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def compare_quality(
     No autocast, whatever the recipe's precision: the loss is that of the weights as they are stored. Raises
     NotRetryable("LossNotFinite") if a loss is infinite or not a number.
     """
-    size = recipe.batch.micro_batch_size
+    size, counts_correct = recipe.batch.micro_batch_size, family_of(recipe.model).metric.accuracy
     indices = spread_indices(data.num_validation_samples, recipe.evaluation.max_samples)
     starts = np.random.default_rng(0).permutation(np.arange(0, len(indices), size))
     sums = [[0.0, 0] for _ in forwards]
@@ -73,12 +74,12 @@ def compare_quality(
             for forward, both in zip(forwards, sums, strict=True):
                 logits = forward(inputs)
                 both[0] += float(loss_sum(logits, targets))
-                if targets.dim() == 1:
+                if counts_correct:
                     both[1] += int((logits.argmax(dim=-1) == targets).sum())
                 pieces.done(number, len(starts))
     num_targets = int(counts.sum())
     qualities = tuple(
-        Quality(loss / num_targets, correct / num_targets if data.image_shape else None) for loss, correct in sums
+        Quality(loss / num_targets, correct / num_targets if counts_correct else None) for loss, correct in sums
     )
     for quality in qualities:
         if not math.isfinite(quality.loss):

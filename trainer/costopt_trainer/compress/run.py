@@ -37,8 +37,9 @@ from costopt_trainer.compress.table import apply_steps, changes_shapes, step_of,
 from costopt_trainer.compress.verify import verify_in_fresh_process, write_probe
 from costopt_trainer.data import TrainingData, load_data
 from costopt_trainer.errors import NotRetryable
-from costopt_trainer.models import context_length_of, read_widths
 from costopt_trainer.models.artifact import ArtifactConfig, load_model, read_config, replace_folder, save_model
+from costopt_trainer.models.shape import ModelShape
+from costopt_trainer.models.table import context_length_of
 from costopt_trainer.phases import Pieces, phase
 from costopt_trainer.shutdown import STOP_SIGNALS, watch_for_stop
 from costopt_trainer.storage.checkpoint_files import not_writable, remove
@@ -115,7 +116,7 @@ def make_variant(
         return None
 
     unverified = artifacts / f".{variant.name}.unverified"
-    widths = {**(config.widths or {}), **read_widths(model)} if changes_shapes(variant.steps) else config.widths
+    widths = {**(config.widths or {}), **model.widths()} if changes_shapes(variant.steps) else config.widths
     with phase("SavingModel"):
         size_bytes = save_model(unverified, model, config.shape, widths=widths, steps=variant.steps)
     _say(variant, f"saved, {size_bytes:,} bytes")
@@ -124,7 +125,8 @@ def make_variant(
     try:
         remove(probe)  # not written through, if it is a link
         inputs = batch[:PROBE_SAMPLES]
-        write_probe(probe, model, inputs[:, :PROBE_TOKENS] if inputs.ndim == 2 else inputs)
+        are_tokens = context_length_of(config.shape.settings) is not None
+        write_probe(probe, model, inputs[:, :PROBE_TOKENS] if are_tokens else inputs)
         verify_in_fresh_process(unverified, probe)
     finally:
         probe.unlink(missing_ok=True)
@@ -191,13 +193,12 @@ def _load_data(recipe: Recipe, config: ArtifactConfig, storage: Path) -> Trainin
     data = load_data(
         recipe.data, context_length=context_length, cache_dir=storage / names.CACHE_DIR, own_folder=storage
     )
-    of_data = (data.vocabulary_size, data.image_shape, data.num_classes)
-    of_model = (config.shape.vocabulary_size, config.shape.image_shape, config.shape.num_classes)
-    if of_data != of_model:
+    now, then = ModelShape.for_data(config.shape.settings, data), config.shape
+    if now != then:
         raise NotRetryable(
             "InvalidData",
             "the data must be what the model was trained on: (vocabulary, image shape, classes) are now "
-            f"{of_data}, and were {of_model}",
+            f"{now.of_data}, and were {then.of_data}",
         )
     return data
 

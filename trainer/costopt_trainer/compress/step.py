@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from costopt.schema.recipe import Recipe
 from costopt.schema.replica import PhaseName
 from costopt_trainer.data import TrainingData
+from costopt_trainer.models.family import LayeredModel
 from costopt_trainer.phases import Pieces
 from costopt_trainer.training.checkpoint import Checkpoints
 from costopt_trainer.training.process_group import ALONE, ProcessGroup
@@ -64,7 +65,7 @@ class CompressionStep(Protocol):
     def wants_compile(self, settings: Any) -> bool:
         """Whether its speed needs an engine with kernels for it, such as a compiler's."""
 
-    def apply(self, model: nn.Module, settings: Any, run: StepRun) -> str:
+    def apply(self, model: LayeredModel, settings: Any, run: StepRun) -> str:
         """Change `model`, in place; returns a line for the log.
 
         Raises NotRetryable("InvalidSettings") if it cannot be applied to this model.

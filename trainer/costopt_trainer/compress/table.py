@@ -7,11 +7,10 @@ changes_shapes, wants_speed, wants_compile, trains      what holds for any of th
 
 from collections.abc import Callable, Sequence
 
-from torch import nn
-
 from costopt.schema.compression import Step
 from costopt.schema.unions import settings_named
 from costopt_trainer.compress.step import CompressionStep, StepRun
+from costopt_trainer.models.family import LayeredModel
 from costopt_trainer.phases import Pieces, phase
 from costopt_trainer.tables import row
 
@@ -28,7 +27,7 @@ def step_of(step: Step) -> CompressionStep:
     return kind
 
 
-def apply_steps(model: nn.Module, steps: Sequence[Step], run: Callable[[int, Pieces], StepRun]) -> list[str]:
+def apply_steps(model: LayeredModel, steps: Sequence[Step], run: Callable[[int, Pieces], StepRun]) -> list[str]:
     """Apply `steps` in order to `model`, in place; returns a line about each.
 
     `run` gives what the step of a number, from 1, may use. Raises NotRetryable("InvalidSettings") if one cannot be

@@ -60,7 +60,7 @@ def _samples_of_text(
         source, transforms_of(settings), tokenizer_kind(settings.tokenizer), settings.validation_percent, cache_dir
     )
     for split, tokens, remedy in (
-        ("training", shards.train, "give more text or a smaller model.decoderLM.contextLength"),
+        ("training", shards.train, "give more text or a smaller contextLength of the model"),
         ("validation", shards.validation, "give more text, a larger data.validationPercent or a smaller contextLength"),
     ):
         if len(tokens) <= context_length:

@@ -31,7 +31,9 @@ from costopt.files import sync_folder
 from costopt.hostile import Hostile, open_file, read_json, real_folder
 from costopt.schema.compression import Step
 from costopt_trainer.errors import NotRetryable, first_line
-from costopt_trainer.models import ModelShape, Widths, build_model
+from costopt_trainer.models.family import LayeredModel
+from costopt_trainer.models.shape import ModelShape, Widths
+from costopt_trainer.models.table import build_model
 from costopt_trainer.storage.checkpoint_files import remove, storage_folder
 
 WEIGHTS_FILE = "model.safetensors"
@@ -93,7 +95,7 @@ def save_model(
     return size_bytes
 
 
-def load_model(folder: Path) -> nn.Module:
+def load_model(folder: Path) -> LayeredModel:
     """The model saved in `folder`, in eval mode on the CPU; the state of the random generators is left as it was.
 
     Raises NotRetryable("CheckpointUnreadable", sentence) if the folder is missing, damaged or something else.

@@ -1,16 +1,21 @@
 """A small convolutional image classifier, and any run of its stages.
 
 Each stage: 3x3 convolution, batch norm (arXiv 1502.03167), ReLU, 2x2 max pooling. Then the mean over the remaining
-pixels and one linear layer. A stage is a layer in the sense of `keep_layers`.
+pixels and one linear layer. A stage is a layer in the sense of `keep_layers`. What may be pruned: the channels of every
+convolution, with their batch norm.
 
 Shape suffixes: B = batch (images), C = channels, H = height, W = width, K = classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator
+from typing import cast
 
 from torch import Tensor, nn
 
 from costopt.schema import recipe
+from costopt_trainer.errors import NotRetryable
+from costopt_trainer.models.family import SAMPLES, LayeredModel, ModelFamily, Prunable
+from costopt_trainer.models.shape import ModelShape, Widths
 
 
 class Stage(nn.Module):
@@ -29,7 +34,7 @@ class Stage(nn.Module):
         return self.pool(self.relu(self.norm(self.conv(x_BCHW))))
 
 
-class ConvNet(nn.Module):
+class ConvNet(LayeredModel):
     """The classifier: float images (B, C, H, W) -> logits (B, K).
 
     A piece of it (see `keep_layers`) takes or gives activations (B, C, H, W) where it lacks the first or last stage.
@@ -40,7 +45,7 @@ class ConvNet(nn.Module):
         settings: recipe.ConvNet,
         in_channels: int,
         num_classes: int,
-        widths: Mapping[str, tuple[int, ...]],
+        widths: Widths,
     ) -> None:
         """`widths` may give `channels`: one per stage; the default doubles from base_channels."""
         super().__init__()
@@ -54,18 +59,17 @@ class ConvNet(nn.Module):
         )
         self.head: nn.Linear | None = nn.Linear(channels[-1], num_classes)
 
-    def keep_layers(self, first: int, last: int) -> nn.Module:
-        """Reduce this model, in place, to stages [first, last), and return it.
-
-        The head stays if `last` is `num_layers`. Parameters and buffers keep their names. Raises ValueError unless
-        0 <= first < last <= num_layers.
-        """
-        if not 0 <= first < last <= self.num_layers:
-            raise ValueError(f"layers must satisfy 0 <= first < last <= {self.num_layers}, not {first}, {last}")
-        self.layers = nn.ModuleDict({str(stage): self.layers[str(stage)] for stage in range(first, last)})
-        if last < self.num_layers:
+    def drop_ends(self, *, start: bool, end: bool) -> None:  # noqa: ARG002  nothing comes before the stages
+        if end:
             self.head = None
-        return self
+
+    def widths(self) -> dict[str, tuple[int, ...]]:
+        return {"channels": tuple(cast(Stage, stage).conv.out_channels for stage in self.layers.values())}
+
+    def prunable(self) -> Iterator[Prunable]:
+        for stage in self.layers.values():
+            conv = cast(Stage, stage).conv
+            yield Prunable(conv, conv.out_channels)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Images or activations (B, C, H, W) -> logits (B, K) or activations."""
@@ -74,3 +78,28 @@ class ConvNet(nn.Module):
         if self.head is None:
             return x_BCHW
         return self.head(x_BCHW.mean(dim=(2, 3)))
+
+
+class ConvNetFamily:
+    """A row of the table: see ModelFamily."""
+
+    metric = SAMPLES
+    may_change: frozenset[str] = frozenset()
+
+    def context_length(self, _settings: recipe.ConvNet) -> int | None:
+        return None
+
+    def build(self, settings: recipe.ConvNet, shape: ModelShape, widths: Widths) -> ConvNet:
+        if shape.image_shape is None or shape.num_classes is None:
+            raise ValueError("the shape of a ConvNet must give image_shape and num_classes")
+        channels, height, width = shape.image_shape
+        if min(height, width) < 2**settings.num_stages:
+            raise NotRetryable(
+                "InvalidSettings",
+                f"model.convNet.numStages must be at most {min(height, width).bit_length() - 1} for images of "
+                f"{height}x{width} pixels, since each stage halves height and width",
+            )
+        return ConvNet(settings, channels, shape.num_classes, widths)
+
+
+FAMILY: ModelFamily = ConvNetFamily()

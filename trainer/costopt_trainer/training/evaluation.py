@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from costopt_trainer.data import TrainingData
-from costopt_trainer.models import count_targets, loss_sum
+from costopt_trainer.models.family import Metric
+from costopt_trainer.models.loss import count_targets, loss_sum
 from costopt_trainer.training.meter import figure
 
 
@@ -27,7 +28,7 @@ class Totals:
     num_targets: int
     """Tokens (or samples) that were predicted."""
     num_correct: int
-    """Samples whose likeliest class was the right one; 0 for text, where it is not counted."""
+    """Targets that were the likeliest class; 0 where that is not counted."""
 
 
 def spread_indices(num_samples: int, max_samples: int) -> npt.NDArray[np.int64]:
@@ -43,6 +44,7 @@ def validation_totals(
     max_samples: int,
     micro_batch_size: int,
     device: torch.device,
+    counts_correct: bool = False,
     rank: int = 0,
     world_size: int = 1,
     go_on: Callable[[int, int], bool] = lambda _done, _all: True,
@@ -73,20 +75,20 @@ def validation_totals(
                 continue
             sums[0] += loss_sum(logits, targets)
             sums[1] += count_targets(targets)
-            if targets.dim() == 1:
+            if counts_correct:
                 sums[2] += (logits.argmax(dim=-1) == targets).sum()
     loss, num_targets, num_correct = sums.tolist()
     return Totals(loss, int(num_targets), int(num_correct))
 
 
-def describe_results(data: TrainingData, loss: float, correct: float) -> dict[str, str]:
+def describe_results(metric: Metric, data: TrainingData, loss: float, correct: float) -> dict[str, str]:
     """Named figures of an evaluation and those to compare them with.
 
-    `loss` is in nats per token (or sample), `correct` the share of samples classified correctly, 0 to 1.
+    `loss` is in nats per what `metric` counts, `correct` the share of targets that were the likeliest class, 0 to 1.
     """
-    results = {"validationLossNatsPerSample" if data.image_shape else "validationLossNatsPerToken": figure(loss)}
+    results = {metric.loss: figure(loss)}
     if data.validation_bytes_per_token is not None:
         results["validationLossNatsPerByte"] = figure(loss / data.validation_bytes_per_token)
-    if data.image_shape is not None:
+    if metric.accuracy:
         results["validationAccuracyPermille"] = str(round(1000 * correct))
     return results | {name: figure(entropy) for name, entropy in data.reference_entropies.items()}

@@ -31,8 +31,10 @@ from costopt_trainer.data import load_data, sample_indices
 from costopt_trainer.data.listing import differences
 from costopt_trainer.data.prefetch import prepared_ahead
 from costopt_trainer.errors import NotRetryable
-from costopt_trainer.models import ModelShape, build_model, context_length_of, count_targets, layers_of
 from costopt_trainer.models.artifact import save_model
+from costopt_trainer.models.loss import count_targets
+from costopt_trainer.models.shape import ModelShape
+from costopt_trainer.models.table import build_model, context_length_of, family_of, settings_that_must_stay
 from costopt_trainer.phases import phase
 from costopt_trainer.shutdown import watch_for_stop
 from costopt_trainer.storage.checkpoint_files import not_writable
@@ -97,14 +99,13 @@ class Training:
         self.data = load_data(recipe.data, context_length=context_length, cache_dir=self.cache_dir, own_folder=storage)
         for note in self.data.notes if gang.rank == 0 else ():
             print(note, file=sys.stderr, flush=True)
-        self.shape = ModelShape(recipe.model, self.data.vocabulary_size, self.data.image_shape, self.data.num_classes)
+        self.shape = ModelShape.for_data(recipe.model, self.data)
+        self.metric = family_of(recipe.model).metric
 
         # ---- model and optimizer
         with phase("BuildingModel"):
             self.strategy = self.make_strategy()
         self.module = self.strategy.module
-        normalized = [part for part in self.module.modules() if isinstance(part, nn.BatchNorm2d)]
-        self.moving_averages = [average for part in normalized for average in part.buffers()]
         self.optimizer = make_optimizer(recipe.optimizer, self.module)
         split = self.strategy.gradients_are_split
         self.scaler = gradient_scaler(recipe.precision, gang.device, gradients_are_split=split)
@@ -268,13 +269,13 @@ class Training:
     def keep_state(self) -> Callable[[], None]:
         """What a step changes before it is done, kept; calling the result puts it back. No sync point."""
         random, device = random_state(self.gang.device), self.gang.device
-        kept = [(average, average.clone()) for average in self.moving_averages]
+        kept = [(buffer, buffer.clone()) for buffer in self.module.buffers()]  # such as moving averages
 
         def undo() -> None:
             self.optimizer.zero_grad(set_to_none=True)
             restore_random_state(random, device)
-            for average, value in kept:
-                average.copy_(value)
+            for buffer, value in kept:
+                buffer.copy_(value)
 
         return undo
 
@@ -307,6 +308,7 @@ class Training:
                 max_samples=self.recipe.evaluation.max_samples,
                 micro_batch_size=self.recipe.batch.micro_batch_size,
                 device=self.gang.device,
+                counts_correct=self.metric.accuracy,
                 rank=self.strategy.data_rank,
                 world_size=self.strategy.data_size,
                 go_on=go_on,
@@ -320,7 +322,7 @@ class Training:
         loss = loss_sum / num_targets
         if not isfinite(loss):
             raise diverged(f"the validation loss after step {self.step} is {loss}", self.recipe)
-        results = describe_results(self.data, loss, num_correct / num_targets)
+        results = describe_results(self.metric, self.data, loss, num_correct / num_targets)
         self.update_progress(validation_loss=figure(loss), results=results)
         self.evaluation_due = False
         self.meter.lap("evaluation")
@@ -392,17 +394,14 @@ class Training:
         tokens = (self.samples_consumed - self.reported_samples) * self.data.tokens_per_sample
         self.reported_samples = self.samples_consumed
         rate = self.meter.tokens_per_second(tokens)
-        name = "tokens_per_second" if self.data.image_shape is None else "samples_per_second"
+        name = self.metric.rate
         self.update_progress(**{name: rate or getattr(self.progress, name)}, metered=self.meter.metered())
         self.reporter.report(self.progress, keep=not self.evaluation_due)
         self.meter.reported()
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must have been made of to be resumed: model, samples and their order."""
-        settings = self.shape.settings
-        layers = layers_of(settings).to_plain()  # a default and the same number written out are one model
-        model = {**self.shape.to_plain(), "settings": {"type": settings.type, **layers}}
-        model["settings"].pop("dropoutPercent", None)  # shapes no weight, so it may change
+        model = {**self.shape.to_plain(), "settings": settings_that_must_stay(self.shape.settings)}
         return {"model": model, "data": self.data.fingerprint, "seed": self.recipe.seed}
 
 

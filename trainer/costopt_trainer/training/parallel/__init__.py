@@ -11,7 +11,7 @@ build_strategy    the one that the degrees of a recipe ask for
 from costopt.schema.degrees import data_parallel_ranks
 from costopt.schema.recipe import Batch, Parallelism
 from costopt_trainer.errors import NotRetryable
-from costopt_trainer.models import ConvNet, DecoderLM
+from costopt_trainer.models.family import LayeredModel
 from costopt_trainer.training.parallel.data import DataParallel
 from costopt_trainer.training.parallel.pipeline import Pipeline
 from costopt_trainer.training.parallel.strategy import Strategy
@@ -20,7 +20,7 @@ from costopt_trainer.training.process_group import ProcessGroup
 
 
 def build_strategy(
-    degrees: Parallelism, batch: Batch, model: DecoderLM | ConvNet, gang: ProcessGroup, autocast: Autocast
+    degrees: Parallelism, batch: Batch, model: LayeredModel, gang: ProcessGroup, autocast: Autocast
 ) -> Strategy:
     """Share `model`, which has the same weights on all ranks, among them.
 

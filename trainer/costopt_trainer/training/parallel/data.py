@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
-from costopt_trainer.models import loss_sum
+from costopt_trainer.models.loss import loss_sum
 from costopt_trainer.training.parallel.strategy import Batch, GoOn, norm_of_gradients
 from costopt_trainer.training.precision import Autocast
 from costopt_trainer.training.process_group import ProcessGroup

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
-from costopt_trainer.models import ConvNet, DecoderLM, loss_sum
+from costopt_trainer.models.family import LayeredModel
+from costopt_trainer.models.loss import loss_sum
 from costopt_trainer.training.parallel.strategy import Batch, GoOn, norm_of_gradients
 from costopt_trainer.training.precision import Autocast
 from costopt_trainer.training.process_group import ProcessGroup
@@ -43,7 +44,7 @@ class Pipeline:
 
     def __init__(
         self,
-        model: DecoderLM | ConvNet,
+        model: LayeredModel,
         gang: ProcessGroup,
         autocast: Autocast,
         *,
@@ -60,7 +61,7 @@ class Pipeline:
         first = model.num_layers * self._stage // num_stages
         last = model.num_layers * (self._stage + 1) // num_stages
         # Cut on the host, so that a device never holds more than its own layers.
-        self.module = model.keep_layers(first, last).to(gang.device)
+        self.module: nn.Module = model.keep_layers(first, last).to(gang.device)
         self.holds_loss = self._is_last = self._stage == num_stages - 1
         self._gang = gang
         self._piece = _Piece(self.module, autocast)

@@ -7,19 +7,23 @@
 
 Pre-norm as in GPT-2 (Radford et al. 2019), without biases; weights start as there. Token embedding and head are two
 matrices (not tied), because in a pipeline they live on different ranks. Heads have a fixed width and their number is
-read off the q projection, so that a model whose heads or hidden channels were pruned is an ordinary model.
+read off the q projection, so that a model whose heads or hidden channels were pruned is an ordinary model. What may be
+pruned, in each layer: whole heads (query, key, value and output together), and hidden channels of the MLP.
 
 Shape suffixes: B = batch (samples), T = tokens of a sample, D = embedding width, N = heads, H = head width,
 M = hidden width of the MLP, V = vocabulary.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from costopt.schema import recipe
+from costopt_trainer.models.family import TOKENS, LayeredModel, ModelFamily, Prunable
+from costopt_trainer.models.shape import ModelShape, Widths
 
 INITIAL_STD = 0.02
 """Standard deviation of initial weights (GPT-2)."""
@@ -91,7 +95,7 @@ class Block(nn.Module):
         return x_BTD + self.dropout(self.mlp(self.mlp_norm(x_BTD)))
 
 
-class DecoderLM(nn.Module):
+class DecoderLM(LayeredModel):
     """The language model: int64 tokens (B, T) -> logits (B, T, V), T at most the context length.
 
     A piece of it (see `keep_layers`) takes hidden activations (B, T, D) if it lacks the first layer and gives them if
@@ -102,7 +106,7 @@ class DecoderLM(nn.Module):
         self,
         settings: recipe.DecoderLM,
         vocabulary_size: int,
-        widths: Mapping[str, tuple[int, ...]],
+        widths: Widths,
     ) -> None:
         """`widths` may give `attention` and `mlp`: one inner width per layer; the defaults are D and 4 D."""
         super().__init__()
@@ -114,7 +118,6 @@ class DecoderLM(nn.Module):
         self.token_embedding: nn.Embedding | None = nn.Embedding(vocabulary_size, dim)
         self.position_embedding: nn.Embedding | None = nn.Embedding(settings.context_length, dim)
         self.dropout = nn.Dropout(settings.dropout_percent / 100)
-        # A dict by layer number, not a list: a piece of the model keeps the names of its layers.
         self.layers = nn.ModuleDict(
             {
                 str(layer): Block(settings, attention_width, mlp_width)
@@ -133,20 +136,24 @@ class DecoderLM(nn.Module):
                 adds_to_residual = name.endswith((".attention.out", ".mlp.contract"))
                 nn.init.normal_(module.weight, std=residual_std if adds_to_residual else INITIAL_STD)
 
-    def keep_layers(self, first: int, last: int) -> nn.Module:
-        """Reduce this model, in place, to layers [first, last), and return it.
-
-        The embeddings stay if `first` is 0, the final norm and head if `last` is `num_layers`. Parameters keep their
-        names. Raises ValueError unless 0 <= first < last <= num_layers.
-        """
-        if not 0 <= first < last <= self.num_layers:
-            raise ValueError(f"layers must satisfy 0 <= first < last <= {self.num_layers}, not {first}, {last}")
-        self.layers = nn.ModuleDict({str(layer): self.layers[str(layer)] for layer in range(first, last)})
-        if first > 0:
+    def drop_ends(self, *, start: bool, end: bool) -> None:
+        if start:
             self.token_embedding = self.position_embedding = None
-        if last < self.num_layers:
+        if end:
             self.norm = self.head = None
-        return self
+
+    def widths(self) -> dict[str, tuple[int, ...]]:
+        blocks = [cast(Block, block) for block in self.layers.values()]
+        return {
+            "attention": tuple(block.attention.q.out_features for block in blocks),
+            "mlp": tuple(block.mlp.expand.out_features for block in blocks),
+        }
+
+    def prunable(self) -> Iterator[Prunable]:
+        for block in self.layers.values():
+            attention, mlp = cast(Block, block).attention, cast(Block, block).mlp
+            yield Prunable(attention.q, attention.q.out_features, attention.head_dim)
+            yield Prunable(mlp.expand, mlp.expand.out_features)
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B, T) or hidden activations (B, T, D) -> logits (B, T, V) or hidden activations (B, T, D)."""
@@ -158,3 +165,21 @@ class DecoderLM(nn.Module):
         if self.norm is not None and self.head is not None:
             x = self.head(self.norm(x))
         return x
+
+
+class DecoderLMFamily:
+    """A row of the table: see ModelFamily."""
+
+    metric = TOKENS
+    may_change = frozenset({"dropoutPercent"})
+
+    def context_length(self, settings: recipe.DecoderLM) -> int | None:
+        return settings.context_length
+
+    def build(self, settings: recipe.DecoderLM, shape: ModelShape, widths: Widths) -> DecoderLM:
+        if shape.vocabulary_size is None:
+            raise ValueError("the shape of a DecoderLM must give vocabulary_size")
+        return DecoderLM(settings, shape.vocabulary_size, widths)
+
+
+FAMILY: ModelFamily = DecoderLMFamily()

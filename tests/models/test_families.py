@@ -1,0 +1,253 @@
+"""The table of families of models: each row fulfils its contract, and a new row touches nothing else."""
+
+import json
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from builders.compress import apply, pruned
+from builders.trainer import recipe, text_file
+from costopt.schema import recipe as language
+from costopt.schema.data_kinds import IMAGES, TEXT, data_fits_model
+from costopt.schema.recipe import DataSettings, FamilySettings, ModelSettings, Recipe
+from costopt.schema.replica import Progress
+from costopt.schema.unions import UNIONS, settings_named, tagged_union
+from costopt_trainer.models.artifact import load_model, save_model
+from costopt_trainer.models.family import TOKENS, LayeredModel, Prunable
+from costopt_trainer.models.shape import ModelShape, Widths
+from costopt_trainer.models.table import (
+    FAMILIES,
+    build_model,
+    context_length_of,
+    family_of,
+    settings_that_must_stay,
+)
+from costopt_trainer.training.evaluation import describe_results
+from costopt_trainer.training.loop import Training
+from costopt_trainer.training.meter import Meter
+from costopt_trainer.training.process_group import ALONE
+from costopt_trainer.training.stopping import Stop
+
+
+def shape_of(settings: ModelSettings) -> ModelShape:
+    """A shape with all that data of the kind can tell, and no more."""
+    kind = typing.cast(FamilySettings, settings_named(settings)).reads
+    of_data: dict[str, dict[str, Any]] = {
+        TEXT: {"vocabulary_size": 50},
+        IMAGES: {"image_shape": (1, 16, 12), "num_classes": 5},
+    }
+    return ModelShape(settings, **of_data[kind])
+
+
+def inputs_for(shape: ModelShape, count: int = 2) -> Tensor:
+    generator = torch.Generator().manual_seed(2)
+    if shape.image_shape is not None:
+        return torch.randn(count, *shape.image_shape, generator=generator)
+    length = context_length_of(shape.settings)
+    assert length is not None, "what reads text says how much of it"
+    return torch.randint(0, 50, (count, length), generator=generator)
+
+
+def fresh(shape: ModelShape, widths: Widths | None = None) -> LayeredModel:
+    torch.manual_seed(1)
+    return build_model(shape, widths)
+
+
+def check_contract(settings: ModelSettings) -> None:
+    """What the loop, the pipeline and compression ask of a family, held for `settings`."""
+    family, shape = family_of(settings), shape_of(settings)
+    whole, inputs = fresh(shape).eval(), inputs_for(shape)
+    logits = whole(inputs)
+    assert logits.shape[-1] == (shape.vocabulary_size or shape.num_classes)
+    assert family.metric.accuracy == (logits.dim() == 2), "right answers are counted where a sample has one"
+    assert family.metric.rate in Progress.model_fields
+    length = context_length_of(settings)
+    if length is not None:
+        assert whole(inputs[:, : length // 2]).shape[:2] == (2, length // 2), "a text may be shorter"
+    assert family.may_change <= typing.cast(FamilySettings, settings_named(settings)).to_plain().keys()
+    assert settings_that_must_stay(settings)["type"] == settings.type
+
+    activations, names = inputs, []
+    for layer in range(whole.num_layers):
+        piece = fresh(shape).eval().keep_layers(layer, layer + 1)
+        names += list(piece.state_dict())
+        activations = piece(activations)
+    assert torch.equal(activations, logits), "one layer after another is the whole model"
+    assert sorted(names) == sorted(whole.state_dict())
+
+    for part in whole.prunable():
+        assert any(part.layer is module for module in whole.modules())
+        assert part.layer.weight.shape[0] == part.channels
+        assert part.channels % part.block == 0
+    narrow = fresh(shape)
+    before = narrow.widths()
+    assert all(len(widths) == narrow.num_layers for widths in before.values())
+    assert apply(narrow, [pruned("Structured", 50)], inputs[:1]), "something can go"
+    after = narrow.eval().widths()
+    assert after.keys() == before.keys()
+    assert sum(map(sum, after.values())) < sum(map(sum, before.values()))
+    again = fresh(shape, after).eval()
+    again.load_state_dict(narrow.state_dict())
+    assert torch.equal(again(inputs), narrow(inputs)), "the widths are all that it takes to build it"
+
+
+def test_every_word_of_the_language_has_a_row_and_every_row_a_word() -> None:
+    assert set(typing.get_args(ModelSettings.model_fields["type"].annotation)) == FAMILIES.keys()
+
+
+@pytest.mark.parametrize("word", FAMILIES)
+def test_each_row_fulfils_the_contract(word: str) -> None:
+    check_contract(ModelSettings.model_validate({"type": word}))
+
+
+@pytest.mark.parametrize("word", FAMILIES)
+def test_a_family_that_lacks_what_its_data_tells_says_so(word: str) -> None:
+    with pytest.raises(ValueError, match=f"the shape of a {word} must give"):
+        build_model(ModelShape(ModelSettings.model_validate({"type": word})))
+
+
+@pytest.mark.parametrize("word", FAMILIES)
+def test_a_setting_that_may_change_shapes_no_weight(word: str) -> None:
+    settings = ModelSettings.model_validate({"type": word})
+    [member] = [member for member in UNIONS[ModelSettings] if member.word == word]
+    for key in family_of(settings).may_change:
+        other = ModelSettings.model_validate({"type": word, member.key: {key: 30}})
+        assert settings_that_must_stay(other) == settings_that_must_stay(settings)
+        one, two = fresh(shape_of(settings)).state_dict(), fresh(shape_of(other)).state_dict()
+        assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+class ByteMLP(FamilySettings):
+    """A language model that sees one token at a time: residual layers, each expanded and contracted."""
+
+    reads = TEXT
+    layers_field = "num_layers"
+
+    num_layers: Annotated[int, Field(ge=1, le=64)] = 2
+    """Residual layers."""
+    width: Annotated[int, Field(ge=1, le=4096)] = 16
+    """Channels between layers."""
+    tokens: Annotated[int, Field(ge=1, le=4096)] = 8
+    """Tokens per sample."""
+
+
+@tagged_union
+class LongerModelSettings(ModelSettings):
+    """What the language would have with one more family."""
+
+    type: Literal["DecoderLM", "ConvNet", "ByteMLP"]  # type: ignore[assignment]
+    byte_mlp: ByteMLP | None = Field(default=None, alias="byteMLP")
+
+
+class LongerRecipe(Recipe):
+    model: LongerModelSettings
+    rules = (data_fits_model(LongerModelSettings, DataSettings),)
+
+
+class Layer(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.expand, self.contract = nn.Linear(width, hidden), nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.contract(self.expand(x).relu())
+
+
+class ByteMLPModel(LayeredModel):
+    def __init__(self, settings: ByteMLP, vocabulary_size: int, widths: Widths) -> None:
+        super().__init__()
+        hidden = widths.get("hidden", (2 * settings.width,) * settings.num_layers)
+        self.num_layers = settings.num_layers
+        self.embedding: nn.Embedding | None = nn.Embedding(vocabulary_size, settings.width)
+        self.layers = nn.ModuleDict({str(layer): Layer(settings.width, size) for layer, size in enumerate(hidden)})
+        self.head: nn.Linear | None = nn.Linear(settings.width, vocabulary_size)
+
+    def drop_ends(self, *, start: bool, end: bool) -> None:
+        self.embedding, self.head = None if start else self.embedding, None if end else self.head
+
+    def widths(self) -> dict[str, tuple[int, ...]]:
+        return {"hidden": tuple(layer.expand.out_features for layer in self.layers.values())}  # type: ignore[union-attr,misc]
+
+    def prunable(self) -> Iterator[Prunable]:
+        for layer in self.layers.values():
+            yield Prunable(layer.expand, layer.expand.out_features)  # type: ignore[union-attr,arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x if self.embedding is None else self.embedding(x)
+        for layer in self.layers.values():
+            x = layer(x)
+        return x if self.head is None else self.head(x)
+
+
+class ByteMLPFamily:
+    metric = TOKENS
+    may_change: frozenset[str] = frozenset()
+
+    def context_length(self, settings: ByteMLP) -> int | None:
+        return settings.tokens
+
+    def build(self, settings: ByteMLP, shape: ModelShape, widths: Widths) -> ByteMLPModel:
+        if shape.vocabulary_size is None:
+            raise ValueError("the shape of a ByteMLP must give vocabulary_size")
+        return ByteMLPModel(settings, shape.vocabulary_size, widths)
+
+
+FAMILY = ByteMLPFamily()
+
+
+@pytest.fixture
+def with_byte_mlp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row, and the language in which an artifact is read again."""
+    monkeypatch.setitem(FAMILIES, "ByteMLP", f"{__name__}:FAMILY")
+    monkeypatch.setattr(language, "ModelSettings", LongerModelSettings)
+
+
+@pytest.mark.usefixtures("with_byte_mlp")
+def test_one_more_family_is_settings_a_file_and_a_row(tmp_path: Path) -> None:
+    plain = recipe(text_file(tmp_path), totalSteps=40, evaluation={"everySteps": 20}).to_plain()
+    plain["optimizer"]["learningRate"] = "0.02"
+    settings = LongerRecipe.model_validate({**plain, "model": {"type": "ByteMLP", "byteMLP": {"numLayers": 3}}})
+    check_contract(settings.model)
+
+    storage = tmp_path / "storage"
+    storage.mkdir()
+
+    def training() -> Training:
+        begun = Training(settings, storage, ALONE, Meter(), Stop(), job="test")
+        begun.resume()
+        return begun
+
+    whole = training()
+    whole.run()
+    whole.finish()
+    assert isinstance(whole.module, ByteMLPModel)
+    results = whole.progress.results
+    assert float(results["validationLossNatsPerByte"]) < float(results["unigramEntropyNatsPerByte"])
+    assert "validationLossNatsPerToken" in results
+    assert "validationAccuracyPermille" not in results
+    assert whole.progress.samples_per_second is None
+    assert training().step == settings.total_steps, "its checkpoint is its own"
+
+    trained = load_model(storage / "artifacts" / "model")
+    inputs = whole.data.validation_batch(torch.arange(2).numpy())[0]
+    assert torch.equal(trained(inputs), whole.module.eval()(inputs))
+    apply(trained, [pruned("Structured", 50)], inputs[:1])
+    save_model(tmp_path / "narrow", trained, whole.shape, widths=trained.widths())
+    narrow = load_model(tmp_path / "narrow")
+    assert narrow.widths() == {"hidden": (16, 16, 16)}
+    assert torch.equal(narrow(inputs), trained.eval()(inputs))
+
+
+def test_the_unit_of_the_results_is_that_of_the_family(tmp_path: Path) -> None:
+    data = Training(recipe(text_file(tmp_path)), tmp_path, ALONE, Meter(), Stop(), job="test").data
+    for word, expected in (("DecoderLM", False), ("ConvNet", True)):
+        results = describe_results(family_of(ModelSettings.model_validate({"type": word})).metric, data, 1.0, 0.5)
+        assert ("validationAccuracyPermille" in results) == expected
+        assert ("validationLossNatsPerSample" in results) == expected
+    assert json.dumps(results)

@@ -1,0 +1,104 @@
+"""What a family of models is, and what one of its models is.
+
+ModelFamily     one row of the table: what is known before there is a model
+LayeredModel    a model: layers that a pipeline shares out, and channels that may be pruned
+Metric          what a family's work is counted in: TOKENS or SAMPLES
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, Self
+
+from torch import nn
+
+from costopt_trainer.models.shape import ModelShape, Widths
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What throughput and loss are counted in, and whether right answers are counted."""
+
+    rate: Literal["tokens_per_second", "samples_per_second"]
+    """The figure of Progress that tells how fast training is."""
+    loss: str
+    """Name of the validation loss among the results of an evaluation."""
+    accuracy: bool
+    """Whether an evaluation counts the targets that were the likeliest class. It costs a pass over all logits."""
+
+
+TOKENS = Metric("tokens_per_second", "validationLossNatsPerToken", accuracy=False)
+"""Each token of a sample is a target."""
+SAMPLES = Metric("samples_per_second", "validationLossNatsPerSample", accuracy=True)
+"""Each sample is one target, its class."""
+
+
+@dataclass(frozen=True)
+class Prunable:
+    """A layer whose output channels may go, in blocks that must go together."""
+
+    layer: nn.Module
+    channels: int
+    """Output channels now."""
+    block: int = 1
+    """Consecutive channels that only go together, such as the width of a head."""
+
+
+class LayeredModel(nn.Module):
+    """A model of any family, or a piece of one.
+
+    The whole maps inputs (B, ...) to logits: (B, T, V) for tokens (B, T), or (B, K). A piece that lacks the first or
+    the last layer takes or gives activations, one dense tensor with B first.
+    """
+
+    num_layers: int
+    """Of the whole model."""
+    layers: nn.ModuleDict
+    """By number, not a list: a piece of the model keeps the names of its layers."""
+
+    def keep_layers(self, first: int, last: int) -> Self:
+        """Reduce this model, in place, to layers [first, last), and return it.
+
+        What comes before the layers stays if `first` is 0, what comes after them if `last` is `num_layers`. Parameters
+        and buffers keep their names. Raises ValueError unless 0 <= first < last <= num_layers.
+        """
+        if not 0 <= first < last <= self.num_layers:
+            raise ValueError(f"layers must satisfy 0 <= first < last <= {self.num_layers}, not {first}, {last}")
+        self.layers = nn.ModuleDict({str(layer): self.layers[str(layer)] for layer in range(first, last)})
+        self.drop_ends(start=first > 0, end=last < self.num_layers)
+        return self
+
+    @abstractmethod
+    def drop_ends(self, *, start: bool, end: bool) -> None:
+        """Remove what comes before the first layer (`start`), and what comes after the last one (`end`)."""
+
+    @abstractmethod
+    def widths(self) -> dict[str, tuple[int, ...]]:
+        """The inner widths of this whole model as they are now: what `build` needs to build its like."""
+
+    @abstractmethod
+    def prunable(self) -> Iterator[Prunable]:
+        """What structured pruning may take from this whole model: inputs and outputs keep their shapes."""
+
+
+class ModelFamily(Protocol):
+    """How models of one type are made. `settings` are those that the type names.
+
+    What data it can be trained on is said in the schema, where rules need it: `reads` of its settings.
+    """
+
+    metric: Metric
+    """What its work is counted in."""
+    may_change: frozenset[str]
+    """Settings, as documents call them, that shape no weight: a resume may have others."""
+
+    def context_length(self, settings: Any) -> int | None:
+        """Tokens per sample, and of an input at most; None if samples come as they are, such as images."""
+
+    def build(self, settings: Any, shape: ModelShape, widths: Widths) -> LayeredModel:
+        """A model with fresh weights from torch's global random state, on the CPU, in training mode.
+
+        `widths` gives the inner widths of a structurally pruned model; what it lacks is as the settings say. Raises
+        ValueError if `shape` lacks what this family needs or `widths` has not one width per layer, and
+        NotRetryable("InvalidSettings") if the data does not suit the settings.
+        """

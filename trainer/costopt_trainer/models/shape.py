@@ -1,0 +1,57 @@
+"""All that is needed to build a model of the right shape, as JSON beside its weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from costopt.schema import recipe
+from costopt_trainer.data import TrainingData
+
+Widths = Mapping[str, tuple[int, ...]]
+"""Inner widths of a pruned model, per layer, by what its family calls them."""
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What to build: the user's settings and what only the data can tell."""
+
+    settings: recipe.ModelSettings
+    vocabulary_size: int | None = None
+    """Tokens in the vocabulary; None for images."""
+    image_shape: tuple[int, int, int] | None = None
+    """(channels, height, width); None for text."""
+    num_classes: int | None = None
+    """Classes to tell apart; None for text."""
+
+    @classmethod
+    def for_data(cls, settings: recipe.ModelSettings, data: TrainingData) -> Self:
+        """The shape of a model that is trained on `data`."""
+        return cls(settings, data.vocabulary_size, data.image_shape, data.num_classes)
+
+    @property
+    def of_data(self) -> tuple[int | None, tuple[int, int, int] | None, int | None]:
+        """What only the data can tell: vocabulary, image shape, classes."""
+        return self.vocabulary_size, self.image_shape, self.num_classes
+
+    def to_plain(self) -> dict[str, Any]:
+        """The shape as plain JSON data."""
+        return {
+            "settings": self.settings.to_plain(),
+            "vocabularySize": self.vocabulary_size,
+            "imageShape": None if self.image_shape is None else list(self.image_shape),
+            "numClasses": self.num_classes,
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Self:
+        """The shape that `to_plain` wrote. Raises KeyError, ValueError or TypeError on anything else."""
+        image_shape = plain["imageShape"]
+        if image_shape is not None:
+            channels, height, width = (int(extent) for extent in image_shape)
+            image_shape = (channels, height, width)
+        return cls(
+            settings=recipe.ModelSettings.model_validate(plain["settings"]),
+            vocabulary_size=plain["vocabularySize"],
+            image_shape=image_shape,
+            num_classes=plain["numClasses"],
+        )

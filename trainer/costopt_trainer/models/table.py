@@ -1,0 +1,44 @@
+"""The table of families of models: a new one is a class of settings in the schema, a file, and a row here.
+
+FAMILIES        `model.type` -> where its ModelFamily is
+family_of       the row that settings name
+build_model     a model of any family
+context_length_of, settings_that_must_stay     what holds for settings of any of them
+"""
+
+from typing import Any
+
+from costopt.schema.recipe import ModelSettings
+from costopt.schema.unions import settings_named
+from costopt_trainer.models.family import LayeredModel, ModelFamily
+from costopt_trainer.models.shape import ModelShape, Widths
+from costopt_trainer.tables import row
+
+FAMILIES: dict[str, str] = {
+    "DecoderLM": "costopt_trainer.models.decoder_lm:FAMILY",
+    "ConvNet": "costopt_trainer.models.conv_net:FAMILY",
+}
+"""Imported when a recipe, or a stored model, names it."""
+
+
+def family_of(settings: ModelSettings) -> ModelFamily:
+    """The row of the family that `settings` name."""
+    family: ModelFamily = row(FAMILIES, settings.type)
+    return family
+
+
+def build_model(shape: ModelShape, widths: Widths | None = None) -> LayeredModel:
+    """A model of `shape`; see ModelFamily.build, also for what it raises."""
+    return family_of(shape.settings).build(settings_named(shape.settings), shape, widths or {})
+
+
+def context_length_of(settings: ModelSettings) -> int | None:
+    """Tokens per sample; None if samples come as they are."""
+    return family_of(settings).context_length(settings_named(settings))
+
+
+def settings_that_must_stay(settings: ModelSettings) -> dict[str, Any]:
+    """Type and settings that shape the weights, as plain data: a default and the same value written out are one."""
+    named, may_change = settings_named(settings), family_of(settings).may_change
+    plain = {} if named is None else named.to_plain()
+    return {"type": settings.type, **{key: value for key, value in plain.items() if key not in may_change}}
