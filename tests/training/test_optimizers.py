@@ -1,5 +1,7 @@
 """Every row of the table of optimizers does what the training loop asks of it; a new one touches nothing else."""
 
+import json
+import shutil
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from builders.trainer import recipe, text_file
+from builders.trainer import recipe, text_file, train_here, written
 from costopt.schema.base import DecimalString, Strict
 from costopt.schema.optimization import Optimizer
 from costopt.schema.recipe import Recipe
 from costopt.schema.unions import tagged_union
+from costopt_trainer.errors import NotRetryable
 from costopt_trainer.training.loop import Stop, Training
 from costopt_trainer.training.meter import Meter
 from costopt_trainer.training.optimizers import (
@@ -21,6 +24,7 @@ from costopt_trainer.training.optimizers import (
     factory_of,
     load_optimizer_state,
     make_optimizer,
+    missing_state,
     named_optimizer_state,
 )
 from costopt_trainer.training.process_group import ALONE
@@ -93,6 +97,58 @@ def test_a_state_that_is_not_of_the_optimizer_is_refused(word: str) -> None:
     ):
         with pytest.raises(ValueError, match=rf"the optimizer's state of 0.weight is not one of {word}"):
             load_optimizer_state(settings, module, optimizer, wrong)
+
+
+@pytest.mark.parametrize("word", OPTIMIZERS)
+def test_a_state_of_which_some_is_missing_is_told_from_that_of_another(word: str) -> None:
+    settings, module = Optimizer.model_validate({"type": word}), network()
+    optimizer = make_optimizer(settings, module)
+    take_steps(module, optimizer, range(1, 2))
+    model, kept = set(module.state_dict()), set(named_optimizer_state(module, optimizer))
+    assert missing_state(settings, module, model, kept) is None
+    assert missing_state(settings, module, model, {f"{name}/of another" for name in model}) is None
+    assert missing_state(settings, module, set(), set()) is None, "another model is another mistake"
+    if kept:
+        assert missing_state(settings, module, model, set()) == (
+            f"the optimizer's state of 0.weight and {len(model) - 1} more parameters is missing"
+        )
+    for name in kept:
+        parameter = name.rpartition("/")[0]
+        expected = f"the optimizer's state of {parameter} is missing"
+        assert missing_state(settings, module, model, kept - {name}) == expected
+
+
+def without_optimizer_state(checkpoint: Path) -> None:
+    """Make it a checkpoint whose manifest is in order and knows of no optimizer."""
+    path = checkpoint / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    manifest["tensors"]["optimizer"] = {}
+    for name in [name for name in manifest["files"] if name.startswith("optimizer-")]:
+        del manifest["files"][name]
+        (checkpoint / name).unlink()
+    path.write_text(json.dumps(manifest))
+
+
+def test_a_checkpoint_without_the_optimizers_state_is_passed_over_for_the_one_before(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = recipe(text_file(tmp_path))
+    whole, other = tmp_path / "whole", tmp_path / "other"
+    assert train_here(settings, whole) == 0
+    shutil.copytree(whole / "checkpoints", other / "checkpoints")
+    without_optimizer_state(other / "checkpoints/step-00000008")
+    capfd.readouterr()
+    assert train_here(settings, other) == 0
+    said = capfd.readouterr().err
+    assert "the checkpoint of step 8 cannot be used (the optimizer's state of token_embedding.weight and " in said
+    assert "more parameters is missing): trying that of step 4" in said
+    assert written(whole, 8) == written(other, 8), "the steps between are taken again, to the bit"
+
+    for step in (4, 8):
+        without_optimizer_state(other / f"checkpoints/step-{step:08d}")
+    with pytest.raises(NotRetryable, match=r"no checkpoint in .* can be used; the checkpoint of step 8") as refused:
+        train_here(settings, other)
+    assert refused.value.reason == "CheckpointUnreadable"
 
 
 class SGD(Strict):

@@ -4,6 +4,7 @@ write_file, write_tensors    new files, synced -> their records in the manifest
 manifest_content             all records -> the manifest, if it is one that can be read
 damage_in                    what is wrong with a checkpoint, in words
 read_tensors                 tensors of a kind by name, or a region of each, put together from their pieces
+tensor_names                 which there are of a kind
 storage_folder               one of our folders in a storage, made if need be
 remove                       a folder is gone at once or still whole
 not_writable                 is a failed write worth another try?
@@ -302,6 +303,11 @@ def read_tensors(
     for name in boxes.keys() - tensors.keys():
         tensors[name] = torch.empty(boxes[name].shape, dtype=DTYPES[stored[name].dtype])  # without elements
     return tensors
+
+
+def tensor_names(folder: Path, kind: str) -> set[str]:
+    """The names of all tensors of a kind. Raises as `read_tensors` does."""
+    return set(_stored_tensors(folder, kind))
 
 
 def _needed(stored: Mapping[str, StoredTensor], boxes: Mapping[str, Box]) -> dict[str, list[tuple[str, Piece]]]:

@@ -47,6 +47,7 @@ from costopt_trainer.storage.checkpoint_files import (
     read_tensors,
     remove,
     storage_folder,
+    tensor_names,
     write_file,
     write_tensors,
 )
@@ -120,10 +121,15 @@ class Checkpoints:
             if self._gang.rank == 0:
                 shutil.rmtree(probe, ignore_errors=True)
 
-    def newest(self, fault_of_state: Callable[[Any, int], str | None] = lambda _state, _step: None) -> int | None:
+    def newest(
+        self,
+        fault_of_state: Callable[[Any, int], str | None] = lambda _state, _step: None,
+        fault_of_optimizer: Callable[[set[str], set[str]], str | None] = lambda _model, _optimizer: None,
+    ) -> int | None:
         """The step of the newest checkpoint that is whole; None if there are none at all. The same on all ranks.
 
-        `fault_of_state` is asked what is wrong with a state of a step. A damaged one is passed over with a line on
+        `fault_of_state` is asked what is wrong with a state of a step, and `fault_of_optimizer`, given the names of the
+        model's and of the optimizer's tensors, what these lack; on rank 0. A damaged one is passed over with a line on
         stderr. Raises NotRetryable("CheckpointUnreadable") if all are damaged: silently starting over would throw away
         what was paid for.
         """
@@ -135,8 +141,11 @@ class Checkpoints:
             steps = sorted(_steps_in(self.folder), reverse=True)
             for number, step in enumerate(steps, start=1):
                 damage = damage_in(self.folder / folder_name(step), step, self._job, pieces.done)
-                if damage is None:
-                    damage = self._damage_of_state(step, fault_of_state)
+                damage = (
+                    damage
+                    or self._damage_of_state(step, fault_of_state)
+                    or fault_of_optimizer(*(tensor_names(self.folder / folder_name(step), kind) for kind in KINDS[:2]))
+                )
                 if damage is None:
                     found = step
                     return
