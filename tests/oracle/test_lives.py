@@ -13,7 +13,8 @@ from oracle.lives import Life
 from oracle.watching import Watcher
 
 FOUND = {231, 277, 1058, 1612}
-"""These have found faults: of pods that come back after their record was written, or put into the sums."""
+"""These have found faults: of pods that come back after their record was written, or put into the sums; of two lines
+that show the same."""
 SEEDS = sorted({*range(int(os.environ.get("COSTOPT_FUZZ_SEEDS", "20"))), *FOUND})
 """More of them are tried by `make fuzz`."""
 STEPS = 120
