@@ -1,11 +1,18 @@
 """What earlier versions called otherwise, in what they have left: a run folder's job, a replica's settings, a status on
 a cluster or on disk, and the last words of a replica whose trainer is of an earlier version.
 
-A manifest that a user writes today is not translated: its mistakes are named.
+A manifest that a user writes today is not translated: its mistakes are named, and what to write in place of them.
 """
 
 from math import prod
 from typing import Any
+
+RENAMED = {
+    ("Optimizer", "beta1"): "it is adamW.beta1 now",
+    ("Optimizer", "beta2"): "it is adamW.beta2 now",
+    ("Parallelism", "strategy"): "ModelParallel is pipeline now, a number of stages; DDP is what there is without it",
+}
+"""Class and field of a manifest of before -> what to write today."""
 
 
 def in_todays_words(document: Any) -> None:

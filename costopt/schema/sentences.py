@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 
 from costopt.schema import base, pods, prices, resources, volumes
 from costopt.schema.base import Strict, field_key, nested_model
+from costopt.schema.earlier_words import RENAMED
 from costopt.schema.lines import FieldPath, field_name
 
 _NAME_SENTENCE = "must be lower-case letters, digits and '-', at most 63, starting and ending with a letter or digit"
@@ -137,6 +138,8 @@ def _what_is_known(path: FieldPath, model: type[Strict]) -> str:
         return "a book has one currency, spec.currency; write a second PriceBook for another"
     if owner is None:
         return "there is no such field here"
+    if renamed := RENAMED.get((owner.__name__, str(path[-1]))):
+        return renamed
     fields = [field_key(name, field) for name, field in owner.model_fields.items()]
     close = difflib.get_close_matches(str(path[-1]), fields, n=1)
     meant = f"did you mean {close[0]}? " if close else ""

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from builders.local import job
 from cases.mistakes import plain_job
@@ -16,10 +15,13 @@ from costopt.cluster.jobs import read_status
 from costopt.local.replica_folder import TERMINATION_FILE, ReplicaFolder
 from costopt.local.run_folder import RunFolder
 from costopt.refused import Refused
-from costopt.schema.earlier_words import in_todays_words
+from costopt.schema.base import field_key
+from costopt.schema.document import read_documents
+from costopt.schema.earlier_words import RENAMED, in_todays_words
 from costopt.schema.job import CostOptJob
 from costopt.schema.lenient_parse import read_known
-from costopt.schema.optimization import AdamW
+from costopt.schema.optimization import AdamW, Optimizer
+from costopt.schema.recipe import Parallelism
 from costopt.schema.replica import ReplicaSettings
 from costopt.schema.status import JobStatus
 from costopt_operator.decide.holding import remembered
@@ -170,7 +172,15 @@ def test_no_document_however_odd_is_too_odd_to_be_put_into_the_words_of_today(do
     in_todays_words(document)
 
 
-def test_a_manifest_in_earlier_words_is_a_mistake_that_is_named() -> None:
-    plain = with_earlier_recipe(TODAY.to_plain())
-    with pytest.raises(ValidationError, match="strategy"):
-        CostOptJob.model_validate(plain)
+def test_a_manifest_in_earlier_words_is_a_mistake_that_names_the_words_of_today() -> None:
+    _, mistakes = read_documents(json.dumps(with_earlier_recipe(TODAY.to_plain())), "job.yaml")
+    told = {mistake.field.rsplit(".")[-1]: mistake.sentence for mistake in mistakes}
+    assert told.keys() == {field for _, field in RENAMED}
+    for (_, field), sentence in RENAMED.items():
+        assert told[field].endswith(sentence)
+
+
+def test_every_field_that_is_called_otherwise_now_is_one_of_no_class() -> None:
+    classes = {kind.__name__: kind for kind in (Optimizer, Parallelism)}
+    for name, field in RENAMED:
+        assert field not in {field_key(key, each) for key, each in classes[name].model_fields.items()}
