@@ -57,6 +57,8 @@ from costopt_trainer.training.process_group import ProcessGroup
 
 STATE_FILE = "state.json"
 EVALUATION_FILE = "evaluation.json"
+OPTIMIZER_TENSORS = "optimizerTensors"
+"""In state.json: how many the optimizer kept. None that has taken no step yet, as when FP16 overflowed, keeps some."""
 
 _NAME = re.compile(r"step-([0-9]{8,15})")
 _LEFTOVER = re.compile(r"\.step-.*")
@@ -121,15 +123,10 @@ class Checkpoints:
             if self._gang.rank == 0:
                 shutil.rmtree(probe, ignore_errors=True)
 
-    def newest(
-        self,
-        fault_of_state: Callable[[Any, int], str | None] = lambda _state, _step: None,
-        fault_of_optimizer: Callable[[set[str], set[str]], str | None] = lambda _model, _optimizer: None,
-    ) -> int | None:
+    def newest(self, fault_of_state: Callable[[Any, int], str | None] = lambda _state, _step: None) -> int | None:
         """The step of the newest checkpoint that is whole; None if there are none at all. The same on all ranks.
 
-        `fault_of_state` is asked what is wrong with a state of a step, and `fault_of_optimizer`, given the names of the
-        model's and of the optimizer's tensors, what these lack; on rank 0. A damaged one is passed over with a line on
+        `fault_of_state` is asked what is wrong with a state of a step. A damaged one is passed over with a line on
         stderr. Raises NotRetryable("CheckpointUnreadable") if all are damaged: silently starting over would throw away
         what was paid for.
         """
@@ -141,11 +138,8 @@ class Checkpoints:
             steps = sorted(_steps_in(self.folder), reverse=True)
             for number, step in enumerate(steps, start=1):
                 damage = damage_in(self.folder / folder_name(step), step, self._job, pieces.done)
-                damage = (
-                    damage
-                    or self._damage_of_state(step, fault_of_state)
-                    or fault_of_optimizer(*(tensor_names(self.folder / folder_name(step), kind) for kind in KINDS[:2]))
-                )
+                if damage is None:
+                    damage = self._damage_of_state(step, fault_of_state)
                 if damage is None:
                     found = step
                     return
@@ -166,10 +160,16 @@ class Checkpoints:
 
     def _damage_of_state(self, step: int, fault_of_state: Callable[[Any, int], str | None]) -> str | None:
         try:
-            fault = fault_of_state(self.read_state(step), step)
+            state = read_json(self.folder / folder_name(step) / STATE_FILE)
+            fault = fault_of_state(state, step)
         except ValueError as error:
             fault = str(error)
-        return f"{STATE_FILE}: {fault}" if fault else None
+        if fault:
+            return f"{STATE_FILE}: {fault}"
+        if not isinstance(state, Mapping) or OPTIMIZER_TENSORS not in state:
+            return None
+        there, written = len(tensor_names(self.folder / folder_name(step), "optimizer")), state[OPTIMIZER_TENSORS]
+        return None if there == written else f"{there} of {written} tensors of the optimizer are there"
 
     @contextlib.contextmanager
     def loading(self, step: int) -> Iterator[None]:
@@ -189,9 +189,9 @@ class Checkpoints:
             ) from error
 
     def read_state(self, step: int) -> dict[str, Any]:
-        """The JSON state of a checkpoint."""
+        """The JSON state of a checkpoint, as it was given."""
         state: dict[str, Any] = read_json(self.folder / folder_name(step) / STATE_FILE)
-        return state
+        return {name: value for name, value in state.items() if name != OPTIMIZER_TENSORS}
 
     def read_model(self, step: int, wanted: Callable[[str], bool] | None = None) -> dict[str, Tensor]:
         """Parameters and buffers whose names are wanted (None: of the whole model), from the files of all ranks."""
@@ -228,17 +228,14 @@ class Checkpoints:
                 records, table = write_tensors(partial, kind, rank, tensors, pieces.done)
                 files.update(records)
                 held.update(table)
-            if rank == 0:
-                files[STATE_FILE] = write_file(partial / STATE_FILE, _to_json(snapshot.state))
 
         def finish() -> None:
-            manifest = manifest_content(
-                step,
-                self._job,
-                {name: record for records, _ in written for name, record in records.items()},
-                merge_tensors(table for _, table in written),
-            )
-            write_file(partial / MANIFEST_FILE, manifest)
+            tensors = merge_tensors(table for _, table in written)
+            # The manifest alone would not miss what is no longer in it.
+            state = {**snapshot.state, OPTIMIZER_TENSORS: len(tensors.get("optimizer", {}))}
+            records = {name: record for each, _ in written for name, record in each.items()}
+            records[STATE_FILE] = write_file(partial / STATE_FILE, _to_json(state))
+            write_file(partial / MANIFEST_FILE, manifest_content(step, self._job, records, tensors))
             sync_folder(partial)
             remove(final)  # only there if it was passed over as damaged
             partial.rename(final)

@@ -47,12 +47,7 @@ from costopt_trainer.training.checkpoint import (
 from costopt_trainer.training.checkpoint_state import fault_of_state, name_changes, refuse_other_training
 from costopt_trainer.training.evaluation import describe_results, validation_totals
 from costopt_trainer.training.meter import Meter, Reporter, figure, startup_ns
-from costopt_trainer.training.optimizers import (
-    load_optimizer_state,
-    make_optimizer,
-    missing_state,
-    named_optimizer_state,
-)
+from costopt_trainer.training.optimizers import load_optimizer_state, make_optimizer, named_optimizer_state
 from costopt_trainer.training.parallel import build_strategy
 from costopt_trainer.training.parallel.rehearsal import rehearse
 from costopt_trainer.training.parallel.strategy import Batch, Strategy
@@ -144,7 +139,7 @@ class Training:
     def resume(self) -> None:
         """Go to the newest checkpoint, if there is one."""
         recipe, gang, checkpoints, module = self.recipe, self.gang, self.checkpoints, self.module
-        step = self.saved_step = checkpoints.newest(fault_of_state, self.fault_of_optimizer)
+        step = self.saved_step = checkpoints.newest(fault_of_state)
         if step is not None:
             state = checkpoints.read_state(step)
             refuse_other_training(
@@ -183,12 +178,6 @@ class Training:
         if step is not None:  # at the very end, so that nothing draws a number in between
             with checkpoints.loading(step):
                 restore_random_state(checkpoints.read_random(step), gang.device)
-
-    def fault_of_optimizer(self, of_model: set[str], of_optimizer: set[str]) -> str | None:
-        """What a checkpoint with tensors of these names lacks of the whole model: this rank may hold a piece."""
-        with torch.device("meta"):
-            whole = build_model(self.shape)
-        return missing_state(self.recipe.optimizer, whole, of_model, of_optimizer)
 
     def run(self) -> None:
         """Take the steps that are left, with evaluations and checkpoints where they are due."""

@@ -5,10 +5,10 @@ adam_w       AdamW
 
 OPTIMIZERS   the word in the manifest -> where its OptimizerFactory is
 make_optimizer       settings and module -> optimizer
-named_optimizer_state, load_optimizer_state, missing_state     for checkpoints, which know parameters by name
+named_optimizer_state, load_optimizer_state     for checkpoints, which know parameters by name
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -52,32 +52,6 @@ def named_optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -
         for name, parameter in module.named_parameters()
         for key, tensor in optimizer.state.get(parameter, {}).items()
     }
-
-
-def missing_state(
-    settings: Optimizer, module: nn.Module, of_model: Collection[str], of_optimizer: Collection[str]
-) -> str | None:
-    """What a checkpoint with tensors of these names lacks to go on after a step, in words; None if that is nothing.
-
-    Of the parameters of `module` those count that the checkpoint has: another model is another mistake. So is the state
-    of another optimizer: nothing of it is missing.
-    """
-    factory = factory_of(settings)
-    kept: dict[str, set[str]] = {}
-    for full_name in of_optimizer:
-        name, _, key = full_name.rpartition("/")
-        kept.setdefault(name, set()).add(key)
-    lacking = [
-        name
-        for name, parameter in module.named_parameters()
-        if name in of_model
-        and parameter.requires_grad
-        and kept.get(name, set()) < factory.state_shapes(parameter).keys()
-    ]
-    if not lacking:
-        return None
-    more = f" and {len(lacking) - 1} more parameters" if len(lacking) > 1 else ""
-    return f"the optimizer's state of {lacking[0]}{more} is missing"
 
 
 def load_optimizer_state(
