@@ -79,7 +79,7 @@ def read_stream(source: str | bytes, file: str) -> Stream:
     foreign = [parsed for parsed in parsed_documents if _is_of_another_kind(parsed.data)]
     left_alone = [Mistake(file, parsed.line(()), *_who_is_left_alone(parsed.data)) for parsed in foreign]
     if len(foreign) == len(parsed_documents):
-        mistakes.append(Mistake(file, 1, "document", f"must hold {_one_of_ours()}, and holds none"))
+        mistakes.append(Mistake(file, 1, "document", f"must hold {_one_of_ours()}, and holds none of these"))
     for parsed in parsed_documents:
         if parsed in foreign:
             continue

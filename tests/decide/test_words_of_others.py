@@ -10,8 +10,10 @@ import pytest
 
 from builders.operator import UID, Json, Story, a_job, child, child_json, failed, owner, pod, pod_json
 from costopt import names
+from costopt.schema.replica import TerminationMessage
 from costopt_operator.decide.objects import INDEX_LABEL, parse_child_job, parse_pod
 from costopt_operator.decide.observe import LogSight
+from costopt_operator.decide.pod_reasons import said_at_end
 from costopt_operator.watch.pod_log_reader import read_log
 
 TIME = "2026-03-01T12:00:09.123456789Z "
@@ -141,3 +143,11 @@ def test_a_pod_without_an_index_is_none_of_ours(value: str) -> None:
 def test_a_batch_job_is_a_gangs_by_its_controller_and_the_name_of_its_attempt(metadata: Json) -> None:
     with pytest.raises(ValueError, match=r"name|controller|number"):
         parse_child_job(child_json(metadata=metadata))
+
+
+def test_json_of_the_users_own_is_not_taken_for_the_launchers_word() -> None:
+    assert said_at_end('{"exitCode": 1, "error": "the user\'s"}') is None
+    assert said_at_end('{"exitCode": 0}') == TerminationMessage(exit_code=0)
+    later = said_at_end('{"exitCode": 1, "reason": "ProcessFailed", "of a later version": 1}')
+    assert later is not None
+    assert later.reason == "ProcessFailed"

@@ -50,7 +50,7 @@ def test_what_is_meant_as_ours_is_a_mistake(change: dict[str, object]) -> None:
 def test_a_file_without_anything_of_ours_is_a_mistake() -> None:
     stream = read_stream(to_yaml(OTHERS), "f")
     assert [str(mistake) for mistake in stream.mistakes] == [
-        "f:1: document: must hold a CostOptJob or a PriceBook, and holds none"
+        "f:1: document: must hold a CostOptJob or a PriceBook, and holds none of these"
     ]
 
 

@@ -1,5 +1,6 @@
 """What a pod's status says in words: why it does not run yet, and why it ended. Bounded and safe to show. Pure."""
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -46,13 +47,15 @@ def said_at_end(message: str) -> TerminationMessage | None:
     if not message.startswith("{"):
         return None
     try:
-        return read_known(TerminationMessage, message.encode())
+        said, fields = read_known(TerminationMessage, message.encode()), json.loads(message)
     except (ValueError, RecursionError):  # also of numbers and depths that only one of the two readers takes
         return None
+    # A later version's launcher may say more than is known; of one that is the user's, the code is all that is.
+    return None if len(fields) > 1 and said.model_fields_set == {"exit_code"} else said
 
 
 def _memory_limit(spec: Json) -> str:
-    """WriteHistory limit of the trainer's container; empty without one."""
+    """Memory limit of the trainer's container; empty without one."""
     for item in spec.get("containers", []):
         if item["name"] == TRAINER_CONTAINER:
             return one_line(str(item.get("resources", {}).get("limits", {}).get("memory", "")), REASON_LIMIT)

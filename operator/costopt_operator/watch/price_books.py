@@ -35,7 +35,7 @@ def parse_book(data: Json) -> BookObject:
         "apiVersion": data["apiVersion"],
         "kind": data["kind"],
         "metadata": {"name": metadata["name"]},
-        "spec": data["spec"],
+        "spec": data.get("spec"),
     }
     try:
         book = read_known(PriceBook, json.dumps(document).encode())
