@@ -1,6 +1,6 @@
-"""What a job's status says of pods whose batch Job is not known. Pure.
+"""What a job's status says about pods whose batch Job is unknown. Pure.
 
-The index is made once for a status: a gang has thousands of pods, and each of them is asked about.
+The index is built once per status: a gang has thousands of pods, and each one is looked up.
 """
 
 import functools
@@ -15,7 +15,7 @@ from costopt_operator.decide.objects import JobObject, Pod, parse_time
 from costopt_operator.decide.reading import NotUnderstood, read_job
 
 CLAIMS_KEPT = 64
-"""Statuses of which the index is kept: pods of several jobs are asked about in turn."""
+"""Statuses whose index is cached: lookups alternate between pods of several jobs."""
 
 _Attempt = tuple[str, int]
 
@@ -26,24 +26,23 @@ class Claims:
 
     job: JobObject
     held: Mapping[str, tuple[str, _Attempt]] = field(default_factory=dict)
-    """By the mark of a pod that holds something: the batch Job that the status names for its attempt."""
+    """Mark of a pod that holds resources -> the batch Job that the status names for its attempt."""
     beginning: Mapping[str, tuple[_Attempt, datetime]] = field(default_factory=dict)
-    """By the name of its batch Job: an attempt that was decided, and since when; nothing was written since."""
+    """Batch Job name -> an attempt that was decided, and since when; nothing was written since."""
 
     def gang_by_mark(self, pod: Pod) -> Gang | None:
-        """The batch Job of a pod that the status counts among those that hold something, whatever its owners say."""
+        """The batch Job of a pod that holds resources according to the status, whatever its owners say."""
         found = self.held.get(mark_of(pod.uid))
         return self._gang(*found) if found is not None else None
 
     def gang_by_name(self, pod: Pod) -> Gang | None:
-        """The batch Job of a pod whose owner has the name of an attempt that was decided, and of which nothing was
-        written since: it was made, and the operator that made it saw it no more. To be asked only where there is no
-        such Job now."""
+        """The batch Job of a pod whose owner has the name of an attempt that was decided but not written about since:
+        the operator created the Job and did not see it again. Only for pods whose batch Job no longer exists."""
         found = self.beginning.get(pod.controller.name) if pod.controller.kind == "Job" else None
         if found is None:
             return None
         attempt, begun = found
-        if parse_time(pod.created) < begun.replace(microsecond=0):  # of an earlier job of that name
+        if parse_time(pod.created) < begun.replace(microsecond=0):  # an earlier job of that name
             return None
         return self._gang(pod.controller.uid, attempt)
 
@@ -53,7 +52,7 @@ class Claims:
 
 @functools.lru_cache(maxsize=CLAIMS_KEPT)
 def claims_of(job: JobObject) -> Claims:
-    """What the job's status claims; nothing, if the job is not understood."""
+    """What the job's status claims; nothing if the job cannot be read."""
     try:
         status = read_job(job)[1]
     except NotUnderstood:

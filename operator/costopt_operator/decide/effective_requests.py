@@ -1,9 +1,9 @@
 """The effective request of a pod: what the scheduler reserves for it, and so what is billed. Pure.
 
-The sum over its containers, or what its largest init container asks for if that is more; sidecars (init containers
-that keep running) count among both. A request for the whole pod goes before those of its containers. While a container
-is resized in place, the larger of what it asks for and what it has counts; of a resize that its node cannot do, only
-what it has. Rules: https://kubernetes.io/docs/concepts/workloads/pods/init-containers/ and
+The sum over its containers, or the request of its largest init container if that is larger; sidecars (init containers
+that keep running) count in both. A pod-level request takes precedence over those of its containers. While a container
+is resized in place, the larger of requested and actual counts; if its node cannot do the resize, only the actual.
+Rules: https://kubernetes.io/docs/concepts/workloads/pods/init-containers/ and
 https://kubernetes.io/docs/tasks/configure-pod-container/resize-container-resources/
 """
 
@@ -26,17 +26,17 @@ class Requests(NamedTuple):
     """What a pod holds."""
 
     quantities: Mapping[str, str]
-    """By resource, in base units, as plain numbers; only what is more than 0."""
+    """By resource, in base units, as plain numbers; only values above 0."""
     unread: frozenset[str] = frozenset()
-    """Resources of which some quantity could not be read, and is left out."""
+    """Resources with a quantity that could not be read and is left out."""
     merged: bool = False
-    """There are more resources than are told apart; the others are counted as one."""
+    """There are more resources than are kept apart; the others count as one."""
 
 
 def effective_requests_of(spec: Mapping[str, Any], status: Mapping[str, Any] = MappingProxyType({})) -> Requests:
-    """The effective request of a pod's spec by resource, as far as its status says that it has come true.
+    """The effective request of a pod by resource, from its spec and the actual resources in its status.
 
-    Pods of a gang share one answer, so that thousands of them do not hold thousands of copies.
+    Pods of a gang share one result, so that thousands of pods do not hold thousands of copies.
     """
     statuses = [*(status.get("containerStatuses") or []), *(status.get("initContainerStatuses") or [])]
     has = {item.get("name"): _has(item) for item in statuses}
@@ -58,12 +58,12 @@ def effective_requests_of(spec: Mapping[str, Any], status: Mapping[str, Any] = M
 
 def _asked(resources: Mapping[str, Any] | None, *, whole_pod: bool = False) -> Mapping[str, Any]:
     requests, limits = ((resources or {}).get(part) or {} for part in ("requests", "limits"))
-    # The API server has filled in a pod's own requests: a limit alone says nothing of what is set aside.
+    # The API server fills in a pod's own requests: a limit alone does not say what is reserved.
     return requests if whole_pod else {**limits, **requests}
 
 
 def _has(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """What it really has: as its node runs it, and as its node has promised."""
+    """What it actually has: as its node runs it, and as its node allocated it."""
     parts = [_asked(status.get("resources")), status.get("allocatedResources")]
     return [part for part in parts if part]
 
@@ -97,7 +97,7 @@ def _is_asked_of_pods(name: str) -> bool:
 
 
 def _most(alternatives: Iterable[Mapping[str, Any]], unread: set[str]) -> Quantities:
-    """The largest quantity of each resource; what cannot be read is noted, and left out by itself."""
+    """The largest quantity of each resource; each unreadable one is noted and left out."""
     most: Quantities = {}
     for requests in alternatives:
         for name, text in requests.items():

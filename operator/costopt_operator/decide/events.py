@@ -1,6 +1,6 @@
-"""Two statuses -> what has happened between them that a person would want to know, as Kubernetes Events. Pure.
+"""Two statuses -> the changes between them that a person wants to know, as Kubernetes Events. Pure.
 
-An Event's name follows from what it tells, so that telling it twice (after a crash) makes no second one.
+An Event's name is derived from its content, so that sending it twice (after a crash) creates no second one.
 """
 
 import hashlib
@@ -24,11 +24,11 @@ class Event:
     reason: str
     message: str
     about: str = ""
-    """What it is about, where a job is told of each such thing once; empty: it may happen in each attempt."""
+    """Its subject, if a job gets one Event for each subject; empty: it may happen in each attempt."""
 
 
 def events_between(before: JobStatus, after: JobStatus) -> Iterator[Event]:
-    """What has happened, in the order in which a person would tell it."""
+    """What happened, in the order in which a person would tell it."""
     for stage in after.stages:
         earlier = before.stage(stage.name)
         lost = earlier is not None and (stage.failures, stage.disruptions) != (earlier.failures, earlier.disruptions)
@@ -83,7 +83,7 @@ def _became(before: JobStatus, after: JobStatus, kind: ConditionType, status: st
 
 
 def event_manifest(event: Event, *, namespace: str, name: str, uid: str, key: str, now: datetime) -> dict[str, Any]:
-    """The Event as a Kubernetes object; `key` tells apart what may happen to a job more than once."""
+    """The Event as a Kubernetes object; `key` distinguishes events that repeat within a job."""
     digest = hashlib.sha256(f"{uid}/{event.reason}/{key}".encode()).hexdigest()[:12]
     time = now.strftime("%Y-%m-%dT%H:%M:%SZ")
     return {

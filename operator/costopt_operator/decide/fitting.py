@@ -1,9 +1,9 @@
-"""A status made small enough for its object. Pure.
+"""Shrinks a status until it fits into its object. Pure.
 
-etcd keeps objects of 1.5 MiB, and a job whose status is refused is a job that nobody limits. What a status tells is
-bounded piece by piece, but not all pieces may be as large as they can be at once. So it is measured, and if there is no
-room for all of it, something is left out: what is missed least first, each only if what went before was not enough.
-What decides something, or is needed to make the bill again (usage), is never among it.
+etcd stores objects of up to 1.5 MiB, and a job whose status is refused is a job without limits. Each part of a status
+is bounded, but the sum of the bounds is too large. So the status is measured. If it does not fit, parts are left out,
+the least important first, and only as many as needed. Parts that decisions depend on, and those needed to compute the
+bill again (usage), always stay.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,19 +16,19 @@ from costopt.schema.usage import Cause
 from costopt_operator.decide.objects import stored_bytes
 
 FEW_LINES = 5
-"""Log lines kept of the last failure at first."""
+"""Log lines of the last failure kept at first."""
 SHORT = 300
 """Characters kept of a message."""
 A_THING = 2_000
-"""Bytes of a usage record, a sum, a line of the bill, a stage or a variant, at most in all but made-up cases."""
+"""Upper bound on the bytes of a usage record, sum, bill line, stage or variant, except in made-up cases."""
 A_CHARACTER = 12
-"""Bytes of a character at most, as JSON may write it."""
+"""Upper bound on the bytes of one character in JSON."""
 
 
 def fitted(status: JobStatus, room: int) -> JobStatus:
-    """The status in at most `room` bytes; the smallest that can be made of it, if that is still larger."""
+    """The status in at most `room` bytes, or the smallest possible one if even that is larger."""
     if _at_most(status) <= room:
-        return status  # nearly always: it need not be measured
+        return status  # the usual case: no need to measure it
     for step in _STEPS:
         if stored_bytes(status.to_plain()) <= room:
             break
@@ -37,7 +37,7 @@ def fitted(status: JobStatus, room: int) -> JobStatus:
 
 
 def _at_most(status: JobStatus) -> int:
-    """Bytes that the status can have, from its counts of things and of characters."""
+    """Upper bound on the bytes of the status, from its counts of things and characters."""
     usage, bill = status.usage, status.bill
     things = 20 + len(status.stages) + len(status.variants) + (len(bill.lines) if bill else 0)
     if usage is not None:
@@ -104,7 +104,7 @@ def _with_bill(change: Callable[[Bill], Mapping[str, Any]]) -> Callable[[JobStat
 
 
 def _merged(bill: Bill) -> Mapping[str, Any]:
-    """The lines of one thing at one price, for all causes together; how much each cause had stands in the totals."""
+    """Lines of one thing at one price merged over all causes; the totals still show each cause's share."""
     cause: Cause = "Other"
     groups: dict[BillLine, list[BillLine]] = {}
     for line in bill.lines:

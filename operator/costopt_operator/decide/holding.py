@@ -1,7 +1,7 @@
-"""Who holds what, as pods show it and as it is remembered: a pod that vanishes is recorded from what was seen. Pure.
+"""Who holds what, from the pods and from memory: a pod that vanishes is recorded from what was seen. Pure.
 
-Once a pod has been seen on a node, what it holds stands in the status until its record does, so nothing that others do
-to the pod (its finalizer, its labels, its deletion by force, a resize, the loss of its node) takes away from the bill.
+Once a pod is seen on a node, the status keeps what it holds until its record is written. So nothing that others do
+to the pod (its finalizer, its labels, a forced deletion, a resize, the loss of its node) reduces the bill.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,39 +21,39 @@ from costopt_operator.decide.objects import ChildJob, Pod, indexes, parse_time
 from costopt_operator.decide.observe import JobSnapshot, held_until, state_of
 
 COUNTED_LATE = timedelta(seconds=5)
-"""Pods that run are counted up to so long ago: the end of one is known only when its node has told it."""
+"""Running pods are counted up to this long ago: the end of a pod is known only when its node reports it."""
 STARTED_WITHIN = timedelta(seconds=10)
-"""The Job controller may write when a Job was allowed to run so long after making its pods."""
+"""The Job controller may write a Job's start time this long after creating its pods."""
 VANISHED = "vanished"
-"""How the id of a record begins whose pod has vanished; its mark, its beginning and its end follow."""
+"""Prefix of the record id of a vanished pod; its mark, begin and end follow."""
 
 
 HeldByPod = tuple[Held, Pod | None]
-"""With its pod; None: that has vanished."""
+"""With its pod; None: it has vanished."""
 
 
 @dataclass(frozen=True)
 class Remembered:
-    """What is known besides what the pods show now."""
+    """What is known in addition to the current pods."""
 
     held: Mapping[str, Held]
-    """By mark: what was held at the last look, as far as it stood in no record."""
+    """By mark: what was held, and not recorded, at the last reconcile."""
     seen: datetime | None = None
-    """When that was."""
+    """Time of that."""
     meters: Meters = field(default_factory=Meters)
     recorded: int = 0
-    """Records that there were then, with those that were folded."""
+    """Number of records then, folded ones included."""
 
 
 @dataclass(frozen=True)
 class Holding:
-    """All that stands in no record."""
+    """All that has no record yet."""
 
     held: tuple[HeldByPod, ...]
     meters: Meters
 
     def remembered(self, usage: Usage, now: datetime) -> Remembered:
-        """What to remember of it when `usage` has been written."""
+        """What to remember of it once `usage` is written."""
         recorded = {record.uid for record in usage.records}
         left = {each.mark: each for each, pod in self.held if uid_of(each, pod) not in recorded}
         meters = self.meters.kept(left.values(), map(cohort_of, usage.meters))
@@ -61,7 +61,7 @@ class Holding:
 
 
 def whole(moment: datetime) -> datetime:
-    """The moment in whole seconds, as the API server tells times."""
+    """The moment in whole seconds, as the API server writes times."""
     return moment.replace(microsecond=0)
 
 
@@ -76,7 +76,7 @@ def _records_of(usage: Usage) -> int:
 
 
 def uid_of(held: Held, pod: Pod | None) -> str:
-    """The id of its record. A pod may vanish more than once, also within a second."""
+    """The id of its record. A pod may vanish more than once, even within a second."""
     if pod is not None:
         return pod.uid
     until = held.held_until or held.held_from
@@ -84,14 +84,14 @@ def uid_of(held: Held, pod: Pod | None) -> str:
 
 
 def counted_until(held: Held, now: datetime) -> datetime:
-    """Up to when it is counted: its end, or some seconds ago while it runs."""
+    """Time up to which it is counted: its end, or some seconds ago if it runs."""
     return held.held_until or max(held.held_from, whole(now) - COUNTED_LATE)
 
 
 def holding(snapshot: JobSnapshot, usage: Usage, known: Remembered, now: datetime) -> Holding:
-    """What is held now and what is not yet recorded of what was, out of the pods and of what is `known`.
+    """What is held now, and what was held and is not recorded yet, from the pods and from `known`.
 
-    `usage` is that of the status, of which some may have been folded meanwhile.
+    `usage` is that of the status; parts of it may have been folded meanwhile.
     """
     written = snapshot.status.usage or Usage()
     if _is_older(known, written):
@@ -115,7 +115,7 @@ def holding(snapshot: JobSnapshot, usage: Usage, known: Remembered, now: datetim
             one = Held(shape, before.index, mark, before.held_from, begin_estimated=before.begin_estimated)
         one = counted.after(one, pod, before)
         held.append((_ended(one, pod, billed.get(mark), now) if pod.ended else one, pod))
-    # A record can have been written although its answer never came.
+    # A record may have been written although the response was lost.
     there |= {mark_of(uid) for uid in records}
     for mark, before in known.held.items():
         if mark not in there:
@@ -127,13 +127,13 @@ def holding(snapshot: JobSnapshot, usage: Usage, known: Remembered, now: datetim
 
 
 def _is_older(known: Remembered, written: Usage) -> bool:
-    """A write came through whose answer did not: some of what is known has been recorded, or billed for longer."""
+    """A write succeeded but its response was lost: some of `known` is already recorded, or billed for longer."""
     seen = written.seen is not None and (known.seen is None or known.seen < written.seen)
     return seen or known.recorded < _records_of(written)
 
 
 def _is_news(pod: Pod) -> bool:
-    """It holds something, or our finalizer says that it did and that this was not recorded."""
+    """It holds something, or our finalizer says that it did and has no record."""
     return pod.scheduled is not None and (pod.has_finalizer or not pod.ended)
 
 
@@ -142,7 +142,7 @@ def _placed(pod: Pod) -> datetime:
 
 
 class _Counted:
-    """Up to when pods are counted that stand in no record of their own: they had vanished, and are back."""
+    """Time up to which pods without their own record are counted: they vanished, and are back."""
 
     def __init__(self, records: Iterable[UsageRecord], usage: Usage) -> None:
         self._usage = usage
@@ -153,8 +153,8 @@ class _Counted:
                 self._vanished[mark] = max(self._vanished.get(mark, record.held_until), record.held_until)
 
     def after(self, one: Held, pod: Pod, before: Held | None) -> Held:
-        """What it holds behind what is counted of it. What was remembered of it has never been folded; of another it is
-        not known whether it was, so its beginning is estimated where that mattered."""
+        """What it holds after the time already counted. A remembered pod was never folded; any other may have been,
+        so its begin is estimated where that matters."""
         until = self._vanished.get(one.mark)
         if until is None and before is None:
             until = folded_until(self._usage, pod.stage, pod.attempt)
@@ -163,17 +163,17 @@ class _Counted:
 
 
 def has_vanished(record: UsageRecord) -> bool:
-    """It is of a pod that had vanished."""
+    """Its pod had vanished."""
     return record.uid.startswith(f"{VANISHED}-")
 
 
 def _billed(usage: Usage) -> dict[str, datetime]:
-    """Up to when each pod stands in the bill that was written last: a bill does not go down."""
+    """Time up to which the last written bill counts each pod: a bill never decreases."""
     return {held.mark: counted_until(held, usage.seen or held.held_from) for held in read_held(usage.held)}
 
 
 def _ended(one: Held, pod: Pod, billed: datetime | None, now: datetime) -> Held:
-    """With its end: never later than now, whatever a node's clock says, nor before what has been billed."""
+    """With its end: never after now, whatever a node's clock says, nor before what has been billed."""
     told, estimated = held_until(pod)
     end = max(min(told, whole(now)), one.held_from, billed or one.held_from)
     estimated = estimated or end != told
@@ -181,7 +181,7 @@ def _ended(one: Held, pod: Pod, billed: datetime | None, now: datetime) -> Held:
 
 
 def _gone(before: Held, seen: datetime | None, *, done: bool) -> Held:
-    """A pod that has vanished: its end, if it was seen, else when it was last seen. `done`: its Job counts it."""
+    """A vanished pod: its end if that was seen, else the time it was last seen. `done`: its Job counts it."""
     if before.held_until is not None:
         return before
     end = max(before.held_from, seen or before.held_from)
@@ -189,13 +189,13 @@ def _gone(before: Held, seen: datetime | None, *, done: bool) -> Held:
 
 
 def _is_done_by(held: Held, child: ChildJob) -> bool:
-    """Its index is done, and not by a pod of a later admission."""
+    """Its index is completed, not by a pod of a later admission."""
     started = parse_time(child.started) - STARTED_WITHIN if child.started else held.held_from
     return held.index in indexes(child.completed_indexes) and held.held_from >= started
 
 
 class _Shapes:
-    """Shapes of pods, one for all that are alike."""
+    """Shapes of pods, one for all equal pods."""
 
     def __init__(self, snapshot: JobSnapshot, known: Remembered, now: datetime) -> None:
         self._world = snapshot
@@ -205,7 +205,7 @@ class _Shapes:
         self._updated: dict[tuple[int, int], Shape] = {}
 
     def of(self, pod: Pod, before: Held | None) -> Shape:
-        """What the pod holds by its object and node; of what was known `before`, the past stays as it was."""
+        """What the pod holds according to its object and node; the past known from `before` stays unchanged."""
         if before is not None and pod.ended:
             return before.shape
         fresh = self._of_object(pod)
@@ -242,7 +242,7 @@ class _Shapes:
         )
 
     def _update(self, before: Shape, fresh: Shape) -> Shape:
-        """The node's class is taken over as far as it is known; quantities from now on."""
+        """Take over the node's class where known, and the quantities from now on."""
         shape = replace(before, product=fresh.product or before.product, admitted=before.admitted or fresh.admitted)
         if fresh.node_labels:
             shape = replace(shape, capacity_type=fresh.capacity_type, node_labels=fresh.node_labels)
@@ -253,7 +253,7 @@ class _Shapes:
 
 
 def _admissions(snapshot: JobSnapshot, known: Remembered) -> Mapping[Attempt, datetime]:
-    """Since when the batch Job of each attempt may have pods; of one that may have none now, since it last might."""
+    """Time since which each attempt's batch Job may have pods; if it may have none now, since it last might."""
     shapes = {id(held.shape): held.shape for held in known.held.values()}
     seen: list[Shape | ReplicaMeter] = [*shapes.values(), *known.meters.first.values()]
     found: dict[Attempt, datetime] = {}
@@ -266,10 +266,10 @@ def _admissions(snapshot: JobSnapshot, known: Remembered) -> Mapping[Attempt, da
         if child.started is not None:
             found[attempt] = parse_time(child.started)
         elif not child.suspended:
-            found.pop(attempt, None)  # it has just been admitted, and does not say so yet
+            found.pop(attempt, None)  # just admitted, and its status does not say so yet
     return found
 
 
 def ended(held: Holding) -> Iterator[HeldByPod]:
-    """Those that hold nothing any more."""
+    """Those that no longer hold anything."""
     return (each for each in held.held if each[0].held_until is not None)

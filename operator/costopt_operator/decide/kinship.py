@@ -1,10 +1,10 @@
-"""Which job a pod belongs to: the one of its batch Job, by uids alone. Pure.
+"""Which job a pod belongs to: that of its batch Job, by uid only. Pure.
 
     pod ── controller ──▶ batch Job ── controller ──▶ CostOptJob
 
-What a pod's own labels say is not asked: anybody may write them. Its stage and attempt are those of its Job, whose name
-holds them. A Job that is deleted goes before its pods, so what is known of it is kept for as long as pods of it may be
-left, and over a restart in the job's status (`batchJobs`).
+A pod's own labels are ignored: anybody may write them. Its stage and attempt are those of its Job, whose name holds
+them. A deleted Job disappears before its pods, so what is known of it is kept as long as it may have pods, and in the
+job's status (`batchJobs`) to survive a restart.
 """
 
 import json
@@ -19,7 +19,7 @@ from costopt.schema.status import BatchJob
 
 @dataclass(frozen=True, slots=True)
 class Gang:
-    """A batch Job that is, or was, a CostOptJob's."""
+    """A batch Job that belongs, or belonged, to a CostOptJob."""
 
     uid: str
     """The batch Job's."""
@@ -31,22 +31,22 @@ class Gang:
 
 
 class Kinship:
-    """The batch Jobs that pods may be of."""
+    """The batch Jobs that pods may belong to."""
 
     def __init__(self) -> None:
         self._gangs: dict[tuple[str, str], Gang] = {}
-        """By namespace and uid: a status in another namespace can claim no batch Job of this one."""
+        """By namespace and uid: a status cannot claim a batch Job of another namespace."""
         self._of_jobs: defaultdict[str, dict[str, Gang]] = defaultdict(dict)
 
     def learn(self, gang: Gang) -> bool:
-        """Take note of it; whether it is news. What it is never changes."""
+        """Remember it; True if it is new. A Gang never changes."""
         if (gang.namespace, gang.uid) in self._gangs:
             return False
         self._gangs[gang.namespace, gang.uid] = self._of_jobs[gang.job_uid][gang.uid] = gang
         return True
 
     def get(self, namespace: str, uid: str) -> Gang | None:
-        """The batch Job of that uid; None if it is, and was, no CostOptJob's of the namespace."""
+        """The batch Job of that uid; None if it never belonged to a CostOptJob of the namespace."""
         return self._gangs.get((namespace, uid))
 
     def of(self, job_uid: str) -> tuple[Gang, ...]:
@@ -62,7 +62,7 @@ class Kinship:
 
 
 def gangs_in(status: bytes, *, namespace: str, job_uid: str, job_name: str) -> Iterator[Gang]:
-    """The batch Jobs that a written status remembers; what is none of ours in it is passed over."""
+    """The batch Jobs that a written status remembers; entries that are not ours are skipped."""
     written = json.loads(status).get("batchJobs")
     for entry in written if isinstance(written, list) else ():
         try:

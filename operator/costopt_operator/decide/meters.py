@@ -1,9 +1,8 @@
-"""What replicas have spent their time on: their own accounts, and what those without one are taken to have done. Pure.
+"""What replicas spent their time on: their own reports, and an assumption for those without one. Pure.
 
-A gang goes in step: a replica that has said nothing has spent its time as the first of its gang that has. That holds
-for those admitted together: a queue may take a batch Job back and admit it again, under the same attempt, and what
-those of an earlier admission did is no account of the later ones. An account stays its replica's own when that has
-vanished.
+A gang runs in step: a replica without a report spent its time like the first of its gang that has one. This holds
+only within one admission: a queue may evict a batch Job and admit it again under the same attempt, and a report
+from an earlier admission says nothing about the later one. A vanished replica keeps its own report.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -18,43 +17,43 @@ from costopt_operator.decide.objects import Pod, parse_time
 from costopt_operator.decide.observe import JobSnapshot
 
 Cohort = tuple[str, int, datetime | None]
-"""Stage, attempt, and admission: the replicas that go in step."""
+"""Stage, attempt and admission: replicas that run in step."""
 
 
 def cohort_of(what: Shape | ReplicaMeter) -> Cohort:
-    """Those with whom it goes in step."""
+    """The cohort it runs in step with."""
     return (what.stage, what.attempt, what.admitted)
 
 
 @dataclass(frozen=True)
 class Meters:
-    """All accounts that are still needed."""
+    """All reports that are still needed."""
 
     own: Mapping[str, ReplicaMeter] = field(default_factory=dict)
     """By a pod's mark."""
     first: Mapping[Cohort, ReplicaMeter] = field(default_factory=dict)
-    """Of each cohort that of the lowest completion index; of two with that, of the one placed first."""
+    """Per cohort, the report of the lowest completion index; of two such, the one placed first."""
 
     def of(self, held: Held, outcome: Outcome = "Running") -> MeteredMilliseconds | None:
-        """Its own, or else that of its gang. One that ended well, or is counted so, may be recorded while the others
-        still run, so what they say later must not matter to it."""
+        """Its own, else that of its gang. A replica that succeeded, or counts so, may be recorded while the others
+        still run, so their later reports must not affect it."""
         own = self.own.get(held.mark)
         if own is None and self.goes_by_its_gang(held, outcome):
             own = self.first.get(cohort_of(held.shape))
         return own.metered if own is not None else None
 
     def goes_by_its_gang(self, held: Held, outcome: Outcome) -> bool:
-        """Whether it has given no account of its own, and has not ended well."""
+        """Whether it has no report of its own and did not succeed."""
         return held.mark not in self.own and not held.ended_well and outcome != "Succeeded"
 
     def kept(self, left: Iterable[Held], cohorts: Iterable[Cohort]) -> "Meters":
-        """What is needed for the pods that are `left` without a record; of gangs also those of other `cohorts`."""
+        """What is needed for the pods `left` without a record; for gangs, also those of other `cohorts`."""
         wanted = {*cohorts, *(cohort_of(held.shape) for held in left)}
         return Meters(self.own, {cohort: meter for cohort, meter in self.first.items() if cohort in wanted})
 
     def written(self, left: Iterable[Held], go_on: Collection[Attempt]) -> list[ReplicaMeter]:
-        """As the status keeps them: of the pods that are `left` without a record, and of their gangs; also of gangs of
-        attempts that `go_on`, or may. Of too many, those of gangs stay."""
+        """As the status keeps them: of the pods `left` without a record and of their gangs; also of gangs of
+        attempts that `go_on`, or may. If there are too many, those of gangs stay."""
         left = list(left)
         marks = {held.mark for held in left}
         first = self.kept(left, (cohort for cohort in self.first if cohort[:2] in go_on)).first
@@ -68,7 +67,7 @@ def _order(meter: ReplicaMeter) -> tuple[object, ...]:
 
 
 def meters_of(accounts: Iterable[ReplicaMeter]) -> Meters:
-    """These accounts, each of another replica, looked up."""
+    """These reports, one per replica, indexed."""
     own = {meter.mark: meter for meter in accounts}
     first: dict[Cohort, ReplicaMeter] = {}
     for meter in own.values():
@@ -83,7 +82,7 @@ def _rank(meter: ReplicaMeter) -> tuple[int, datetime, str]:
 
 
 def heard(known: Meters, held: Iterable[tuple[Held, Pod | None]], snapshot: JobSnapshot) -> Meters:
-    """The accounts with what the pods that stand in no record say now; of the others, only those of gangs are kept."""
+    """The reports, updated from pods that have no record yet; of other reports, only those of gangs are kept."""
     accounts = {meter.mark: meter for meter in known.first.values()}
     for one, pod in held:
         before = known.own.get(one.mark)

@@ -1,4 +1,4 @@
-"""What a node's labels say of its price: device model, kind of capacity, instance type, place. Pure."""
+"""What a node's labels say about its price: device model, capacity type, instance type, zone. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -35,7 +35,7 @@ _CAPACITY: Mapping[tuple[str, str], CapacityType] = {
 
 @dataclass(frozen=True)
 class NodeClass:
-    """What a node is."""
+    """Class of a node."""
 
     product: str | None = None
     capacity_type: CapacityType = "OnDemand"
@@ -43,7 +43,7 @@ class NodeClass:
 
 
 UNKNOWN_NODE = NodeClass()
-"""A node that may not be read, or was gone before it was."""
+"""A node that may not be read, or was gone before that."""
 
 
 def classify(labels: Mapping[str, str]) -> NodeClass:

@@ -1,4 +1,4 @@
-"""What is kept of each object seen: the few fields that decisions depend on, a hundredth of what the API server sends.
+"""The few fields kept of each object, those that decisions depend on: 1 % of what the API server sends.
 
 Timestamps stay text until they are needed. Everything here is pure.
 """
@@ -31,22 +31,22 @@ log = logging.getLogger(__name__)
 
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 UNSEEN_REASON = "ContainerStatusUnknown"
-"""Reason of a container of which the kubelet knows nothing any more; the exit code beside it is made up."""
+"""Reason of a container that the kubelet no longer knows; the exit code beside it is made up."""
 NUMBER = re.compile(r"[0-9]{1,9}")
-"""Attempts and completion indexes: labels that anybody may have written must not make a record that is invalid."""
+"""Attempts and completion indexes: labels that anybody may write must not lead to an invalid record."""
 _SPAN = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 MOST_MARKS = 64
-"""Labels, and annotations, of a queue that are read."""
+"""Queue labels, and queue annotations, that are read."""
 ORPHAN_FINALIZER = "orphan"
-"""The API server puts it on an object whose deletion is to leave its children, until they have lost their owner."""
+"""The API server sets it on an object deleted without its children, until they have lost their owner."""
 LARGEST_OBJECT = 1_572_864
-"""Bytes of the largest object that etcd keeps unless it is told otherwise (--max-request-bytes)."""
+"""Bytes of the largest object that etcd stores by default (--max-request-bytes)."""
 FOR_OTHERS = 98_304
-"""Bytes of it that are left to what is written beside the status: who wrote which field, and when."""
+"""Bytes of it reserved for what is written beside the status: who wrote which field, and when."""
 POD_NAME = re.compile(r".+-([0-9]{1,9})-[a-z0-9]{5}")
 """Of an Indexed Job: <job>-<index>-<5 random>."""
 MESSAGE_LIMIT = 8192
-"""Characters read of a termination message; a kubelet writes at most 4,096 bytes of it."""
+"""Characters read of a termination message; a kubelet writes at most 4,096 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,23 +59,23 @@ class JobObject:
     resource_version: int = field(compare=False)
     deleting: bool
     leaves_children: bool
-    """It is being deleted, and what belongs to it is to live on (`kubectl delete --cascade=orphan`)."""
+    """It is being deleted without its children (`kubectl delete --cascade=orphan`)."""
     generation: int
     document: bytes
-    """The object without its status, as JSON of our own language: of its metadata just what that knows."""
+    """The object without its status, as JSON of our schema: metadata has only the fields of that schema."""
     status: bytes
     """Its status as JSON; "{}" if it has none."""
     room: int = field(compare=False)
-    """Bytes that a status may have beside the rest of the object; below 0 if that alone is too large."""
+    """Bytes left for a status beside the rest of the object; below 0 if the rest alone is too large."""
 
     @property
     def key(self) -> Key:
-        """What it is queued under."""
+        """Its work queue key."""
         return (self.namespace, self.uid)
 
     @property
     def is_new(self) -> bool:
-        """Nothing has been done about it yet."""
+        """Nothing has been done for it yet."""
         return self.status == b"{}"
 
 
@@ -95,11 +95,11 @@ class ChildJob:
     completions: int
     created: str
     suspended: bool
-    """A queue has not admitted it, or has taken it back."""
+    """A queue has not admitted it, or has evicted it."""
     started: str | None
     """When its pods were last allowed to run; reset when it is suspended."""
     failing: bool
-    """FailureTarget or Failed: no pod of it will be replaced."""
+    """FailureTarget or Failed: none of its pods is replaced."""
     complete: bool
     completed_indexes: str
     """Such as "0-3,5"."""
@@ -112,31 +112,31 @@ class ChildJob:
 
     @property
     def gang(self) -> Gang:
-        """What its pods are known by."""
+        """The identity of its pods."""
         return Gang(self.uid, self.namespace, self.job_uid, self.job_name, self.stage, self.attempt)
 
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A pod that says it is of a gang. `of_gang` is what it is known to be."""
+    """A pod whose labels claim a gang. `of_gang` gives its true one."""
 
     namespace: str
     name: str
     uid: str
     resource_version: int = field(compare=False)
     controller: Controller
-    """What its controller reference names; of a gang's pod, its batch Job."""
+    """What its controller reference names; for a gang's pod, its batch Job."""
     gang_uid: str
-    """Uid of that batch Job, also after somebody has taken the reference away."""
+    """Uid of that batch Job, even after somebody removed the reference."""
     job_uid: str
-    """As its label says, until its batch Job is known; the same holds of stage and attempt."""
+    """From its label until its batch Job is known; likewise stage and attempt."""
     stage: str
     attempt: int
     index: int
     created: str
     has_finalizer: bool
     orphan: bool
-    """Its batch Job was deleted without it, so nothing else will ever delete it."""
+    """Its batch Job was deleted without it, so nothing else deletes it."""
     node: str | None
     requests: Requests
     """What it holds."""
@@ -152,21 +152,21 @@ class Pod:
     running: bool
     """Its container runs now."""
     finished: str | None
-    """When its last container ended; None while one runs, or if nobody saw it."""
+    """When its last container ended; None while one runs, or if that was not seen."""
     trainer_finished: str | None
     """When the trainer's container ended, if that was seen."""
     last_sign: str
-    """Latest time on any of its conditions: it still lived then."""
+    """Latest time on any of its conditions: it was still alive then."""
     exit_code: int | None
     disrupted: bool
     evidence: Evidence
-    """What was written down about its end."""
+    """What its status says about its end."""
     said: TerminationMessage | None
-    """What it said at its end; None if nothing, or nothing of ours."""
+    """Its termination message; None if it has none, or none of ours."""
     waiting_for: str
     """Why it does not run yet."""
     waits_in_vain: bool
-    """What it waits for will not come."""
+    """What it waits for will never come."""
 
     @property
     def key(self) -> Key:
@@ -174,12 +174,12 @@ class Pod:
         return (self.namespace, self.job_uid)
 
     def of_gang(self, gang: Gang) -> "Pod":
-        """The pod as that of this batch Job."""
+        """The pod as one of this batch Job."""
         return replace(self, gang_uid=gang.uid, job_uid=gang.job_uid, stage=gang.stage, attempt=gang.attempt)
 
     @property
     def ended(self) -> bool:
-        """It holds nothing any more: its containers have ended, or it never reached a node, or was deleted by force."""
+        """It holds nothing: its containers have ended, or it never reached a node, or was deleted by force."""
         if self.phase in ("Succeeded", "Failed"):
             return True
         return self.deleted is not None and (self.node is None or self.grace_seconds == 0)
@@ -187,7 +187,7 @@ class Pod:
 
 @dataclass(frozen=True, slots=True)
 class ServiceObject:
-    """A headless Service, of which only its being there counts."""
+    """A headless Service; only its existence matters."""
 
     namespace: str
     name: str
@@ -209,7 +209,7 @@ def parse_time(text: str) -> datetime:
 
 
 def parse_job(data: Json) -> JobObject:
-    """A CostOptJob out of the API server's JSON."""
+    """A CostOptJob from the API server's JSON."""
     metadata = data["metadata"]
     document = {
         "apiVersion": data["apiVersion"],
@@ -219,7 +219,7 @@ def parse_job(data: Json) -> JobObject:
             "namespace": metadata["namespace"],
             "uid": metadata["uid"],
             "generation": metadata["generation"],
-            # Of these only a queue's mean anything to us, and there may be more of them than our language allows.
+            # Only a queue's labels matter to us, and there may be more labels than our schema allows.
             "labels": _of_queues(metadata.get("labels")),
             "annotations": _of_queues(metadata.get("annotations")),
         },
@@ -240,7 +240,7 @@ def parse_job(data: Json) -> JobObject:
 
 
 def stored_bytes(data: object) -> int:
-    """Bytes that the data has at most where an API server keeps it; that writes "<", ">" and "&" as six characters."""
+    """Upper bound on the stored bytes of the data; an API server writes "<", ">" and "&" as six characters."""
     written = _compact(data)
     return len(written) + 5 * sum(map(written.count, (b"<", b">", b"&")))
 
@@ -254,7 +254,7 @@ def _of_queues(marks: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _fit(shape: shapes.Shape, data: Json) -> Json:
-    """The object as its readers need it; what of it was passed over is logged, once."""
+    """The object as its readers need it; dropped parts are logged once."""
     fit: Json = shapes.shaped(shape, data)
     places = shapes.differs(data, fit) if fit != data else []
     if places:
@@ -272,7 +272,7 @@ def _compact(data: object) -> bytes:
 
 
 def parse_child_job(data: Json) -> ChildJob:
-    """A batch Job out of the API server's JSON. ValueError if it is no gang's, whatever its labels say."""
+    """A batch Job from the API server's JSON. ValueError if it is no gang's, whatever its labels say."""
     data = _fit(shapes.JOB, data)
     metadata, spec, status = data["metadata"], data["spec"], data.get("status", {})
     labels, job = metadata.get("labels") or {}, _job_of(metadata)
@@ -322,7 +322,7 @@ def _number(labels: Mapping[str, str], label: str) -> int:
 
 
 def parse_service(data: Json) -> ServiceObject:
-    """A Service out of the API server's JSON."""
+    """A Service from the API server's JSON."""
     data = _fit(shapes.SERVICE, data)
     metadata = data["metadata"]
     return ServiceObject(
@@ -335,7 +335,7 @@ def parse_service(data: Json) -> ServiceObject:
 
 
 def parse_pod(data: Json) -> Pod:
-    """A pod out of the API server's JSON."""
+    """A pod from the API server's JSON."""
     data = _fit(shapes.POD, data)
     metadata, status = data["metadata"], data.get("status", {})
     labels, controller = metadata.get("labels") or {}, controller_of(metadata)
@@ -385,19 +385,19 @@ def parse_pod(data: Json) -> Pod:
 
 
 def _index(name: str, labels: Mapping[str, str]) -> int:
-    """Its completion index: of the name that the Job controller gave it, which nobody can change; else of its label."""
+    """Its completion index: from the name that the Job controller gave it, which nobody can change; else its label."""
     named = POD_NAME.fullmatch(name)
     return int(named[1]) if named else _number(labels, INDEX_LABEL)
 
 
 def _trainer_state(containers: list[Json]) -> Json:
-    """State of the trainer's container, which others (injected sidecars) may stand beside."""
+    """State of the trainer's container; there may be others (injected sidecars) beside it."""
     state: Json = next((item.get("state", {}) for item in containers if item["name"] == TRAINER_CONTAINER), {})
     return state
 
 
 def indexes(text: str) -> frozenset[int]:
-    """The numbers in "0-3,5" that a gang can have; a part that is none is passed over."""
+    """The numbers in "0-3,5" that a gang can have; invalid parts are skipped."""
     found: set[int] = set()
     for part in text.split(","):
         span = _SPAN.fullmatch(part)

@@ -2,10 +2,10 @@
 
 A gang is what its batch Job's pods show, with three corrections:
 
-* An index whose pod is still to come counts as running (see `costopt.plan.observed`): the Job controller makes pods a
-  moment after the Job, and a queue may keep them back for days.
-* Pods that a queue has ended by suspending the Job do not count: the Job will make others when it is admitted again.
-* A pod that was deleted before it reached a node never was: it held nothing, and the Job makes another.
+* An index without a pod so far counts as running (see `costopt.plan.observed`): the Job controller creates pods a
+  moment after the Job, and a queue may hold them back for days.
+* Pods that a queue ended by suspending the Job do not count: the Job creates others when it is admitted again.
+* A pod that was deleted before it reached a node does not count: it held nothing, and the Job creates another.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,32 +32,32 @@ from costopt_operator.decide.node_pricing import NodeClass
 from costopt_operator.decide.objects import ChildJob, Pod, indexes, parse_time
 
 LARGEST_STATUS = 1_048_576
-"""Bytes of a status, whatever else there is room for."""
+"""Upper bound on a status, whatever the room."""
 
 ENDS_WHEN_TOLD = (None, EXIT_PREEMPTED, 137)
-"""Exit codes of a pod that was told to end; any other is of its own making, also if it comes after that."""
+"""Exit codes of a pod that was told to end; any other is its own failure, even if it comes after that."""
 
 
 @dataclass(frozen=True)
 class LogSight:
-    """What looks into a pod's log have shown."""
+    """What a pod's log has shown."""
 
     silent_for: timedelta | None = None
-    """How long it has not changed (see `costopt.plan.silence`); None: not known."""
+    """How long it has not changed (see `costopt.plan.silence`); None: unknown."""
     progress: Progress | None = None
     """The newest progress report in it."""
     phase: Phase | None = None
-    """What it is at while no step ends; None: its steps go on, or it did not say."""
+    """Its phase while no step ends; None: steps go on, or it did not say."""
     last_line: datetime | None = None
-    """When its newest line was written, by its node's clock: to be compared with nothing but that."""
+    """When its newest line was written, by its node's clock: compare it only with that clock."""
 
 
 @dataclass(frozen=True)
 class JobSnapshot:
-    """One job and everything that is known of it.
+    """One job and everything that is known about it.
 
-    There may be thousands of pods. What is asked of them for each attempt, or for each pod about its gang, is looked up
-    in an index that is made once a look, so that a look takes a time that grows with their number and not faster.
+    There may be thousands of pods. Lookups per attempt, and per pod about its gang, use an index that is built once
+    per reconcile, so the time of a reconcile is linear in the number of pods.
     """
 
     job: CostOptJob
@@ -65,7 +65,7 @@ class JobSnapshot:
     """As last written."""
     generation: int | None = None
     deleting: bool = False
-    """The job is being deleted, and is still there: its gangs are stopped and recorded, and nothing is started."""
+    """The job is being deleted but still exists: its gangs are stopped and recorded, nothing is started."""
     child_jobs: tuple[ChildJob, ...] = ()
     pods: tuple[Pod, ...] = ()
     book: PriceBook | None = None
@@ -74,15 +74,15 @@ class JobSnapshot:
     logs: Mapping[str, LogSight] = field(default_factory=dict)
     """By pod uid."""
     unheard: frozenset[str] = frozenset()
-    """Uids of ended pods whose logs are being read once more, which takes a moment."""
+    """Uids of ended pods whose logs are being read a last time."""
     earlier: EarlierJob | None = None
-    """The job of this name before it, if its end was seen."""
+    """The previous job of this name, if its end was seen."""
     room: int = LARGEST_STATUS
-    """Bytes that its status may have."""
+    """Maximum bytes of its status."""
     refused: Mapping[Attempt, str] = field(default_factory=dict)
-    """Attempts whose batch Job the platform or the API server refused, each with a sentence that says so."""
+    """Attempts whose batch Job the platform or the API server refused, each with the reason in a sentence."""
     held_up: Mapping[Attempt, str] = field(default_factory=dict)
-    """Attempts whose children cannot be made yet, and what they wait for."""
+    """Attempts whose children cannot be created yet, and what they wait for."""
 
     def child_job(self, attempt: Attempt) -> ChildJob | None:
         """The batch Job of that attempt."""
@@ -102,12 +102,12 @@ class JobSnapshot:
 
     @cached_property
     def live(self) -> frozenset[Attempt]:
-        """Attempts of which a pod has not ended."""
+        """Attempts with a pod that has not ended."""
         return frozenset((pod.stage, pod.attempt) for pod in self.pods if not pod.ended)
 
     @cached_property
     def progress(self) -> Mapping[Attempt, Progress]:
-        """What the first log of each gang that tells of progress says."""
+        """The progress in the first log of each gang that reports any."""
         found: dict[Attempt, Progress] = {}
         for pod in self.pods:
             log = self.logs.get(pod.uid)
@@ -147,7 +147,7 @@ def _outlook(snapshot: JobSnapshot, bill: Bill, now: datetime) -> Outlook | None
 
 
 def replicas(snapshot: JobSnapshot) -> Iterator[Replica]:
-    """The replicas of every attempt that is known."""
+    """The replicas of every known attempt."""
     attempts = {(child.stage, child.attempt) for child in snapshot.child_jobs}
     for attempt in sorted(attempts | snapshot.gangs.keys() | snapshot.refused.keys()):
         if attempt in snapshot.refused:
@@ -175,28 +175,28 @@ def _pods_that_count(snapshot: JobSnapshot, attempt: Attempt, child: ChildJob | 
 
 
 def is_of_an_earlier_admission(pod: Pod, child: ChildJob | None) -> bool:
-    """The pod ended because a queue took its Job back, which makes another when it is admitted again."""
+    """The pod ended because a queue evicted its Job, which creates another when admitted again."""
     if child is None or child.failing or child.deleting or not pod.ended:
         return False
     if pod.phase == "Succeeded" and pod.exit_code == EXIT_DONE:
         return False
     if child.complete:
-        # A pod of the last admission that had not ended well would have failed the Job.
+        # A pod of the last admission that did not succeed would have failed the Job.
         return state_of(pod) != "Succeeded"
     if child.suspended:
         return True
-    # A current pod may be older by a moment than the start time, but then its Job fails for it.
+    # A current pod may be slightly older than the start time, but then its end fails the Job.
     by_itself = pod.phase in ("Succeeded", "Failed")
     return by_itself and child.started is not None and pod.created < child.started
 
 
 def fell_by_itself(pod: Pod) -> bool:
-    """It ended otherwise than well, and not because somebody deleted it."""
+    """It failed, and not because somebody deleted it."""
     return pod.ended and state_of(pod) == "Failed" and (pod.disrupted or not _was_deleted_first(pod))
 
 
 def _was_deleted_first(pod: Pod) -> bool:
-    """It has ended after somebody had deleted it."""
+    """It ended after somebody deleted it."""
     if pod.deleted is None or not pod.ended:
         return False
     asked_to_end = parse_time(pod.deleted) - timedelta(seconds=pod.grace_seconds or 0)
@@ -204,7 +204,7 @@ def _was_deleted_first(pod: Pod) -> bool:
 
 
 def _speaker(pods: Iterable[Pod], logs: Mapping[str, LogSight]) -> LogSight | None:
-    """What is heard of the running pod of the lowest index: it speaks for those whose own logs are not looked into."""
+    """The log of the running pod with the lowest index: it stands for those whose own logs are not read."""
     running = sorted((pod for pod in pods if pod.running and not pod.ended), key=lambda pod: (pod.index, pod.uid))
     return logs.get(running[0].uid) if running else None
 
@@ -212,7 +212,7 @@ def _speaker(pods: Iterable[Pod], logs: Mapping[str, LogSight]) -> LogSight | No
 def _replica(
     pod: Pod, child: ChildJob | None, log: LogSight | None, speaker: LogSight | None, *, taken_along: bool
 ) -> Replica:
-    """`taken_along`: another of its gang fell, and the Job controller ended this one for that."""
+    """`taken_along`: another of its gang failed, so the Job controller ended this one."""
     heard = (log or speaker) if pod.running and not pod.ended else None
     waits = not pod.ended and not pod.running
     said = pod.said
@@ -242,7 +242,7 @@ def _replica(
 def _starting_for(pod: Pod, log: LogSight | None) -> timedelta | None:
     """How long a pod had run without steps when it wrote its last line, both by its node's clock.
 
-    Only what its log shows counts: without a phase of start-up in it, steps may have been taken long ago.
+    Only its log counts: if that shows no start-up phase, it may have taken steps long ago.
     """
     if not pod.running or pod.started is None or log is None or log.last_line is None:
         return None
@@ -258,14 +258,14 @@ def state_of(pod: Pod) -> ReplicaState:
 
 
 def _waiting_since(child: ChildJob | None) -> datetime | None:
-    """Since when the gang may run; a queue's time does not count."""
+    """Time since which the gang may run; time in a queue does not count."""
     if child is None or child.suspended:
         return None
     return parse_time(child.started or child.created)
 
 
 def _without_a_pod(child: ChildJob, seen: set[int]) -> Iterator[Replica]:
-    """Replicas of a Job that have no pod: still to come, or ended well and deleted since."""
+    """Replicas of a Job without a pod: not created yet, or succeeded and deleted since."""
     completed = indexes(child.completed_indexes)
     to_come = not (child.failing or child.complete or child.deleting)
     for index in range(child.completions):
@@ -285,7 +285,7 @@ def _without_a_pod(child: ChildJob, seen: set[int]) -> Iterator[Replica]:
 
 
 def _unseen(child: ChildJob) -> Replica:
-    """A Job has failed, and none of its pods is there to say why."""
+    """A Job failed, and none of its pods exists to say why."""
     return Replica(uid=f"{child.uid}-unseen", stage=child.stage, attempt=child.attempt, index=0, state="Failed")
 
 
@@ -304,11 +304,11 @@ def _refused(snapshot: JobSnapshot, attempt: Attempt) -> Replica:
 
 
 def held_until(pod: Pod) -> tuple[datetime, bool]:
-    """When an ended pod let go of its resources by what its object says, and whether that had to be estimated.
+    """When an ended pod released its resources according to its object, and whether that is an estimate.
 
-    The end of its last container; if nobody saw that of another container, the end of its trainer. If nobody saw that
-    either, the latest time at which it is known to have lived: on its conditions, or when somebody asked it to end.
-    (That is its deletion's time less its grace. A pod that had ended already may be deleted at any time later.)
+    The end of its last container; if the end of another container was not seen, the end of its trainer. If that was
+    not seen either, the latest time at which it was alive: on its conditions, or when its deletion was requested.
+    (That is its deletion time minus its grace period. A pod that already ended may be deleted at any later time.)
     """
     if pod.finished is not None:
         return parse_time(pod.finished), False

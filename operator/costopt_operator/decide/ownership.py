@@ -1,7 +1,7 @@
 """Which job an object belongs to. Pure.
 
-A name does not say it, for names can be taken; nor does a label, for anybody may write one. An object is a job's if its
-controller reference holds the job's uid and it has our managed-by label. Nothing else is ever changed or deleted.
+Names do not decide it: a name can be taken. Nor do labels: anybody may write them. An object belongs to a job if its
+controller reference has the job's uid and it has our managed-by label. Nothing else is ever changed or deleted.
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from costopt.render.labels import label_value
 Json = dict[str, Any]
 
 Standing = Literal["Ours", "Going", "Earlier", "Foreign"]
-"""Going: it is being deleted, whoever's it is. Earlier: of a job of the same name that is gone, so the garbage
-collector deletes it. Foreign: anything else, another job's too; it will not go by itself."""
+"""Going: it is being deleted, whoever owns it. Earlier: its job had the same name and is gone, so the garbage
+collector deletes it. Foreign: anything else, also another job's; it stays."""
 
 JOB_KIND = "CostOptJob"
 
@@ -30,7 +30,7 @@ class Controller:
 
 
 def controller_of(metadata: Json) -> Controller:
-    """The controller that the object's metadata names. What is no reference at all is passed over."""
+    """The controller that the object's metadata names. Anything that is not a reference is skipped."""
     for reference in metadata.get("ownerReferences") or ():
         if reference.get("controller") is True:
             return Controller(*(str(reference.get(key) or "") for key in ("kind", "name", "uid")))
@@ -38,20 +38,20 @@ def controller_of(metadata: Json) -> Controller:
 
 
 def is_marked(metadata: Json) -> bool:
-    """The object has the label of everything that is made here."""
+    """The object has our managed-by label."""
     return MANAGED_BY.items() <= (metadata.get("labels") or {}).items()
 
 
 def belongs_to(metadata: Json, job_uid: str) -> bool:
-    """The object is of the job of this uid."""
+    """The object belongs to the job of this uid."""
     return is_marked(metadata) and controller_of(metadata).uid == job_uid
 
 
 def standing(found: Json, drawn: Json, *, job_uid: str) -> Standing:
-    """Whose the object `found` is, of the name and kind of the child `drawn`.
+    """Who owns the object `found`, which has the name and kind of the rendered child `drawn`.
 
-    A claim that outlives its job is drawn without an owner, and is found again by the next job of that name: it counts
-    as that job's, to be used and never changed, if it has no owner and was made for a job of the same name.
+    A claim that outlives its job is rendered without an owner, and the next job of that name finds it again. It is
+    Ours, used but never changed, if it has no owner and was created for a job of the same name.
     """
     metadata, wanted = found["metadata"], drawn["metadata"]
     owner = controller_of(metadata)

@@ -1,25 +1,25 @@
-"""What this cluster's platform allows of a job, beyond what its schema says. Pure."""
+"""What this cluster's platform allows a job, beyond the schema. Pure."""
 
 from dataclasses import dataclass
 
 from costopt.schema.job import CostOptJob
 
 SYSTEM_PRIORITY_PREFIX = "system-"
-"""Kubernetes reserves names of PriorityClasses that begin so for what keeps a node or the cluster running."""
+"""Kubernetes reserves PriorityClass names with this prefix for what keeps a node or the cluster running."""
 
 
 @dataclass(frozen=True)
 class Platform:
-    """Choices of whoever runs the operator."""
+    """Settings of the operator's administrator."""
 
     closed_namespace: str | None = None
-    """Where no jobs run: creating jobs means creating pods, which could use the operator's service account and Secrets.
+    """Where no jobs run: whoever creates jobs creates pods, which could use the operator's service account and Secrets.
     None: there is no such namespace."""
     system_priority: bool = False
-    """Whether jobs may have the priority of the cluster's own parts, which no other pod may displace."""
+    """Whether jobs may have the priority of system components, which no other pod may preempt."""
 
     def refusal(self, job: CostOptJob) -> str | None:
-        """Why no pod of this job may be made, in a sentence that says what would be right; None if it may."""
+        """Why no pod of this job may be created, in a sentence with the remedy; None if it may."""
         if self.closed_namespace is not None and job.metadata.namespace == self.closed_namespace:
             return (
                 f"jobs must not be in the namespace of the operator ({self.closed_namespace}), where their pods could "

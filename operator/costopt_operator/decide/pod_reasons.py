@@ -1,4 +1,4 @@
-"""What a pod's status says in words: why it does not run yet, and why it ended. Bounded and safe to show. Pure."""
+"""A pod's status in words: why it does not run yet, and why it ended. Bounded and safe to show. Pure."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -15,16 +15,16 @@ from costopt.schema.replica import TerminationMessage
 Json = dict[str, Any]
 
 _NEVER = "1970-01-01T00:00:00Z"
-"""What a kubelet writes as the start of a container that could not be started."""
+"""Start time that a kubelet writes for a container that could not be started."""
 
 
 def container_time(text: str | None) -> str | None:
-    """A time of a container; None if what it is the time of has not happened."""
+    """A time of a container; None if its event has not happened."""
     return None if text == _NEVER else text
 
 
 def evidence_of(spec: Json, status: Json, conditions: Mapping[str, Json], terminated: Json) -> Evidence:
-    """What was written down about an end; a pod that runs has nothing of it."""
+    """What a status says about a pod's end; empty while the pod runs."""
     disruption = conditions.get("DisruptionTarget", {})
     disrupted = disruption.get("status") == "True"
     if not (terminated or disrupted or status.get("reason")):
@@ -43,14 +43,14 @@ def evidence_of(spec: Json, status: Json, conditions: Mapping[str, Json], termin
 
 
 def said_at_end(message: str) -> TerminationMessage | None:
-    """The launcher's own word in a container's termination message; None if that is empty, or another's."""
+    """The launcher's message in a container's termination message; None if that is empty or not ours."""
     if not message.startswith("{"):
         return None
     try:
         said, fields = read_known(TerminationMessage, message.encode()), json.loads(message)
-    except (ValueError, RecursionError):  # also of numbers and depths that only one of the two readers takes
+    except (ValueError, RecursionError):  # also numbers and depths that only one of the two parsers accepts
         return None
-    # A later version's launcher may say more than is known; of one that is the user's, the code is all that is.
+    # A later launcher may write more fields than are known; in the user's own JSON only the code is known.
     return None if len(fields) > 1 and said.model_fields_set == {"exit_code"} else said
 
 
@@ -63,13 +63,13 @@ def _memory_limit(spec: Json) -> str:
 
 
 def wait_of(spec: Json, status: Json, conditions: Mapping[str, Json], main: Json) -> Wait:
-    """What a pod that does not run waits for, in words that stay the same while it waits."""
+    """What a pod that does not run waits for, in words that do not change while it waits."""
     scheduled = conditions.get("PodScheduled", {})
     if scheduled.get("status") == "False":
         return waits.scheduling(scheduled.get("reason", ""), scheduled.get("message", ""))
     if status.get("phase", "Pending") != "Pending" and "waiting" not in main:
         return Wait("")
-    # An injected container (a sidecar, a volume's preparation) may be what the trainer's waits for.
+    # The trainer's container may wait for an injected one (a sidecar, preparation of a volume).
     for item in _waiting_containers(status):
         waiting = item["state"]["waiting"]
         image = _images(spec).get(item["name"]) or str(item.get("image", ""))
@@ -82,14 +82,14 @@ def wait_of(spec: Json, status: Json, conditions: Mapping[str, Json], main: Json
 
 
 def _waiting_containers(status: Json) -> Iterator[Json]:
-    """Status of the containers that do not start as they should."""
+    """Status of the containers that fail to start."""
     for item in (*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])):
         if item.get("state", {}).get("waiting", {}).get("reason", "") not in waits.QUIET:
             yield item
 
 
 def _images(spec: Json) -> dict[str, str]:
-    """Image of each container, as asked for: a status may name what it stands for instead."""
+    """Image of each container as in the spec: a status may name the resolved image instead."""
     return {
         item["name"]: item.get("image", "") for item in (*spec.get("initContainers", []), *spec.get("containers", []))
     }

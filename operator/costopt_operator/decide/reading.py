@@ -1,4 +1,4 @@
-"""A job and its status as models, each read once however often it is looked at."""
+"""A job and its status as models, each parsed once however often it is used."""
 
 import functools
 
@@ -10,11 +10,11 @@ from costopt.schema.status import JobStatus
 from costopt_operator.decide.objects import JobObject
 
 PARSED_KEPT = 128
-"""Jobs and statuses kept as models: a job is looked at some ten times between two of its writes, most of them soon."""
+"""Cached models of jobs and statuses: a job is read about ten times between two writes, mostly soon after one."""
 
 
 class NotUnderstood(Exception):
-    """The job, or its status, is not what this version can read; the sentence says where."""
+    """This version cannot read the job or its status; the sentence says where."""
 
 
 def read_job(job: JobObject) -> tuple[CostOptJob, JobStatus]:

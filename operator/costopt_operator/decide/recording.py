@@ -1,4 +1,4 @@
-"""Pods -> the usage that the bill counts, and whose last words are still to be heard before it is recorded. Pure."""
+"""Pods -> the usage that the bill counts, and which pods' last words must be read before recording. Pure."""
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -24,19 +24,19 @@ from costopt_operator.decide.observe import (
 )
 
 MOST_BYTES = 200_000
-"""Records written at a time; the others wait for the next write."""
+"""Bytes of records per write; the others wait for the next write."""
 RECORDS_KEPT = 64
-"""Records kept singly in the status although they might be folded: enough to look into, and a small object."""
+"""Records kept unfolded in the status although they might be folded: enough to inspect, and a small object."""
 LAST_WORDS_WITHIN = timedelta(minutes=1)
-"""A pod that is being deleted has ended, and its node has said so, as long after its grace period; else nobody will."""
+"""This long after its grace period, a deleted pod has ended and its node has reported it, or nobody ever will."""
 VANISHED_KEPT = 64
-"""Records of pods that are not seen any more and may come back, kept besides those."""
+"""Records of vanished pods that may come back, kept besides those."""
 
 
 def usage_record(
     each: HeldByPod, snapshot: JobSnapshot, held_now: Holding, now: datetime, outcome: Outcome = "Running"
 ) -> UsageRecord:
-    """What a pod holds, or has held. Until its outcome is known it counts as running."""
+    """What a pod holds or held. It counts as running until its outcome is known."""
     held, pod = each
     shape = held.shape
     return UsageRecord(
@@ -61,11 +61,11 @@ def usage_record(
 
 
 def new_usage(snapshot: JobSnapshot, usage: Usage, held_now: Holding, decided: Plan, now: datetime) -> Usage:
-    """`usage` with the ends that are news, at the prices of now, as what `decided` counts them; and with what is held.
+    """`usage` with new ends, at current prices and with the outcome that `decided` gives them; and with what is held.
 
-    At most as many records as the status has room for; the others wait until those are released and folded. So does
-    that of a pod whose attempt goes on, whose last words are still to come, or of whose time only its gang can tell, as
-    long as one of that may still do so: what is recorded does not depend on who ended first.
+    At most as many records as the status has room for; the others wait until those are released and folded. A record
+    also waits while its pod's attempt goes on, while its last words are still to come, and, if only its gang can
+    report its time, while one of the gang still may: the record does not depend on who ended first.
     """
     known = ends_of(decided.status)
     speaking = _still_speaking(snapshot, held_now, now)
@@ -93,7 +93,7 @@ def new_usage(snapshot: JobSnapshot, usage: Usage, held_now: Holding, decided: P
 
 
 def _still_speaking(snapshot: JobSnapshot, held_now: Holding, now: datetime) -> set[Cohort]:
-    """The cohorts of which a pod still runs and may give an account of its time. One whose node is lost never will."""
+    """The cohorts with a pod that still runs and may report its time. A pod whose node is lost never will."""
     if snapshot.job.spec.train.command is not None:
         return set()
     return {
@@ -119,7 +119,7 @@ def _outcome(
     held, pod = each
     attempt = (held.shape.stage, held.shape.attempt)
     child = snapshot.child_job(attempt)
-    # While a Job goes on, its attempt may also be ended by us; a complete one has been done by its other pods.
+    # While a Job goes on, we may also end its attempt; a complete Job was finished by its other pods.
     if (attempt not in decided.ends or (child is not None and child.complete)) and (
         _vanished_before_this_admission(held, child) if pod is None else is_of_an_earlier_admission(pod, child)
     ):
@@ -136,19 +136,19 @@ def _vanished_before_this_admission(held: Held, child: ChildJob | None) -> bool:
 
 
 def room(usage: Usage) -> int:
-    """How many records the status has room for besides those."""
+    """How many more records the status has room for."""
     return max(0, MAX_RECORDS - len(usage.records))
 
 
 def _unrecorded(snapshot: JobSnapshot, usage: Usage) -> list[Pod]:
-    """Ended pods that held something which stands in no record yet."""
+    """Ended pods that held something and have no record yet."""
     known = {record.uid for record in usage.records}
     return [pod for pod in snapshot.pods if pod.ended and pod.has_finalizer and pod.scheduled and pod.uid not in known]
 
 
 def last_speakers(snapshot: JobSnapshot) -> list[Pod]:
-    """Ended pods whose logs may hold progress that nothing else tells: of each training gang the first, and the one
-    that failed first."""
+    """Ended pods whose logs may hold progress found nowhere else: the first of each training gang, and the one that
+    failed first."""
     if is_final(snapshot.status):
         return []
     ended = [pod for pod in _unrecorded(snapshot, snapshot.status.usage or Usage()) if pod.stage == TRAIN_STAGE]
@@ -164,8 +164,8 @@ def last_speakers(snapshot: JobSnapshot) -> list[Pod]:
 
 
 def leaving_speakers(snapshot: JobSnapshot) -> list[Pod]:
-    """Running pods that are being deleted and whose log alone will tell how far they came: the first of each training
-    gang with a command of its own. (The built-in trainer's termination message says it.)"""
+    """Running pods that are being deleted and report their progress only in the log: the first of each training
+    gang with a command of its own. (The built-in trainer uses the termination message.)"""
     if snapshot.job.spec.train.command is None or is_final(snapshot.status):
         return []
     first = [min(gang, key=_by_index) for (stage, _), gang in snapshot.gangs.items() if stage == TRAIN_STAGE]
@@ -177,18 +177,17 @@ def _told_its_progress(pod: Pod) -> bool:
 
 
 def ended_unrecorded(snapshot: JobSnapshot, held_now: Holding) -> Iterator[Pod | None]:
-    """What has no record yet of attempts none of whose pods runs any more."""
+    """Ended pods without a record, of attempts of which no pod runs."""
     return (pod for held, pod in ended(held_now) if (held.shape.stage, held.shape.attempt) not in snapshot.live)
 
 
 def foldable(snapshot: JobSnapshot, usage: Usage) -> set[str]:
-    """Uids of the oldest records that may be folded: of pods that are gone or released, for those are never recorded
+    """Uids of the oldest records that may be folded: those of pods that are gone or released, which are never recorded
     again.
 
-    A pod that is not seen any more may come back as long as its batch Job is known: it is counted on from its record if
-    it had vanished, and found recorded if its end was seen and its release was not. So the latest of those records are
-    kept besides. For one whose record is folded all the same, the sums tell up to when they are counted (see
-    `folded_until`).
+    A pod that is no longer seen may come back as long as its batch Job is known: if it had vanished, it is counted on
+    from its record; if its end was seen but its release was not, its record is found. So the latest of those records
+    are kept too. If its record is folded anyway, the sums say up to when they count it (see `folded_until`).
     """
     there = {pod.uid for pod in snapshot.pods}
     held_back = {pod.uid for pod in snapshot.pods if pod.has_finalizer}
@@ -211,7 +210,7 @@ def _by_end(pod: Pod) -> tuple[str, str]:
 def bill(snapshot: JobSnapshot, usage: Usage, held_now: Holding, now: datetime) -> Bill:
     """The bill so far: what is recorded, what has ended since, and what runs, counted up to some seconds ago.
 
-    Of pods that have held the same for the same time one record is made, not thousands.
+    Pods that held the same for the same time share one record, instead of thousands.
     """
     known = {record.uid for record in usage.records}
     alike: dict[Hashable, list[HeldByPod]] = {}

@@ -1,9 +1,9 @@
-"""What others may have written, brought into shape at the edge: then no reader of it can fail.
+"""Normalizes what others may have written, at the edge, so that no reader can fail.
 
-An API server checks what it keeps, but a status is written by whoever may patch it, versions differ, and what is right
-for Kubernetes may be more than there is room for here. A shape names the fields that are read and says what each must
-be. What is something else is dropped, as if it had not been written; a number or a text out of bounds is clamped or
-cut. Fields that a shape does not name stay as they are. Pure.
+An API server validates objects, but a status is written by whoever may patch it, versions differ, and what is valid
+for Kubernetes may be too large here. A shape names the fields that are read and the type of each. A value of another
+type is dropped, as if it had not been written; a number or a text out of bounds is clamped or cut. Fields that a
+shape does not name stay as they are. Pure.
 """
 
 import re
@@ -12,30 +12,30 @@ from datetime import UTC, datetime
 from typing import Any
 
 Shape = Callable[[Any], Any]
-"""The value in shape. Raises Unfit for one that has nothing of it."""
+"""Returns the normalized value. Raises Unfit for another type."""
 
 MOST_GANG = 4096
 """Replicas of an attempt."""
 MOST_ITEMS = 256
-"""Containers, conditions, owners and finalizers of one object that are looked at."""
+"""Containers, conditions, owners and finalizers of one object that are read."""
 MOST_KEYS = 1024
 NAME_LIMIT = 512
 """Characters of a name, a label or a quantity: the longest that Kubernetes allows is a resource's, of 317."""
 WORDS_LIMIT = 16_384
 """Characters of a message: more than a kubelet or a scheduler writes."""
 INDEXES_LIMIT = 65_536
-"""Characters of completed indexes: those of a gang of 4,096 have at most 20,000."""
+"""Characters of completed indexes: a gang of 4,096 needs at most 20,000."""
 
 _MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})")
 _PLAIN_MOMENT_LENGTH = len("2026-03-01T12:00:00Z")
 
 
 class Unfit(Exception):
-    """A value that is of another kind than it should be."""
+    """A value of the wrong type."""
 
 
 def shaped(shape: Shape, data: object) -> Any:
-    """The data in shape. Raises ValueError for data that is of another kind altogether."""
+    """The normalized data. Raises ValueError for data of the wrong type."""
     try:
         return shape(data)
     except Unfit as error:
@@ -43,14 +43,14 @@ def shaped(shape: Shape, data: object) -> Any:
 
 
 def text(limit: int = NAME_LIMIT, *, filled: bool = False) -> Shape:
-    """A text of at most so many characters, which can all be written; `filled`: an empty one is none."""
+    """A text of at most `limit` characters, all of them encodable; `filled`: an empty one is unfit."""
 
     def read(value: Any) -> str:
         if not isinstance(value, str):
             raise Unfit(type(value).__name__)
         kept = value[:limit]
         if not kept.isascii():
-            kept = kept.encode(errors="ignore").decode()  # halves of characters, which JSON may name
+            kept = kept.encode(errors="ignore").decode()  # lone surrogates, which JSON allows
         if filled and not kept:
             raise Unfit("an empty text")
         return kept
@@ -77,7 +77,7 @@ def flag(value: Any) -> bool:
 
 
 def moment(value: Any) -> str:
-    """A time as the API server writes it, in UTC, of which one may still be a few days before or after."""
+    """A time as the API server writes it, in UTC, far enough from the limits to add or subtract days."""
     if not isinstance(value, str) or not _MOMENT.fullmatch(value):
         raise Unfit("a text that is no time")
     try:
@@ -95,7 +95,7 @@ _key = text()
 
 
 def each(item: Shape, most: int = MOST_ITEMS) -> Shape:
-    """A list, of which at most so many items are looked at."""
+    """A list, of which at most `most` items are read."""
 
     def read(value: Any) -> list[Any]:
         if not isinstance(value, list):
@@ -106,7 +106,7 @@ def each(item: Shape, most: int = MOST_ITEMS) -> Shape:
 
 
 def entries(value_shape: Shape, most: int = MOST_KEYS) -> Shape:
-    """A mapping from texts to what has that shape."""
+    """A mapping from texts to values of that shape."""
 
     def read(value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
@@ -118,7 +118,7 @@ def entries(value_shape: Shape, most: int = MOST_KEYS) -> Shape:
 
 
 def fields(*needed: str, **shapes: Shape) -> Shape:
-    """An object with these fields; one that lacks a `needed` one is not fit."""
+    """An object with these fields; unfit if a `needed` one is missing."""
 
     def read(value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
@@ -149,7 +149,7 @@ def _or_nothing(shape: Shape, value: Any) -> Any:
 
 
 def differs(before: object, after: object, path: str = "") -> list[str]:
-    """Where an object is another than before it was brought into shape, such as "status.phase"."""
+    """Paths at which normalization changed an object, such as "status.phase"."""
     if isinstance(before, dict) and isinstance(after, dict):
         return [where for key in before for where in differs(before[key], after.get(key), f"{path}.{key}".lstrip("."))]
     if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
@@ -216,7 +216,7 @@ POD = fields(
         **_given,
     ),
 )
-"""What is read of a pod."""
+"""Fields read of a pod."""
 
 JOB = fields(
     "metadata",
@@ -224,7 +224,7 @@ JOB = fields(
     spec=fields(completions=whole(0, MOST_GANG), suspend=flag),
     status=fields(startTime=moment, completedIndexes=text(INDEXES_LIMIT), conditions=each(_condition)),
 )
-"""What is read of a batch Job."""
+"""Fields read of a batch Job."""
 
 SERVICE = fields("metadata", metadata=_metadata)
 NODE = fields("metadata", metadata=fields(labels=entries(_name)), status=fields(conditions=each(_condition)))
