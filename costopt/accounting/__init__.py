@@ -1,15 +1,15 @@
-"""Every hour and its price, counted in one pure place.
+"""Counts hours and prices. Pure.
 
     intervals   how long something was held, in whole microseconds
     ledger      usage records, each counted once
     outcome     how a replica ended: what its attempt was counted as
-    cells       records counted into the finest things that are told apart
-    fold        records folded into sums that make the same bill
-    coarsen     cells put together until a status has room for them
-    goodput     a record's held time split by cause
-    price_book  which price holds for a resource on a day; a record's prices pinned
+    cells       records -> cells, the finest categories of usage
+    fold        folds records into sums that give the same bill
+    coarsen     merges cells until they fit into a status
+    goodput     splits a record's held time by cause
+    price_book  which price applies to a resource on a day; pins a record's prices
     bill        records and prices -> the bill
-    outlook     whether all that is used, or is about to be, has a price
+    outlook     whether everything used now or soon has a price
     exact       decimals without rounding, and as plain text
 
 Nothing here is a float. Time is whole microseconds, quantities and money are decimals, and the only rounding is that of

@@ -1,12 +1,12 @@
 """Records and prices -> the bill.
 
-Records are counted into cells (see `cells`), and cells priced: at the price pinned in the record, else at the book's
-price of the day (UTC) on which the time was held. Cells of the same stage, resource, cause, device model, capacity type
-and price row become one line: its hours are rounded once, its cost is those hours times the unit price, exactly. Every
-total is a sum of lines, so whoever adds up the lines shown gets the totals shown, to the last digit.
+Records are counted into cells (see `cells`). A cell gets the price pinned in its record, else the book's price of the
+day (UTC) on which the time was held. Cells of the same stage, resource, cause, device model, capacity type and price
+row become one line: its hours are rounded once, its cost is exactly those hours times the unit price. Every total is
+a sum of lines, so the lines shown add up to the totals shown, to the last digit.
 
-All money is in one currency: the book's, or without a book that of the pinned prices. What was pinned in another
-currency (a book was deleted and made anew) has no price here.
+All money is in one currency: the book's, or without a book that of the pinned prices. A price pinned in another
+currency (the book was deleted and created again) does not count here.
 """
 
 from collections import defaultdict
@@ -45,13 +45,12 @@ def make_bill(
     folded_coarsened: Collection[Coarsened] = (),
     alike: Iterable[Alike] = (),
 ) -> Bill:
-    """The bill of `records`, in any order, and of `folded` ones, of which `folded_estimated` had an estimated end,
-    and in which `folded_coarsened` was put together. What is `alike` is of further replicas, none of which has a record
-    of its own.
+    """The bill of `records`, in any order, and of `folded` ones, of which `folded_estimated` had an estimated end
+    and in which `folded_coarsened` was merged. `alike` are further replicas, none of which has a record of its own.
 
-    Without a book hours are counted all the same. A replica counts once: a record given twice is one record, and the
-    record of its end goes before one of the same replica still running. Raises ValueError when two records say
-    different things about one replica.
+    Hours are counted even without a book. A replica counts once: a record given twice is one record, and its final
+    record takes precedence over one that says it still runs. Raises ValueError if two records of one replica
+    contradict each other.
     """
     counted = [*map(Alike, once_per_replica(records)), *alike]
     prices = Prices(book) if book else None
@@ -80,7 +79,7 @@ def make_bill(
 
 
 def bill_of(usage: Usage, others: Iterable[Alike], book: PriceBook | None) -> Bill:
-    """The bill of the replicas that are recorded in `usage`, and of `others`, which are not: those still running."""
+    """The bill of the replicas recorded in `usage`, and of `others`, which are not: those still running."""
     return make_bill(
         usage.records,
         book,
@@ -92,9 +91,9 @@ def bill_of(usage: Usage, others: Iterable[Alike], book: PriceBook | None) -> Bi
 
 
 def _priced(cells: Cells, prices: Prices | None, currency: str | None) -> Cells:
-    """The cells with their prices in that currency, and without what only told them apart to find those.
+    """The cells with their prices in that currency, without the fields needed only to find those prices.
 
-    That a row of the book is for one device model or for any is of no line, which names the model of its device.
+    Whether a row of the book is for one device model or for any does not split lines, which name their device model.
     """
     lines: defaultdict[Cell, Decimal] = defaultdict(Decimal)
     for cell, quantity in cells.items():
@@ -136,7 +135,7 @@ def _line(line: Cell, unit_microseconds: Decimal) -> BillLine:
 
 def _order(line: Cell) -> tuple[object, ...]:
     price = line.price
-    # A row that was edited makes two prices of the same day and product.
+    # An edited row gives two prices for the same day and product.
     price_key = (price.effective_from, price.list_unit_price, price.source) if price else ("",) * 3
     training_first = (line.stage != TRAIN_STAGE, line.stage)
     return (*training_first, line.resource, _CAUSE_ORDER[line.cause], line.product or "", line.capacity_type, price_key)
@@ -147,7 +146,7 @@ def _costs(lines: Iterable[BillLine]) -> Iterable[Decimal]:
 
 
 def _totals(lines: Iterable[BillLine], key_of: Callable[[BillLine], str]) -> list[Total]:
-    """Sums by key, in the order in which the keys first come."""
+    """Sums by key, in order of first occurrence."""
     groups: dict[str, list[BillLine]] = {}
     for line in lines:
         groups.setdefault(key_of(line), []).append(line)

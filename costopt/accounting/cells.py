@@ -1,9 +1,8 @@
-"""Records counted into cells: the finest things that are told apart, with their time to the last microsecond.
+"""Counts records into cells: the finest categories of usage, with their time to the microsecond.
 
 A record's held time is cut wherever something changes: its causes, which follow one another (see `goodput`), the
-quantity held, the price, the day. Equal pieces are
-added up and multiplied by their quantity. What a record leaves behind in the cells is
-all that the bill needs of it, so that folded records and whole ones make the same bill.
+quantity held, the price, the day. Equal pieces are added up and multiplied by their quantity. The cells hold all that
+the bill needs of a record, so folded records and whole ones give the same bill.
 """
 
 from collections import defaultdict
@@ -25,7 +24,7 @@ Cells = Mapping["Cell", Decimal]
 
 
 class Cell(NamedTuple):
-    """What usage is told apart by, before it is priced."""
+    """The key of usage before it is priced."""
 
     stage: str
     resource: str
@@ -33,11 +32,11 @@ class Cell(NamedTuple):
     product: str | None
     capacity_type: CapacityType
     day: str | None
-    """Day (UTC) whose price applies. None: the price is pinned, or no price book can come."""
+    """Day (UTC) whose price applies. None: the price is pinned, or there can be no price book."""
     currency: str | None
     """Currency of the pinned price."""
     price: PinnedPrice | None
-    """The pinned price; None also when it was pinned that there is none."""
+    """The pinned price; None also if "no price" was pinned."""
 
     @classmethod
     def of(cls, folded: FoldedUsage) -> Self:
@@ -50,20 +49,20 @@ class Cell(NamedTuple):
 
 
 class Alike(NamedTuple):
-    """Replicas that a bill tells apart in nothing: what one of them held, so many times."""
+    """Replicas that are equal for the bill: the record of one, and their number."""
 
     record: UsageRecord
-    """That of any of them."""
+    """Of any of them."""
     replicas: int = 1
 
 
 def count(
     records: Iterable[Alike], folded: Iterable[FoldedUsage] = (), *, dated: bool, prices: Prices | None = None
 ) -> Cells:
-    """All of it in cells. A replica must be counted by `records` once.
+    """All usage in cells. `records` must count each replica once.
 
-    What is not pinned is priced by `prices`; without them it is told apart by days if it is to be `dated`, because a
-    price book may come that has a price for them.
+    Usage without pinned prices is priced by `prices`. Without those it is split by day if `dated`, because a price
+    book created later may have prices for those days.
     """
     cells: defaultdict[Cell, Decimal] = defaultdict(Decimal)
     for sum_ in folded:
@@ -99,9 +98,9 @@ def _kind(record: UsageRecord) -> Hashable:
 
 
 def _steady(record: UsageRecord, *, dated: bool) -> Sequence[tuple[Cell, Decimal]] | None:
-    """The cells and quantities of a record all of whose time is alike but for its causes; None: it is not.
+    """The cells and quantities of a record in which only the cause changes over time; None for any other.
 
-    Most are, and there may be thousands: their time is added up before it is multiplied.
+    Most records are so, and there may be thousands: their time is added up before it is multiplied.
     """
     resources = resources_of(record)
     changes_price = record.prices is not None and len(record.prices) > len({each.resource for each in record.prices})
@@ -165,9 +164,9 @@ def _add(cells: defaultdict[Cell, Decimal], cell: Cell, part: Decimal) -> None:
 
 
 def once_per_replica(records: Iterable[UsageRecord]) -> list[UsageRecord]:
-    """Each replica's record once; that of its end goes before one of the same replica still running.
+    """One record per replica; its final record takes precedence over one that says it still runs.
 
-    Raises ValueError when two records say different things about one replica.
+    Raises ValueError if two records of one replica contradict each other.
     """
     by_uid: dict[str, UsageRecord] = {}
     for record in records:

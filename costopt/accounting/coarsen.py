@@ -1,7 +1,7 @@
-"""Cells put together until they are few enough: a status has room for so many, and recording must never stop for it.
+"""Merges cells until they are few enough: a status has limited room, and recording must never stop for it.
 
-Hours stay exact to the last microsecond. What is given up is what they were told apart by, in the order of `_RUNGS`,
-each only if those before it were not enough.
+Hours stay exact to the microsecond. Distinctions between cells are dropped in the order of `_RUNGS`, each only if
+those before it were not enough.
 """
 
 from collections import defaultdict
@@ -16,15 +16,15 @@ from costopt.schema.prices import UNIT_OF_RESOURCE
 from costopt.schema.usage import Coarsened, PinnedPrice
 
 OTHER = "other"
-"""The resource, or stage, of all that are not told apart."""
+"""The resource, or stage, that stands for all merged ones."""
 MOST_NAMES = 60
-"""Resources told apart, and stages."""
+"""Resources kept apart; also stages."""
 
 
 def coarsen(cells: Cells, most: int) -> tuple[Cells, tuple[Coarsened, ...]]:
-    """The cells, at most so many, and what was put together for that.
+    """At most `most` cells, and which distinctions were dropped for that.
 
-    `most` must be at least 600: as many may be left by all stages, known resources and kinds of capacity.
+    `most` must be at least 600: all stages, known resources and capacity types may leave that many.
     """
     done: list[Coarsened] = []
     for what, rung in _RUNGS:

@@ -1,8 +1,8 @@
 """Decimals without rounding, and as plain text.
 
-Sums and products here either are exact or raise: the context has room for far more digits than a bill can need, and
-traps the loss of a single one. Hours alone cannot be exact (an hour has 3,600,000,000 microseconds, a multiple of 9, so
-that a microsecond is no finite decimal of it): they are rounded once, as fractions of whole numbers, to nine decimals.
+Sums and products here are exact or raise: the context has room for far more digits than a bill can need, and traps
+the loss of a single one. Only hours cannot be exact (an hour has 3,600,000,000 microseconds, a multiple of 9, so a
+microsecond is no finite decimal of it): they are rounded once, as fractions of whole numbers, to nine decimals.
 The ninth is 3.6 microseconds of one vCPU.
 """
 
@@ -44,7 +44,7 @@ def hours(unit_microseconds: Decimal, *, base_per_unit: int = 1) -> Decimal:
 
 
 def mean_price(weighed: Iterable[tuple[Decimal, int | Decimal]]) -> str:
-    """The mean of prices by weight, rounded up to the twelve decimals that a price may have."""
+    """The weighted mean of prices, rounded up to the twelve decimals that a price may have."""
     parts = [(Fraction(price), Fraction(weight)) for price, weight in weighed]
     weights = sum(weight for _, weight in parts)
     if weights:

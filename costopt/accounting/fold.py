@@ -1,8 +1,8 @@
-"""Records folded into sums, so that a job of thousands of replicas still has a status that fits into its object.
+"""Folds records into sums, so that the status of a job with thousands of replicas still fits into its object.
 
-The bill does not change by a digit. What is lost is which replica it was: a folded record cannot be told from a new one
-of the same replica, so only that of a replica which is gone for good may be folded. Sums that become too many are made
-coarser (see `coarsen`), and the usage says so; recording goes on for ever.
+The bill does not change by a digit. The replica's identity is lost: a folded record cannot be distinguished from a new
+one of the same replica, so only records of replicas that are gone for good may be folded. Too many sums are made
+coarser (see `coarsen`), and the usage says so; recording never stops.
 """
 
 from collections import defaultdict
@@ -16,18 +16,18 @@ from costopt.accounting.intervals import held_of
 from costopt.schema.usage import MAX_FOLDED_UNTIL, Coarsened, FoldedUntil, Usage, UsageRecord
 
 MOST_SUMS = 600
-"""Sums kept, of about 300 bytes each. Training that runs for a year at prices that change every month needs fewer."""
+"""Sums kept, of about 300 bytes each. A year of training at prices that change every month needs fewer."""
 
 
 ATTEMPTS_TOLD = 8
-"""Attempts of a stage of which it is told up to when they stand in the sums."""
+"""Attempts of a stage for which `folded_until` is kept."""
 
 
 def fold(usage: Usage, uids: Collection[str], *, dated: bool = True) -> Usage:
-    """The usage with the records of `uids` in its sums; ids without a record are passed over.
+    """The usage with the records of `uids` in its sums; ids without a record are skipped.
 
-    Not `dated`: the job names no price book, so that nobody will ask on which days it held what has no price. Folding
-    in several steps, in any order, gives the same usage as folding at once, as long as nothing has to be made coarser.
+    Not `dated`: the job names no price book, so the days of unpriced usage are never needed. Folding in several steps,
+    in any order, gives the same usage as folding at once, as long as nothing has to be made coarser.
     """
     chosen = [record for record in usage.records if record.uid in uids and record.outcome != "Running"]
     if not chosen:
@@ -47,8 +47,8 @@ def fold(usage: Usage, uids: Collection[str], *, dated: bool = True) -> Usage:
 
 
 def folded_until(usage: Usage, stage: str, attempt: int) -> datetime | None:
-    """Up to when pods of that attempt stand in the sums; None: none does. Of a pod in no record it is not known whether
-    it was counted there; whoever counts it from then on counts nothing twice."""
+    """Time up to which the sums count pods of that attempt; None: they count none. A pod without a record may be
+    in the sums or not; counting it from that time on counts nothing twice."""
     ends = {end.attempt: end.until for end in usage.folded_until if end.stage == stage}
     if attempt not in ends and len(ends) == ATTEMPTS_TOLD and attempt < min(ends):
         attempt = min(ends)
@@ -60,7 +60,7 @@ def _end_of(record: UsageRecord) -> FoldedUntil:
 
 
 def _folded_until(ends: Iterable[FoldedUntil]) -> list[FoldedUntil]:
-    """The latest of each attempt, and of the last attempts of each stage; the first of those stands for all before."""
+    """The latest end per attempt, for the last attempts of each stage; the first of them stands for all before."""
     stages: defaultdict[str, dict[int, datetime]] = defaultdict(dict)
     for end in ends:
         attempts = stages[end.stage]
@@ -74,7 +74,7 @@ def _folded_until(ends: Iterable[FoldedUntil]) -> list[FoldedUntil]:
 
 
 def is_estimated(record: UsageRecord) -> bool:
-    """Nobody saw its end, its clocks disagree, or a quantity could not be read."""
+    """Its end was not seen, its clocks disagree, or a quantity could not be read."""
     return record.end_estimated or record.resources_estimated or held_of(record).clock_fault
 
 

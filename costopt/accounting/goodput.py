@@ -1,11 +1,11 @@
-"""A record's held time split by cause: what the time was spent on, whole microseconds, to the last one.
+"""Splits a record's held time by cause: what the time was spent on, in whole microseconds, without remainder.
 
-The replica's own meter says most of it. What no checkpoint holds when an attempt is lost will be computed again:
-LostProgress. The start-up of an attempt after the first is Recovery, for there was one already. What no meter covers
-(waiting for an image, ending, a supervisor's own time) is Other.
+The replica's own meter gives most of it. Work that is in no checkpoint when an attempt is lost must be computed again:
+LostProgress. The start-up of every attempt but the first is Recovery. Time that no meter covers (waiting for an image,
+ending, a supervisor's own time) is Other.
 
-A replica without a meter never reported. A variant, and a program of the user's own, which have no meter, work from
-their beginning, so their time was Productive, or lost with them (a suspended program is taken to have saved its work).
+A replica without a meter never reported. Variants and the user's own programs have no meter and work from their
+beginning, so their time was Productive, or lost with them (a suspended program is assumed to have saved its work).
 Training with a meter that never reported never got past its start.
 """
 
@@ -21,7 +21,7 @@ from costopt.schema.usage import Cause, UsageRecord
 def split_by_cause(record: UsageRecord) -> dict[Cause, int]:
     """Microseconds by cause; causes without time are left out, and the parts sum to the held time exactly.
 
-    A meter that claims more than was held (its clock is another one) is cut off where the held time ends, in the order
+    A meter that claims more than was held (it has another clock) is cut off at the end of the held time, in the order
     of `_claims`.
     """
     parts: dict[Cause, int] = {}
@@ -31,9 +31,9 @@ def split_by_cause(record: UsageRecord) -> dict[Cause, int]:
 
 
 def cause_steps(record: UsageRecord) -> Steps[Cause]:
-    """What the meter says laid one after another along the held time, so that what changes meanwhile falls somewhere.
+    """The meter's causes placed one after another along the held time, so that a change meanwhile falls into one.
 
-    It says how much time each cause took, and not when: start-up was first, and the others follow in the order of
+    The meter says how much time each cause took, not when: start-up comes first, the others follow in the order of
     `_claims`.
     """
     parts = list(_parts(record))

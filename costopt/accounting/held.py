@@ -1,7 +1,7 @@
-"""What is held and stands in no record yet, in few bytes: a status must tell it, for a pod may vanish unseen.
+"""What is held and has no record yet, in few bytes: a status must keep it, because a pod may vanish unseen.
 
-Pods that hold the same are one group, those of them with the same times one run of text. 4,096 pods that are placed
-within a minute take some 60 KB; the tests measure it.
+Pods that hold the same form one group, and within it those with the same times one run of text. 4,096 pods placed
+within a minute take about 60 KB; the tests measure it.
 """
 
 import hashlib
@@ -19,14 +19,14 @@ from costopt.schema.usage import MAX_HELD, MAX_RESIZES, MAX_RESOURCES, MAX_RUNS,
 
 MARK_DIGITS = 10
 MAX_RUN = 4096
-"""Pods in one run: as many as a gang has at most."""
+"""Pods in one run: the largest gang."""
 _SECOND = timedelta(seconds=1)
 _RUN = re.compile(rf"([0-9,-]+) ([0-9]{{1,10}})(~?) (?:-|([0-9]{{1,10}})(~?)(\+?)) ((?:[0-9a-f]{{{MARK_DIGITS}}})+)")
 
 
 @lru_cache(maxsize=16384)
 def mark_of(uid: str) -> str:
-    """A short mark that stands for a uid: two pods of one job share it once in a hundred thousand gangs of 4,096."""
+    """A short hash of a uid: two pods of one job collide once in a hundred thousand gangs of 4,096."""
     return hashlib.sha256(uid.encode(errors="replace")).hexdigest()[:MARK_DIGITS]
 
 
@@ -51,18 +51,18 @@ class Shape:
 
     @property
     def names(self) -> set[str]:
-        """Of the resources it tells of."""
+        """Names of all its resources."""
         return {name for quantities in (self.resources, *(each for _, each in self.resizes)) for name, _ in quantities}
 
     def told(self, quantities: Quantities) -> Bounded:
-        """The quantities as they may stand beside those of the shape."""
+        """The quantities, bounded to fit beside those of the shape."""
         return bounded({name: decimal(quantity) for name, quantity in quantities}, self.names)
 
     def resized(self, quantities: Quantities, since: datetime) -> "Shape":
-        """The shape with other quantities from a moment on. Of more changes than are kept, the two that are closest
-        become one, of the larger quantities; of more resources than are told apart, those that come last are one.
+        """The shape with other quantities from `since` on. If there are too many changes, the two closest in time
+        become one with the larger quantities; if there are too many resources, the last ones become one.
 
-        What it holds now is what is `told` of these quantities: the same are no news at the next look.
+        Now it holds what `told` gives for these quantities, so the same ones are no change at the next reconcile.
         """
         before, merged = list(self.resizes), False
         if len(before) >= MAX_RESIZES:
@@ -78,25 +78,25 @@ class Shape:
 
     @property
     def fits(self) -> bool:
-        """A record has room for all its resources, and a price of each."""
+        """A record has room for all its resources and a price for each."""
         return len(apart(self.names - {*FIRST})) <= MAX_RESOURCES
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What one pod holds, or has held."""
+    """What one pod holds or held."""
 
     shape: Shape
     index: int
     mark: str
     held_from: datetime
     held_until: datetime | None = None
-    """None: it holds it still."""
+    """None: it still holds it."""
     estimated: bool = False
-    """Nobody saw the end."""
+    """The end was not seen."""
     ended_well: bool = False
     begin_estimated: bool = False
-    """It may have held something before `held_from`, which may have been counted or not."""
+    """It may have held something before `held_from`, counted or not."""
 
 
 def write_held(all_held: Iterable[Held]) -> list[HeldPods]:
@@ -111,14 +111,14 @@ def write_held(all_held: Iterable[Held]) -> list[HeldPods]:
 
 
 def _order(shape: Shape) -> tuple[object, ...]:
-    """No two shapes are the same in it: the same pods are written alike, whatever order they come in."""
+    """Unique per shape: the same pods are written the same way, whatever order they come in."""
     node = (shape.product is not None, shape.product or "", shape.capacity_type, shape.node_labels)
     admitted = shape.admitted.isoformat() if shape.admitted is not None else ""
     return (shape.stage, -shape.attempt, admitted, shape.resources, shape.resizes, shape.resources_estimated, *node)
 
 
 def _merged(groups: Mapping[Shape, list[Held]]) -> defaultdict[Shape, list[Held]]:
-    """One group for each attempt: the largest quantities of all, and the kind of node that most of them run on."""
+    """One group per attempt: the largest quantities of all, and the node class that most of them run on."""
     by_attempt: defaultdict[tuple[str, int], list[Shape]] = defaultdict(list)
     for shape in groups:
         by_attempt[shape.stage, shape.attempt].append(shape)
@@ -133,7 +133,7 @@ def _merged(groups: Mapping[Shape, list[Held]]) -> defaultdict[Shape, list[Held]
 
 
 def _groups(shape: Shape, members: list[Held]) -> Iterator[HeldPods]:
-    """Nearly always one; there are more for a Job that a queue takes back again and again."""
+    """Nearly always one; more for a Job that a queue evicts again and again."""
     since = min(held.held_from for held in members)
     runs: defaultdict[str, list[Held]] = defaultdict(list)
     for held in members:
@@ -182,7 +182,7 @@ def _spans(numbers: list[int]) -> str:
 
 
 def read_held(groups: Iterable[HeldPods]) -> Iterator[Held]:
-    """What `write_held` wrote. Runs that somebody has spoilt are passed over."""
+    """What `write_held` wrote. Runs that somebody has damaged are skipped."""
     for group in groups:
         shape = Shape(
             stage=group.stage,
@@ -201,7 +201,7 @@ def read_held(groups: Iterable[HeldPods]) -> Iterator[Held]:
 
 
 def _with(shape: Shape, resizes: Sequence[tuple[datetime, Quantities]]) -> Shape:
-    """The shape with these changes, just as they were written; made anew where somebody has written too many names."""
+    """The shape with these changes exactly as written; rebuilt if somebody has written too many names."""
     whole = replace(shape, resizes=tuple(resizes))
     if not whole.fits:
         for since, quantities in resizes:
@@ -227,7 +227,7 @@ def _members(run: str, shape: Shape, since: datetime) -> Iterator[Held]:
 
 
 def _numbers(spans: str, most: int) -> list[int]:
-    """The numbers in "0-3,7", at most so many; none if it is no such text."""
+    """The numbers in "0-3,7", at most `most`; none if the text is invalid."""
     found: list[int] = []
     for span in spans.split(","):
         first, _, last = span.partition("-")

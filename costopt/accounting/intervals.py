@@ -1,4 +1,4 @@
-"""How long something was held, in whole microseconds: the resolution of a timestamp, so that nothing is rounded."""
+"""How long something was held, in whole microseconds: the resolution of timestamps, so nothing is rounded."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ MICROSECONDS_PER_HOUR = 3_600_000_000
 _MICROSECOND = timedelta(microseconds=1)
 
 Steps = Sequence[tuple[int, T]]
-"""What holds when: each value from so many microseconds on, until the next; the first from 0, in order of time."""
+"""A step function of time: each value applies from its microsecond until the next; ordered, first at 0."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Held:
     microseconds: int
     """At least 0."""
     clock_fault: bool
-    """True: the end lay before the beginning (two clocks, or one set back), so the length counts as 0."""
+    """True: the end was before the beginning (two clocks, or one set back), so the length counts as 0."""
 
 
 def held_between(begin: datetime, end: datetime) -> Held:
@@ -50,7 +50,7 @@ def midnight(day: date) -> datetime:
 
 
 def overlay(length: int, *steps: Steps[Any]) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    """What holds at the same time in each of `steps`: pieces of time, which sum to `length`, with the value of each."""
+    """Pieces of time, which sum to `length`, each with the values that all of `steps` have in it."""
     cuts = sorted({begin for each in steps for begin, _ in each if begin < length})
     begins = [[begin for begin, _ in each] for each in steps]
     for begin, end in pairwise((*cuts, length)):

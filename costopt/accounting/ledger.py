@@ -1,4 +1,4 @@
-"""Usage records keyed by replica id: adding one twice changes nothing, so a crash may always repeat the writing."""
+"""Usage records keyed by replica id: adding one twice changes nothing, so a write may be repeated after a crash."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Ledger:
         """This ledger with `record`; itself, if the record is already in it.
 
         Raises ValueError for a replica that still runs (it has no end to record), and for a record that differs from
-        the one kept under the same id (a second may be counted only once, and what was written stays).
+        the one with the same id (no second may count twice, and written records stay).
         """
         known = self.by_uid.get(record.uid)
         refusal = _refusal(record, known)
@@ -41,7 +41,7 @@ class Ledger:
     def from_lines(cls, lines: Iterable[str]) -> Self:
         """The ledger that `to_lines` wrote, from its lines (a file, or `text.split("\\n")`).
 
-        Blank lines are passed over. Raises ValueError that names the line which is no usage record.
+        Blank lines are skipped. Raises ValueError naming a line that is not a usage record.
         """
         known: dict[str, UsageRecord] = {}
         for number, line in enumerate(lines, start=1):
@@ -58,7 +58,7 @@ class Ledger:
 
 
 def _refusal(record: UsageRecord, known: UsageRecord | None) -> str | None:
-    """Why `record` cannot be added where `known` is kept under its id; None when it can."""
+    """Why `record` cannot be added if `known` has its id; None if it can."""
     if record.outcome == "Running":
         return f"usage of {record.uid} can be recorded only after its end; it is still running"
     if known is not None and known != record:

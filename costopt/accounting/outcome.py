@@ -1,8 +1,8 @@
-"""How a replica's usage record says that it ended, which is what its attempt was counted as.
+"""The outcome in a replica's usage record: what its attempt was counted as.
 
-An attempt is one thing: its replicas start, fail and restart together. So a record does not judge by itself why its
-replica ended (a rank that is killed takes the others with it, and those end as if somebody had preempted them), but
-says what the plan counted for the attempt. Only a replica that ended well may say so before that is known.
+The replicas of an attempt start, fail and restart together. So a record does not judge by itself why its replica
+ended (a killed rank takes the others with it, and those end as if they had been preempted): it says what the plan
+counted for the attempt. Only a replica that succeeded may say so before that is known.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,10 +13,10 @@ from costopt.schema.replica import FailureReason
 from costopt.schema.usage import Outcome, UsageRecord
 
 Attempt = tuple[str, int]
-"""Stage, and attempt of it."""
+"""Stage and attempt number."""
 
 Counted = Literal["Success", "Failure", "Disruption", "Suspension", "Stop"]
-"""Suspension and Stop count as nothing: the job was stopped, to go on another day or not."""
+"""Suspension and Stop count as nothing: the job was stopped, for a while or for good."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class AttemptEnd:
     reason: FailureReason | None = None
     """Of the failure or disruption."""
     all_ended_well: bool = False
-    """Every replica ended with exit code 0. If it does not count as a success, that was not enough."""
+    """Every replica exited 0. If it does not count as a success, that was not enough."""
 
 
 def outcome_of(end: AttemptEnd | None, *, ended_well: bool) -> Outcome | None:
-    """The outcome of a replica of an attempt that came to this `end` (None: it is not counted yet). None: not known."""
+    """The outcome of a replica of an attempt with this `end` (None: not counted yet). None: not known."""
     if ended_well and (end is None or end.counted == "Success" or not end.all_ended_well):
         return "Succeeded"
     if end is None:
@@ -59,9 +59,9 @@ def outcome_in(
 ) -> Outcome | None:
     """The same for an ended replica of `attempt`. None: its attempt goes on, so its record has to wait.
 
-    `ends` are the attempts counted just now. What was counted earlier stands in the `records` made since; where there
-    are none, in what is `known` of each stage (None: the attempt goes on). An attempt that nothing is known of is one
-    that nobody waited for, and was stopped.
+    `ends` are the attempts counted just now. Attempts counted earlier are found in the `records` made since, or, if
+    there are none, in what is `known` of each stage (None: the attempt goes on). An unknown attempt was stopped, and
+    nobody waited for it.
     """
     if attempt in ends:
         return outcome_of(ends[attempt], ended_well=ended_well)

@@ -1,7 +1,7 @@
-"""What a budget needs to know beside the bill: whether all that is used, or is about to be, has a price today.
+"""What a budget needs besides the bill: whether everything used now or soon has a price today.
 
-A bill prices the past by the prices of then, and what had none then never gets one there. Held against a budget it
-counts all the same, at today's price, so that a job that was stopped for a missing price goes on once that is there.
+A bill prices past usage at the prices of that time, and usage without a price then never gets one there. For a budget
+it counts at today's price, so that a job stopped for a missing price goes on once that price exists.
 """
 
 from collections.abc import Iterable
@@ -25,9 +25,9 @@ class MissingPrice:
 
     resource: str
     product: str | None = None
-    """Device model of the nodes it is used on, if known."""
+    """Device model of its nodes, if known."""
     capacity_type: CapacityType | None = None
-    """Kind of capacity it is used on. None: it is not used yet, and there is no price for any kind."""
+    """Capacity type it is used on. None: it is not used yet, and no capacity type has a price."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,15 @@ class Outlook:
     """Prices of today, for one job."""
 
     has_book: bool
-    """The price book is there."""
+    """The price book exists."""
     missing: tuple[MissingPrice, ...] = ()
-    """What has no price, in a fixed order: what was used without one first."""
+    """What has no price, in a fixed order: already used resources first."""
     late_cost: str = "0"
-    """What was used without a price, at the prices that it has today."""
+    """Cost of usage without a price, at today's prices."""
 
 
 def outlook(bill: Bill, book: PriceBook | None, requested: Iterable[str], day: date) -> Outlook:
-    """The outlook on `day` (UTC) for what is on the `bill`, and for the resources `requested` by what is to come."""
+    """The outlook on `day` (UTC) for usage on the `bill` and for the resources `requested` by later stages."""
     if book is None:
         return Outlook(has_book=False)
     prices = Prices(book)
@@ -65,7 +65,7 @@ def outlook(bill: Bill, book: PriceBook | None, requested: Iterable[str], day: d
 
 
 def still_requested(spec: JobSpec, status: JobStatus) -> set[str]:
-    """Resources that the stages ask for which are not done yet."""
+    """Resources requested by stages that are not done."""
     names = (TRAIN_STAGE, *(variant.name for variant in spec.compress))
     done = {stage.name for stage in status.stages if stage.state in ("Succeeded", "Failed")}
     return {

@@ -1,4 +1,4 @@
-"""Which price holds for a resource on a day, and the prices of a record written down for good."""
+"""Which price applies to a resource on a day; pins the prices of a record."""
 
 from collections.abc import Sequence
 from datetime import UTC, date
@@ -12,7 +12,7 @@ from costopt.schema.prices import Price, PriceBook
 from costopt.schema.usage import MAX_PRICES, CapacityType, PinnedPrice, UsageRecord
 
 MEAN = "mean of several prices"
-"""Source of a price that stands for several."""
+"""Source of a price averaged over several."""
 
 
 class Prices:
@@ -26,11 +26,11 @@ class Prices:
         self._periods: dict[tuple[str, str | None, CapacityType, date, date], tuple[PinnedPrice, ...]] = {}
 
     def on(self, resource: str, product: str | None, capacity_type: CapacityType, day: date) -> PinnedPrice | None:
-        """The price of `resource` on `day` (UTC); None when the book has none, which is not the same as 0.
+        """The price of `resource` on `day` (UTC); None if the book has none, which is not the same as 0.
 
-        Only rows of exactly this capacity type count: what spot capacity costs is not known from the on-demand price.
-        A row for the device model goes before a row for any model, however old; then the latest day that has come
-        applies.
+        Only rows of exactly this capacity type count: an on-demand price does not say what spot capacity costs. A row
+        for the device model takes precedence over one for any model, however old; then the latest `effectiveFrom` up
+        to `day` applies.
         """
         key = (resource, product, capacity_type, day)
         if key not in self._found:
@@ -42,7 +42,7 @@ class Prices:
     def during(
         self, resource: str, product: str | None, capacity_type: CapacityType, first: date, last: date
     ) -> tuple[PinnedPrice, ...]:
-        """The prices of `resource` from the `first` to the `last` day, in order; a change comes with a row's first day.
+        """The prices of `resource` from the `first` to the `last` day, in order; they change on a row's first day.
 
         A price of None: the book had none at first.
         """
@@ -70,7 +70,7 @@ class Prices:
 
 
 def _pinned(price: Price) -> PinnedPrice:
-    """A row of the price book as a record keeps it."""
+    """A price book row as a record keeps it."""
     return PinnedPrice(
         resource=price.resource,
         list_unit_price=price.list_unit_price,
@@ -83,7 +83,7 @@ def _pinned(price: Price) -> PinnedPrice:
 def pin_prices(record: UsageRecord, book: PriceBook | Prices | None) -> UsageRecord:
     """The record with the prices that apply to it, so that later changes of the book do not change its cost.
 
-    Without a book nothing is pinned: the record is priced once there is one. One that is pinned stays as it is.
+    Without a book nothing is pinned: the record is priced once there is one. Pinned prices never change.
     """
     if book is None or record.prices is not None:
         return record
@@ -100,14 +100,14 @@ def pin_prices(record: UsageRecord, book: PriceBook | Prices | None) -> UsageRec
 
 
 def resources_of(record: UsageRecord) -> list[str]:
-    """The resources of which it ever held any."""
+    """The resources that it ever held."""
     quantities = (record.resources, *(resize.resources for resize in record.resizes))
     held = {name: None for each in quantities for name, quantity in each.items() if decimal(quantity)}
     return list(held)
 
 
 def price_steps(prices: Sequence[PinnedPrice], record: UsageRecord) -> Steps[PinnedPrice | None]:
-    """Which of the prices of one resource holds when, in the record's time; None where there is no price."""
+    """The prices of one resource over the record's time; None where there is no price."""
     values = [price if price.list_unit_price is not None else None for price in prices]
     return [
         (0 if place == 0 else _begin_of(price, record), value)
@@ -120,7 +120,7 @@ def _begin_of(price: PinnedPrice, record: UsageRecord) -> int:
 
 
 def _at_most(most: int, prices: tuple[PinnedPrice, ...], record: UsageRecord) -> tuple[PinnedPrice, ...]:
-    """The prices of one resource; if there are more than are kept, the shortest neighbours become their mean."""
+    """The prices of one resource; if there are too many, the shortest neighbours become their mean."""
     kept = list(prices)
     while len(kept) > most:
         begins = [begin for begin, _ in price_steps(kept, record)]
@@ -131,9 +131,9 @@ def _at_most(most: int, prices: tuple[PinnedPrice, ...], record: UsageRecord) ->
 
 
 def mean_of(weighed: Sequence[tuple[PinnedPrice, int | Decimal]]) -> PinnedPrice:
-    """One price for several of a resource, of which each has a weight; those without a price are passed over.
+    """The weighted mean of several prices of a resource; those without a price are skipped.
 
-    It is rounded up, so that what it prices never costs less than before, and holds since the first of their days.
+    It is rounded up, so that nothing costs less than before, and applies from the first of their days.
     """
     priced = [(price, weight) for price, weight in weighed if price.list_unit_price is not None]
     if not priced:

@@ -1,7 +1,7 @@
-"""Quantities of resources in the bounds of a usage record: few names, each of a length, and figures of a length.
+"""Quantities of resources within the bounds of a usage record: few names, and names and figures of limited length.
 
-What a pod asks for is for others to say: a webhook may add twenty devices to it, a node may tell of names that nobody
-knows. Whoever writes quantities down for a record, or puts two sets of them together, does it by `bounded`.
+Others decide what a pod requests: a webhook may add twenty devices, a node may report unknown names. All code that
+puts quantities into a record, or merges two sets of them, uses `bounded`.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -20,23 +20,23 @@ Quantities = tuple[tuple[str, str], ...]
 LONGEST_NAME = 256
 LONGEST_FIGURE = 32
 FIRST = (*CONTAINER_RESOURCES, GPU_RESOURCE)
-"""Resources that are never put together with others."""
+"""Resources that are never merged with others."""
 
 
 class Bounded(NamedTuple):
-    """As much as a record can say."""
+    """As much as a record can hold."""
 
     quantities: Quantities
     merged: bool
-    """There are more resources than are told apart; the others are counted as one, `OTHER`."""
+    """There are more resources than are kept apart; the others count as one, `OTHER`."""
 
 
 def bounded(held: Mapping[str, Decimal], known: Collection[str] = ()) -> Bounded:
-    """The quantities, at most so many as a record has room for, with figures rounded up where they are too long.
+    """The quantities, at most as many as a record has room for; figures that are too long are rounded up.
 
-    `known` are names that the same record tells of already: those stay apart first, and so few others besides that all
-    its names, and a price of each, still find room in it. What is so bounded stays as it is when it is bounded again,
-    also with its own names among those that are known.
+    `known` are names that the same record already has: those are kept apart first, and only so many others that all
+    its names, and a price for each, still fit. The function is idempotent: bounding the result again changes nothing,
+    even with its own names in `known`.
     """
     names = [name for name in held if 0 < len(name) <= LONGEST_NAME and name != OTHER]
     told = [name for name in names if name in FIRST or name in known]
@@ -52,12 +52,12 @@ def bounded(held: Mapping[str, Decimal], known: Collection[str] = ()) -> Bounded
 
 
 def apart(names: Collection[str]) -> set[str]:
-    """Those of the names that take up the room of a record: all that are told apart."""
+    """The names that take up room in a record: all that are kept apart."""
     return {*names} - {OTHER}
 
 
 def largest(sets: Iterable[Quantities]) -> Bounded:
-    """Of each resource the most that any of the sets has."""
+    """For each resource the largest quantity in any of the sets."""
     found: dict[str, Decimal] = {}
     for quantities in sets:
         for name, quantity in quantities:
