@@ -18,25 +18,25 @@ APPLY_PATCH = "application/apply-patch+yaml"
 MERGE_PATCH = "application/merge-patch+json"
 
 FIELD_MANAGER = "costopt-cli"
-"""Under this name the API server keeps which fields were set from the command line."""
+"""Field manager: the API server records under it which fields the command line has set."""
 
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 60.0
-"""The API server gives up on a request of this kind after as long."""
+"""The API server gives up on such a request after the same time."""
 
 MAX_ANSWER_BYTES = 2**30
 """A page of 500 jobs, each of at most 1.5 MiB, has less."""
 
 PIECE_BYTES = 2**16
 LONGEST_LINE_BYTES = 2**20
-"""A longer line comes in pieces: a program that never ends its line may not fill the memory."""
+"""A longer line comes in pieces: a program that never ends a line must not fill the memory."""
 
 BUSY_PAUSES_SECONDS = (1.0, 2.0, 4.0)
-"""A server that says it is busy (429) is asked again after these."""
+"""Pauses before repeating a request to a busy server (429)."""
 
 
 class RawAnswer(Protocol):
-    """What comes back from the wire."""
+    """An HTTP response."""
 
     status: int
 
@@ -44,10 +44,10 @@ class RawAnswer(Protocol):
         """The whole body."""
 
     def stream(self, amount: int) -> Iterator[bytes]:
-        """The body in pieces, as they come."""
+        """The body in pieces, as they arrive."""
 
     def close(self) -> None:
-        """Take no more of it."""
+        """Read no more of it."""
 
 
 Wire = Callable[[str, str, Mapping[str, str], bytes | None, tuple[float, float | None]], RawAnswer]
@@ -75,7 +75,7 @@ class Cluster:
         self.server = server
         """Where the API server is."""
         self.namespace = namespace
-        """Where jobs are when their manifest does not say otherwise."""
+        """Namespace of jobs whose manifest names none."""
 
     def __str__(self) -> str:
         return f"the cluster of context {self.context}" if self.context else "this pod's cluster"
@@ -114,7 +114,7 @@ class Cluster:
         return document
 
     def lines(self, path: str, query: Mapping[str, str], *, patiently: bool) -> Iterator[bytes]:
-        """The lines of an answer that is text, as they come; `patiently`: however long nothing comes."""
+        """The lines of a text answer, as they arrive; `patiently`: without a read timeout."""
         with self._sentences():
             limits = (CONNECT_SECONDS, None if patiently else READ_SECONDS)
             answer = self._wire("GET", _url(path, query), {"Accept": "*/*"}, None, limits)
@@ -138,7 +138,7 @@ class Cluster:
 
     @contextlib.contextmanager
     def _sentences(self) -> Iterator[None]:
-        """Whatever goes wrong on the way ends in a sentence."""
+        """Turn every error on the way into a sentence."""
         from urllib3.exceptions import HTTPError  # noqa: PLC0415 -- in memory since `connect`
 
         try:
@@ -156,5 +156,5 @@ def _url(path: str, query: Mapping[str, str] | None) -> str:
 
 
 def segment(name: str) -> str:
-    """A name as a part of a path."""
+    """A name as a path segment."""
     return quote(name, safe="")

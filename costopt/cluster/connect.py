@@ -1,7 +1,7 @@
 """A kubeconfig, or a pod's service account, -> a Cluster.
 
-The kubernetes client reads both: client certificates, tokens and their files, OIDC, and programs that log in. What it
-cannot say in a sentence is said here.
+The kubernetes client reads both: client certificates, tokens and their files, OIDC, and login programs. Errors that it
+does not put into a sentence get one here.
 """
 
 import logging
@@ -22,18 +22,18 @@ DEFAULT_NAMESPACE = "default"
 
 
 def connect(access: Access) -> Cluster:
-    """The cluster that is meant; nothing is asked of it yet. Raises Refused if the kubeconfig does not lead to one."""
-    # Imported here because the client takes a quarter of a second, which commands without a cluster need not wait for.
+    """The cluster that is meant; no request is sent yet. Raises Refused if the kubeconfig leads to none."""
+    # Imported here: the client takes a quarter of a second, which commands without a cluster need not wait for.
     from kubernetes.client import ApiClient, Configuration  # noqa: PLC0415
     from kubernetes.config import ConfigException  # noqa: PLC0415
     from urllib3 import disable_warnings  # noqa: PLC0415
     from yaml import YAMLError  # noqa: PLC0415
 
     words = _LastWords()
-    logging.getLogger().addHandler(words)  # also keeps the client's own lines from the user's screen
+    logging.getLogger().addHandler(words)  # also keeps the client's log lines off the user's screen
     disable_warnings()  # insecure-skip-tls-verify was the kubeconfig's decision
     configuration: Any = Configuration()
-    configuration.retries = False  # a failed request is answered at once, and in our words
+    configuration.retries = False  # a failed request is reported at once, in our words
     files = kubeconfig_files(access)
     where = os.pathsep.join(str(file) for file in files)
     try:
@@ -51,7 +51,7 @@ def connect(access: Access) -> Cluster:
         raise Refused(f"{where} cannot be used: {one_line(str(error))}") from None
     except OSError as error:
         raise Refused(f"{error.filename or where} cannot be used ({error.strerror}); check the kubeconfig") from None
-    except (ValueError, KeyError, TypeError, AttributeError):  # their texts may quote what is secret
+    except (ValueError, KeyError, TypeError, AttributeError):  # their texts may quote secrets
         raise Refused(f"{where} is not a kubeconfig that can be used; check its users and clusters") from None
     if words.text and not configuration.api_key:
         raise Refused(f"the login program of context {context} has failed ({words.text}); log in, then try again")
@@ -66,7 +66,7 @@ def connect(access: Access) -> Cluster:
 
 
 def _refused_login(error: BaseException, configuration: Any) -> BaseException | None:
-    """Why a connection was cut off, if it was for the user's certificate; it is asked again without a request."""
+    """Why a connection was cut off, if the reason was the user's certificate; connects again without a request."""
     if not is_cut_off(error) or not configuration.cert_file or configuration.proxy:
         return None
     certificate, key = Path(configuration.cert_file), configuration.key_file
@@ -74,7 +74,7 @@ def _refused_login(error: BaseException, configuration: Any) -> BaseException | 
         context = user_context(
             configuration.ssl_ca_cert, certificate, key and Path(key), trusting=not configuration.verify_ssl
         )
-    except OSError:  # ssl.SSLError is one: what cannot be read has been told already
+    except OSError:  # includes ssl.SSLError: an unreadable file has been reported already
         return None
     return refused_greeting(configuration.host, context, configuration.tls_server_name)
 
@@ -89,7 +89,7 @@ def _from_files(files: list[Path], access: Access, configuration: Any) -> tuple[
         raise Refused(f"{missing[0]} does not exist; name a kubeconfig with --kubeconfig")
     merged = reader.KubeConfigMerger(os.pathsep.join(str(file) for file in files))
     names = [str(context["name"]) for context in (merged.config.value["contexts"] if merged.config else [])]
-    # As kubectl does, and the client does not: the first file that has a current context decides.
+    # As in kubectl but not in the client: the first file with a current context decides.
     current = (content.get("current-context") for content in merged.config_files.values())
     name = access.context or next(filter(None, current), None)
     if not name:
@@ -115,7 +115,7 @@ def _from_pod(access: Access, configuration: Any) -> tuple[str, str]:
         raise Refused("there is no kubeconfig here, hence no context; leave --context out to use the pod's own cluster")
     configuration.host = account.server
     configuration.ssl_ca_cert = str(account.authority)
-    configuration.proxy = None  # the address is one of the cluster's own, which no proxy serves
+    configuration.proxy = None  # the address is cluster-internal, which no proxy serves
 
     def renew(asked: Any) -> None:
         asked.api_key["BearerToken"] = account.authorization
@@ -147,12 +147,12 @@ class _Wire:
             body=body,
             timeout=_timeout(*timeout),
             preload_content=False,
-            redirect=False,  # an API server never sends elsewhere, and nobody else is to see the token
+            redirect=False,  # an API server never redirects, and nobody else may see the token
         )
         try:
             answer = request()
         except ProtocolError as error:
-            # A connection that was kept may have been closed by the other side just then; a new one has no such past.
+            # The other side may just have closed a kept-alive connection; a new one does not have this problem.
             if method != "GET" or not isinstance(root_of(error), ConnectionResetError):
                 raise
             answer = request()
@@ -166,7 +166,7 @@ def _timeout(connect_seconds: float, read_seconds: float | None) -> Any:
 
 
 class _LastWords(logging.Handler):
-    """Keeps the last error that the client has logged: the only trace of a login program that has failed."""
+    """Keeps the last error that the client logged: the only trace of a failed login program."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)

@@ -1,7 +1,7 @@
-"""What a server thinks of the user's certificate.
+"""Why a server refuses the user's certificate.
 
-It says so after the greeting (TLS 1.3), while the request is already on its way. The request then often fails first,
-as a broken connection, and the reason is lost. So the greeting is repeated, and nothing is sent: the reason arrives.
+It says so after the handshake (TLS 1.3), while the request is already on its way. The request then often fails first,
+as a broken connection, and the reason is lost. So the handshake is repeated without a request: the reason arrives.
 """
 
 import socket
@@ -10,23 +10,23 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 LISTEN_SECONDS = 2.0
-"""A server that has nothing against the certificate says nothing for as long."""
+"""A server that accepts the certificate stays silent for this long."""
 
 _CUT_OFF = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionResetError, BrokenPipeError, ConnectionAbortedError)
 
 
 def is_cut_off(error: BaseException) -> bool:
-    """Whether the other side has closed the connection without a word."""
+    """Whether the other side closed the connection without a reason."""
     return isinstance(error, _CUT_OFF)
 
 
 def refused_greeting(server: str, context: ssl.SSLContext, name: str | None = None) -> ssl.SSLError | None:
-    """Why the server at this URL refuses a greeting with the certificate of `context`; None: it does not, or is gone.
+    """Why the server at this URL refuses the certificate of `context` in a handshake; None: it does not, or is gone.
 
     Args:
         server: its URL.
         context: has the user's certificate and whom to trust.
-        name: under which the server is to present itself, if it is not the URL's.
+        name: expected in the server's certificate, if it is not the URL's.
     """
     address = urlsplit(server)
     host = address.hostname or ""
@@ -44,9 +44,9 @@ def refused_greeting(server: str, context: ssl.SSLContext, name: str | None = No
 
 
 def user_context(authority: Path | None, certificate: Path, key: Path | None, *, trusting: bool) -> ssl.SSLContext:
-    """How a user greets: with this certificate, trusting only `authority` (None: the system's), or anyone."""
+    """A user's TLS context: this certificate, trusting only `authority` (None: the system's), or anyone."""
     context = ssl.create_default_context(cafile=authority)
-    # As the kubernetes client has it: authorities of older clusters lack what the strict check wants.
+    # As in the kubernetes client: CAs of older clusters do not pass the strict check.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if trusting:
         context.check_hostname = False

@@ -25,7 +25,7 @@ PAGE = 500
 """Jobs asked for at a time."""
 
 NAMES_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-"""A list without specs and statuses, when only names are wanted."""
+"""A list without specs and statuses, if only names are needed."""
 
 LIST_TRIES = 3
 
@@ -59,12 +59,12 @@ class ClusterJob:
 
     @property
     def uid(self) -> str:
-        """What tells it from a job of the same name before or after it."""
+        """Distinguishes it from a job of the same name before or after it."""
         return str(self.metadata["uid"])
 
     @property
     def is_being_deleted(self) -> bool:
-        """Whether it is only still there because something holds it."""
+        """Whether it is being deleted but something still holds it."""
         return "deletionTimestamp" in self.metadata
 
     @property
@@ -74,7 +74,7 @@ class ClusterJob:
 
     @property
     def kept_claim(self) -> str | None:
-        """The claim with its checkpoints and artifacts that stays when the job is deleted; None if none does."""
+        """The claim with checkpoints and artifacts that outlives the job; None if none does."""
         storage = mapping(self.spec.get("storage"))
         if storage.get("create") is None:
             return text(storage.get("claimName"))
@@ -82,7 +82,7 @@ class ClusterJob:
 
     @cached_property
     def status(self) -> JobStatus:
-        """Where it stands; an empty status before the operator has seen it."""
+        """Its status; empty before the operator has seen it."""
         return read_status(mapping(self.plain.get("status")), f"job {self.name}")
 
 
@@ -107,7 +107,7 @@ class Jobs:
         self.namespace = namespace or cluster.namespace
 
     def get(self, name: str) -> ClusterJob:
-        """The job of that name. Raises NotThere, naming those that are there, if there is none."""
+        """The job of that name. Raises NotThere, naming the existing ones, if there is none."""
         try:
             return ClusterJob(self.cluster.ask("GET", self._path(name)))
         except NotThere as error:
@@ -123,12 +123,12 @@ class Jobs:
             return None
 
     def list(self, *, everywhere: bool = False) -> list[ClusterJob]:
-        """The namespace's jobs, or those of all namespaces, in order of their submission."""
+        """The jobs of the namespace, or of all namespaces, in order of submission."""
         path = COST_OPT_JOB.path() if everywhere else self._path()
         return sorted(map(ClusterJob, self._pages(path)), key=lambda job: (job.created, job.namespace, job.name))
 
     def apply(self, document: Plain, *, dry_run: bool, force: bool) -> tuple[ClusterJob, Change]:
-        """Have the job be as its manifest says. Raises Conflict if others have set its fields, unless forced to."""
+        """Apply the job's manifest. Raises Conflict if others have set its fields, unless `force`."""
         name = document["metadata"]["name"]
         before = self.find(name)
         if before is not None:
@@ -138,21 +138,21 @@ class Jobs:
         return ClusterJob(answer), change(before.plain if before else None, answer)
 
     def set_suspend(self, name: str, suspend: bool) -> ClusterJob:
-        """Ask the operator to suspend the job, or to let it go on."""
+        """Ask the operator to suspend or resume the job."""
         query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
         body: Plain = {"spec": {"suspend": suspend}}
         return ClusterJob(self.cluster.ask("PATCH", self._path(name), query, body, content_type=MERGE_PATCH))
 
     def delete(self, job: ClusterJob) -> None:
-        """Delete this very job, not one of the same name that has taken its place."""
+        """Delete this very job, not one of the same name that replaced it."""
         body: Plain = {"propagationPolicy": "Background", "preconditions": {"uid": job.uid}}
         try:
             self.cluster.ask("DELETE", self._path(job.name), body=body)
-        except (NotThere, Conflict):  # deleted in between, perhaps with another of its name in its place
+        except (NotThere, Conflict):  # deleted meanwhile, perhaps replaced by one of its name
             return
 
     def wait_until_gone(self, job: ClusterJob, patience: Patience) -> None:
-        """Wait until neither the job nor a pod of it is there."""
+        """Wait until the job and its pods are gone."""
         while (found := patience.ask(lambda: self.find(job.name))) is not None and found.uid == job.uid:
             time.sleep(LOOK_EVERY_SECONDS)
         while patience.ask(lambda: pods_of(self.cluster, job.namespace, job.uid)):
@@ -162,7 +162,7 @@ class Jobs:
         return COST_OPT_JOB.path(namespace=self.namespace, name=name)
 
     def _pages(self, path: str, accept: str = "application/json") -> Sequence[Plain]:
-        """All entries of a list, which is begun anew if it has become too old between two pages."""
+        """All entries of a list; starts again if the list expires between two pages."""
         for _ in range(LIST_TRIES - 1):
             try:
                 return list(self._walk(path, accept))
@@ -174,7 +174,7 @@ class Jobs:
         query = {"limit": str(PAGE)}
         while True:
             page = self.cluster.ask("GET", path, query, accept=accept)
-            yield from mappings(page.get("items"))  # a list of names alone has a null for none
+            yield from mappings(page.get("items"))  # a list of only names has null if empty
             following = text(page["metadata"].get("continue"))
             if following is None:
                 return
@@ -217,7 +217,7 @@ def _refuse_if_over(job: ClusterJob) -> None:
 
 
 def apply_query(*, dry_run: bool, force: bool) -> Mapping[str, str]:
-    """How a document is to be applied: what it says is ours, unknown fields are mistakes."""
+    """How to apply a document: we own its fields, unknown fields are mistakes."""
     return {
         "fieldManager": FIELD_MANAGER,
         "fieldValidation": "Strict",
@@ -227,7 +227,7 @@ def apply_query(*, dry_run: bool, force: bool) -> Mapping[str, str]:
 
 
 def change(before: Plain | None, after: Plain) -> Change:
-    """What applying has done to a document, or in a dry run would have done."""
+    """What applying did to a document, or would do in a dry run."""
     if before is None:
         return "created"
     parts = ("spec", "labels", "annotations")

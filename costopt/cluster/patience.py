@@ -1,4 +1,4 @@
-"""Outages are waited out, for a while: what follows a job goes on by itself when the API server or a node is back."""
+"""Waits out outages, for a while: a command that follows a job goes on when the API server or a node is back."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ Answer = TypeVar("Answer")
 
 
 class Told:
-    """What the user was told of outages; shared by all that wait for the same cluster, so that it is said once."""
+    """What the user was told about outages; shared by all that wait for one cluster, so that it is said once."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
@@ -25,14 +25,14 @@ class Told:
         self._lock = threading.Lock()
 
     def lost(self, sentence: str) -> None:
-        """Say it, unless it was said since things last went well."""
+        """Say it, unless it was already said in this outage."""
         with self._lock:
             if sentence not in self._said:
                 self._said.add(sentence)
                 self._tell(f"{sentence.removesuffix('; try again')}; trying again for up to {SECONDS / 60:.0f} minutes")
 
     def back(self) -> None:
-        """Say that things go well again, if anything else was said."""
+        """Say that the outage is over, if one was reported."""
         with self._lock:
             if self._said:
                 self._said.clear()
@@ -40,7 +40,7 @@ class Told:
 
 
 class Patience:
-    """One who waits: for how long already."""
+    """Waits through one outage at a time."""
 
     def __init__(self, told: Told, clock: Callable[[], float] = time.monotonic) -> None:
         self._told = told
@@ -48,8 +48,8 @@ class Patience:
         self._since: float | None = None
 
     def lost(self, error: Refused) -> None:
-        """No answer came. Raises Refused once patience is over, or at once where waiting does not help."""
-        # An API server that has just started may not yet know who may do what.
+        """No answer came. Raises Refused once patience is over, or at once if waiting does not help."""
+        # An API server that has just started may not know its permissions yet.
         if self._since is None and not isinstance(error, Unreachable):
             raise error
         if self._since is None:
@@ -65,7 +65,7 @@ class Patience:
             self._told.back()
 
     def ask(self, question: Callable[[], Answer]) -> Answer:
-        """The answer, also if it takes several tries."""
+        """The answer, after several tries if needed."""
         while True:
             try:
                 answer = question()

@@ -1,4 +1,4 @@
-"""The log of a replica's pod, also while it is being written."""
+"""The log of a replica's pod, also while it grows."""
 
 import time
 from collections.abc import Iterator
@@ -11,12 +11,12 @@ from costopt.render.pods import CONTAINER
 from costopt.schema.replica import says_no_log
 
 AGAIN_AFTER_SECONDS = 1.0
-"""Between two tries to read on, while the container starts or after the connection was lost."""
+"""Between two tries to read on, while the container starts or after a lost connection."""
 
 
 def read_log(cluster: Cluster, pod: ReplicaPod, *, tail: int | None = None) -> Iterator[str]:
-    """What the log holds now. Raises NotThere if the pod is gone, Invalid if its container has not begun, NoLog
-    if its node has removed it."""
+    """The log so far. Raises NotThere if the pod is gone, Invalid if its container has not started, NoLog if its node
+    removed the log."""
     query = {"container": CONTAINER, **({} if tail is None else {"tailLines": str(tail)})}
     for number, line in enumerate(cluster.lines(_path(pod), query, patiently=False)):
         text = line.decode(errors="replace").rstrip()
@@ -26,9 +26,9 @@ def read_log(cluster: Cluster, pod: ReplicaPod, *, tail: int | None = None) -> I
 
 
 def follow_log(cluster: Cluster, pod: ReplicaPod, patience: Patience, *, tail: int | None = None) -> Iterator[str]:
-    """The same and what is added, until the container ends or its pod is gone; a lost connection is made again.
+    """The same and what is added, until the container ends or its pod is gone; reconnects after a lost connection.
 
-    Each line comes with its time, so that after a loss the reading goes on behind the last line seen.
+    Each line comes with its time, so after a loss reading goes on after the last line seen.
     """
     place = _Place()
     while True:
@@ -40,7 +40,7 @@ def follow_log(cluster: Cluster, pod: ReplicaPod, patience: Patience, *, tail: i
                     heard = True
                     patience.back()
                 text = raw.decode(errors="replace")
-                if says_no_log(text):  # a line of the log would begin with its time
+                if says_no_log(text):  # a log line would begin with its time
                     return
                 stamp, _, line = text.partition(" ")
                 if place.is_new(_moment(stamp)):
@@ -57,17 +57,17 @@ def follow_log(cluster: Cluster, pod: ReplicaPod, patience: Patience, *, tail: i
                 raise
         except (Unreachable, LoginRefused, Forbidden) as error:
             place.rewind()
-            if not (heard and isinstance(error, Unreachable)):  # a connection that has served is made again unsaid
+            if not (heard and isinstance(error, Unreachable)):  # a connection that has worked is reopened silently
                 patience.lost(error)
         time.sleep(AGAIN_AFTER_SECONDS)
 
 
 Moment = tuple[str, str]
-"""A time to the nanosecond in a form that sorts: its seconds, and nine digits."""
+"""A sortable time in nanoseconds: its seconds, and nine digits."""
 
 
 class _Place:
-    """The last line seen: its time, and which line of that time it is."""
+    """The last line seen: its time, and its number among lines of that time."""
 
     def __init__(self) -> None:
         self._moment: Moment = ("", "")
@@ -80,17 +80,17 @@ class _Place:
         return bool(self._moment[0])
 
     def query(self, tail: int | None) -> dict[str, str]:
-        """Where the API server is to begin; it knows whole seconds."""
+        """Where the API server starts; it takes whole seconds."""
         if self.begun:
             return {"sinceTime": f"{self._moment[0]}Z"}
         return {} if tail is None else {"tailLines": str(tail)}
 
     def rewind(self) -> None:
-        """The connection is to be made again."""
+        """Called before reconnecting."""
         self._to_pass_over = self._count
 
     def is_new(self, moment: Moment) -> bool:
-        """Whether a line of that time was not seen before; it is now."""
+        """Whether a line of that time is new; marks it as seen."""
         if moment > self._moment:
             self._moment, self._count, self._to_pass_over = moment, 1, 0
             return True

@@ -12,7 +12,7 @@ from costopt.render.pods import INDEX_ANNOTATION
 
 @dataclass(frozen=True)
 class ReplicaPod:
-    """One pod, as the replica that it is."""
+    """One pod as a replica."""
 
     namespace: str
     name: str
@@ -37,7 +37,7 @@ class ReplicaPod:
 
 
 def pods_of(cluster: Cluster, namespace: str, job_uid: str) -> list[ReplicaPod]:
-    """The job's pods that are still there, in order of creation; a pod that took another's place counts, not that."""
+    """The job's existing pods in order of creation; of a pod and its replacement, only the replacement."""
     query = {"labelSelector": f"{MANAGED_BY_SELECTOR},{LABEL_JOB_UID}={job_uid}"}
     found = cluster.ask("GET", f"/api/v1/namespaces/{segment(namespace)}/pods", query)
     pods = sorted(
@@ -48,7 +48,7 @@ def pods_of(cluster: Cluster, namespace: str, job_uid: str) -> list[ReplicaPod]:
 
 
 def replica_pod(pod: Plain) -> ReplicaPod | None:
-    """A pod as a replica; None if it lacks the marks of one, or has some that no replica has."""
+    """A pod as a replica; None if a replica's labels are missing or invalid."""
     metadata = mapping(pod.get("metadata"))
     labels = mapping(metadata.get("labels"))
     attempt = _number(labels.get(LABEL_ATTEMPT))
@@ -72,7 +72,7 @@ def replica_pod(pod: Plain) -> ReplicaPod | None:
 
 
 def _number(value: object) -> int | None:
-    """The number; None if it is none that a replica has, for anybody may have written it."""
+    """The number, or None if no replica can have it: anybody may have written it."""
     return int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value) else None
 
 
@@ -90,6 +90,6 @@ def _waits_for(status: Plain) -> str | None:
 
 
 def _words(entry: Plain, otherwise: str) -> str:
-    """`reason: message`, or what of it there is."""
+    """`reason: message`, or the part that exists."""
     parts = [" ".join(words.split()) for key in ("reason", "message") if (words := text(entry.get(key)))]
     return ": ".join(parts) or otherwise

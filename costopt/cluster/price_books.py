@@ -1,4 +1,4 @@
-"""PriceBooks of a cluster: they belong to no namespace, and often not to those who submit jobs."""
+"""PriceBooks of a cluster: no namespace, and often not owned by those who submit jobs."""
 
 from costopt.cluster.api import APPLY_PATCH, Cluster, Plain
 from costopt.cluster.jobs import Change, apply_query, change
@@ -7,7 +7,7 @@ from costopt.schema.kinds import PRICE_BOOK
 
 
 def find_price_book(cluster: Cluster, name: str) -> Plain | None:
-    """The price book of that name, if there is one. Raises Forbidden if this user may not look."""
+    """The price book of that name, if there is one. Raises Forbidden if this user may not read it."""
     try:
         return cluster.ask("GET", PRICE_BOOK.path(name=name))
     except NotThere as error:
@@ -17,7 +17,7 @@ def find_price_book(cluster: Cluster, name: str) -> Plain | None:
 
 
 def apply_price_book(cluster: Cluster, document: Plain, *, dry_run: bool, force: bool) -> Change:
-    """Have the price book be as its manifest says. Raises Forbidden if this user may not."""
+    """Apply the price book's manifest. Raises Forbidden if this user may not."""
     name = document["metadata"]["name"]
     before = find_price_book(cluster, name)
     query = apply_query(dry_run=dry_run, force=force)

@@ -28,17 +28,17 @@ MAX_TEXT = 2000
 _BEFORE_RULE = re.compile(r'^Invalid value: "(object|array)": ')
 
 _UNUSABLE_CERTIFICATE = ("[SSL] PEM lib", "KEY_VALUES_MISMATCH", "NO_START_LINE", "[X509")
-"""What OpenSSL says of a client certificate, or its key, before it connects."""
+"""What OpenSSL says about a client certificate or its key before it connects."""
 
 _LONG_WORD = re.compile(r"[A-Za-z0-9+/_=.~-]{80,}")
 
 
 class Unreachable(Refused):
-    """No answer came, or none that was the API server's; asking again may help."""
+    """No answer came, or not from the API server; asking again may help."""
 
 
 class Expired(Unreachable):
-    """A list has become too old to be gone on with (410)."""
+    """A list has become too old to continue (410)."""
 
 
 class LoginRefused(Refused):
@@ -46,15 +46,15 @@ class LoginRefused(Refused):
 
 
 class Untrusted(Refused):
-    """What answers cannot show that it is the cluster's server; asking again does not help."""
+    """The server cannot prove that it is the cluster's; asking again does not help."""
 
 
 class Forbidden(Refused):
-    """Whoever asks may not do this (403)."""
+    """This user may not do this (403)."""
 
 
 class NotThere(Refused):
-    """404, with the kind and the name that are missing, both empty when the server does not know the resource."""
+    """404, with the missing kind and name, both empty if the server does not know the resource."""
 
     def __init__(self, text: str, kind: str = "", name: str = "") -> None:
         super().__init__(text)
@@ -69,7 +69,7 @@ class Cause:
     field: str
     """As the server names it: spec.compress[0].name. Empty: the whole document."""
     sentence: str
-    """What it says about it."""
+    """What the server says."""
 
 
 class Conflict(Refused):
@@ -89,7 +89,7 @@ class Invalid(Refused):
 
 
 class NoLog(Invalid):
-    """There is no log to be read: the container has not begun, or its log was removed."""
+    """There is no log to read: the container has not started, or its log was removed."""
 
 
 def refusal(code: int, body: bytes, cluster: str) -> Refused:
@@ -145,12 +145,12 @@ def unreachable(error: BaseException, cluster: str, server: str) -> Refused:
 
 
 def one_line(text: str) -> str:
-    """The server's, or a program's, words on one line; what could be a token is left out."""
+    """The words of the server or a program on one line; possible tokens are left out."""
     return _LONG_WORD.sub("...", " ".join(text.split()))[:MAX_TEXT]
 
 
 def _words(status: dict[str, Any], body: bytes) -> str:
-    """What was said; without addresses it is fit to be repeated."""
+    """What was said; repeat it only without addresses."""
     if is_page(body):
         return "a page for a browser"
     return one_line(str(status.get("message") or body.decode(errors="replace"))) or "nothing"
@@ -183,7 +183,7 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def root_of(error: BaseException) -> BaseException:
-    """What it all began with."""
+    """The first cause."""
     return _chain(error)[-1]
 
 
@@ -219,6 +219,6 @@ def _cause(entry: dict[str, Any]) -> Cause:
 
 
 def _as_here(message: str) -> str:
-    """The sentence as `costopt validate` has it: of a rule without the server's words before it."""
+    """The sentence as `costopt validate` gives it: a rule's, without the server's prefix."""
     rule = _BEFORE_RULE.sub("", message)
     return message if " in body " in rule else rule

@@ -1,6 +1,6 @@
-"""What an API server should have sent, taken for what it is: parts of another kind count as not there.
+"""Reads an API server's answer defensively: values of the wrong type count as absent.
 
-Objects are checked by the API server that stores them, but what answers may be another program, or an older version.
+An API server validates the objects that it stores, but the answer may come from another program or an older version.
 """
 
 from datetime import datetime
@@ -15,7 +15,7 @@ def mapping(value: object) -> Plain:
 
 
 def mappings(value: object) -> list[Plain]:
-    """The mappings of a list; none if it is no list."""
+    """The mappings in a list; none if it is no list."""
     return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
 

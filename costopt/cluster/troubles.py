@@ -1,8 +1,8 @@
-"""What an API server, or what stands before it, answers when it cannot do what was asked -> a sentence. Two tables:
-one of answers, one of certificates.
+"""Error answers of an API server, or of a proxy before it -> a sentence. Two tables: one of answers, one of
+certificates.
 
 The server's own words often quote addresses of nodes and of other programs, and bodies may be pages made for a browser:
-those words are repeated only where they tell a user something.
+those words are repeated only if they help a user.
 """
 
 import re
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 ADDRESS = re.compile(
     r"""\b(?:https?|wss?|tcp|unix)://[^\s"'<>]+|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b|\[[0-9a-f:]+\]:\d+"""
 )
-"""Addresses inside the cluster: of no use to a user, and not everybody's to see."""
+"""Addresses inside the cluster: no use to a user, and not for everybody."""
 
 
 @dataclass(frozen=True)
@@ -20,18 +20,18 @@ class Trouble:
 
     codes: tuple[int, ...]
     words: str
-    """A pattern that the server's words hold; empty: any."""
+    """A pattern in the server's words; empty: any words."""
     sentence: str
-    """Goes on after the cluster's name; may use the pattern's groups."""
+    """Follows the cluster's name; may use the pattern's groups."""
 
 
 OF_LOGS = (400, 404, 500)
-"""With these the API server, or the kubelet through it, answers about a log."""
+"""Codes of the API server, or the kubelet behind it, about a log."""
 
 KUBELET = r"/containerLogs/|:10250|proxy error from|error dialing backend|No agent available|tunnel"
 
 TROUBLES = (
-    # Before all that look for addresses: a webhook's may be like a kubelet's.
+    # Before all that look for addresses: a webhook's may look like a kubelet's.
     Trouble(
         (500,),
         r"failed calling webhook \"?(?P<hook>[\w.-]+)",
@@ -89,14 +89,14 @@ CERTIFICATES = (
     (r"not yet valid", "is not valid yet; check the clock of this machine"),
     (r"", "is not accepted ({said}); whoever runs the cluster must mend it"),
 )
-"""What the check of a server's certificate has found -> a sentence about it. The first that fits counts."""
+"""Result of verifying a server's certificate -> a sentence about it. The first that fits counts."""
 
 OUR_CERTIFICATE = r"ALERT_(BAD_CERTIFICATE|CERTIFICATE_|UNKNOWN_CA|UNSUPPORTED_CERTIFICATE|ACCESS_DENIED)"
-"""With these a server, or what stands before it, refuses a connection for the user's certificate."""
+"""TLS alerts by which a server, or a proxy before it, refuses the user's certificate."""
 
 
 def certificate_sentence(said: str, host: str) -> str:
-    """What is wrong with a server's certificate, for after its name."""
+    """What is wrong with a server's certificate; follows its name."""
     return next(
         sentence.format(said=said, host=host)
         for words, sentence in CERTIFICATES
@@ -105,7 +105,7 @@ def certificate_sentence(said: str, host: str) -> str:
 
 
 def sentence_of(code: int, said: str) -> str | None:
-    """What the answer means, for after the cluster's name; None: nothing that the table knows."""
+    """What the answer means; follows the cluster's name. None: not in the table."""
     for trouble in TROUBLES:
         found = re.search(trouble.words, said)
         if code in trouble.codes and found is not None:
@@ -114,7 +114,7 @@ def sentence_of(code: int, said: str) -> str | None:
 
 
 def is_page(body: bytes) -> bool:
-    """Whether the body is made for a browser."""
+    """Whether the body is a web page."""
     return body.lstrip()[:1] == b"<"
 
 
