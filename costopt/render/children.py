@@ -1,14 +1,14 @@
-"""Each kind of child by itself: ConfigMap, Service, Job, and what a job has one of (NetworkPolicy, claim).
+"""Each kind of child: ConfigMap, Service, Job, and those that exist once per job (NetworkPolicy, claim).
 
 Why the Job looks as it does:
 
-* Nothing is retried inside a Job: a gang lives and dies together, and the Job controller delays each replacement of a
-  deleted pod longer than the last. Another try is another attempt with a Job of its own. Hence backoffLimit 0,
+* Nothing is retried inside a Job: the replicas of a gang start and end together, and the Job controller delays each
+  replacement of a deleted pod longer than the last. A retry is a new attempt with its own Job. Hence backoffLimit 0,
   restartPolicy Never, and a podFailurePolicy that fails the Job for any pod's end, naming the kind of end.
-* spec.suspend is true at creation where a queue such as Kueue admits the Job, which owns the field from then on, and is
-  not set otherwise.
-* The settings of all stages are in the ConfigMap of the training attempt, so that a variant of a model is told the same
-  as the attempt that trained it.
+* spec.suspend is true at creation if a queue such as Kueue admits the Job, which then owns the field; otherwise it is
+  not set.
+* The settings of all stages are in the ConfigMap of the training attempt, so that a variant has the same settings as
+  the attempt that trained its model.
 
 Reference: https://kubernetes.io/docs/concepts/workloads/controllers/job/#pod-failure-policy
 """
@@ -24,11 +24,11 @@ MIN_PARALLELISM_ANNOTATION = "kueue.x-k8s.io/job-min-parallelism"
 COMPLETIONS_FOLLOW_ANNOTATION = "kueue.x-k8s.io/job-completions-equal-parallelism"
 
 WORKLOAD_API = "v1alpha1"
-"""Kubernetes 1.35: a Workload holds its groups. From v1alpha2 (1.36) on a PodGroup is an object of its own."""
+"""Kubernetes 1.35: a Workload holds its groups. From v1alpha2 (1.36) on a PodGroup is a separate object."""
 
 
 def storage_claim(job: CostOptJob) -> Manifest | None:
-    """The claim that `storage.create` asks for; None where the job brings its own, or has none."""
+    """The claim that `storage.create` asks for; None if the job brings its own or has none."""
     name, storage = claim_name(job), job.spec.storage
     if name is None or storage is None or storage.create is None:
         return None
@@ -47,7 +47,7 @@ def storage_claim(job: CostOptJob) -> Manifest | None:
 
 
 def network_policy(job: CostOptJob) -> Manifest:
-    """Pods of the job accept connections from pods of the job alone: the rendezvous and NCCL trust whoever connects."""
+    """Pods of the job accept connections only from each other: the rendezvous and NCCL trust whoever connects."""
     pods = {"matchLabels": job_labels(job)}
     return {
         "apiVersion": "networking.k8s.io/v1",
@@ -73,14 +73,14 @@ def config_map(job: CostOptJob, train_attempt: int, *, execution: int = 1, num_n
             names.child_name(job.metadata.name, names.TRAIN_STAGE, train_attempt),
             child_labels(job, names.TRAIN_STAGE, train_attempt, execution),
         ),
-        # A queue may admit the same gang again with another number of nodes.
+        # A queue may admit the gang again with another number of nodes.
         **({} if job.metadata.labels.get(names.QUEUE_NAME_LABEL) else {"immutable": True}),
         "data": {settings_key(stage): settings_text(replica_settings(job, stage, num_nodes)) for stage in stages},
     }
 
 
 def service(job: CostOptJob, stage: str, attempt: int, *, execution: int = 1) -> Manifest:
-    """The headless Service through which the replicas of a gang find the first of them."""
+    """The headless Service through which the replicas of a gang find the first one."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -91,7 +91,7 @@ def service(job: CostOptJob, stage: str, attempt: int, *, execution: int = 1) ->
         ),
         "spec": {
             "clusterIP": "None",
-            # The gang meets before any of it is ready; names must resolve until then too.
+            # The gang meets before any replica is ready; names must resolve before that.
             "publishNotReadyAddresses": True,
             "selector": attempt_labels(job, stage, attempt),
             "ports": [{"name": "rendezvous", "port": names.RENDEZVOUS_PORT, "protocol": "TCP"}],
@@ -140,8 +140,8 @@ def indexed_job(
             "parallelism": num_replicas,
             "backoffLimit": 0,
             "podReplacementPolicy": "Failed",
-            # The policy also sees pods that a queue has ended by suspending the Job, as long as a finalizer keeps them,
-            # and would fail the Job for them. Without it backoffLimit fails the Job for any pod that ends by itself.
+            # The policy also matches pods that a queue ended by suspending the Job, as long as a finalizer keeps them,
+            # and would fail the Job. Without it backoffLimit fails the Job for any pod that ends by itself.
             **({} if queued else {"podFailurePolicy": {"rules": _FAIL_AT_ONCE}}),
             "template": template,
         },
@@ -153,9 +153,9 @@ def _of_queue(labels_or_annotations: dict[str, str]) -> dict[str, str]:
 
 
 def _queue_annotations(job: CostOptJob, num_replicas: int) -> dict[str, str]:
-    """The queue's annotations. A gang of fewer replicas has fewer ranks: none is made up for later by another pod."""
+    """The queue's annotations. A gang of fewer replicas has fewer ranks: no later pod makes up for them."""
     annotations = _of_queue(job.metadata.annotations)
-    if num_replicas < 2:  # a Job of one replica cannot be admitted with fewer, and a queue refuses to be asked
+    if num_replicas < 2:  # a Job of one replica cannot be admitted with fewer, and a queue rejects the request
         annotations.pop(MIN_PARALLELISM_ANNOTATION, None)
     follow = {COMPLETIONS_FOLLOW_ANNOTATION: "true"} if MIN_PARALLELISM_ANNOTATION in annotations else {}
     return {**annotations, **follow}
@@ -177,7 +177,7 @@ _FAIL_AT_ONCE = [
 
 
 def pod_group(job: CostOptJob, stage: str, attempt: int, *, gang_api: str, execution: int = 1) -> Manifest:
-    """The attempt as a group that Kubernetes' own scheduler places whole or not at all.
+    """The attempt as a group that the Kubernetes scheduler places as a whole or not at all.
 
     `gang_api` is the version of scheduling.k8s.io that the server offers: v1alpha1, v1alpha2 or v1beta1.
     """
@@ -198,7 +198,7 @@ def pod_group(job: CostOptJob, stage: str, attempt: int, *, gang_api: str, execu
 
 
 def _group_reference(child: str, stage: str, gang_api: str) -> Manifest:
-    """How a pod names its group. A Workload holds just the one group, of its stage's name."""
+    """How a pod names its group. A Workload holds one group, named after its stage."""
     if gang_api == WORKLOAD_API:
         return {"workloadRef": {"name": child, "podGroup": stage}}
     return {"schedulingGroup": {"podGroupName": child}}

@@ -1,4 +1,4 @@
-"""What the metadata of every child has in common: whose it is, and how it is found again."""
+"""What all children's metadata has in common: the owner, and the labels to find it again."""
 
 import hashlib
 from typing import Any
@@ -11,7 +11,7 @@ Manifest = dict[str, Any]
 
 
 def job_labels(job: CostOptJob) -> dict[str, str]:
-    """Labels of everything that belongs to the job. Its UID is missing in a dry run, where there is none yet."""
+    """Labels of everything that belongs to the job. A dry run has no UID yet, so that label is missing."""
     uid = {} if job.metadata.uid is None else {names.LABEL_JOB_UID: job.metadata.uid}
     return {**names.MANAGED_BY, names.LABEL_JOB: label_value(job.metadata.name), **uid}
 
@@ -22,20 +22,20 @@ def attempt_labels(job: CostOptJob, stage: str, attempt: int) -> dict[str, str]:
 
 
 def child_labels(job: CostOptJob, stage: str, attempt: int, execution: int) -> dict[str, str]:
-    """Labels of every child of an attempt: whose it is, and which stage, attempt and execution."""
+    """Labels of every child of an attempt: its job, stage, attempt and execution."""
     return {**attempt_labels(job, stage, attempt), names.LABEL_EXECUTION: str(execution)}
 
 
 def label_value(name: str) -> str:
-    """A name as a label's value: at most 63 characters, shortened with a hash of the whole. For people and selectors;
-    what decides something goes by uids, for another job may have this very text as its name."""
+    """A name as a label value: at most 63 characters, shortened with a hash of the whole. For people and selectors;
+    decisions use uids, because another job may have this very text as its name."""
     if len(name) <= 63:
         return name
     return f"{name[:54].rstrip('-.')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def metadata(job: CostOptJob, name: str, labels: dict[str, str], *, owned: bool = True) -> Manifest:
-    """A child's metadata; what is `owned` is deleted with the job."""
+    """A child's metadata; an `owned` child is deleted with the job."""
     drawn: Manifest = {"name": name, "labels": labels}
     if job.metadata.namespace is not None:
         drawn["namespace"] = job.metadata.namespace

@@ -1,4 +1,4 @@
-"""An attempt as Kubernetes objects, all at once. `children` draws each by itself, `pods` the pods of its Job.
+"""An attempt as Kubernetes objects, all at once. `children` renders each one, `pods` the pods of its Job.
 
 training    claim (if asked for), NetworkPolicy, ConfigMap, Service (if more than one replica), Job
 a variant   ConfigMap of the training attempt that made its model, Job
@@ -23,11 +23,11 @@ def manifests(
     default_image: str = DEFAULT_IMAGE,
     gang_api: str | None = None,
 ) -> list[Manifest]:
-    """The children of one attempt, in the order in which to create them.
+    """The children of one attempt, in the order to create them.
 
-    `train_attempt` is the training attempt whose model a variant is made of; None means the first. `num_nodes` is how
-    many replicas the training attempt really has; None means as many as asked for. `gang_api` is the version of
-    scheduling.k8s.io that places gangs whole; None leaves the pods to be placed one by one.
+    `train_attempt` is the training attempt whose model a variant is made of; None: the first. `num_nodes` is the
+    actual number of replicas of the training attempt; None: as requested. `gang_api` is the version of
+    scheduling.k8s.io that places gangs as a whole; None: the pods are placed one by one.
     """
     is_variant = job.spec.variant(stage) is not None
     trained = (train_attempt or 0) if is_variant else attempt

@@ -1,7 +1,7 @@
 """The pod of a replica, as the template of its Job: ours first, then what spec.pods adds to it.
 
-The pods meet the "restricted" Pod Security Standard, and get no token for the API server, which they never call. The
-schema has refused whatever of spec.pods would touch what is set here, so that merging is all that is left to do.
+The pods meet the "restricted" Pod Security Standard and get no token for the API server, which they never call. The
+schema rejects everything in spec.pods that conflicts with what is set here, so only merging is left to do.
 
 References: https://kubernetes.io/docs/concepts/security/pod-security-standards/,
 https://docs.pytorch.org/docs/stable/torch_nccl_environment_variables.html
@@ -19,14 +19,14 @@ CONTAINER = "trainer"
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 
 USER_ID = 65532
-"""An unprivileged user, also for images that would start as root; the claim's files belong to the same group."""
+"""An unprivileged user, also for images that start as root; the claim's files belong to the same group."""
 
 DEFAULT_ENVIRONMENT = {
-    # The user has no entry in the image's passwd, and only /tmp can be written: libraries ask for both.
+    # The user has no entry in the image's passwd, and only /tmp is writable: libraries need both.
     "HOME": "/tmp",  # noqa: S108 -- the pod's own
     "USER": "costopt",
-    # A collective that fails or hangs ends its rank, and with it the gang, instead of waiting for ever: as torch does
-    # unless an image says otherwise.
+    # A collective that fails or hangs ends its rank, and with it the gang, instead of waiting forever: torch's default,
+    # unless an image changes it.
     "TORCH_NCCL_ASYNC_ERROR_HANDLING": "3",
     # Flight recorder: the last 2,000 collectives of each rank, written when one of them times out.
     "TORCH_FR_BUFFER_SIZE": "2000",
@@ -34,7 +34,7 @@ DEFAULT_ENVIRONMENT = {
     "TORCH_FR_DUMP_TEMP_FILE": "/tmp/costopt-flight-recorder-rank-",  # noqa: S108 -- followed by the rank
     "NCCL_DEBUG": "WARN",
 }
-"""What a user may replace. torch before 2.9 calls the recorder's variables TORCH_NCCL_TRACE_BUFFER_SIZE and
+"""A user may replace these. torch before 2.9 calls the recorder's variables TORCH_NCCL_TRACE_BUFFER_SIZE and
 TORCH_NCCL_DEBUG_INFO_TEMP_FILE; newer ones warn when they see the old names."""
 
 
@@ -44,7 +44,7 @@ def settings_key(stage: str) -> str:
 
 
 def claim_name(job: CostOptJob) -> str | None:
-    """The claim that is the job's storage; None without one."""
+    """The claim with the job's storage; None without one."""
     storage = job.spec.storage
     if storage is None:
         return None
@@ -54,7 +54,7 @@ def claim_name(job: CostOptJob) -> str | None:
 def pod_template(
     job: CostOptJob, stage: str, attempt: int, *, execution: int, config_map: str, default_image: str
 ) -> Manifest:
-    """The pod template of an attempt; its settings are in the ConfigMap of the name `config_map`."""
+    """The pod template of an attempt; its settings are in the ConfigMap named `config_map`."""
     pods = job.spec.pods or PodOverrides()
     metadata: Manifest = {
         "labels": {**pods.labels, **child_labels(job, stage, attempt, execution)},
@@ -87,7 +87,7 @@ def pod_template(
 
 
 def is_gang(job: CostOptJob, stage: str) -> bool:
-    """Whether the stage's replicas must find each other, being more than one."""
+    """Whether the stage has several replicas, which must find each other."""
     return job.spec.num_replicas(stage) > 1
 
 
@@ -98,7 +98,7 @@ def _rendezvous_name(job: CostOptJob, stage: str, attempt: int) -> Manifest:
 
 
 def _placement(pods: PodOverrides) -> Manifest:
-    """Where and as whom the pods run, as far as the user said so."""
+    """Where and with which identity the pods run, as spec.pods says."""
     wanted = {
         "nodeSelector": pods.node_selector,
         "tolerations": [_toleration(one.to_plain()) for one in pods.tolerations],
@@ -156,9 +156,9 @@ def _container(job: CostOptJob, stage: str, attempt: int, pods: PodOverrides, de
     return {
         "name": CONTAINER,
         "image": job.spec.train.image or default_image,
-        # The working directory may be a claim that others write to: the launcher takes no file there for a module.
+        # The working directory may be a claim that others write to: the launcher imports no module from there.
         "command": ["python", *FLAGS, "-m", LAUNCHER_MODULE],
-        # Relative data paths of a recipe begin at the claim. A command begins where its image says.
+        # Relative data paths of a recipe start at the claim. A command starts where its image says.
         **({"workingDir": names.STORAGE_MOUNT} if job.spec.train.command is None else {}),
         "env": _environment(job, stage, attempt, pods),
         "resources": job.spec.resources_of(stage).to_plain(),

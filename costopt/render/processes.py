@@ -1,8 +1,8 @@
 """An attempt as processes of this machine: one launcher per node, all on loopback.
 
-Environment variables given here go before what the processes inherit, so that nothing left over in a user's shell can
-change which rank a process is. spec.pods.env applies here too, but for what only a cluster knows. A node sees just the
-GPUs it asks for, as a pod would; without GPUs asked for, none.
+Environment variables set here take precedence over inherited ones, so that a user's shell cannot change which rank a
+process is. spec.pods.env applies here too, except for values that only a cluster knows. A node sees only the GPUs it
+requests, like a pod; without a request, none.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ class Process:
     index: int
     argv: tuple[str, ...]
     environment: dict[str, str]
-    """To be added to, and to go before, what is inherited."""
+    """Added to the inherited one, and takes precedence."""
     working_dir: str
     """Relative data paths of the manifest start here."""
     folder: str
@@ -48,7 +48,7 @@ class Process:
 
 
 def left_to_the_cluster(job: CostOptJob) -> list[str]:
-    """Names of the variables whose values are in a Secret or ConfigMap, and so are not set on one machine."""
+    """Names of variables whose values are in a Secret or ConfigMap, so they are not set on one machine."""
     return [variable.name for variable in (job.spec.pods.env if job.spec.pods else []) if variable.value is None]
 
 
@@ -64,7 +64,7 @@ def processes(
     devices: Sequence[str] = (),
 ) -> tuple[Process, ...]:
     """The replicas of an attempt. `launcher` is the command line of one;
-    `devices` names the machine's GPUs, as CUDA_VISIBLE_DEVICES would.
+    `devices` names the machine's GPUs, as in CUDA_VISIBLE_DEVICES.
     """
     settings = settings_text(replica_settings(job, stage))
     gpus = gpus_of(job, stage)

@@ -1,6 +1,6 @@
 """References in the value of an environment variable, as a kubelet resolves them.
 
-`$(NAME)` is the value of a variable that was set before; one that was not stays as it is written, and `$$` is one `$`.
+`$(NAME)` is the value of a variable set earlier; an unknown one stays as written, and `$$` is one `$`.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""What a replica is told in both worlds, made in one place so that the worlds cannot drift apart."""
+"""The settings of a replica in both worlds, made in one place so that the worlds cannot drift apart."""
 
 import json
 from collections.abc import Mapping
@@ -22,9 +22,9 @@ SETTINGS_FILE = "settings.json"
 
 
 def replica_settings(job: CostOptJob, stage: str, num_nodes: int | None = None) -> ReplicaSettings:
-    """What every replica of an attempt of `stage` is told. A variant is made by one rank on one node.
+    """The settings of every replica of an attempt of `stage`. A variant is made by one rank on one node.
 
-    `num_nodes` is how many replicas a training attempt really has, where a queue admitted fewer than asked for.
+    `num_nodes` is the actual number of replicas of a training attempt, if a queue admitted fewer than requested.
     """
     train = job.spec.train
     variant = job.spec.variant(stage)
@@ -57,7 +57,7 @@ class Surroundings:
 
 
 def replica_environment(job: CostOptJob, stage: str, attempt: int, surroundings: Surroundings) -> dict[str, str]:
-    """The environment of every replica of an attempt, without the completion index, which differs between them."""
+    """The environment of every replica of an attempt, without the completion index, which differs."""
     return {
         ENV_SETTINGS_FILE: surroundings.settings_file,
         ENV_STORAGE_DIR: surroundings.storage_dir,
@@ -72,16 +72,16 @@ def replica_environment(job: CostOptJob, stage: str, attempt: int, surroundings:
 
 
 def threads_per_rank(job: CostOptJob, stage: str) -> int:
-    """CPU threads of one rank: the whole vCPUs asked for, shared among the node's ranks, and at least 1.
+    """CPU threads of one rank: the requested whole vCPUs divided among the node's ranks, at least 1.
 
-    It depends on the manifest alone and not on the machine, because the number of threads changes the order of sums
-    and with it the last bits of a result.
+    It depends only on the manifest, not on the machine, because the number of threads changes the order of sums
+    and so the last bits of a result.
     """
     cpus = int(job.spec.resources_of(stage).effective()["cpu"])
     return max(1, cpus // replica_settings(job, stage).processes_per_node)
 
 
 def gpus_of(job: CostOptJob, stage: str) -> int:
-    """GPUs that one replica of `stage` asks for."""
+    """GPUs that one replica of `stage` requests."""
     resources: Mapping[str, object] = job.spec.resources_of(stage).to_plain()
     return gpus_per_node(resources)

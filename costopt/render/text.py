@@ -12,14 +12,14 @@ from costopt.schema.scalars import value_of
 
 
 class _Dumper(yaml.SafeDumper):
-    """Block text for texts of several lines, and no anchors: what is printed is to be read and applied."""
+    """Block style for multi-line texts, and no anchors: the output is for reading and applying."""
 
     def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 -- PyYAML calls it so
         return True
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    # PyYAML writes the texts 1e3 and y without quotes; kubectl would read a number and a truth value.
+    # PyYAML writes the texts 1e3 and y without quotes; kubectl would read a number and a boolean.
     style = "|" if "\n" in text else "'" if text[:1] in "+-.0123456789" or value_of(text) != text else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
