@@ -2,23 +2,23 @@
 
 A command's file is imported only when that command runs, so that `costopt --help` starts at once.
 
-    inputs      manifests and price books -> one job and its prices, or every mistake
-    target      a name -> a run folder here, or a job on a cluster
+    inputs      manifests and price books -> one job and its prices, or all mistakes
+    target      a name -> a local run folder, or a job on a cluster
     on_cluster  options and sentences of the commands on a cluster
     views       status, bill and failure as text and tables
     variants    variants beside the model they were made of
-    tables      rows of figures, none of which is ever cropped
-    status_changes     two statuses -> what has happened between them, in words
+    tables      rows of figures, which are never cropped
+    status_changes     two statuses -> the changes between them, in words
     live        what a user sees while a job runs
     result      what a user sees when it has ended
-    replicas    which replicas' logs are meant; logs_of_run and logs_of_job print them
+    replicas    selects the replicas whose logs logs_of_run and logs_of_job print
     generate    writes the CRDs and docs/reference.md (`make generate`)
     outlet      everything that is printed, made safe for any terminal; safe_console is rich's part of it
 
-`kubectl-costopt` is the same program under the name by which kubectl finds its plugins.
+`kubectl-costopt` is the same program under the name that kubectl expects of a plugin.
 """
 
-# Nothing of the user's may be imported, so where to look is settled before all else.
+# The user's own modules must not be imported, so the search path is set before anything else.
 import os
 import sys
 
@@ -54,11 +54,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "delete": ("costopt.cli.delete", "Remove a job from a cluster."),
     "crd": ("costopt.cli.crd", "Print the CustomResourceDefinitions of costopt's kinds."),
 }
-"""Name -> module (whose function of that name is the command), and the line in the list of commands."""
+"""Name -> module (its function of that name is the command), and the line in the list of commands."""
 
 PLUGIN = "kubectl-costopt"
 NOT_IN_PLUGIN = ("run",)
-"""Commands that never concern a cluster."""
+"""Commands that never use a cluster."""
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -66,17 +66,17 @@ EXIT_OUTPUT_LOST = 1
 
 
 def is_plugin() -> bool:
-    """Whether kubectl has started this program; then a cluster is always meant."""
+    """Whether kubectl started this program; then a cluster is always meant."""
     return Path(sys.argv[0]).stem == PLUGIN
 
 
 def program_name() -> str:
-    """What the user has typed to get here."""
+    """The command name that the user typed."""
     return "kubectl costopt" if is_plugin() else "costopt"
 
 
 def main() -> None:
-    """The `costopt` program, also under its name as a plugin of kubectl."""
+    """The `costopt` program, also under its name as a kubectl plugin."""
     try:
         with safe_output():
             _main()
@@ -87,7 +87,7 @@ def main() -> None:
             raise
         sys.stderr.write(f"{program_name()}: the output cannot be written: {error.strerror}\n")
         sys.stderr.flush()
-        os._exit(EXIT_OUTPUT_LOST)  # Python would try once more to write what is left
+        os._exit(EXIT_OUTPUT_LOST)  # Python would try again to write the rest
 
 
 def _main() -> None:
@@ -115,12 +115,12 @@ def _answer(app: Callable[..., Any], asked: str) -> None:
     try:
         app(prog_name=program_name())
     except Exception as error:
-        # Imported late, like everything else that not every command needs.
+        # Imported late, like everything that not every command needs.
         from costopt.refused import Refused  # noqa: PLC0415
 
         if not isinstance(error, Refused):
             raise
-        sentence = " ".join(str(error).splitlines())  # it may quote what others have written
+        sentence = " ".join(str(error).splitlines())  # it may quote foreign text
         print(f"{program_name()} {asked}: {sentence}", file=sys.stderr)
         raise SystemExit(EXIT_BAD_INPUT) from None
 
@@ -131,7 +131,7 @@ def _version(asked: bool) -> None:
 
         try:
             typer.echo(f"costopt {version('costopt')}")
-        except PackageNotFoundError:  # run from its sources, without an installation
+        except PackageNotFoundError:  # runs from source, not installed
             typer.echo("costopt (not installed)")
         raise typer.Exit
 

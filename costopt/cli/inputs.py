@@ -1,4 +1,4 @@
-"""Manifests and price books -> one job and its prices, or every mistake at once."""
+"""Manifests and price books -> one job and its prices, or all mistakes at once."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,16 +25,16 @@ PriceBookFile = Annotated[Path | None, typer.Option(metavar="FILE", help="YAML f
 def read_job(file: Path, price_book_file: Path | None = None) -> tuple[CostOptJob, PriceBook | None]:
     """The one job of `file`, and the price book that it names, from either file.
 
-    Prints all mistakes and exits with 2, or raises Refused, if the files do not say just that.
+    Prints all mistakes and exits with 2, or raises Refused, if the files hold anything else.
     """
     job, books = read_one_job(file, price_book_file)
     return job, _book_of(job, books, file, price_book_file)
 
 
 def read_one_job(file: Path, price_book_file: Path | None = None) -> tuple[CostOptJob, list[PriceBook]]:
-    """The one job of `file`, and all price books of either file; ends like `read_job` if they do not say just that.
+    """The one job of `file`, and all price books of either file; fails like `read_job` on anything else.
 
-    Jobs in the price book's file are passed over.
+    Jobs in the price book's file are ignored.
     """
     today = datetime.now(UTC).date()
     documents, mistakes = read_file(file, today)

@@ -1,4 +1,4 @@
-"""What a user sees while a job runs: a panel that renews itself on a terminal, plain lines anywhere else."""
+"""What a user sees while a job runs: a self-updating panel on a terminal, plain lines anywhere else."""
 
 import contextlib
 import os
@@ -18,23 +18,23 @@ from costopt.schema.replica import Progress
 from costopt.schema.status import JobStatus, StageStatus
 
 RATE_WINDOW_SECONDS = 60.0
-"""The time left is judged by the pace of the last minute."""
+"""The time left is estimated from the pace of the last minute."""
 
 LINE_EVERY_SECONDS = 10.0
-"""Between two plain lines of progress, unless a tenth of the steps was done sooner."""
+"""Between two plain progress lines, unless a tenth of the steps is done sooner."""
 
 
 class View(Protocol):
-    """Something that shows how a job goes."""
+    """Shows the state of a job."""
 
     def show(self, status: JobStatus, now: float) -> None:
-        """Show the newest status; `now` is when it was looked at, in seconds of a clock that nobody sets."""
+        """Show the newest status; `now` is when it was read, in seconds of a monotonic clock."""
 
     def tell(self, text: str) -> None:
-        """Say something that is not in the status."""
+        """Print something that is not in the status."""
 
     def close(self) -> None:
-        """End the showing, leaving what is worth keeping."""
+        """End the display; leave what is worth keeping."""
 
 
 class Pace:
@@ -45,8 +45,8 @@ class Pace:
         self._attempt: tuple[int | None, ...] = ()
 
     def seconds_left(self, now: float, attempt: int, progress: Progress) -> float | None:
-        """Seconds to the last step, at this pace; None while no pace is known."""
-        # Until a new attempt has reported, what is seen is the old one's last progress.
+        """Seconds to the last step at this pace; None while no pace is known."""
+        # Until a new attempt reports, the status shows the old one's last progress.
         reported_by = (attempt, *attempt_mark(progress))
         if reported_by != self._attempt or (self._seen and progress.step < self._seen[-1][1]):
             self._seen.clear()
@@ -63,20 +63,20 @@ class Pace:
 
 
 def current_stage(status: JobStatus) -> StageStatus | None:
-    """The stage at work, or else the last one that was."""
+    """The active stage, else the last active one."""
     begun = [stage for stage in status.stages if stage.state != "Waiting"]
     at_work = [stage for stage in begun if stage.state in ("Starting", "Running", "Stopping")]
     return at_work[0] if at_work else begun[-1] if begun else None
 
 
 def words_of(phase: str) -> str:
-    """The phase without how far it is: "tokenizing 40 %" is "tokenizing"."""
+    """The phase without its percentage: "tokenizing 40 %" is "tokenizing"."""
     return phase.rstrip(" %0123456789")
 
 
 @contextlib.contextmanager
 def unheard(stream: TextIO) -> Iterator[None]:
-    """A job goes on when its reader has gone (`| head`, a closed terminal): `stream` leads nowhere from then on."""
+    """A job goes on when its reader is gone (`| head`, a closed terminal): output to `stream` is then dropped."""
     try:
         yield
     except OSError:
@@ -86,7 +86,7 @@ def unheard(stream: TextIO) -> Iterator[None]:
 
 
 class PlainView:
-    """Lines for a file, a pipe or a CI log: every change, and progress now and then."""
+    """Lines for a file, a pipe or a CI log: every change, and sometimes progress."""
 
     def __init__(self, stream: TextIO, status: JobStatus) -> None:
         self._stream = stream
@@ -95,7 +95,7 @@ class PlainView:
         self._line_at: float | None = None
         self._line_step = status.progress.step if status.progress else 0
         self._phase: tuple[str, str] | None = None
-        """The phase last told, and its stage."""
+        """The phase last printed, and its stage."""
         self._phase_at: float | None = None
 
     def show(self, status: JobStatus, now: float) -> None:
@@ -118,7 +118,7 @@ class PlainView:
             self.tell(f"{stage.name}: {progress_text(progress)}{remaining}  cost {cost_so_far(status.bill)}")
 
     def _tells_phase(self, stage: StageStatus, now: float) -> bool:
-        """Whether the stage's phase is news: another one, or the same one a while later and further on."""
+        """Whether to print the stage's phase: a new one, or the same one a while later and further on."""
         if stage.phase is None or (stage.phase, stage.name) == self._phase:
             return False
         is_same = self._phase is not None and words_of(stage.phase) == words_of(self._phase[0])
@@ -133,7 +133,7 @@ class PlainView:
             print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
-        """Nothing is left open."""
+        """Nothing to close."""
 
 
 class TerminalView:
@@ -147,7 +147,7 @@ class TerminalView:
         self._live.start()
 
     def show(self, status: JobStatus, now: float) -> None:
-        """Renew the panel."""
+        """Update the panel."""
         for line in changes(self._status, status):
             self.tell(line)
         self._status = status
@@ -160,7 +160,7 @@ class TerminalView:
             self._live.console.print(Text(text))
 
     def close(self) -> None:
-        """Take the panel away."""
+        """Remove the panel."""
         with unheard(self._stream):
             self._live.stop()
 

@@ -1,4 +1,4 @@
-"""The logs of a job's pods on a cluster, as long as the pods are there."""
+"""The logs of a job's pods on a cluster, as long as the pods exist."""
 
 import queue
 import sys
@@ -17,14 +17,14 @@ from costopt.plan.decide import is_final
 from costopt.refused import Refused
 
 LOOK_EVERY_SECONDS = 2.0
-"""Between two looks for pods that have begun since."""
+"""Between two checks for newly started pods."""
 
 MAX_FOLLOWED = 64
-"""Replicas followed at a time: each takes a thread here and a connection to the API server."""
+"""Replicas followed at a time: each needs a thread here and a connection to the API server."""
 
 
 def print_logs(jobs: Jobs, job: ClusterJob, choice: Choice, *, tail: int | None, follow: bool, output: str) -> None:
-    """Print the logs of the replicas that are meant, and go on until the job ends if `follow`."""
+    """Print the logs of the chosen replicas, until the job ends if `follow`."""
     pods = pods_of(jobs.cluster, job.namespace, job.uid)
     if not pods and (is_final(job.status) or not follow):
         _print_what_is_left(job)
@@ -35,7 +35,7 @@ def print_logs(jobs: Jobs, job: ClusterJob, choice: Choice, *, tail: int | None,
 
 
 def _print_what_is_left(job: ClusterJob) -> None:
-    """The pods are gone, or have never been: say so, and print what the status has kept."""
+    """The pods are gone, or never existed: say so, and print what the status kept."""
     failure = job.status.failure
     if not any(stage.state != "Waiting" for stage in job.status.stages):
         raise Refused(f"job {job.name} has no logs yet: none of its pods was created")
@@ -71,7 +71,7 @@ def _chosen(pods: list[ReplicaPod], choice: Choice) -> list[ReplicaPod]:
 
 
 class _Following:
-    """Follows the replicas that are meant, each in a thread of its own, and prints their lines as they come."""
+    """Follows the chosen replicas, each in its own thread, and prints their lines as they come."""
 
     def __init__(self, jobs: Jobs, job: ClusterJob, choice: Choice, tail: int | None, output: str) -> None:
         self._jobs = jobs
@@ -85,7 +85,7 @@ class _Following:
         self._threads: dict[str, threading.Thread] = {}
 
     def run(self) -> None:
-        """Print until the job, or what was chosen of it, has ended."""
+        """Print until the job, or its chosen part, has ended."""
         is_told = False
         while True:
             wanted = self._wanted()
@@ -131,7 +131,7 @@ class _Following:
         return job is None or job.uid != self._job.uid or is_final(job.status)
 
     def _lines(self) -> Iterator[str]:
-        """What is said until the next look for new pods is due."""
+        """Lines that come until the next check for new pods is due."""
         wait = LOOK_EVERY_SECONDS
         while True:
             try:

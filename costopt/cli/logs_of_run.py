@@ -16,11 +16,11 @@ from costopt.refused import Refused
 
 FOLLOW_EVERY_SECONDS = 0.2
 LONGEST_LINE_BYTES = 2**16
-"""A longer one is printed in pieces: what never ends its line may not fill the memory."""
+"""A longer line is printed in pieces: one that never ends must not fill the memory."""
 
 
 def print_logs(run_folder: RunFolder, choice: Choice, *, tail: int | None, follow: bool, output: str) -> None:
-    """Print the logs of the replicas that are meant, and go on while the run does if `follow`."""
+    """Print the logs of the chosen replicas, and go on while the run does if `follow`."""
     chosen = _choose(run_folder, choice)
     printers = [_Printer(run_folder.log_file(name), form(name, output, alone=len(chosen) == 1)) for name in chosen]
     for printer in printers:
@@ -32,11 +32,11 @@ def print_logs(run_folder: RunFolder, choice: Choice, *, tail: int | None, follo
 
 
 def form(name: str, output: str, *, alone: bool) -> Callable[[str], str]:
-    """How a line of a replica's log is printed; as JSON, one object for each line."""
+    """How to print a line of a replica's log; in JSON, one object per line."""
     if output == "json":
         return lambda line: json.dumps({"replica": name, "line": line})
     prefix = "" if alone else f"{name} | "
-    # What a progress bar has written over itself are lines here, each with its prefix.
+    # Each state that a progress bar wrote over is a line here, with its prefix.
     return lambda line: "\n".join(f"{prefix}{part}" for part in line.split("\r") if part or "\r" not in line)
 
 
@@ -57,7 +57,7 @@ def _is_run(run_folder: RunFolder) -> bool:
 
 
 class _Printer:
-    """Prints one log, and later what was added; whole lines only, until the end."""
+    """Prints one log, and later what was added; only whole lines, until the end."""
 
     def __init__(self, path: Path, form: Callable[[str], str]) -> None:
         self._path = path
@@ -83,7 +83,7 @@ class _Printer:
             self._position += len(line)
 
     def _lines(self) -> Iterator[bytes]:
-        """What follows the position; nothing if there is no log. Raises Refused if it is no plain file."""
+        """Lines after the position; none if there is no log. Raises Refused if it is no regular file."""
         try:
             with contextlib.suppress(FileNotFoundError), open_file(self._path) as log:
                 log.seek(self._position)

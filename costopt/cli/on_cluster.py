@@ -1,4 +1,4 @@
-"""What the commands on a cluster share: their options, the job they are about, and the commands they tell to type."""
+"""What the commands on a cluster share: options, the job they are about, and the commands they suggest."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -30,22 +30,22 @@ RETRY = "then delete the job and submit it again: with the same storage it goes 
 
 
 def jobs_of(access: Access) -> Jobs:
-    """The jobs of the namespace that is meant."""
+    """The jobs of the chosen namespace."""
     return Jobs(connect(access))
 
 
 def command(verb: str, name: str, access: Access) -> str:
-    """The command that does `verb` to this job, ready to be typed."""
+    """The command that does `verb` to this job, ready to type."""
     return f"{program_name()} {verb} {name}{access.options()}"
 
 
 def place_of(job: ClusterJob, access: Access) -> Place:
-    """Where more can be read about the job, and how it is tried again."""
+    """Where to read more about the job, and how to retry it."""
     return Place(logs=command("logs", job.name, access), retry=RETRY)
 
 
 def state_on_cluster(job: ClusterJob) -> str:
-    """Where the job stands, and what it has been asked for but not done yet."""
+    """The job's state, and what was requested but is not done yet."""
     state = state_of(job.status)
     if job.is_being_deleted:
         return f"{state}, being deleted"
@@ -57,7 +57,7 @@ def state_on_cluster(job: ClusterJob) -> str:
 
 
 def waits(jobs: Jobs, job: ClusterJob) -> list[str]:
-    """What replicas that do not run yet wait for; nothing where this user may not see pods."""
+    """What replicas that do not run yet wait for; nothing if this user may not see pods."""
     try:
         return waiting_lines(pods_of(jobs.cluster, job.namespace, job.uid))
     except Forbidden:
@@ -65,7 +65,7 @@ def waits(jobs: Jobs, job: ClusterJob) -> list[str]:
 
 
 def waiting_lines(pods: Sequence[ReplicaPod]) -> list[str]:
-    """One line for each reason, and how many replicas it holds up."""
+    """One line per reason, with the number of replicas that it delays."""
     reasons = Counter((pod.stage, pod.waits_for) for pod in pods if pod.waits_for)
     return [
         f"{stage}: {count} replica{'s wait' if count != 1 else ' waits'} for {reason}"

@@ -1,8 +1,8 @@
-"""Everything the program prints leaves through here: foreign text is made safe, whatever it is and wherever it goes.
+"""Everything the program prints goes through here, which makes foreign text safe.
 
-A server's message, a log line, a name: each may hold characters that move the cursor, retitle the terminal or hide what
-stands before them, and characters that the terminal's encoding lacks. While a command runs, standard output and error
-are `Outlet`s, so that no command can forget it; rich, whose own escape sequences are wanted, prints through
+A server's message, a log line, a name: each may hold characters that move the cursor, change the terminal's title or
+hide the text before them, and characters that the terminal's encoding lacks. While a command runs, standard output and
+error are `Outlet`s, so that no command can forget it; rich, whose own escape sequences are wanted, prints through
 `safe_console.SafeConsole`.
 """
 
@@ -15,14 +15,14 @@ from collections.abc import Iterator
 from typing import TextIO, cast
 
 _COLOR = re.compile(r"\x1b\[[0-9;:]*m")
-"""Colours alone harm nobody, and would be in the way as text: they are left out."""
+"""Colours are harmless but disturb as text, so they are removed."""
 
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-"""Control characters but for tab and line break, and those that change the direction of what is written."""
+"""Control characters except tab and line feed, and characters that change the text direction."""
 
 
 def safe(text: str, encoding: str = "utf-8") -> str:
-    """The text with what a terminal would obey, or cannot show, written out: `\\x1b`, `\\u2713`."""
+    """The text with characters that a terminal would obey or cannot show as escapes: `\\x1b`, `\\u2713`."""
     if "\x1b" in text:
         text = _COLOR.sub("", text)
     text = _UNSAFE.sub(_written_out, text)
@@ -42,7 +42,7 @@ class Outlet(io.TextIOBase):
 
     def __init__(self, inner: TextIO) -> None:
         self.inner = inner
-        """Where it goes; for what brings escape sequences of its own, and has made all else safe."""
+        """The wrapped stream; for writers with their own escape sequences, who make all else safe."""
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
@@ -67,11 +67,11 @@ class Outlet(io.TextIOBase):
         return self.inner.fileno()
 
     def flush(self) -> None:
-        """Hand on what is kept back."""
+        """Flush the inner stream."""
         self.inner.flush()
 
     def close(self) -> None:
-        """Not its own to close."""
+        """Leave the inner stream open."""
 
 
 def _nowhere() -> TextIO:
@@ -82,7 +82,7 @@ def _nowhere() -> TextIO:
 def safe_output() -> Iterator[None]:
     """Standard output and error are safe until the end of the block."""
     before = sys.stdout, sys.stderr
-    # Python has None for a stream that was closed before it began; what nobody can see is still worth doing.
+    # Python has None for a stream that was closed at start; a command without output is still worth running.
     sys.stdout, sys.stderr = (cast("TextIO", Outlet(stream or _nowhere())) for stream in before)
     try:
         yield

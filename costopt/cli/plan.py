@@ -31,11 +31,11 @@ def plan(
     Shown is the first attempt of each stage: training, then each variant. A restart creates the same under the
     next attempt's number.
     """
-    job, _ = read_one_job(file)  # prices may live in a cluster; what is created does not depend on them
+    job, _ = read_one_job(file)  # prices may be in a cluster; what is created does not depend on them
     stages = [TRAIN_STAGE, *(variant.name for variant in job.spec.compress)]
     if target == "kubernetes":
         drawn_children = [child for stage in stages for child in manifests(job, stage, 0, default_image=image)]
-        # A variant's settings are those of the training attempt: one ConfigMap, which both need.
+        # A variant uses the settings of the training attempt: both need the same ConfigMap.
         children = list({(child["kind"], child["metadata"]["name"]): child for child in drawn_children}.values())
         text = to_yaml(children) if output == "yaml" else manifests_json(children)
     else:

@@ -1,4 +1,4 @@
-"""Which replicas' logs are meant."""
+"""Selects the replicas whose logs are shown."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from costopt.refused import Refused
 
 @dataclass(frozen=True)
 class Choice:
-    """What the command line says; None: not said."""
+    """What the command line says; None: not given."""
 
     stage: str | None = None
     attempt: int | None = None
@@ -23,12 +23,12 @@ class Choice:
 
     @property
     def is_one(self) -> bool:
-        """Whether it can only be one replica."""
+        """Whether it can match only one replica."""
         return self.replica is not None or self.index is not None
 
     @property
     def is_open(self) -> bool:
-        """Whether replicas of later attempts and stages are meant as well."""
+        """Whether it includes replicas of later attempts and stages."""
         return self.stage is None and self.attempt is None and self.replica is None
 
 
@@ -41,7 +41,7 @@ class Found:
     index: int
     created_at: datetime
     key: str
-    """Where it is found again: the name of its folder, or of its pod."""
+    """The name of its folder or pod."""
 
     @property
     def short_name(self) -> str:
@@ -50,7 +50,7 @@ class Found:
 
 
 def choose(found: Sequence[Found], choice: Choice) -> list[Found]:
-    """Those that are meant, in order of index. Raises Refused, naming what there is, if there is none."""
+    """The chosen ones, in order of index. Raises Refused, naming the existing ones, if there is none."""
     if choice.replica is not None:
         named = [one for one in found if choice.replica in (one.short_name, one.key)]
         if not named:

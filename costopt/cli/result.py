@@ -1,4 +1,4 @@
-"""What a job has come to, for those who watched it: variants, bill, failure, and a last line."""
+"""The result of a job, for those who watched it: variants, bill, failure, and a last line."""
 
 from collections.abc import Sequence
 
@@ -12,13 +12,13 @@ EXIT_FAILED = 1
 
 
 def has_succeeded(status: JobStatus) -> bool:
-    """Whether the job has ended, and well."""
+    """Whether the job has ended successfully."""
     succeeded = status.condition("Succeeded")
     return succeeded is not None and is_final(status) and succeeded.status == "True"
 
 
 def print_result(status: JobStatus, place: Place, closing: Sequence[str]) -> None:
-    """Everything worth keeping; `closing` ends it, a line each."""
+    """Everything worth keeping, then the `closing` lines."""
     out = console()
     succeeded = status.condition("Succeeded")
     out.print()

@@ -33,7 +33,7 @@ EXIT_SUSPENDED = 3
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 NOTICES = ("saving a checkpoint, then suspending; once more to stop without waiting", "stopping now")
-"""Said after the first and after the second stop signal."""
+"""Printed after the first and the second stop signal."""
 
 RunDir = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Run folder. [default: runs/<job>]", show_default=False)
@@ -74,7 +74,7 @@ def run(
             again = retry and is_final(status) and _exit_code(status, None) == EXIT_FAILED
             run_folder.claim(job, anew=again)
             if again:
-                # Attempts and their usage are known from the replicas, progress from the checkpoint.
+                # Attempts and usage come from the replicas, progress from the checkpoint.
                 status = JobStatus(execution=status.execution)
                 run_folder.write_status(status)
             runner = Runner(run_folder, job, book, devices=devices)
@@ -111,7 +111,7 @@ def _say_what_is_not_set(job: CostOptJob) -> None:
 
 
 def _watch(runner: Runner, status: JobStatus, output: str) -> tuple[JobStatus, signal.Signals | None]:
-    """Run the job while showing it; also returns the signal that asked for its suspension, if one did."""
+    """Run the job and show it; also returns the signal that suspended it, if any."""
     stream = sys.stderr if output == "json" else sys.stdout
     view: View = TerminalView(stream, status) if stream.isatty() else PlainView(stream, status)
     received: list[signal.Signals] = []
@@ -132,7 +132,7 @@ def _watch(runner: Runner, status: JobStatus, output: str) -> tuple[JobStatus, s
 def _on_stop(received: list[signal.Signals], runner: Runner) -> Iterator[None]:
     """The first stop signal suspends the job, the second stops it at once.
 
-    What is ignored already stays so, as with nohup. Nothing is printed from the signal's own code, which may have
+    Signals that are already ignored stay so, as with nohup. The signal handler prints nothing, because it may have
     interrupted a print.
     """
 

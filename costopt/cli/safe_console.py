@@ -1,4 +1,4 @@
-"""rich's console as a way out: text is made safe as in outlet.py; rich's own escape sequences stay as they are."""
+"""rich's console as an outlet: text is made safe as in outlet.py; rich's own escape sequences stay."""
 
 from collections.abc import Iterable
 from typing import Any, TextIO
@@ -10,16 +10,16 @@ from costopt.cli.outlet import Outlet, safe
 
 
 class SafeConsole(Console):
-    """rich's console, which makes text safe and leaves its own escape sequences as they are."""
+    """rich's console; makes text safe and keeps its own escape sequences."""
 
     def __init__(self, *, file: TextIO, **options: Any) -> None:
         super().__init__(file=file.inner if isinstance(file, Outlet) else file, **options)
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """As rich does, but words are never split and lines never cropped: a figure is there as a whole, or not."""
+        """As in rich, but words are never split and lines never cropped: a figure appears whole or not at all."""
         super().print(*objects, **{"overflow": "ignore", "crop": False, **options})
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """The pieces of what is printed."""
+        """The segments to print, made safe."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(safe(segment.text, self.encoding), segment.style)

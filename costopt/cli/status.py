@@ -122,7 +122,7 @@ def _print(first: str, reasons: list[str], found: JobStatus, place: Place) -> No
 
 
 def _before(found: JobStatus, step: int) -> str:
-    """What an earlier job did, and that it is not counted here."""
+    """What an earlier job did; it is not counted here."""
     earlier = found.earlier_job
     known = earlier is not None and earlier.priced_cost is not None
     cost = f"{earlier.priced_cost} {earlier.currency or ''}".rstrip() if earlier and known else "not known"
@@ -145,7 +145,7 @@ def _list(jobs: Jobs, output: str, *, everywhere: bool) -> None:
 
 
 def jobs_table(found: Sequence[ClusterJob], title: str, now: datetime, *, everywhere: bool) -> Group:
-    """A row for each job, with its namespace if they are of several."""
+    """A row for each job, with its namespace if there are several."""
     rows = [
         (
             *((job.namespace,) if everywhere else ()),

@@ -1,4 +1,4 @@
-"""Two statuses -> what has happened between them, in words. Pure, so that what a user is told can be tested."""
+"""Two statuses -> the changes between them, in words. Pure, so that what a user is told can be tested."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from costopt.schema.status import Condition, JobStatus, StageStatus
 
 
 def changes(before: JobStatus, after: JobStatus) -> list[str]:
-    """One line for each change worth telling, in the order in which a reader wants them."""
+    """One line for each relevant change, in the order in which a reader wants them."""
     lines: list[str] = []
     for stage in after.stages:
         lines += _stage_changes(before.stage(stage.name) or StageStatus(name=stage.name, state="Waiting"), stage, after)
@@ -27,7 +27,7 @@ def changes(before: JobStatus, after: JobStatus) -> list[str]:
 
 
 def _resumption(before: Progress | None, after: Progress | None) -> Iterator[str]:
-    """Where a new attempt has gone on from: said by itself, since a damaged checkpoint is passed over."""
+    """Where a new attempt resumed: said separately, because a damaged checkpoint is skipped."""
     if after is None or after.resumed_from_step is None or attempt_mark(before) == attempt_mark(after):
         return
     if after.checkpoints_passed_over:
@@ -36,7 +36,7 @@ def _resumption(before: Progress | None, after: Progress | None) -> Iterator[str
 
 
 def attempt_mark(progress: Progress | None) -> tuple[int | None, int | None]:
-    """What tells one attempt's progress from another's: no two start up in the same number of milliseconds."""
+    """Distinguishes the progress of attempts: no two start up in the same number of milliseconds."""
     if progress is None:
         return (None, None)
     return (progress.resumed_from_step, progress.metered.startup if progress.metered else None)

@@ -55,7 +55,7 @@ def submit(
     spaces = {_namespace_of(model, access) for _, model in jobs} or {access.namespace}
     cluster = connect(access)
     words = WOULD_BE if dry_run else DONE
-    if books and not dry_run:  # prices are for all: none is set for a job that is then refused
+    if books and not dry_run:  # prices are shared: do not set them for a job that is then refused
         for document, model in jobs:
             _submit_job(cluster, document, _namespace_of(model, access), dry_run=True, force=force)
     for document, book in books:
@@ -74,7 +74,7 @@ def submit(
 
 
 def _documents(file: JobFile) -> list[Document]:
-    """Everything in the file; prints all mistakes and exits with 2 if there are any."""
+    """All documents of the file; prints all mistakes and exits with 2 if there are any."""
     documents, mistakes = read_file(file, datetime.now(UTC).date())
     for mistake in mistakes:
         typer.echo(str(mistake), err=True)
@@ -84,7 +84,7 @@ def _documents(file: JobFile) -> list[Document]:
 
 
 def _namespace_of(job: CostOptJob, access: Access) -> str | None:
-    """Where the job belongs; None: where the context says."""
+    """The job's namespace; None: the context's."""
     said = job.metadata.namespace
     if said is not None and access.namespace not in (None, said):
         raise Refused(
@@ -123,13 +123,13 @@ def _submit_book(cluster: Cluster, document: Document, name: str, *, dry_run: bo
 
 
 def _plain(document: Document) -> Plain:
-    """As written, without what the model adds: only what the user has said is to be the user's."""
+    """As written, without the model's defaults: the user owns only fields that the user wrote."""
     data: Plain = document.parsed.data
     return {key: value for key, value in data.items() if key != "status"}
 
 
 def _print_mistakes(document: Document, error: Invalid) -> NoReturn:
-    """Each mistake that only the server has found, with its line; then exit with 2."""
+    """Print each mistake that only the server found, with its line; then exit with 2."""
     if not error.causes:
         raise error
     for cause in error.causes:

@@ -25,6 +25,6 @@ def suspend(name: JobName, namespace: Namespace = None, context: Context = None,
 
 
 def refuse_if_final(job: ClusterJob) -> None:
-    """Raise Refused if the job has ended: then nothing can be asked of it."""
+    """Raise Refused if the job has ended: it can no longer be changed."""
     if is_final(job.status):
         raise Refused(f"job {job.name} has ended ({state_of(job.status)}); it is neither suspended nor resumed")

@@ -1,4 +1,4 @@
-"""Tables from which no figure is ever cropped: where the terminal is too narrow, rows become lines of "name: value"."""
+"""Tables that never crop a figure: if the terminal is too narrow, rows become lines of "name: value"."""
 
 from collections.abc import Iterable, Sequence
 
@@ -14,12 +14,12 @@ from costopt.cli.outlet import safe
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> Group:
     """A plain table below its title; the first `left` columns are text, the others figures."""
-    # rich would fold a table's own title to the table's width
+    # rich would wrap a table's title at the table's width
     return Group(Text(title, style="bold"), Rows(columns, [tuple(row) for row in rows], left))
 
 
 class Rows:
-    """Rows of cells beside each other if every word and every figure has room for itself, else below each other."""
+    """Rows of cells, side by side if every word and every figure fits, else below each other."""
 
     def __init__(self, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> None:
         self._columns, self._rows, self._left = columns, rows, left
@@ -42,7 +42,7 @@ class Rows:
 
 
 def _shown(text: str, console: Console) -> str:
-    """As it leaves: what is written out is longer than what it stands for."""
+    """As printed: an escape is longer than the character it stands for."""
     return safe(text, console.encoding).replace("\n", " ").replace("\t", " ")
 
 
@@ -51,7 +51,7 @@ def _longest_word(text: str) -> int:
 
 
 def _narrowed(whole: Sequence[int], least: Sequence[int], room: int) -> list[int]:
-    """Widths that fit into `room`, taken a column at a time from the one that has most to give."""
+    """Widths that fit into `room`, reduced step by step in the column that can shrink most."""
     widths = list(whole)
     while sum(widths) > room:
         widest = max(range(len(widths)), key=lambda place: widths[place] - least[place])

@@ -1,11 +1,11 @@
-"""Which run folder, or which job on a cluster, a command that knows both is about.
+"""Which run folder, or which job on a cluster, a command for both is about.
 
-The rule, in order; the first that applies decides, and nothing else is tried:
+The rules in order; the first that applies decides, and nothing else is tried:
 
 1. --run-dir: that run folder.
 2. --context, --namespace or --kubeconfig, or called as `kubectl costopt`: the job of that name on the cluster.
-3. A name with a slash in it, or the name of something that exists here: that run folder.
-4. Any other name: the job of that name on the cluster, if a kubeconfig (or a pod's own account) is there.
+3. A name with a slash, or the name of something that exists here: that run folder.
+4. Any other name: the job of that name on the cluster, if there is a kubeconfig (or a pod's service account).
 5. Nothing: the newest run folder in runs/.
 """
 
@@ -39,7 +39,7 @@ RunDirOption = Annotated[
 def find_target(argument: str | None, run_dir: Path | None, access: Access) -> RunFolder | str | None:
     """The run folder, or the name of the job on the cluster; None: the cluster, but no job was named.
 
-    Raises Refused if neither is there, or if what was said contradicts itself.
+    Raises Refused if neither exists, or if the arguments contradict each other.
     """
     on_cluster = access.is_named or is_plugin()
     if run_dir is not None:

@@ -17,9 +17,9 @@ STANDARD_INPUT = Path("-")
 
 
 def read_file(path: Path, today: date) -> tuple[list[Document], list[Mistake]]:
-    """The documents of a file and all mistakes in it, among them what only a reader with a clock can find.
+    """The documents of a file and all mistakes in it, also those that depend on today's date.
 
-    `-` is standard input. Objects of other kinds are left alone, each with a line on standard error.
+    `-` is standard input. Objects of other kinds are ignored, each with a line on standard error.
     """
     name = "standard input" if path == STANDARD_INPUT else str(path)
     try:
@@ -37,7 +37,7 @@ def read_file(path: Path, today: date) -> tuple[list[Document], list[Mistake]]:
 
 
 def _bytes_of(path: Path) -> bytes:
-    """What the file holds; of one that is too large to be a manifest, enough to say so."""
+    """The file's content; if it is too large for a manifest, only enough to say so."""
     if path == STANDARD_INPUT:
         if sys.stdin is None:
             raise OSError(errno.EBADF, "it is closed")

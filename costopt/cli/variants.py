@@ -1,4 +1,4 @@
-"""Variants as text for people: each beside the model that it was made of, and what speaks against it."""
+"""Variants as text for people: each beside its source model, and the reasons against it."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from costopt.schema.variant_report import Measurement, VariantStatus
 
 
 def variants_table(variants: Sequence[VariantStatus]) -> Group:
-    """Each variant beside its baseline, which the same process has measured; narrow enough for 80 columns."""
+    """Each variant beside its baseline, measured in the same process; fits into 80 columns."""
     model = variants[0].baseline
     sizes: list[tuple[str, ...]] = [
         ("(trained model)", size(model.size_bytes), "1.00x", f"{model.parameters:,}", _share(model))
@@ -45,7 +45,7 @@ def variants_table(variants: Sequence[VariantStatus]) -> Group:
 
 
 def variant_notes(variants: Sequence[VariantStatus]) -> list[str]:
-    """What the tables cannot show: under which engines a latency was measured, and what speaks against a variant."""
+    """What the tables cannot show: the engines that a latency was measured under, and the reasons against a variant."""
     notes = []
     for variant in variants:
         engine, beside = variant.measured.engine, variant.baseline.engine
@@ -70,7 +70,7 @@ def _loss(measured: Measurement) -> str:
 
 
 def size(num_bytes: int) -> str:
-    """Bytes in a unit that leaves few digits."""
+    """Bytes in a unit that needs few digits."""
     amount = float(num_bytes)
     for unit in ("B", "KiB", "MiB"):
         if amount < 1024:

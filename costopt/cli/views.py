@@ -1,4 +1,4 @@
-"""Status, bill and failure as text for people. Figures that are unknown read "unknown", never 0."""
+"""Status, bill and failure as text for people. Unknown figures read "unknown", never 0."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ from costopt.schema.resources import GPU_RESOURCE
 from costopt.schema.status import Bill, BillLine, Failure, JobStatus, Total
 
 PLAIN_WIDTH = 160
-"""Columns where there is no terminal to ask: a table in a file should not be folded."""
+"""Columns if there is no terminal: a table in a file should not wrap."""
 
 WHAT_TO_DO: dict[FailureReason, str] = {
     "InvalidSettings": "Correct the settings that the message names",
@@ -31,7 +31,7 @@ WHAT_TO_DO: dict[FailureReason, str] = {
     "CannotStart": "Do as the message says",
 }
 ACCURACY = "validationAccuracyPermille"
-"""The result of an evaluation that a classifier has: correct answers in thousandths."""
+"""A classifier's evaluation result: correct answers in thousandths."""
 READ_THE_LOG = "Read the whole log with `{logs} --stage {stage} --attempt {attempt}`."
 
 
@@ -42,7 +42,7 @@ class Place:
     logs: str
     """The command that prints its logs."""
     retry: str
-    """How a failed job is tried again once its cause is mended; goes on a sentence."""
+    """How to retry a failed job once its cause is fixed; continues a sentence."""
 
 
 def local_place(folder: str) -> Place:
@@ -60,7 +60,7 @@ def console(stream: TextIO | None = None) -> SafeConsole:
 
 
 def bill_views(bill: Bill) -> list[RenderableType]:
-    """The bill: its lines, what its time was spent on, and what it says and does not say."""
+    """The bill: its lines, what its time was spent on, and its notes."""
     merged: dict[tuple[str, ...], list[BillLine]] = {}
     for line in bill.lines:
         # The device model of a node is on all of its lines; it says something of its GPUs alone.
@@ -108,7 +108,7 @@ def bill_views(bill: Bill) -> list[RenderableType]:
 
 
 def _unpriced(bill: Bill) -> list[str]:
-    """What has no price: resources, with their kind of capacity if it is a special one."""
+    """Resources without a price, with their capacity type if it is not on-demand."""
     lines = [line for line in bill.lines if line.list_cost is None]
     named = dict.fromkeys(_with_capacity(line.resource, line.capacity_type) for line in lines)
     return list(named) or bill.unpriced_resources
@@ -119,7 +119,7 @@ def _with_capacity(resource: str, capacity: str) -> str:
 
 
 def _price_sources(bill: Bill) -> list[str]:
-    """Who says so, for each unit price."""
+    """The source of each unit price."""
     resources: dict[str, list[str]] = {}
     for line in bill.lines:
         if line.price_source and line.resource not in resources.setdefault(line.price_source, []):
@@ -128,14 +128,14 @@ def _price_sources(bill: Bill) -> list[str]:
 
 
 def total_cost(bill: Bill | None) -> str:
-    """The cost so far, without its currency; what is not known is said so."""
+    """The cost so far, without its currency; an unknown part is named."""
     if bill is None or bill.priced_cost is None:
         return "unknown"
     return bill.list_cost if bill.list_cost is not None else f"{bill.priced_cost} + unknown"
 
 
 def cost_so_far(bill: Bill | None) -> str:
-    """The cost in a few digits, for a line that changes all the time."""
+    """The cost in a few digits, for a line that changes constantly."""
     if bill is None or bill.priced_cost is None:
         return "unknown"
     rest = "" if bill.list_cost is not None else " + unknown"
@@ -143,8 +143,8 @@ def cost_so_far(bill: Bill | None) -> str:
 
 
 def _aligned(figures: Sequence[str]) -> list[str]:
-    """The figures with zeros behind the point, so that points stand below each other; texts stay as they are."""
-    parts = [figure.partition(" ") for figure in figures]  # "0.08 + unknown" has a figure too
+    """The figures padded with zeros so that decimal points align; texts stay as they are."""
+    parts = [figure.partition(" ") for figure in figures]  # "0.08 + unknown" also has a figure
     places = max((len(figure.partition(".")[2]) for figure, _, _ in parts if _is_figure(figure)), default=0)
     return [
         (f"{Decimal(figure):.{places}f}" if _is_figure(figure) else figure) + space + rest
@@ -172,7 +172,7 @@ def _cost_of(entry: Total) -> str:
 
 
 def failure_text(failure: Failure, place: Place, *, recovered: bool = False) -> str:
-    """Why it failed, where, its last words, and what to do about it unless the job has got over it."""
+    """Why it failed, where, its last lines, and what to do about it unless the job has recovered."""
     where = [f"attempt {failure.attempt}"]
     where += [f"rank {failure.rank}"] if failure.rank is not None else []
     where += [f"replica {failure.replica_index}"] if failure.replica_index is not None else []
@@ -188,7 +188,7 @@ def failure_text(failure: Failure, place: Place, *, recovered: bool = False) -> 
 
 
 def entropies_text(progress: Progress | None) -> str | None:
-    """The validation loss beside what the simplest models of the same text reach; None if that was not measured."""
+    """The validation loss beside that of the simplest models of the same text; None if that was not measured."""
     names = ("validationLossNatsPerByte", "unigramEntropyNatsPerByte", "bigramEntropyNatsPerByte")
     figures = [progress.results.get(name) for name in names] if progress else []
     if not figures or None in figures:
@@ -202,7 +202,7 @@ def entropies_text(progress: Progress | None) -> str | None:
 
 
 def state_of(status: JobStatus) -> str:
-    """Where the job stands, in a word or two."""
+    """The job's state in a word or two."""
     succeeded, suspended = status.condition("Succeeded"), status.condition("Suspended")
     if succeeded is not None and succeeded.status != "Unknown":
         return "Succeeded" if succeeded.status == "True" else f"Failed ({succeeded.reason})"
@@ -233,7 +233,7 @@ def progress_text(progress: Progress) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A length of time as a clock shows it: 0:42, 12:05, 3:07:00."""
+    """A duration as a clock shows it: 0:42, 12:05, 3:07:00."""
     whole = round(seconds)
     hours, minutes = whole // 3600, whole % 3600 // 60
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"

@@ -33,7 +33,7 @@ LOOK_EVERY_SECONDS = 1.0
 """One small request each time."""
 
 ASK_PODS_EVERY_SECONDS = 10.0
-"""While replicas do not run yet: what they wait for."""
+"""While replicas do not run: what they wait for."""
 
 
 def watch(
@@ -100,7 +100,7 @@ def _is_starting(job: ClusterJob) -> bool:
 
 
 def _standing(job: ClusterJob) -> str:
-    """Where the job stood when the watching began."""
+    """The job's state when watching began."""
     stage = current_stage(job.status)
     parts = [f"{job.name}: {state_on_cluster(job)}"]
     parts += [f"{stage.name} {stage.state.lower()}, attempt {stage.attempt}"] if stage else []
