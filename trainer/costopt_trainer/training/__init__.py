@@ -1,13 +1,13 @@
 """The training loop of the built-in recipes.
 
 loop               the loop, on one page (read first)
-process_group      who this rank is among the others, and what ranks tell each other
-parallel           how ranks share a batch, or a model: a room of its own
+process_group      this rank's place among the others; communication between ranks
+parallel           how ranks share a batch or a model: a package
 optimizers         the table of optimizers; their state by name
 schedules          the table of learning-rate schedules
 precision          number formats
 evaluation         the loss on held-out samples
 checkpoint         saving and resuming bit for bit; checkpoint_state: its JSON part
-stopping           stops heard between micro-batches, agreed on by all ranks
-meter              where time goes, and how that is told
+stopping           stops between micro-batches, agreed on by all ranks
+meter              where time goes, and its reports
 """

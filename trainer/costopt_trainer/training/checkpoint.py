@@ -1,22 +1,22 @@
-"""Checkpoints: all that a training needs to go on as if it had never stopped, whole on disk or not there.
+"""Checkpoints: all that a training needs to go on as if it had never stopped; complete on disk or absent.
 
     checkpoints/step-00000040/      one folder per checkpoint
         model-00000-00000.safetensors       parameters and buffers: writing rank, number of the file
         optimizer-00000-00000.safetensors   "<parameter>/<name>" -> tensor
         random-00000-00000.safetensors      "<rank>/<device>" -> state of a random generator
-        state.json                          step, samples consumed, scaler, latest figures, and what was trained on what
-        manifest.json                       size and SHA-256 of each of the others, and of each tensor the global shape
-                                            and which piece of it is in which file; written last
+        state.json                          step, samples consumed, scaler, latest figures, identity of model and data
+        manifest.json                       size and SHA-256 of each other file; global shape of each tensor, and
+                                            which piece of it is in which file; written last
         evaluation.json                     figures of the evaluation that was due, once it is done
 
     Checkpoints         write, find and read them, all ranks together
     random_state, restore_random_state
 
-A checkpoint is written under a temporary name, synced, then renamed: a kill at any moment leaves the ones before
-whole. Older ones go only after that. Tensors are put together from their pieces, so that it does not matter how many
-ranks wrote them, nor how these had shared them out.
-Nothing is pickled, so that reading a checkpoint never runs code that came with it. It names its job; one of another
-job, one that is a link, or whose manifest or state is not such, is passed over like a damaged one.
+A checkpoint is written under a temporary name, synced, then renamed: a kill at any moment leaves the earlier ones
+complete. Older ones are removed only after that. Tensors are assembled from their pieces, so it does not matter how
+many ranks wrote them, nor how these had sharded them.
+Nothing is pickled, so reading a checkpoint never runs code that came with it. It names its job. A checkpoint of another
+job, a link, or one with an invalid manifest or state is skipped like a damaged one.
 """
 
 import contextlib
@@ -66,16 +66,16 @@ _LEFTOVER = re.compile(r"\.step-.*")
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What one rank puts into a checkpoint. Of a tensor it may hold the whole, or some shards."""
+    """What one rank puts into a checkpoint. It may hold a whole tensor or some of its shards."""
 
     model: Mapping[str, Tensor | Sequence[Shard]]
-    """Parameters and buffers by name; empty on a rank whose part another one writes."""
+    """Parameters and buffers by name; empty on a rank whose part another rank writes."""
     optimizer: Mapping[str, Tensor | Sequence[Shard]]
     """Optimizer state by "<parameter>/<name>"; empty likewise."""
     random: Mapping[str, Tensor]
     """States of this rank's random generators, uint8."""
     state: Mapping[str, Any]
-    """JSON data; rank 0's is written."""
+    """JSON data; that of rank 0 is used."""
 
 
 class Checkpoints:
@@ -85,16 +85,16 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, *, job: str, keep_last: int, gang: ProcessGroup) -> None:
-        """`job`: whose they are, by name."""
+        """`job`: name of their job."""
         self.folder = folder
         self._job = job
         self._keep_last = keep_last
         self._gang = gang
         self.passed_over: str | None = None
-        """What `newest` found damaged, in words."""
+        """What `newest` skipped as damaged, in words."""
 
     def prepare(self) -> None:
-        """Make the folder, clear away what a killed writer left, and make sure that all ranks can write here.
+        """Create the folder, remove what a killed writer left, and check that all ranks can write here.
 
         Raises NotRetryable("CheckpointNotWritable"), before any step is paid for.
         """
@@ -124,9 +124,9 @@ class Checkpoints:
                 shutil.rmtree(probe, ignore_errors=True)
 
     def newest(self, fault_of_state: Callable[[Any, int], str | None] = lambda _state, _step: None) -> int | None:
-        """The step of the newest checkpoint that is whole; None if there are none at all. The same on all ranks.
+        """The step of the newest undamaged checkpoint; None if there are none at all. The same on all ranks.
 
-        `fault_of_state` is asked what is wrong with a state of a step. A damaged one is passed over with a line on
+        `fault_of_state` says what is wrong with a state of a step. A damaged checkpoint is skipped with a line on
         stderr. Raises NotRetryable("CheckpointUnreadable") if all are damaged: silently starting over would throw away
         what was paid for.
         """
@@ -173,9 +173,9 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def loading(self, step: int) -> Iterator[None]:
-        """What does not fit while a checkpoint is loaded will not fit later: NotRetryable("CheckpointUnreadable").
+        """A mismatch while loading a checkpoint will not go away: raise NotRetryable("CheckpointUnreadable").
 
-        Memory that runs out, or a disk that fails, is another matter.
+        Running out of memory, or a failing disk, is not one.
         """
         try:
             yield
@@ -194,15 +194,15 @@ class Checkpoints:
         return {name: value for name, value in state.items() if name != OPTIMIZER_TENSORS}
 
     def read_model(self, step: int, wanted: Callable[[str], bool] | None = None) -> dict[str, Tensor]:
-        """Parameters and buffers whose names are wanted (None: of the whole model), from the files of all ranks."""
+        """Parameters and buffers whose names are wanted (None: all), from the files of all ranks."""
         return read_tensors(self.folder / folder_name(step), "model", wanted)
 
     def read_optimizer(self, step: int, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
-        """The optimizer's tensors of the parameters that are wanted, by "<parameter>/<name>"."""
+        """The optimizer's tensors of the wanted parameters, by "<parameter>/<name>"."""
         return read_tensors(self.folder / folder_name(step), "optimizer", lambda name: wanted(name.rpartition("/")[0]))
 
     def read_random(self, step: int) -> dict[str, Tensor]:
-        """This rank's random states; empty if no rank of this number wrote any."""
+        """This rank's random states; empty if no rank with its number wrote any."""
         own = f"{self._gang.rank}/"
         states = read_tensors(self.folder / folder_name(step), "random", lambda name: name.startswith(own))
         return {name.removeprefix(own): state for name, state in states.items()}
@@ -210,8 +210,8 @@ class Checkpoints:
     def save(self, step: int, snapshot: Snapshot) -> None:
         """Write a checkpoint and, once it is complete, remove those no longer kept.
 
-        Raises NotRetryable("CheckpointNotWritable") if a rank may not write or the disk is full; the checkpoints
-        before are untouched then.
+        Raises NotRetryable("CheckpointNotWritable") if a rank may not write or the disk is full; earlier checkpoints
+        are then untouched.
         """
         rank, final = self._gang.rank, self.folder / folder_name(step)
         partial = self.folder / f".{final.name}.partial"
@@ -237,7 +237,7 @@ class Checkpoints:
             records[STATE_FILE] = write_file(partial / STATE_FILE, _to_json(state))
             write_file(partial / MANIFEST_FILE, manifest_content(step, self._job, records, tensors))
             sync_folder(partial)
-            remove(final)  # only there if it was passed over as damaged
+            remove(final)  # only exists if it was skipped as damaged
             partial.rename(final)
             sync_folder(self.folder)
 
@@ -250,20 +250,20 @@ class Checkpoints:
             except Exception:
                 if rank == 0:
                     with contextlib.suppress(OSError):
-                        remove(partial)  # gives its room on a full disk back
+                        remove(partial)  # frees its space on a full disk
                 raise
             if rank == 0:
                 self._remove_old(step)
 
     def add_evaluation(self, step: int, figures: Mapping[str, Any]) -> None:
-        """Put the figures of an evaluation beside the checkpoint that was written before it; rank 0 does."""
+        """Rank 0 writes the figures of an evaluation beside the checkpoint written before it."""
         self._together(
             lambda: write_atomically(self.folder / folder_name(step) / EVALUATION_FILE, _to_json(figures)),
             rank_0_only=True,
         )
 
     def read_evaluation(self, step: int) -> dict[str, Any] | None:
-        """What `add_evaluation` put there, on all ranks; None if it did not come to that, or is damaged."""
+        """What `add_evaluation` wrote, on all ranks; None if it is missing or damaged."""
         figures: dict[str, Any] | None = None
         if self._gang.rank == 0:
             with contextlib.suppress(OSError, ValueError):
@@ -271,7 +271,7 @@ class Checkpoints:
         return self._gang.broadcast(figures)
 
     def _remove_old(self, newest: int) -> None:
-        # Those of later steps were passed over as damaged when the training went back; it is now on its own way.
+        # Later steps were skipped as damaged when the training went back; it is now on a new path.
         steps = sorted(_steps_in(self.folder))
         kept = [step for step in steps if step <= newest][-self._keep_last :]
         for step in steps:
@@ -282,7 +282,7 @@ class Checkpoints:
                     _say(f"the old checkpoint of step {step} could not be removed: {error}")
 
     def _together(self, act: Callable[[], None], *, rank_0_only: bool = False) -> None:
-        """Run `act` on all ranks (or on the first alone), and raise on all what went wrong on one."""
+        """Run `act` on all ranks (or only on the first), and raise an error of one on all."""
         problem: Exception | None = None
         if self._gang.rank == 0 or not rank_0_only:
             try:
@@ -313,7 +313,7 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def restore_random_state(states: Mapping[str, Tensor], device: torch.device) -> None:
-    """Put back what `random_state` took; what is not there, or of a device not in use, is left as it is."""
+    """Restore what `random_state` took; missing states, and those of unused devices, change nothing."""
     if "cpu" in states:
         torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:

@@ -1,8 +1,8 @@
-"""The JSON part of a checkpoint: is it whole, is it of this training?
+"""The JSON part of a checkpoint: is it valid, is it of this training?
 
 fault_of_state           what is wrong with state.json, in words
-evaluation_of            the figures in evaluation.json, if they are some
-refuse_other_training    the checkpoint is of the model, data and seed that are trained now, or training ends
+evaluation_of            the figures in evaluation.json, if they are valid
+refuse_other_training    training ends unless the checkpoint has the same model, data and seed
 name_changes             differences in words
 """
 
@@ -21,7 +21,7 @@ _SCALER_FIELDS = {"scale", "growth_factor", "backoff_factor", "growth_interval",
 
 
 def fault_of_state(state: Any, step: int) -> str | None:
-    """What keeps a training from going on after `step` from this state, in words; None if nothing does."""
+    """What prevents a training from resuming after `step` from this state, in words; None if nothing does."""
     if not isinstance(state, Mapping):
         return "must be a mapping"
     if state.get("step") != step:
@@ -55,7 +55,7 @@ def _is_progress(figures: Mapping[str, Any]) -> bool:
 
 
 def evaluation_of(figures: Any) -> dict[str, Any] | None:
-    """The figures of an evaluation, to be put into a Progress; None if that is not what they are."""
+    """The figures of an evaluation, for a Progress; None if they are invalid."""
     if not isinstance(figures, Mapping) or figures.keys() != {"validationLoss", "results"}:
         return None
     return dict(figures) if _is_progress({"step": 0, "totalSteps": 1, **figures}) else None
@@ -64,7 +64,7 @@ def evaluation_of(figures: Any) -> dict[str, Any] | None:
 def refuse_other_training(
     step: int, saved: Mapping[str, Any], now: Mapping[str, Any], which_files: Callable[[], str] = str
 ) -> None:
-    """Raise NotRetryable("InvalidSettings") naming each difference between what was and what is trained on what.
+    """Raise NotRetryable("InvalidSettings") naming each difference in what was and what is trained, and on what.
 
     `which_files` says how the files of the data differ, if that is known.
     """

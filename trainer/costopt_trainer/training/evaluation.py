@@ -1,4 +1,4 @@
-"""The loss on held-out samples: the same samples each time, nothing about the training changed.
+"""The loss on held-out samples: the same samples each time, with no effect on the training.
 
 spread_indices       which samples are evaluated
 validation_totals    sums over this rank's share of them
@@ -21,14 +21,14 @@ from costopt_trainer.training.meter import figure
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over evaluated samples, to be added up over ranks."""
+    """Sums over evaluated samples; ranks add them up."""
 
     loss_sum: float
     """Cross-entropies in nats."""
     num_targets: int
-    """Tokens (or samples) that were predicted."""
+    """Predicted tokens (or samples)."""
     num_correct: int
-    """Targets that were the likeliest class; 0 where that is not counted."""
+    """Targets that were the likeliest class; 0 if not counted."""
 
 
 def spread_indices(num_samples: int, max_samples: int) -> npt.NDArray[np.int64]:
@@ -51,11 +51,11 @@ def validation_totals(
 ) -> Totals | None:
     """Sums over micro-batches rank, rank + world_size, ... of the evaluated samples.
 
-    `go_on` is asked before each micro-batch, on all ranks equally often, with the number done and that of all; if it
-    says no, there are no sums.
+    `go_on` is called before each micro-batch, equally often on all ranks, with the number done and the total; if it
+    returns False, the result is None.
 
     `model_forward` maps inputs on `device` to logits, or to None on a rank that only takes part in computing them,
-    whose totals are then zero. The caller puts the model into eval mode, so that no random number is drawn. The one
+    whose totals are then zero. The caller puts the model into eval mode, so that no random number is drawn. The only
     host-device sync point is the reading of the sums at the end.
     """
     indices = spread_indices(data.num_validation_samples, max_samples)
@@ -67,7 +67,7 @@ def validation_totals(
                 return None
             start = (number * world_size + rank) * micro_batch_size
             if start >= len(indices):
-                break  # in the last round there may not be one for every rank
+                break  # the last round may not have one for every rank
             inputs, targets = data.validation_batch(indices[start : start + micro_batch_size])
             inputs, targets = inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
             logits = model_forward(inputs)
@@ -82,9 +82,9 @@ def validation_totals(
 
 
 def describe_results(metric: Metric, data: TrainingData, loss: float, correct: float) -> dict[str, str]:
-    """Named figures of an evaluation and those to compare them with.
+    """Named figures of an evaluation and reference figures.
 
-    `loss` is in nats per what `metric` counts, `correct` the share of targets that were the likeliest class, 0 to 1.
+    `loss` is in nats per unit of `metric`, `correct` the share of targets that were the likeliest class, 0 to 1.
     """
     results = {metric.loss: figure(loss)}
     if data.validation_bytes_per_token is not None:

@@ -5,12 +5,12 @@
 
     main -> Training(...) -> resume -> run: steps, and between them read_losses, save, evaluate, report -> finish
 
-A training is a pure function of its recipe and data: on the CPU, 40 steps end in the same bits as 20 steps and a resume
-for 20 more. (On a GPU some kernels add in no fixed order.) To that end the order of samples is a function of (seed,
-samples consumed), and a checkpoint holds all else that a step reads.
+A training is a pure function of its recipe and data: on the CPU, 40 steps give the same bits as 20 steps and a resume
+for 20 more. (On a GPU some kernels add in no fixed order.) For this, the order of samples is a function of (seed,
+samples consumed), and a checkpoint holds everything else that a step reads.
 
 A host that reads a result from the device waits for it. The comments name each such sync point: an ordinary step has
-none, so that the host runs ahead and the device never waits for work. A thread prepares the samples of the next step.
+none, so the host runs ahead and the device never waits for work. A thread prepares the samples of the next step.
 """
 
 import os
@@ -60,7 +60,7 @@ from costopt_trainer.training.stopping import Question, Stop
 def main(settings: ReplicaSettings) -> None:
     """Train as `settings.recipe` says, from the newest checkpoint if there is one, and save the trained model.
 
-    Ends with SystemExit(143) after SIGTERM and a checkpoint. Raises NotRetryable for what no restart can mend.
+    Ends with SystemExit(143) after SIGTERM and a checkpoint. Raises NotRetryable for what no restart can fix.
     """
     if settings.recipe is None:
         raise NotRetryable("InvalidSettings", "train.recipe must be set for the built-in trainer")
@@ -83,14 +83,14 @@ def main(settings: ReplicaSettings) -> None:
 
 
 class Training:
-    """One rank's part in a training: what it holds, and what it does with it in order."""
+    """One rank's part in a training: its state, and its actions in order."""
 
     def __init__(
         self, recipe: Recipe, storage: Path, gang: ProcessGroup, meter: Meter, stop: Stop, *, job: str
     ) -> None:
         self.recipe, self.storage, self.gang, self.meter, self.stop = recipe, storage, gang, meter, stop
 
-        # ---- storage and data; before the model, because mistakes are likelier here
+        # ---- storage and data; before the model, because errors are likelier here
         keep_last = recipe.checkpointing.keep_last
         self.checkpoints = Checkpoints(storage / names.CHECKPOINTS_DIR, job=job, keep_last=keep_last, gang=gang)
         self.checkpoints.prepare()
@@ -109,7 +109,7 @@ class Training:
         self.optimizer = make_optimizer(recipe.optimizer, self.module)
         split = self.strategy.gradients_are_split
         self.scaler = gradient_scaler(recipe.precision, gang.device, gradients_are_split=split)
-        # A rank takes an equal share of every global batch, in micro-batches: the rest is gradient accumulation.
+        # Each rank takes an equal share of every global batch, in micro-batches: gradients accumulate over them.
         self.share_size = recipe.batch.global_batch_size // self.strategy.data_size
 
         # ---- where we are
@@ -117,7 +117,7 @@ class Training:
         self.samples_consumed = 0  # over all ranks: the data position
         self.saved_step: int | None = None
         self.evaluation_due = False  # after this step, and not done yet
-        self.losses: list[Tensor] = []  # of the steps since the last look, on the device, each rank's own part
+        self.losses: list[Tensor] = []  # of the steps since the last read, on the device, each rank's own part
         self.progress = Progress(step=0, total_steps=recipe.total_steps)  # latest figures
         self.reported_samples = 0
         self.is_step_to_end, self.is_evaluation_to_end = Question(gang, stop), Question(gang, stop)
@@ -125,11 +125,11 @@ class Training:
         self.reporter = Reporter(gang, Path(progress_file) if progress_file else None, storage / names.METRICS_FILE)
 
     def make_strategy(self) -> Strategy:
-        """The model with its first weights, shared out among the ranks."""
+        """The model with its initial weights, distributed over the ranks."""
         recipe, gang = self.recipe, self.gang
         torch.manual_seed(recipe.seed)  # the same weights on all ranks
         model = build_model(self.shape)
-        torch.manual_seed(zlib.crc32(f"{recipe.seed}/{gang.rank}".encode()))  # but dropout of its own on each
+        torch.manual_seed(zlib.crc32(f"{recipe.seed}/{gang.rank}".encode()))  # but different dropout on each
         autocast = autocast_for(recipe.precision, gang.device)
         note = slow_precision(recipe.precision, gang.device)
         if note and gang.rank == 0:
@@ -137,7 +137,7 @@ class Training:
         return build_strategy(recipe.parallelism, recipe.batch, model, gang, autocast)
 
     def resume(self) -> None:
-        """Go to the newest checkpoint, if there is one."""
+        """Load the newest checkpoint, if there is one."""
         recipe, gang, checkpoints, module = self.recipe, self.gang, self.checkpoints, self.module
         step = self.saved_step = checkpoints.newest(fault_of_state)
         if step is not None:
@@ -175,17 +175,17 @@ class Training:
             with phase("Rehearsing") as pieces:
                 batches = [on_device(batch, gang.device) for batch in self.batches_at(self.samples_consumed)]
                 rehearse(self.strategy, batches, self.scaler, pieces.goes_on)
-        if step is not None:  # at the very end, so that nothing draws a number in between
+        if step is not None:  # last, so that nothing draws a number in between
             with checkpoints.loading(step):
                 restore_random_state(checkpoints.read_random(step), gang.device)
 
     def run(self) -> None:
-        """Take the steps that are left, with evaluations and checkpoints where they are due."""
+        """Take the remaining steps, with evaluations and checkpoints when they are due."""
         recipe, gang, meter = self.recipe, self.gang, self.meter
         self.stop.in_steps = True
         meter.lap("startup")
         self.report()
-        if self.evaluation_due:  # an attempt before was stopped in it
+        if self.evaluation_due:  # an earlier attempt was stopped during it
             self.evaluate()
             self.report()
         global_batch_size = recipe.batch.global_batch_size
@@ -198,8 +198,8 @@ class Training:
                 )
                 meter.lap("data_wait")
 
-                # The hosts agree, over gloo, while the GPUs are still busy with the step before: how many targets this
-                # global batch has, whether any rank was asked to end, and whether rank 0 finds a report due.
+                # The hosts agree, over gloo, while the GPUs are still busy with the previous step: how many targets
+                # this global batch has, whether any rank was asked to end, and whether a report is due on rank 0.
                 num_targets, stop_asked, report_due = gang.sum_integers(
                     own_targets, self.stop.asked, gang.rank == 0 and meter.report_is_due()
                 )
@@ -217,7 +217,7 @@ class Training:
                 if evaluation_due or checkpoint_due:
                     self.read_losses()
                 meter.lap("training")
-                if checkpoint_due:  # first, since an evaluation may take longer than whoever stops it would wait
+                if checkpoint_due:  # first: an evaluation may take longer than a stop is willing to wait
                     self.save()
                 if evaluation_due:
                     self.evaluate()
@@ -225,9 +225,9 @@ class Training:
                     self.report()
 
     def batches_at(self, position: int) -> list[Batch]:
-        """This rank's micro-batches, on the host, of the step before which `position` samples are consumed.
+        """This rank's micro-batches, on the host, of the step that starts at `position` consumed samples.
 
-        Called from a thread, a step ahead: it reads nothing that a step changes.
+        Called from a thread, one step ahead: it reads nothing that a step changes.
         """
         numbers = sample_indices(
             seed=self.recipe.seed,
@@ -244,19 +244,19 @@ class Training:
             group["lr"] = rate
         undo = self.keep_state() if len(batches) > 1 else None
         self.is_step_to_end.begin()
-        # Sum of token losses over the number of targets of the global batch: each token weighs the same, however many
-        # ranks and micro-batches it is cut into.
+        # Sum of token losses over the number of targets of the global batch: each token weighs the same, for any number
+        # of ranks and micro-batches.
         loss_sum = self.strategy.accumulate_gradients(
             batches, 1 / num_targets, self.scaler, lambda: not self.is_step_to_end.all_end()
         )
-        if loss_sum is None:  # told to end between two micro-batches: the step was never begun
+        if loss_sum is None:  # told to end between two micro-batches: as if the step had never begun
             if undo is not None:
                 undo()
             self.end_early()
         self.scaler.unscale_(self.optimizer)
         clip_norm = float(self.recipe.optimizer.gradient_clip_norm)
         if clip_norm > 0:
-            # Under FP16 infinite gradients become NaN here; the scaler has seen them and will skip the step.
+            # In FP16 infinite gradients become NaN here; the scaler has seen them and skips the step.
             norm = self.strategy.gradient_norm()
             nn.utils.clip_grads_with_norm_(self.module.parameters(), clip_norm, norm)
         self.scaler.step(self.optimizer)
@@ -267,7 +267,7 @@ class Training:
         self.samples_consumed += self.recipe.batch.global_batch_size
 
     def keep_state(self) -> Callable[[], None]:
-        """What a step changes before it is done, kept; calling the result puts it back. No sync point."""
+        """Copy what an unfinished step changes; calling the result restores it. No sync point."""
         random, device = random_state(self.gang.device), self.gang.device
         kept = [(buffer, buffer.clone()) for buffer in self.module.buffers()]  # such as moving averages
 
@@ -280,7 +280,7 @@ class Training:
         return undo
 
     def read_losses(self) -> None:
-        """Learn the losses of the steps since the last look, and stop if training has diverged. A sync point."""
+        """Read the losses of the steps since the last read, and stop if training has diverged. A sync point."""
         if not self.losses:
             return
         losses = self.gang.sum(torch.stack(self.losses)).tolist()
@@ -292,7 +292,7 @@ class Training:
         self.update_progress(learning_rate=figure(learning_rate(self.recipe, self.step)))
 
     def evaluate(self) -> None:
-        """Loss on the held-out samples, each rank taking its share. A sync point."""
+        """Loss on the held-out samples, each rank on its share. A sync point."""
         self.strategy.share_buffers()
         self.module.eval()
         self.is_evaluation_to_end.begin()
@@ -359,7 +359,7 @@ class Training:
         self.meter.lap("checkpoint")
 
     def end_early(self) -> NoReturn:
-        """All ranks save the step they have all finished, and end."""
+        """All ranks save the last finished step, and end."""
         self.read_losses()
         self.meter.lap("training")
         if self.step not in (0, self.saved_step):
@@ -368,7 +368,7 @@ class Training:
         raise SystemExit(EXIT_PREEMPTED)
 
     def finish(self) -> None:
-        """Save the trained model: from the checkpoint, where the pieces of all ranks are one model again."""
+        """Save the trained model: from the checkpoint, which joins the pieces of all ranks."""
         problem: Exception | None = None
         if self.gang.rank == 0:
             folder = self.storage / names.ARTIFACTS_DIR / names.MODEL_DIR
@@ -390,7 +390,7 @@ class Training:
         self.progress = self.progress.model_copy(update=figures)
 
     def report(self) -> None:
-        """Say how far training is."""
+        """Report the progress."""
         tokens = (self.samples_consumed - self.reported_samples) * self.data.tokens_per_sample
         self.reported_samples = self.samples_consumed
         rate = self.meter.tokens_per_second(tokens)
@@ -400,13 +400,13 @@ class Training:
         self.meter.reported()
 
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint must have been made of to be resumed: model, samples and their order."""
+        """What must be equal in a checkpoint to resume it: model, samples and their order."""
         model = {**self.shape.to_plain(), "settings": settings_that_must_stay(self.shape.settings)}
         return {"model": model, "data": self.data.fingerprint, "seed": self.recipe.seed}
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch on `device`; copied from pinned memory, so that the host does not wait for it."""
+    """The batch on `device`; copied from pinned memory, so the host does not wait for it."""
     if device.type == "cpu":
         return batch
     inputs, targets = batch
@@ -414,7 +414,7 @@ def on_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def diverged(what: str, recipe: Recipe) -> NotRetryable:
-    """The end of a training whose figures have left the finite: the same steps would lead there again."""
+    """The error of a training whose figures are no longer finite: the same steps would lead there again."""
     advice = f"lower optimizer.learningRate (now {recipe.optimizer.learning_rate}), lengthen schedule.warmupSteps"
     if recipe.precision == "FP16":
         other = "train in BF16 or FP32"
@@ -426,7 +426,7 @@ def diverged(what: str, recipe: Recipe) -> NotRetryable:
 
 
 def refuse_fewer_steps(step: int, total_steps: int) -> None:
-    """Raise NotRetryable if the checkpoint is of a step behind the last: its model is not the one that is asked for."""
+    """Raise NotRetryable if the checkpoint's step is past the last one: its model is not the requested one."""
     if step > total_steps:
         raise NotRetryable(
             "InvalidSettings",

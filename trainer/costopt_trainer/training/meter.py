@@ -1,13 +1,13 @@
-"""Where a rank's time goes, and how that and the training's progress are told.
+"""Where a rank's time goes, and how that and the training's progress are reported.
 
     figure      a measured number as text
-    Meter       every moment since the process began, counted under exactly one head
-    Reporter    Progress into the replica's progress file, onto stdout, and into metrics.jsonl
+    Meter       all time since the process began, each moment under exactly one head
+    Reporter    writes Progress to the replica's progress file, stdout and metrics.jsonl
 
-The loop calls `meter.lap(head)` after each thing it does; the time since the call before goes under that head, so that
-the heads always add up to the whole. Times are the host's: on a GPU, which works behind the host's back, the wait for
-it falls under whatever reads a result next. Samples are prepared on a thread meanwhile: data_wait is only what the host
-waits for them.
+The loop calls `meter.lap(head)` after each activity; the time since the previous call counts under that head, so the
+heads always add up to the whole. Times are the host's: a GPU works asynchronously, so the wait for it counts under
+whatever reads a result next. A thread prepares samples meanwhile: data_wait is only the time that the host waits for
+them.
 """
 
 import json
@@ -32,25 +32,25 @@ NANOSECONDS_PER_MILLISECOND = 10**6
 NANOSECONDS_PER_SECOND = 10**9
 
 REPORT_EVERY_SECONDS = 1.0
-"""A report reads the loss back from the device, which stops the host: not worth it at every step of a quick model."""
+"""A report reads the loss from the device, which blocks the host: too costly at every step of a fast model."""
 
 _LONGEST_LINE = 2**16
-"""Bytes of a line of metrics.jsonl; ours have some hundreds."""
+"""Bytes of a line of metrics.jsonl; ours have a few hundred."""
 
 
 def figure(value: float) -> str:
-    """A finite measured number as text; nine digits tell any two float32 apart."""
+    """A finite measured number as text; nine digits distinguish any two float32."""
     return f"{value:.9g}"
 
 
 def startup_ns() -> int:
-    """Nanoseconds since this rank's launcher began, or without one since this process began."""
+    """Nanoseconds since this rank's launcher began, or, without one, this process."""
     started = os.environ.get(names.ENV_LAUNCHER_STARTED, "")
     return max(0, time.monotonic_ns() - int(started)) if started.isdigit() else process_age_ns()
 
 
 def process_age_ns() -> int:
-    """Nanoseconds since this process began, to 10 ms; 0 where the system does not tell (not Linux)."""
+    """Nanoseconds since this process began, to 10 ms; 0 if the system does not say (not Linux)."""
     try:
         # Field 22 of proc(5) stat, counted after the name in parentheses: start time in clock ticks since boot.
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
@@ -64,7 +64,7 @@ class Meter:
     """Time by head since the process began, in nanoseconds."""
 
     def __init__(self, already_ns: int = 0, now: Callable[[], int] = time.monotonic_ns) -> None:
-        """`already_ns` had gone by when this was called; it is start-up too. `now` is a clock that never goes back."""
+        """`already_ns` had passed before this call; it is start-up too. `now` is a monotonic clock."""
         self._now = now
         self._last_ns = now() - already_ns
         self._heads: dict[Head, int] = dict.fromkeys(
@@ -85,7 +85,7 @@ class Meter:
         self._saved_ns = self._heads["training"] + self._heads["evaluation"]
 
     def metered(self) -> MeteredMilliseconds:
-        """The account so far."""
+        """The times so far."""
         in_steps_ns = self._heads["training"] + self._heads["evaluation"]
         return MeteredMilliseconds(
             startup=self._heads["startup"] // NANOSECONDS_PER_MILLISECOND,
@@ -96,22 +96,22 @@ class Meter:
         )
 
     def report_is_due(self) -> bool:
-        """Has the last report grown old?"""
+        """Is it time for the next report?"""
         return self._now() - self._reported_ns >= REPORT_EVERY_SECONDS * NANOSECONDS_PER_SECOND
 
     def reported(self) -> None:
-        """A report has just been made."""
+        """A report was just made."""
         self._reported_ns = self._now()
 
     def tokens_per_second(self, tokens: int) -> int | None:
-        """Rate of `tokens` over the steps since the last call, evaluations and checkpoints apart; None: no step."""
+        """Rate of `tokens` over the steps since the last call, without evaluations and checkpoints; None: no step."""
         trained_ns = self._heads["training"] + self._heads["data_wait"]
         elapsed_ns, self._rate_since_ns = trained_ns - self._rate_since_ns, trained_ns
         return tokens * NANOSECONDS_PER_SECOND // elapsed_ns if tokens and elapsed_ns else None
 
 
 class Reporter:
-    """Tells how far training is: each replica in its progress file, rank 0 on stdout and in metrics.jsonl too."""
+    """Reports the progress: each replica in its progress file, rank 0 also on stdout and in metrics.jsonl."""
 
     def __init__(self, gang: ProcessGroup, progress_file: Path | None, metrics_file: Path) -> None:
         """`progress_file` None: nobody reads one."""
@@ -121,9 +121,9 @@ class Reporter:
         self._last_step = 0
 
     def resume_after(self, step: int) -> None:
-        """Drop the metrics of steps after `step`: they are about to be taken again. A line torn by a kill goes too.
+        """Drop the metrics of steps after `step`, which are taken again, and a line cut off by a kill.
 
-        Raises NotRetryable("CheckpointNotWritable") if there is something else than a file to write to.
+        Raises NotRetryable("CheckpointNotWritable") if it is not a file to write to.
         """
         self._last_step = step
         if self._metrics_file is None or not os.path.lexists(self._metrics_file):
@@ -138,8 +138,8 @@ class Reporter:
             write_atomically(self._metrics_file, b"".join(kept))
 
     def report(self, progress: Progress, *, keep: bool = True) -> None:
-        """Tell `progress`. metrics.jsonl gets one line of a step, so nothing for a step it has already, nor one that is
-        not to be kept, as more is to be said of the step.
+        """Report `progress`. metrics.jsonl gets one line per step, so none for a step it already has, and none if not
+        `keep`, because a fuller report of the step follows.
 
         Raises NotRetryable("CheckpointNotWritable") if the disk is full.
         """
@@ -156,7 +156,7 @@ class Reporter:
     def _tell(self, progress: Progress, *, keep: bool) -> None:
         line = json.dumps(progress.to_plain(), separators=(",", ":")) + "\n"
         if self._progress_file is not None:
-            # No sync: this is for a reader on the same machine, and waiting for the disk every second is not free.
+            # No sync: the reader is on the same machine, and waiting for the disk every second is not free.
             write_atomically(self._progress_file, line.encode(), durable=False)
         if self._metrics_file is not None:
             sys.stdout.write(line)

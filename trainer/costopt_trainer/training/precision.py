@@ -1,9 +1,9 @@
-"""The number formats of training: which dtype the forward pass computes in, and how FP16 gradients keep from underflow.
+"""The number formats of training: which dtype the forward pass computes in, and how FP16 gradients avoid underflow.
 
     autocast_for      a factory of the context that the forward pass runs in
-    slow_precision    what to say of a format that this processor has no instructions for
-    gradient_scaler   loss scaling: at work under FP16, an empty gesture otherwise
-    all_finite        are there infinities or NaNs in these tensors?
+    slow_precision    a warning about a format without instructions on this processor
+    gradient_scaler   loss scaling: active in FP16, a no-op otherwise
+    all_finite        are these tensors free of infinities and NaNs?
 
 Weights, gradients and optimizer state are float32 throughout (mixed precision training, arXiv 1710.03740). BF16 has
 the exponents of float32 and needs no scaling.
@@ -26,11 +26,11 @@ _INSTRUCTIONS = {
     "BF16": ("avx512_bf16", "amx_bf16", "bf16"),
     "FP16": ("avx512_fp16", "amx_fp16", "fp16_arith"),
 }
-"""Any of these on a CPU computes in the format; the names are those of `torch.cpu.get_capabilities`."""
+"""A CPU with any of these computes in the format; names as in `torch.cpu.get_capabilities`."""
 
 
 def autocast_for(precision: PrecisionName, device: torch.device) -> Autocast:
-    """A factory of the context that a forward pass runs in; for FP32 it changes nothing."""
+    """A factory of the context that a forward pass runs in; a no-op in FP32."""
     if precision == "FP32":
         return nullcontext
     dtype = _COMPUTE_DTYPES[precision]
@@ -38,7 +38,7 @@ def autocast_for(precision: PrecisionName, device: torch.device) -> Autocast:
 
 
 def slow_precision(precision: PrecisionName, device: torch.device) -> str | None:
-    """One line for whoever chose a format that this processor only imitates; None where it computes in it."""
+    """One line for users of a format that this processor only emulates; None if it computes in it."""
     if device.type != "cpu" or precision == "FP32":
         return None
     able = torch.cpu.get_capabilities()
@@ -51,10 +51,10 @@ def slow_precision(precision: PrecisionName, device: torch.device) -> str | None
 
 
 def gradient_scaler(precision: PrecisionName, device: torch.device, *, gradients_are_split: bool) -> GradScaler:
-    """Loss scaling for FP16; otherwise a scaler that is switched off, so that the loop is the same for all.
+    """Loss scaling for FP16; otherwise a disabled scaler, so that the loop is the same for all.
 
-    With `gradients_are_split` (a pipeline) each rank sees only its own layers' gradients: whether a step must be
-    skipped is then asked of all ranks, since a step taken by some and skipped by others would tear the model apart.
+    With `gradients_are_split` (a pipeline) each rank sees only the gradients of its own layers: then all ranks decide
+    together whether to skip a step, since a step taken by some and skipped by others would corrupt the model.
     """
     enabled = precision == "FP16"
     if enabled and gradients_are_split:
@@ -65,7 +65,7 @@ def gradient_scaler(precision: PrecisionName, device: torch.device, *, gradients
 class _SharedGradScaler(GradScaler):
     """A GradScaler that all ranks share: an overflow on one is an overflow on all.
 
-    torch has such a one for FSDP, but that fails with fused optimizers (torch 2.13).
+    torch has one for FSDP, but it fails with fused optimizers (torch 2.13).
     """
 
     def _unscale_grads_(self, *args: Any, **kwargs: Any) -> dict[torch.device, Tensor]:
@@ -76,6 +76,6 @@ class _SharedGradScaler(GradScaler):
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """True if no element is infinite or NaN. A host-device sync point: the answer is read back."""
+    """True if no element is infinite or NaN. A host-device sync point: reads the result."""
     checks = [torch.isfinite(tensor).all() for tensor in tensors]
     return not checks or bool(torch.stack(checks).all())

@@ -1,11 +1,11 @@
-"""Who this rank is among the others, and the few things ranks tell each other.
+"""This rank's place among the others, and the few things that ranks exchange.
 
-join_process_group    meet the other ranks, as the environment says
+join_process_group    join the other ranks, as the environment says
 ProcessGroup         this rank's place; sums, broadcasts, and agreement on errors
 ALONE                that of a process without others
 
-What ranks tell each other is tensors, or JSON in tensors. torch's own exchange of objects unpickles what comes, which
-would run the code of whoever can reach a rank's port: neither torch's store nor gloo asks who is there.
+Ranks exchange tensors, or JSON in tensors. torch's own object collectives unpickle what they receive, which would run
+the code of anybody who can reach a rank's port: neither torch's store nor gloo authenticates peers.
 """
 
 import json
@@ -28,18 +28,18 @@ from costopt_trainer.shutdown import leave_at_once
 T = TypeVar("T")
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
-"""How long a rank waits for another: a first rank may be tokenizing the data meanwhile. A rank that dies is noticed at
-once all the same, by its launcher."""
+"""How long a rank waits for another: the first rank may be tokenizing the data meanwhile. If a rank dies, its launcher
+notices at once anyway."""
 
 MAX_MESSAGE_BYTES = 2**22
-"""Longest JSON that one rank tells another: the records of a checkpoint's twenty thousand tensors."""
+"""Longest JSON that a rank sends: the records of a checkpoint's twenty thousand tensors."""
 MAX_SENTENCE = 10_000
-"""Characters of an error that the other ranks are told."""
+"""Characters of an error that other ranks get."""
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """One rank's place among all ranks. With a world size of 1 nothing is sent and no process group exists."""
+    """One rank's place among all. With a world size of 1 nothing is sent and no process group exists."""
 
     rank: int
     local_rank: int
@@ -59,7 +59,7 @@ class ProcessGroup:
         return [int(total) for total in self.sum(torch.tensor(values, dtype=torch.int64)).tolist()]
 
     def broadcast(self, value: T) -> T:
-        """Rank 0's `value`, JSON data, on all ranks. Tuples come as lists, on rank 0 too where there are others."""
+        """Rank 0's `value`, JSON data, on all ranks. Tuples become lists, also on rank 0 if there are others."""
         if self.world_size == 1:
             return value
         content = _to_bytes(value) if self.rank == 0 else b""
@@ -69,7 +69,7 @@ class ProcessGroup:
         return received
 
     def gather(self, value: T) -> list[T]:
-        """Every rank's `value`, JSON data, in order of rank, on all ranks. Tuples come as lists, as in `broadcast`."""
+        """Every rank's `value`, JSON data, in rank order, on all ranks. Tuples become lists, as in `broadcast`."""
         if self.world_size == 1:
             return [value]
         content = _to_bytes(value)
@@ -82,15 +82,15 @@ class ProcessGroup:
         return tensor
 
     def _all_gather(self, tensor: Tensor) -> Tensor:
-        """Every rank's `tensor`, all of one shape, as rows."""
+        """Every rank's `tensor`, all of equal shape, as rows."""
         rows = [torch.empty_like(tensor) for _ in range(self.world_size)]
         dist.all_gather(rows, tensor)
         return torch.stack(rows)
 
     def agree(self, error: Exception | None) -> None:
-        """Return if no rank met an error; else raise on all ranks, so that none waits for one that has left.
+        """Return if no rank had an error; else raise on all ranks, so that none waits for one that has left.
 
-        The lowest rank's NotRetryable goes first; without one, the rank's own error, or RuntimeError on the others.
+        The lowest rank's NotRetryable has priority; without one, the rank's own error, or RuntimeError on the others.
         """
         report: Any = None
         if error is not None:
@@ -107,7 +107,7 @@ class ProcessGroup:
             raise RuntimeError(f"rank {failed[0][0]} failed: {failed[0][2]}")
 
     def leave(self) -> None:
-        """End this process well, if it has met other ranks: nothing is left to do, and no destructor may hang."""
+        """Exit this process with 0 if it has joined other ranks: no work is left, and no destructor may hang."""
         if self.world_size > 1:
             leave_at_once(EXIT_DONE)
 
@@ -117,9 +117,9 @@ ALONE = ProcessGroup(rank=0, local_rank=0, world_size=1, device=torch.device("cp
 
 
 def join_process_group() -> ProcessGroup:
-    """Meet the other ranks as RANK, LOCAL_RANK, WORLD_SIZE and MASTER_* say; returns when all are there.
+    """Join the other ranks as RANK, LOCAL_RANK, WORLD_SIZE and MASTER_* say; returns when all have joined.
 
-    GPUs talk NCCL, hosts gloo; both at once where there are GPUs, so that small talk between hosts stays off the GPU.
+    GPUs use NCCL, hosts gloo; with GPUs both, so that small messages between hosts stay off the GPU.
     Raises NotRetryable("InvalidSettings") if this machine has fewer GPUs than ranks.
     """
     rank = int(os.environ.get("RANK", "0"))
@@ -143,7 +143,7 @@ def join_process_group() -> ProcessGroup:
     if world_size > 1:
         with phase("MeetingRanks"):
             if device.type == "cuda":
-                # Given its device, NCCL connects all ranks now; at the first exchange, a pipeline has only two of them.
+                # With its device given, NCCL connects all ranks now; a pipeline's first exchange has only two of them.
                 dist.init_process_group("cpu:gloo,cuda:nccl", timeout=COLLECTIVE_TIMEOUT, device_id=device)
             else:
                 dist.init_process_group("gloo", timeout=COLLECTIVE_TIMEOUT)
@@ -160,7 +160,7 @@ def _to_tensor(content: bytes, length: int) -> Tensor:
 
 
 def _checked(length: int) -> int:
-    """A length as another rank tells it, before memory is taken for it."""
+    """A length sent by another rank, checked before memory is allocated."""
     if not 0 < length <= MAX_MESSAGE_BYTES:
         raise RuntimeError(f"a rank must tell at most {MAX_MESSAGE_BYTES} bytes at once, but announced {length}")
     return length

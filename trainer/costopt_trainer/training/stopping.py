@@ -1,7 +1,7 @@
-"""When a training is told to end: heard between micro-batches, and agreed on by all ranks.
+"""Stopping a training: noticed between micro-batches, and agreed on by all ranks.
 
 Stop        has this rank been asked to end?
-Question    have we all? Asked together at the same micro-batch, about once a second
+Question    should all end? Asked on all ranks at the same micro-batch, about once a second
 """
 
 import os
@@ -13,13 +13,13 @@ from costopt.schema.replica import EXIT_PREEMPTED
 from costopt_trainer.training.process_group import ProcessGroup
 
 ASK_EVERY_SECONDS = 1.0
-"""An exchange between hosts takes a millisecond at most, so this costs a thousandth."""
+"""An exchange between hosts takes at most a millisecond, so this costs 0.1 %."""
 
 
 class Stop:
     """Has this rank been asked to end? Called from a thread of its own, the moment SIGTERM comes.
 
-    `otherwise` is what it says if it comes where no step is taken.
+    `otherwise` is its message if no step is being taken.
     """
 
     def __init__(self, otherwise: str = "ending before the first step") -> None:
@@ -28,7 +28,7 @@ class Stop:
         self.in_steps = False
 
     def __call__(self, why: str) -> None:
-        """In steps, ask for a checkpoint; before, there is nothing to save and maybe a long wait in the way."""
+        """In steps, ask for a checkpoint; before, there is nothing to save and maybe a long wait."""
         self.asked = True
         if not self.in_steps:
             print(f"{self._otherwise}: {why}", file=sys.stderr, flush=True)
@@ -36,7 +36,7 @@ class Stop:
 
 
 class Question:
-    """Are all to end? Each kind of work has its own, as micro-batches of one take longer than those of another."""
+    """Should all end? Each kind of work has its own, because their micro-batches take different times."""
 
     def __init__(self, gang: ProcessGroup, stop: Stop, now: Callable[[], float] = time.monotonic) -> None:
         self._gang, self._stop, self._now = gang, stop, now
@@ -45,12 +45,12 @@ class Question:
         self._since = now()
 
     def begin(self) -> None:
-        """A stretch of micro-batches begins, on all ranks; whether to end has just been asked otherwise."""
+        """A series of micro-batches begins on all ranks, which have just agreed in another way to go on."""
         self._count = 0
         self._since = self._now()
 
     def all_end(self) -> bool:
-        """To be called by all ranks at each micro-batch; the same answer on all."""
+        """All ranks call it at each micro-batch; the same answer on all."""
         if self._gang.world_size == 1:
             return self._stop.asked
         self._count += 1
