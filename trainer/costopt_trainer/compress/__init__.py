@@ -1,14 +1,14 @@
-"""Variants: the trained model made smaller or faster, measured against what it was made from.
+"""Variants: the trained model made smaller or faster, measured against that model.
 
 run         one variant from beginning to end (read first)
 table       the table of steps
-step        what each row fulfils, and what it may use
-step_checkpoints    those of steps that train
+step        the interface of a step, and what it may use
+step_checkpoints    checkpoints of steps that train
 quantize    8-bit weights; prune: fewer weights
-engines     the ways to run a variant, of which the fastest is measured
+engines     the ways to run a variant; the fastest is measured
 measure     size and latency of variant and baseline, side by side
-quality     their validation loss, and what guessing gets
+quality     their validation loss, and that of guessing
 judge       why nobody would deploy it
-overdue     a run that does not end
+overdue     ends a model run that takes too long
 verify      a fresh process loads the artifact and must get the same output
 """

@@ -4,9 +4,9 @@
     TorchCompiled   the same under torch.compile
     TorchQuantized  torch's own 8-bit kernels (FBGEMM, oneDNN), uncompiled; one scale for a batch's activations
 
-Int8 with dynamic activations has two fast ways on a CPU. torchao's tensors are fast once compiled, but only where the
-processor adds up 8-bit products in one instruction (VNNI and its like): elsewhere torch multiplies them in a plain
-loop, 24 times slower than FP32. torch's own kernels need AVX2 alone, so they are tried everywhere.
+Int8 with dynamic activations has two fast ways on a CPU. torchao's tensors are fast once compiled, but only if the
+processor adds up 8-bit products in one instruction (VNNI or similar): elsewhere torch multiplies them in a plain
+loop, 24 times slower than FP32. torch's own kernels need only AVX2, so they are tried everywhere.
 """
 
 import copy
@@ -24,7 +24,7 @@ from costopt_trainer.compress.table import wants_compile
 Forward = Callable[[Tensor], Tensor]
 
 _INT8_DOT_PRODUCTS = ("avx512_vnni", "avx_vnni", "amx_int8", "i8mm", "dot")
-"""Instructions that add up 8-bit products, by the names of `torch.cpu.get_capabilities`."""
+"""Instructions that add up 8-bit products, named as in `torch.cpu.get_capabilities`."""
 
 _KERNEL_LIBRARIES = ("x86", "onednn", "qnnpack")
 """Libraries of 8-bit kernels, the best first; "x86" is FBGEMM or oneDNN, by the layer's shape."""
@@ -33,7 +33,7 @@ _KERNEL_LIBRARIES = ("x86", "onednn", "qnnpack")
 def engines_for(steps: Sequence[Step], device: torch.device) -> tuple[EngineName, ...]:
     """The engines worth trying for a model that `steps` made, on `device`."""
     if not wants_compile(steps):
-        return ("TorchEager",)  # compiled, the baseline would gain the same
+        return ("TorchEager",)  # compiling would help the baseline as much
     if device.type != "cpu":
         return ("TorchCompiled", "TorchEager")
     engines: list[EngineName] = []
@@ -51,7 +51,7 @@ def has_int8_dot_products() -> bool:
 
 
 def kernel_library() -> str | None:
-    """The library of 8-bit kernels that TorchQuantized takes here; None if torch was built without any."""
+    """The library of 8-bit kernels that TorchQuantized uses here; None if torch was built without any."""
     return next((name for name in _KERNEL_LIBRARIES if name in torch.backends.quantized.supported_engines), None)
 
 
@@ -65,7 +65,7 @@ def start(engine: EngineName, model: nn.Module) -> Forward:
 
 
 def _with_quantized_kernels(model: nn.Module) -> nn.Module:
-    """A copy of `model` whose int8 layers are computed by torch's own kernels. Raises ValueError if it has none."""
+    """A copy of `model` whose int8 layers use torch's own kernels. Raises ValueError if it has none."""
     copied = copy.deepcopy(model)
     layers = [(name, layer) for name, layer in copied.named_modules() if _is_int8(layer)]
     if not layers:
@@ -93,7 +93,7 @@ class _QuantizedLinear(nn.Module):
             # Tensors of this kind are to go from torch some day; in the version that we ask for these kernels want one.
             warnings.filterwarnings("ignore", message=".*quantized tensor creation functions")
             plain = torch._make_per_channel_quantized_tensor(weight.qdata, scales, zeros, 0)  # noqa: SLF001
-        # Without such instructions two products are added in 16 bits, which activations of 8 full bits overflow.
+        # Without such instructions two products are added in 16 bits, and full 8-bit activations overflow.
         self.reduce_range = not has_int8_dot_products()
         before = torch.backends.quantized.engine
         torch.backends.quantized.engine = kernel_library() or before

@@ -1,23 +1,23 @@
-"""Why nobody would deploy a variant, found in its figures. Pure; a gate of the user's own numbers can take its place.
+"""Why nobody would deploy a variant, from its figures. Pure; a gate with the user's own numbers can replace it.
 
-find_faults   the marks of a report, each with the numbers that it follows from
+find_faults   the faults in a report, each with the numbers behind it
 """
 
 from costopt.schema.variant_report import Measurement, VariantFault
 
 SLOWER_BELOW = 0.9
-"""Times the model's speed. Two equal models are measured within a few percent of each other on a quiet machine."""
+"""Times the model's speed. Measurements of two equal models differ by a few percent on a quiet machine."""
 SMALLER_ABOVE = 1.05
-"""Times smaller than the model; less is nothing that anybody would deploy another model for."""
+"""Times smaller than the model; nobody would deploy another model for less."""
 
 
 def find_faults(
     baseline: Measurement, measured: Measurement, *, trivial_loss: float, speed_is_wanted: bool
 ) -> list[VariantFault]:
-    """What speaks against the variant `measured`; nothing is an empty list.
+    """The reasons against the variant `measured`; an empty list if there are none.
 
-    `trivial_loss` is what guessing by frequency reaches on the same targets, in the unit of the losses.
-    `speed_is_wanted` says that being faster is what the variant's steps are for.
+    `trivial_loss` is the loss of guessing by frequency on the same targets, in the unit of the losses.
+    `speed_is_wanted` says that speed is the purpose of the variant's steps.
     """
     faults: list[VariantFault] = []
     speed = baseline.latency_microseconds / max(measured.latency_microseconds, 1)

@@ -6,11 +6,11 @@
 
 Latency is the median time of one forward pass, without gradients and in the weights' own precision, of one batch: the
 micro-batch of the recipe, filled with the first validation samples. Runs alternate (baseline, variant, baseline, ...)
-after a warm-up, so that whatever else the machine does meets both alike. Each runs under the engine that is fastest for
-it among those that the variant is meant for; what cannot run here (no C++ compiler), or computes something else, is
-left out with one line.
+after a warm-up, so that other load on the machine affects both equally. Each runs under its fastest engine among those
+that the variant is meant for; an engine that cannot run here (no C++ compiler), or computes something else, is left out
+with one line.
 
-Measuring ends in a bounded time, however slow a model is: see the limits below, quality.py and overdue.py.
+Measuring takes a bounded time, however slow a model is: see the limits below, quality.py and overdue.py.
 """
 
 import statistics
@@ -35,17 +35,17 @@ from costopt_trainer.phases import phase
 WARM_UP_RUNS = 3
 MIN_RUNS, MAX_RUNS = 15, 200
 CHOOSING_RUNS = 5
-"""Of each engine, where there are several."""
+"""Of each engine, if there are several."""
 TIMING_BUDGET_SECONDS = 5.0
 """Timing stops after this long, or after MAX_RUNS, but not before MIN_RUNS of each."""
 TIMING_LIMIT_SECONDS = 20.0
-"""And after this long with what there is, be it one run of each. Warm-up and choosing have the same limit."""
+"""And after this long in any case, even with one run of each. Warm-up and choosing have the same limit."""
 
 REPEAT_TOLERANCE = 0.01
 """Largest difference between two runs on the same input, relative to the output's norm."""
 ENGINE_TOLERANCE = 0.15
 """Largest difference between an engine's output and TorchEager's. Activations quantized in another order of operations
-round differently (0.01 to 0.09 is usual); an output overwritten or computed wrongly differs by 1 and more."""
+round differently (usually 0.01 to 0.09); an output overwritten or computed wrongly differs by 1 or more."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Latency:
-    """What a model was timed under, and its median time of one forward pass in microseconds."""
+    """The engine a model was timed under, and its median time of one forward pass in microseconds."""
 
     running: Running
     microseconds: int
@@ -75,7 +75,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Measured:
-    """Both measurements, and what they are over."""
+    """Both measurements, and their samples."""
 
     baseline: Measurement
     variant: Measurement
@@ -92,10 +92,10 @@ def measure(
     engines: Sequence[EngineName],
     device: torch.device,
 ) -> Measured:
-    """Measure `baseline` and `variant`, which is called `name`; both models are moved to `device`.
+    """Measure `baseline` and `variant`, whose name is `name`; both models are moved to `device`.
 
     `engines` are those that the variant is meant for. Raises NotRetryable("LossNotFinite") if a loss is not a number,
-    and NotRetryable("ArtifactMismatch") if a model changes its input or does not repeat itself. A single run that takes
+    and NotRetryable("ArtifactMismatch") if a model changes its input or is not repeatable. A single run that takes
     minutes ends the process (see overdue.py).
     """
     for subject in (baseline, variant):
@@ -105,7 +105,7 @@ def measure(
         timed = time_side_by_side(baseline.model, variant.model, batch, engines=engines, calls=calls)
 
         def evaluated(subject: Subject, latency: Latency) -> Forward:
-            # Compiled, a last, smaller micro-batch would be compiled again; the function is the model's own.
+            # A compiled model would compile again for a smaller last micro-batch; the function is the same.
             forward = subject.model if latency.running.engine == "TorchCompiled" else latency.running.forward
 
             def run(inputs: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
     total = nonzero = 0
     for parameter in model.parameters():
         total += parameter.numel()
-        # Symmetric int8 data is zero exactly where the weight it stands for is.
+        # Symmetric int8 data is zero exactly where its weight is.
         stored = getattr(parameter, "qdata", parameter)
         nonzero += int(torch.count_nonzero(stored.detach()))
     return total, nonzero
@@ -148,7 +148,7 @@ def time_side_by_side(
 ) -> tuple[Latency, Latency]:
     """Median latency of both on `batch`, runs interleaved, each under its fastest engine.
 
-    The baseline may be compiled if the variant can be, and only then may the variant.
+    Either is compiled only if both can be.
 
     Raises NotRetryable("ArtifactMismatch") if a model under TorchEager changes its input or does not repeat itself.
     """
@@ -176,7 +176,7 @@ def time_side_by_side(
 
 
 def _eager(model: nn.Module, batch: Tensor, calls: Overdue) -> Tensor:
-    """The output that every engine is held to. Raises NotRetryable as `time_side_by_side` does."""
+    """The reference output for every engine. Raises NotRetryable like `time_side_by_side`."""
     with phase("Measuring") as pieces:
         calls.begin()
         expected = model(batch.clone())
@@ -188,16 +188,16 @@ def _eager(model: nn.Module, batch: Tensor, calls: Overdue) -> Tensor:
 
 
 def _under(engine: EngineName, model: nn.Module, batch: Tensor, expected: Tensor, calls: Overdue) -> Running | None:
-    """`model` under `engine`; None, after one line that says why, if that is not possible here."""
+    """`model` under `engine`; None, after one line with the reason, if that is impossible here."""
     if engine == "TorchEager":
         return Running(engine, model)
     try:
         with warnings.catch_warnings(), phase("Compiling" if engine == "TorchCompiled" else "Measuring"):
-            # torchao's tensors cannot be found in the compile cache again; they are compiled each time.
+            # The compile cache cannot find torchao's tensors again; they are compiled each time.
             warnings.filterwarnings("ignore", message=".*_stable_hash_for_caching")
             forward = start(engine, model)
             with calls.paused():
-                forward(batch.clone())  # a first call compiles, which may take long
+                forward(batch.clone())  # the first call compiles, which may take long
             fault = _find_fault(forward, batch, expected, ENGINE_TOLERANCE, calls)
     except Exception as error:  # noqa: BLE001  the compiler's own exceptions are many and private
         fault = f"cannot be run: {type(error).__name__}: {first_line(error)}"
@@ -218,7 +218,7 @@ def _fastest(candidates: Sequence[Running], batch: Tensor, calls: Overdue) -> Ru
 def _find_fault(forward: Forward, batch: Tensor, expected: Tensor, tolerance: float, calls: Overdue) -> str | None:
     """What is wrong with two runs on the same input, if anything.
 
-    Compilers have been seen to write into the caller's input, which gives a right first answer and then wrong ones.
+    Some compilers write into the caller's input, which gives a correct first answer and then wrong ones.
     """
     untouched = batch.clone()
     calls.begin()
@@ -244,7 +244,7 @@ def _alternate(
 ) -> list[list[float]]:
     """Seconds of each run of each, in turn: `most` of each, or at least `least` and as many as `budget` seconds allow.
 
-    Whatever `least` says, no more begin when TIMING_LIMIT_SECONDS are over.
+    Regardless of `least`, none begins after TIMING_LIMIT_SECONDS.
     """
     times: list[list[float]] = [[] for _ in several]
     begun = time.perf_counter()

@@ -1,4 +1,4 @@
-"""A run of a model that does not end: nobody can break off a kernel, so the process ends, and says why.
+"""A model run that takes too long: a kernel cannot be interrupted, so the process ends and says why.
 
 Overdue     `with Overdue("small") as calls:`, and `calls.begin()` before each call
 """
@@ -18,11 +18,11 @@ from costopt_trainer.errors import NotRetryable
 from costopt_trainer.launch.rank_error import ERROR_FILE_VARIABLE, record_error
 
 CALL_LIMIT_SECONDS = 300.0
-"""The longest that one call may take while a variant is measured; compiling is not one."""
+"""Limit of one call while a variant is measured; compiling does not count."""
 
 
 class Overdue:
-    """Ends this process, as NotRetryable("InvalidSettings") would, when one call takes more than its time."""
+    """Ends this process, as NotRetryable("InvalidSettings") would, if one call exceeds its limit."""
 
     def __init__(self, name: str, limit_seconds: float | None = None) -> None:
         self._name = name
@@ -41,12 +41,12 @@ class Overdue:
         self._over.set()
 
     def begin(self) -> None:
-        """A call begins now; the one before has ended."""
+        """A call begins now; the previous one has ended."""
         self._begun = time.monotonic()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """No call is watched meanwhile."""
+        """No call is timed meanwhile."""
         self._paused = True
         try:
             yield

@@ -2,13 +2,13 @@
 
     prune              the Prune step
     _prune_weights     unstructured, with torch.nn.utils.prune, made permanent
-    _prune_channels    structured, with torch-pruning (Fang et al., arXiv 2301.12900), which finds what must go together
+    _prune_channels    structured, with torch-pruning (Fang et al., arXiv 2301.12900), which finds dependent channels
 
-What may be removed structurally, in each layer, the model says (`LayeredModel.prunable`): whole attention heads, hidden
-channels, channels of convolutions. Inputs and outputs keep their shapes.
+`LayeredModel.prunable` says what may be removed structurally in each layer: whole attention heads, hidden channels,
+channels of convolutions. Inputs and outputs keep their shapes.
 
-A count that percent does not divide is rounded down, and at least one head or channel stays: 30 percent of 4 heads is
-1 head. A step that would thus remove nothing anywhere is refused.
+A count that is not whole is rounded down, and at least one head or channel stays: 30 percent of 4 heads is 1 head. A
+step that would remove nothing anywhere is refused.
 """
 
 import warnings
@@ -27,7 +27,7 @@ from costopt_trainer.models.family import LayeredModel
 
 
 def prune(model: LayeredModel, settings: Prune, example: Tensor) -> str:
-    """Prune `model` in place and say what was done; the state of the random generators is left as it was.
+    """Prune `model` in place and say what was done; the state of the random generators does not change.
 
     `example` is a batch of inputs on the model's device, used to trace which layers depend on each other. Raises
     NotRetryable("InvalidSettings") if `percent` is too small to remove anything from layers of these sizes.
@@ -60,7 +60,7 @@ def _prune_weights(model: nn.Module, settings: Prune) -> int:
         if isinstance(module, nn.Linear | nn.Conv2d):
             count = module.weight.numel() * settings.percent // 100
             method(module, name="weight", amount=count)
-            # Without this the layer would keep the old weights beside a mask, and the file would be twice as large.
+            # Otherwise the layer would keep the old weights beside a mask, and the file would be twice as large.
             torch_prune.remove(module, "weight")
             removed += count
     return removed
@@ -70,12 +70,12 @@ def _prune_channels(model: LayeredModel, settings: Prune, example: Tensor) -> in
     """Remove `percent` of the heads and channels of each layer; returns how many output channels that is."""
     score: Callable[..., Tensor]
     if settings.criterion == "L1":
-        # The mean over all tensors of a group, unscaled, so that scores of one layer's channels can be compared.
+        # The mean over all tensors of a group, unscaled, so that scores of one layer's channels are comparable.
         score = torch_pruning.importance.MagnitudeImportance(p=1, group_reduction="mean", normalizer=None)
     else:
         score = torch_pruning.importance.RandomImportance()
     model.eval()  # tracing must neither drop activations nor move batch norm's averages
-    model.requires_grad_(True)  # dependencies are read off the autograd graph
+    model.requires_grad_(True)  # dependencies come from the autograd graph
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
         graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs=example)
@@ -89,7 +89,7 @@ def _prune_channels(model: LayeredModel, settings: Prune, example: Tensor) -> in
         whole = graph.get_pruning_group(part.layer, remove_output, list(range(part.channels)))
         with torch.no_grad():
             scores = score(whole).view(blocks, part.block).mean(dim=1)
-        # Stable: equal scores go by position, so the same weights always give the same pruned model.
+        # Stable: equal scores are ordered by position, so equal weights always give the same pruned model.
         least = torch.argsort(scores, stable=True)[:count].tolist()
         channels = [block * part.block + offset for block in sorted(least) for offset in range(part.block)]
         graph.get_pruning_group(part.layer, remove_output, channels).prune()

@@ -1,7 +1,7 @@
-"""Validation loss of a variant and of its baseline on the same held-out targets, and what guessing gets on them.
+"""Validation loss of a variant, its baseline and guessing on the same held-out targets.
 
-Both are evaluated micro-batch by micro-batch, in turn, so that when the time is up both have seen the same samples. The
-micro-batches come in a shuffled order, the same each time, so that those seen are spread over the split.
+Both are evaluated in turn, micro-batch by micro-batch, so that both have seen the same samples when the time is up. The
+micro-batches come in a fixed shuffled order, so that those seen are spread over the split.
 """
 
 import math
@@ -23,7 +23,7 @@ from costopt_trainer.phases import phase
 from costopt_trainer.training.evaluation import spread_indices
 
 EVALUATION_LIMIT_SECONDS = 60.0
-"""Evaluation ends after the micro-batch in which this is over."""
+"""Evaluation ends after the micro-batch that exceeds this."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Quality:
     loss: float
     """Nats per target: a token, or a sample of images."""
     accuracy: float | None
-    """Share of targets that were the likeliest class; None where that is not counted."""
+    """Share of targets that were the likeliest class; None if not counted."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Comparison:
 
     qualities: tuple[Quality, ...]
     trivial_loss: float
-    """Entropy of the targets, in the unit of the losses: what guessing by frequency gets."""
+    """Entropy of the targets, in the unit of the losses: the loss of guessing by frequency."""
     samples: int
-    """How many held-out samples were evaluated."""
+    """Number of evaluated held-out samples."""
 
 
 def compare_quality(
@@ -90,7 +90,7 @@ def compare_quality(
 
 
 def _add(counts: Tensor, targets: Tensor) -> Tensor:
-    """`counts` of each target so far, with those of `targets`."""
+    """`counts` of each target so far, plus those of `targets`."""
     kept = targets.flatten()
     more = torch.bincount(kept[kept != IGNORED_TARGET], minlength=len(counts))
     more[: len(counts)] += counts

@@ -1,10 +1,10 @@
 """8-bit weights (torchao): the Quantize step.
 
-Only `nn.Linear` layers are quantized: all matrices of a DecoderLM but its embeddings, and of a ConvNet only the
-classifier, because torchao has no 8-bit convolution for these schemes. Weights are symmetric with one scale per output
-channel; Int8DynamicActivation also quantizes each token's activations, with one scale per token, as they come.
+Only `nn.Linear` layers are quantized: in a DecoderLM all matrices but the embeddings, in a ConvNet only the classifier,
+because torchao has no 8-bit convolution for these schemes. Weights are symmetric with one scale per output channel;
+Int8DynamicActivation also quantizes activations at run time, with one scale per token.
 
-This module imports torchao, which takes seconds: import it only when a quantized model is at hand.
+This module imports torchao, which takes seconds: import it only for a quantized model.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ from costopt_trainer.storage.quantized_tensors import (
 
 
 def quantize(model: nn.Module, settings: Quantize) -> str:
-    """Replace the weights of every linear layer of `model`, in place, by int8 weights; says what was done.
+    """Replace the weights of every linear layer of `model`, in place, by int8 weights; returns what was done.
 
     Raises NotRetryable("InvalidSettings") if the model has no linear layer.
     """

@@ -7,9 +7,9 @@
     -> measure against the trained model    compress.measure
     -> write report.json, rename into place
 
-The variant's folder appears whole and verified, or not at all; while a variant is made again, the older folder stays.
-A run that is killed leaves only names that begin with a dot, which the next run removes, and the checkpoints of steps
-that train, from which the next run goes on. (Other steps are applied again: they take moments, and give the same bits.)
+The variant's folder appears complete and verified, or not at all; while a variant is made again, the old folder stays.
+A killed run leaves only names that begin with a dot, which the next run removes, and the checkpoints of steps that
+train, from which the next run resumes. (Other steps are applied again: they take moments and give the same bits.)
 """
 
 import json
@@ -47,11 +47,11 @@ from costopt_trainer.training.process_group import ALONE, ProcessGroup, join_pro
 from costopt_trainer.training.stopping import Stop
 
 PROBE_SAMPLES, PROBE_TOKENS = 2, 32
-"""Size of the input that the fresh process repeats: enough to use every weight, little to store."""
+"""Size of the input for the fresh process: enough to use every weight, little to store."""
 
 
 def main(settings: ReplicaSettings) -> None:
-    """Make, verify and measure the variant of `settings`; its report is in the storage named by the environment.
+    """Make, verify and measure the variant of `settings`; its report is in the storage that the environment names.
 
     Raises NotRetryable for what no retry can mend: no recipe, no trained model, other data, a step that the model
     cannot take, an artifact that does not load back, a full disk. SIGTERM ends the process with exit code 143: at once,
@@ -70,7 +70,7 @@ def main(settings: ReplicaSettings) -> None:
             make_variant(settings.variant, settings.recipe, storage, group=group, stop=stop, job=settings.job_name)
         except OSError as error:
             raise not_writable(storage / names.ARTIFACTS_DIR, error) from error
-        except RuntimeError as error:  # who has lost another rank was most likely asked to end as well
+        except RuntimeError as error:  # a rank that lost another was most likely asked to end as well
             if stop.asked:
                 raise SystemExit(EXIT_PREEMPTED) from error
             raise
@@ -88,8 +88,8 @@ def make_variant(
 ) -> VariantStatus | None:
     """Make `variant` of the trained model in `storage` and return its report, which is then also in its folder.
 
-    All ranks of `group` apply the steps; what follows is the first's work, and the others return None. Raises as `main`
-    does, and OSError if the storage cannot be written.
+    All ranks of `group` apply the steps; the first one does the rest, the others return None. Raises like `main`, and
+    OSError if the storage cannot be written.
     """
     artifacts = storage / names.ARTIFACTS_DIR
     trained = artifacts / names.MODEL_DIR
@@ -123,7 +123,7 @@ def make_variant(
 
     probe = artifacts / f".{variant.name}.probe"
     try:
-        remove(probe)  # not written through, if it is a link
+        remove(probe)  # if it is a link, do not write through it
         inputs = batch[:PROBE_SAMPLES]
         are_tokens = context_length_of(config.shape.settings) is not None
         write_probe(probe, model, inputs[:, :PROBE_TOKENS] if are_tokens else inputs)
@@ -170,7 +170,7 @@ def read_trained(folder: Path) -> ArtifactConfig:
 
 
 def compare(name: str, both: Measured, *, speed_is_wanted: bool) -> VariantStatus:
-    """The report on a verified variant. Ratios and the difference are of the figures as they are shown."""
+    """The report on a verified variant. Ratios and the difference use the figures as shown."""
     baseline, measured, trivial_loss = both.baseline, both.variant, both.comparison.trivial_loss
     increase = Decimal(measured.validation_loss) - Decimal(baseline.validation_loss)
     return VariantStatus(
@@ -205,9 +205,9 @@ def _load_data(recipe: Recipe, config: ArtifactConfig, storage: Path) -> Trainin
 
 @contextmanager
 def _hearing(stop: Stop) -> Iterator[None]:
-    """A stop ends the process at once, while no step trains: what is on disk is whole, and a variant is made anew.
+    """A stop ends the process at once while no step trains: the disk is consistent, and the variant is made again.
 
-    Heard by a thread, since the main one may be in a compiler for minutes.
+    A thread receives it, because the main one may be in a compiler for minutes.
     """
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     watch_for_stop(stop, lifeline_fd=None)

@@ -1,7 +1,7 @@
 """What a compression step is, and what it may use.
 
 CompressionStep   one row of the table
-StepRun           the run that it is a part of: data, teacher, ranks, stop, checkpoints of its own
+StepRun           the run that it is part of: data, teacher, ranks, stop, its own checkpoints
 """
 
 from collections.abc import Callable
@@ -22,45 +22,45 @@ from costopt_trainer.training.stopping import Question, Stop
 
 @dataclass(frozen=True)
 class StepRun:
-    """What a step may use. One that only changes weights needs `example` at most."""
+    """What a step may use. A step that only changes weights needs at most `example`."""
 
     example: Tensor
     """A batch of inputs, to trace layers with."""
     pieces: Pieces
-    """`pieces.done(3, 10)` after each piece of work: a step that falls silent is taken for stalled."""
+    """`pieces.done(3, 10)` after each piece of work: a silent step is taken for stalled."""
     teacher: Callable[[], nn.Module] | None = None
     """Loads the trained model that the variant is made from, frozen, in eval mode, on the CPU."""
     recipe: Recipe | None = None
-    """What the model was trained with."""
+    """The model's recipe."""
     data: TrainingData | None = None
-    """What it was trained on."""
+    """Its training data."""
     group: ProcessGroup = ALONE
     """This rank and the others; all apply the step, and all must end with the same weights."""
     stop: Stop = field(default_factory=Stop)
     """Whether this rank was asked to end."""
     checkpoints: Checkpoints | None = None
-    """Prepared, and of this step alone: nothing another step, variant, model or setting wrote is there."""
+    """Prepared, and only this step's: none of another step, variant, model or setting."""
 
     def may_end(self) -> Question:
-        """From now on a stop is no longer the end at once: ask `all_end()` of the result at each micro-batch, on all
-        ranks; when it says so, save a checkpoint and raise SystemExit(EXIT_PREEMPTED)."""
+        """From now on a stop does not end the process at once: call `all_end()` of the result at each micro-batch, on
+        all ranks; if true, save a checkpoint and raise SystemExit(EXIT_PREEMPTED)."""
         self.stop.in_steps = True
         return Question(self.group, self.stop)
 
 
 class CompressionStep(Protocol):
-    """How one type of step does its work. `settings` are those that the step's type names."""
+    """How one type of step does its work. `settings` are those of the step's type."""
 
     phase: PhaseName
-    """What it tells while it works."""
+    """The phase it reports."""
     trains: bool
-    """Whether it takes optimizer steps: then all ranks apply it, with data, teacher and checkpoints at hand."""
+    """Whether it takes optimizer steps: then all ranks apply it, with data, teacher and checkpoints."""
 
     def changes_shapes(self, settings: Any) -> bool:
-        """Whether it makes matrices smaller: the artifact keeps their widths then."""
+        """Whether it makes matrices smaller: then the artifact stores their widths."""
 
     def wants_speed(self, settings: Any) -> bool:
-        """Whether being faster is what it is for: 8 bits for weights alone, or zeros, make a model only smaller."""
+        """Whether speed is its purpose: 8-bit weights alone, or zeros, only make a model smaller."""
 
     def wants_compile(self, settings: Any) -> bool:
         """Whether its speed needs an engine with kernels for it, such as a compiler's."""

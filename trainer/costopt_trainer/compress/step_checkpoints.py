@@ -1,4 +1,4 @@
-"""Checkpoints of compression steps that train: each step's own, thrown away when the variant is made."""
+"""Checkpoints of compression steps that train: separate for each step, deleted when the variant is made."""
 
 import hashlib
 import json
@@ -13,18 +13,18 @@ from costopt_trainer.training.checkpoint import Checkpoints
 from costopt_trainer.training.process_group import ProcessGroup
 
 KEPT = 2
-"""Newest checkpoints kept; a damaged newest one has one before it."""
+"""Newest checkpoints kept; behind a damaged newest one there is another."""
 
 
 class StepCheckpoints:
-    """Where the steps of one variant keep theirs.
+    """Where the steps of one variant keep their checkpoints.
 
-    Their folder is named by all that they follow from (the trained weights, the recipe, the data's fingerprint, the
-    steps so far), so that none is ever taken for another's. `of` must be called by all ranks.
+    The folder's name depends on all inputs (the trained weights, the recipe, the data's fingerprint, the steps so
+    far), so that none is ever taken for another's. All ranks must call `of`.
     """
 
     def __init__(self, storage: Path, variant: Variant, made_from: list[Any], *, group: ProcessGroup, job: str) -> None:
-        """`made_from`: what the variant follows from besides its steps, JSON data."""
+        """`made_from`: the variant's inputs besides its steps, JSON data."""
         self._parents = (storage / names.CHECKPOINTS_DIR, storage / names.CHECKPOINTS_DIR / "variants")
         self._folder = self._parents[-1] / variant.name
         self._variant = variant
@@ -33,7 +33,7 @@ class StepCheckpoints:
         self._job = job
 
     def of(self, number: int) -> Checkpoints:
-        """Those of the step of this number, from 1, ready to be read and written.
+        """Those of the step with this number, from 1, ready for reading and writing.
 
         Raises NotRetryable("CheckpointNotWritable").
         """
@@ -47,7 +47,7 @@ class StepCheckpoints:
         return checkpoints
 
     def remove(self) -> None:
-        """Throw away all that the steps have kept, also under other settings."""
+        """Delete all checkpoints of the steps, also those of other settings."""
         try:
             for parent in self._parents:
                 real_folder(parent)  # a link to another place is not followed

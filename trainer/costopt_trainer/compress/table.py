@@ -1,8 +1,8 @@
 """The table of compression steps: a new one is a settings class, a file, and a row here.
 
-STEPS               the manifest's word -> where its CompressionStep is
+STEPS               the manifest's word -> its CompressionStep
 apply_steps         all steps of a variant, in order
-changes_shapes, wants_speed, wants_compile, trains      what holds for any of them
+changes_shapes, wants_speed, wants_compile, trains      whether any of them does
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ def step_of(step: Step) -> CompressionStep:
 def apply_steps(model: LayeredModel, steps: Sequence[Step], run: Callable[[int, Pieces], StepRun]) -> list[str]:
     """Apply `steps` in order to `model`, in place; returns a line about each.
 
-    `run` gives what the step of a number, from 1, may use. Raises NotRetryable("InvalidSettings") if one cannot be
+    `run` gives what the step with a number, from 1, may use. Raises NotRetryable("InvalidSettings") if one cannot be
     applied to this model.
     """
     lines = []
@@ -52,7 +52,7 @@ def changes_shapes(steps: Sequence[Step]) -> bool:
 
 
 def wants_speed(steps: Sequence[Step]) -> bool:
-    """Whether being faster is what any of `steps` is for."""
+    """Whether speed is the purpose of any of `steps`."""
     return any(step_of(step).wants_speed(settings_named(step)) for step in steps)
 
 

@@ -1,11 +1,11 @@
-"""Does a fresh process that loads the artifact get the output that the variant gave before it was saved?
+"""Does a fresh process that loads the artifact get the same output as the variant before it was saved?
 
     write_probe               in the process that made the variant: store an input and the output
     verify_in_fresh_process   start `costopt_trainer.compress.verify FOLDER PROBE` and judge its answer
     main                      in that process: load, compute, compare
 
 The comparison is bitwise: the same torch, machine, number of threads and uncompiled kernels give the same bits. The
-hash in config.json guards the bytes of the file; this guards the way back from the file to a model.
+hash in config.json protects the bytes of the file; this checks the way from the file back to a model.
 """
 
 import subprocess
@@ -26,7 +26,7 @@ _EXIT_MISMATCH = 3
 
 
 def write_probe(path: Path, model: nn.Module, inputs: Tensor) -> None:
-    """Store `inputs` and what `model`, in eval mode on the CPU, makes of them. Raises OSError."""
+    """Store `inputs` and the output of `model`, in eval mode on the CPU. Raises OSError."""
     # Kernels round differently for another memory layout, and the file keeps only the plain one.
     inputs = inputs.clone(memory_format=torch.contiguous_format)
     with torch.no_grad():
@@ -57,7 +57,7 @@ def verify_in_fresh_process(folder: Path, probe: Path) -> None:
 
 
 def find_mismatch(folder: Path, probe: Path) -> str | None:
-    """None if the model in `folder` repeats `probe` to the last bit, else what is wrong, in one sentence."""
+    """None if the model in `folder` repeats `probe` bit for bit, else what is wrong, in one sentence."""
     with safe_open(probe, framework="pt") as file:
         inputs, expected = file.get_tensor("inputs").clone(), file.get_tensor("output")
         torch.set_num_threads(int(file.metadata()["threads"]))

@@ -7,12 +7,12 @@ transforms/     documents -> documents
 tokenizers/     documents -> tokens
 documents       documents as one stream of text
 token_cache     tokens on disk, memory-mapped by every rank
-making          tokens made once, part by part
-listing         which files a text had, for a refusal of another
-storages        what jobs write, which is data for none
-entropy         the yardstick for a validation loss
+making          makes tokens once, part by part
+listing         the files of a text, to name differences from another
+storages        what jobs write, which is never data
+entropy         the reference for a validation loss
 sampler         which sample comes at which position
-prefetch        the samples of the next step, prepared on a thread
+prefetch        prepares the samples of the next step on a thread
 """
 
 from pathlib import Path
@@ -41,8 +41,8 @@ def load_data(
 
     `own_folder` is the job's storage: what it writes there is not taken for data.
 
-    Raises NotRetryable("InvalidData"), with a sentence that says what would be right, for anything wrong with the
-    user's data; ValueError if text is asked for without a context length.
+    Raises NotRetryable("InvalidData"), with a sentence about the remedy, for anything wrong with the user's data;
+    ValueError for text without a context length.
     """
     with phase("ReadingData"):
         source = open_source(settings, own_folder)
@@ -87,12 +87,12 @@ def _samples_of_text(
 
 
 def _num_windows(tokens: Tokens, context_length: int) -> int:
-    """Windows that do not overlap, each followed by at least one more token."""
+    """Number of windows that do not overlap, each followed by at least one token."""
     return (len(tokens) - 1) // context_length
 
 
 def _windows(tokens: Tokens, context_length: int, indices: NDArray[np.int64]) -> Batch:
-    """Windows by number: inputs int64 (B, T), and the same one token on."""
+    """Windows by number: inputs int64 (B, T), and the same shifted by one token."""
     starts = np.asarray(indices, dtype=np.int64)[:, np.newaxis] * context_length
     window = torch.from_numpy(tokens[starts + np.arange(context_length + 1)].astype(np.int64))
     return window[:, :-1].contiguous(), window[:, 1:].contiguous()

@@ -1,9 +1,9 @@
-"""Documents, and the one stream of bytes that they make.
+"""Documents, and the one stream of bytes that they form.
 
 Document        a name, and its text in pieces
 joined          documents -> one stream, with a separator byte between two of them
 split_pieces    the same stream, each piece marked as training or validation text
-content_of      documents -> the hash and the length of their stream, and a sum of each
+content_of      documents -> hash and length of their stream, and a checksum of each
 """
 
 import hashlib
@@ -23,14 +23,14 @@ class Document:
     """One text."""
 
     name: str
-    """What sentences call it, such as the path of its file; no other document of the same text has this name."""
+    """Its name in messages, such as the path of its file; unique among the documents of a text."""
     pieces: Callable[[], Iterator[bytes]]
-    """Its text from the start, the same at every call: valid UTF-8 each, not empty, about a MiB at most."""
+    """Its text from the start, the same at every call: each piece valid UTF-8, not empty, at most about a MiB."""
 
 
 @dataclass(frozen=True)
 class Content:
-    """What is known of documents that have been read."""
+    """Hash and sizes of documents that were read."""
 
     digest: str
     """sha256 of their stream, hexadecimal."""
@@ -49,7 +49,7 @@ def joined(documents: Iterable[Document]) -> Iterator[bytes]:
 
 
 def split_pieces(pieces: Iterable[bytes], num_train_bytes: int) -> Iterator[tuple[bool, bytes]]:
-    """Each piece with True if it is training text; the piece at the border becomes two, cut between characters."""
+    """Each piece with True if it is training text; the piece at the border is split between characters."""
     position = 0
     for piece in pieces:
         border = min(max(num_train_bytes - position, 0), len(piece))
@@ -63,7 +63,7 @@ def split_pieces(pieces: Iterable[bytes], num_train_bytes: int) -> Iterator[tupl
 
 
 def continues_character(byte: int) -> bool:
-    """Whether `byte` is a later one of a character of several bytes in UTF-8."""
+    """Whether `byte` is a continuation byte in UTF-8."""
     return byte & 0xC0 == 0x80
 
 
@@ -78,7 +78,7 @@ def content_of(documents: Iterable[Document], on_piece: Callable[[], object] = l
 
 
 class Tally:
-    """Counts of documents that pass through, each of which is then read once."""
+    """Counts documents that pass through, each of which is then read once."""
 
     def __init__(self) -> None:
         self.num_documents = 0

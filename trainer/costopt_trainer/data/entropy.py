@@ -1,7 +1,7 @@
-"""How well the simplest models could predict a text: the yardstick beside a validation loss.
+"""How well the simplest models could predict a text: a reference for the validation loss.
 
-The empirical entropies of the very bytes evaluated on are the least loss that any unigram or bigram model of bytes can
-reach on them, even one fitted to them. A language model whose loss per byte is lower has learned more than that.
+The empirical entropies of the evaluated bytes are the lowest loss that any unigram or bigram model of bytes can reach
+on them, even one fitted to them. A language model with a lower loss per byte has learned more than that.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ BIGRAM = "bigramEntropyNatsPerByte"
 
 
 class PairCounts:
-    """Counts of bytes, and of bytes by the byte before, over a text that comes in pieces."""
+    """Counts of bytes, and of bytes by the previous byte, over a text that comes in pieces."""
 
     def __init__(self) -> None:
         self.num_bytes = 0
@@ -21,7 +21,7 @@ class PairCounts:
         self._last = b""
 
     def add(self, piece: bytes) -> None:
-        """Count `piece`, which follows the pieces before it without a gap."""
+        """Count `piece`, which follows the previous one without a gap."""
         self.num_bytes += len(piece)
         self._singles += np.bincount(np.frombuffer(piece, dtype=np.uint8), minlength=256)
         joined = np.frombuffer(self._last + piece, dtype=np.uint8)

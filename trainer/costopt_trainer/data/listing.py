@@ -1,6 +1,6 @@
-"""Which files a text consisted of, kept beside its tokens, so that a refusal of another text can name what differs.
+"""The files of a text, kept beside its tokens, so that a refusal of another text can name what differs.
 
-keep          write down the files of a text under its key
+keep          store the files of a text under its key
 differences   two keys -> the files that are new, gone or changed, in words
 """
 
@@ -14,14 +14,14 @@ from costopt.files import write_atomically
 from costopt.hostile import read_json
 
 MOST_FILES = 20_000
-"""Of a text of more files none is listed: the listing would be larger than what reads it allows."""
+"""A text of more files gets no listing: it would be larger than its reader allows."""
 NAMED = 5
 """Files named in one sentence."""
 _KEY = re.compile("[0-9a-f]{32}")
 
 
 def keep(cache_dir: Path, key: str, files: Mapping[str, str]) -> None:
-    """Write down the files, path -> sum, unless that was done. A full disk is no reason to fail."""
+    """Store the files, path -> checksum, unless already done. A full disk is no reason to fail."""
     path = _path(cache_dir, key)
     if len(files) <= MOST_FILES:
         with contextlib.suppress(OSError):
@@ -30,7 +30,7 @@ def keep(cache_dir: Path, key: str, files: Mapping[str, str]) -> None:
 
 
 def differences(cache_dir: Path, key_before: str, key_now: str) -> str:
-    """Such as "a.txt is new, b.txt has changed and 3 more"; empty where it is not known."""
+    """Such as "a.txt is new, b.txt has changed and 3 more"; empty if unknown."""
     before, now = _kept(cache_dir, key_before), _kept(cache_dir, key_now)
     if before is None or now is None:
         return ""
@@ -46,7 +46,7 @@ def _path(cache_dir: Path, key: str) -> Path:
 
 
 def _kept(cache_dir: Path, key: str) -> dict[str, str] | None:
-    if _KEY.match(key) is None:  # a checkpoint may say anything
+    if _KEY.match(key) is None:  # a checkpoint may hold anything
         return None
     try:
         files = read_json(_path(cache_dir, key))

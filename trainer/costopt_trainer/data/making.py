@@ -1,11 +1,11 @@
-"""Tokens made from a text, part by part: a maker that is killed is followed by one that goes on where it was.
+"""Makes tokens from a text, part by part: after a kill, the next maker goes on where the last one was.
 
     .<key>.partial/     train.bin, validation.bin    tokens so far
                         tokenizer.json               once one is learned
-                        made.json                    how far the files are good, and their hashes
+                        made.json                    how far the files are valid, and their hashes
 
-made.json is written every few seconds, after what it speaks of is on disk. What comes after it in the files is cut off;
-a file that is not what made.json says is made from the start.
+made.json is written every few seconds, after the data it describes is on disk. Later data in the files is cut off; a
+file that does not match made.json is made from the start.
 """
 
 import hashlib
@@ -31,20 +31,20 @@ from costopt_trainer.storage.checkpoint_files import remove
 TRAIN_FILE, VALIDATION_FILE, TOKENIZER_FILE = "train.bin", "validation.bin", "tokenizer.json"
 _MADE_FILE = "made.json"
 _MAX_TOKENIZER_BYTES = 2**26
-"""Of a tokenizer.json; one of 262,144 tokens has a third of it."""
+"""Of a tokenizer.json; one of 262,144 tokens has a third of that."""
 
 PART_BYTES = 1 << 16
-"""Text tokenized at once: a fraction of a second, also on a loaded machine."""
+"""Text tokenized at once: a fraction of a second, even on a busy machine."""
 MARK_EVERY_SECONDS = 5.0
 """Between two writes of made.json: what a kill costs."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the tokens are to be made from."""
+    """The source of the tokens."""
 
     name: str
-    """How errors call the text."""
+    """The text's name in errors."""
     documents: Callable[[], Iterator[Document]]
     """The text, the same at every call."""
     tokenizer: TokenizerKind
@@ -61,7 +61,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Made:
-    """What was made in all."""
+    """Everything that was made."""
 
     vocabulary_size: int
     counts: PairCounts
@@ -76,17 +76,17 @@ def token_type(vocabulary_size: int) -> np.dtype[Any]:
 
 
 def changed_meanwhile(name: str) -> NotRetryable:
-    """What to raise for a text that is not the same at every reading."""
+    """The error for a text that changes between readings."""
     return NotRetryable("InvalidData", f"{name} must not change while a job reads it, but did between two readings")
 
 
 def files_of(tokenizer: TokenizerKind) -> set[str]:
-    """The names of the files that tokens are kept in."""
+    """The names of the token files."""
     return {TRAIN_FILE, VALIDATION_FILE, *((TOKENIZER_FILE,) if tokenizer.learns else ())}
 
 
 def make_tokens(folder: Path, wanted: Wanted) -> Made:
-    """Write the files of the tokens to `folder`, or what of them is still missing.
+    """Write the token files to `folder`, or their missing part.
 
     Raises NotRetryable("InvalidData") if the text changes meanwhile.
     """
@@ -129,7 +129,7 @@ def make_tokens(folder: Path, wanted: Wanted) -> Made:
 
 
 def bytes_made(folder: Path) -> int | None:
-    """Bytes of text that the maker in `folder` has tokenized; None if it has not begun to."""
+    """Bytes of text that the maker in `folder` has tokenized; None if it has not begun."""
     try:
         real_folder(folder)
         position = read_json(folder / _MADE_FILE)["position"]
@@ -139,7 +139,7 @@ def bytes_made(folder: Path) -> int | None:
 
 
 def _learned_tokenizer(folder: Path, wanted: Wanted) -> TextTokenizer | None:
-    """The tokenizer that a maker before has learned; None if it is none of what is wanted."""
+    """The tokenizer that an earlier maker learned; None if it is not the wanted one."""
     if not wanted.tokenizer.learns:
         return wanted.tokenizer.learn(())
     try:
@@ -161,7 +161,7 @@ def _new_tokenizer(folder: Path, wanted: Wanted) -> TextTokenizer:
                     yield piece
                 position += len(piece)
                 pieces.done(position, wanted.num_bytes)
-            pieces.percent = None  # what follows, in one call, takes no one knows how long
+            pieces.percent = None  # the next call takes an unknown time
 
         tokenizer = wanted.tokenizer.learn(train_pieces())
     write_atomically(folder / TOKENIZER_FILE, tokenizer.to_json().encode())
@@ -169,7 +169,7 @@ def _new_tokenizer(folder: Path, wanted: Wanted) -> TextTokenizer:
 
 
 def _read_mark(folder: Path, wanted: Wanted, pieces: Pieces) -> dict[str, Any] | None:
-    """What made.json says, if it is of this text and the files are at least that; None: begin anew."""
+    """The content of made.json, if it is of this text and the files are long enough; None: start again."""
     try:
         real_folder(folder)
         mark: dict[str, Any] = read_json(folder / _MADE_FILE)
@@ -192,7 +192,7 @@ def _read_mark(folder: Path, wanted: Wanted, pieces: Pieces) -> dict[str, Any] |
 
 
 def _is_border(position: int, wanted: Wanted, pieces: Pieces) -> bool:
-    """Whether a piece of the text ends there: the same content may be cut otherwise in other files."""
+    """Whether a piece of the text ends there: other files may divide the same content differently."""
     reached = 0
     for _, piece in wanted.pieces():
         if reached >= position:
@@ -215,7 +215,7 @@ def _hash_of_start(path: Path, num_bytes: int) -> Any:
 
 
 class _File:
-    """A file of tokens that grows, and the hash of all that is in it."""
+    """A growing file of tokens, and the hash of its content."""
 
     def __init__(self, path: Path, mark: dict[str, Any] | None) -> None:
         self.path = path

@@ -1,6 +1,6 @@
-"""The samples of the next step, prepared on a thread while the device works on this one.
+"""Prepares the samples of the next step on a thread while the device works on this one.
 
-What is prepared depends on its argument alone, so the thread changes when it is made and nothing else.
+Samples depend only on the argument, so the thread changes when they are made and nothing else.
 """
 
 import contextlib
@@ -19,9 +19,9 @@ def prepared_ahead(
 ) -> Iterator[Iterator[Prepared]]:
     """An iterator over `prepare(argument)` for each argument, in order: the next one is made while one is in use.
 
-    At most two results are in memory: the one last given out, and the next. What `prepare` raises is raised where its
-    result is asked for, after all results before it. On leaving, however that happens, nothing new is begun and the
-    thread has ended; to that end leaving waits for what is being prepared, one call of `prepare` at most.
+    At most two results are in memory: the last one yielded, and the next. What `prepare` raises is raised when its
+    result is requested, after all earlier results. On leaving, however that happens, nothing new is started and the
+    thread has ended; for this, leaving waits for at most one running call of `prepare`.
     """
     remaining = iter(arguments)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch") as thread:
@@ -35,4 +35,4 @@ def prepared_ahead(
                 pending = begin_next()
                 yield result
 
-        yield in_order(begin_next())  # the first is begun at once: there may be something else to do before it is used
+        yield in_order(begin_next())  # the first starts at once: its user may have other work first

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROUNDS = 8
-"""Feistel rounds. Four make it look random to theory; small ranges need a few more in practice."""
+"""Feistel rounds. Four are enough in theory; small ranges need a few more in practice."""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _Words = NDArray[np.uint64]
@@ -45,7 +45,7 @@ def _permute(values: _Words, keys: _Words, half_bits: int) -> _Words:
     bits = np.uint64(half_bits)
     left, right = values >> bits, values & np.uint64((1 << half_bits) - 1)
     for turn in range(1, ROUNDS + 1):
-        # The product is taken in Python and cut to 64 bits: numpy warns about overflow of scalars.
+        # The product is computed in Python and cut to 64 bits: numpy warns about overflow of scalars.
         turn_key = np.uint64((turn * int(_GOLDEN)) & 0xFFFFFFFFFFFFFFFF)
         mask = _mix(right + (keys ^ turn_key)) >> np.uint64(64 - half_bits)
         left, right = right, left ^ mask

@@ -1,8 +1,8 @@
-"""What jobs write is data for none: neither a job's own checkpoints nor those of another job on the same claim.
+"""What jobs write is never data: neither a job's own checkpoints nor those of another job on the same claim.
 
-is_storage                a folder where some job keeps its things: a search for files passes over all of it
-writing_job               a path -> the storage whose job writes there; a user may keep other things beside that
-refuse_what_jobs_write    the same as a sentence, for a path that the settings name
+is_storage                a folder where some job keeps its files: a file search skips all of it
+writing_job               a path -> the storage whose job writes there; a user may keep other files beside that
+refuse_what_jobs_write    the same as an error, for a path that the settings name
 """
 
 import os
@@ -12,29 +12,29 @@ from costopt import names
 from costopt_trainer.errors import NotRetryable
 
 WRITTEN_IN_A_STORAGE = (names.CHECKPOINTS_DIR, names.ARTIFACTS_DIR, names.CACHE_DIR, names.METRICS_FILE)
-"""By a job, wherever it runs."""
+"""By every job."""
 
 WRITTEN_IN_A_RUN_FOLDER = (
     *(names.REPLICAS_DIR, names.LOGS_DIR),
     *(names.JOB_FILE, names.STATUS_FILE, names.LEDGER_FILE, names.RUN_LOCK_FILE),
 )
-"""By `costopt run`, besides. On a claim such a name, `logs` for one, is the user's."""
+"""Also by `costopt run`. On a claim such a name, for example `logs`, is the user's."""
 
 _OF_A_RUN_FOLDER = (names.JOB_FILE, names.STATUS_FILE, names.RUN_LOCK_FILE)
-"""Every run folder has all of them; those of earlier versions have no mark."""
+"""Every run folder has all of them; run folders of earlier versions have no mark."""
 
 
 def is_storage(folder: Path) -> bool:
-    """Whether it bears the mark of a storage, or has the three files of a run folder."""
+    """Whether it has the mark of a storage, or the three files of a run folder."""
     return os.path.lexists(folder / names.STORAGE_MARK) or all(
         os.path.lexists(folder / name) for name in _OF_A_RUN_FOLDER
     )
 
 
 def writing_job(path: Path, own_folder: Path | None = None) -> Path | None:
-    """The storage that `path`, with links resolved, is, or in which it is something that the job writes.
+    """The storage that `path`, with links resolved, is or is in, if the job writes that path.
 
-    `own_folder`, the job's own storage, counts as one also without a mark: a claim may not have let it be made.
+    `own_folder`, the job's own storage, counts as one even without a mark: the claim may have refused the mark.
     """
     real = Path(os.path.realpath(path))
     own = None if own_folder is None else Path(os.path.realpath(own_folder))
@@ -47,7 +47,7 @@ def writing_job(path: Path, own_folder: Path | None = None) -> Path | None:
 def refuse_what_jobs_write(path: Path, name: str, own_folder: Path | None = None) -> None:
     """Raise NotRetryable("InvalidData") if the data at `path` is a job's storage, or what a job keeps there.
 
-    `name` is how the sentence calls the data. `own_folder` is the job's own storage.
+    `name` is the data's name in the sentence. `own_folder` is the job's own storage.
     """
     storage = writing_job(path, own_folder)
     if storage is None:

@@ -4,10 +4,10 @@
                       tokenizer.json               what a tokenizer has learned
                       shards.json                  sizes, hashes, entropies: what the folder should hold
 
-The key is a hash of the text's content and of the fingerprints of all that changes the tokens, so a changed text is
-never mistaken for the old one. A folder is made under a lock and a temporary name (see making.py) and renamed when
-whole; each load checks its hashes, and that no token is beyond the vocabulary. A folder that is damaged, a link, or of
-something else is made again.
+The key is a hash of the text's content and of the fingerprints of everything that changes the tokens, so a changed text
+is never mistaken for the old one. A folder is made under a lock and a temporary name (see making.py) and renamed when
+complete; each load checks its hashes, and that no token exceeds the vocabulary. A folder that is damaged, a link, or of
+another key is made again.
 """
 
 import contextlib
@@ -50,7 +50,7 @@ from costopt_trainer.phases import phase
 from costopt_trainer.storage.checkpoint_files import remove
 
 FORMAT_VERSION = 1
-"""Part of the key: raise it when the same text and settings would give other files."""
+"""Part of the key: raise it if the same text and settings give other files."""
 
 LOCK_EVERY_SECONDS = 0.1
 """Between two tries to take a lock that another process holds."""
@@ -62,7 +62,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TokenShards:
-    """A tokenized text, split, and what is known of it."""
+    """A tokenized, split text and its figures."""
 
     train: Tokens
     """Training tokens, memory-mapped, 1-dimensional."""
@@ -70,7 +70,7 @@ class TokenShards:
     """Held-out tokens, memory-mapped, 1-dimensional."""
     vocabulary_size: int
     num_validation_bytes: int
-    """Bytes of text that the held-out tokens stand for."""
+    """Bytes of text behind the held-out tokens."""
     reference_entropies: dict[str, float]
     """Entropies of the held-out bytes in nats per byte, by name (see entropy.py)."""
     key: str
@@ -102,7 +102,7 @@ def open_shards(
         make_folder(cache_dir)
         listing.keep(cache_dir, key, content.sums)
         with _lock(cache_dir / f".{folder.name}.lock", _partial(folder), content.num_bytes):
-            shards = _read(folder, key, transforms, tokenizer)  # another rank may have made it while this one waited
+            shards = _read(folder, key, transforms, tokenizer)  # another rank may have made it meanwhile
             if shards is None:
                 if os.path.lexists(folder):
                     _logger.warning("the token cache %s is damaged and is made again", folder)
@@ -166,7 +166,7 @@ def _key(
 
 
 def _read(folder: Path, key: str, transforms: Sequence[Transform], tokenizer: TokenizerKind) -> TokenShards | None:
-    """The shards in `folder`, or None if it is not there, not what `shards.json` says, or of something else."""
+    """The shards in `folder`, or None if it is missing, not what `shards.json` says, or of another key."""
     try:
         real_folder(folder.parent)
         real_folder(folder)
@@ -194,7 +194,7 @@ def _read(folder: Path, key: str, transforms: Sequence[Transform], tokenizer: To
 
 
 def _can_be_of(shards: TokenShards, tokenizer: TokenizerKind) -> bool:
-    """Whether a model can be trained on the shards: no token beyond the vocabulary, no figure that is none."""
+    """Whether a model can be trained on the shards: no token beyond the vocabulary, no invalid figure."""
     smallest, largest = tokenizer.vocabulary_sizes
     entropies = shards.reference_entropies
     return (
@@ -215,7 +215,7 @@ def _can_be_by(shards: TokenShards, transforms: Sequence[Transform]) -> bool:
 
 
 def _largest(tokens: Tokens) -> int:
-    """The largest token; -1 of none. In parts, so that no more than a part need be in memory at once."""
+    """The largest token; -1 if there is none. Read in parts, so that only one part is in memory."""
     parts = (tokens[start : start + _TOKENS_AT_ONCE] for start in range(0, len(tokens), _TOKENS_AT_ONCE))
     return max((int(part.max()) for part in parts), default=-1)
 
@@ -234,7 +234,7 @@ def _partial(folder: Path) -> Path:
 def _lock(path: Path, partial: Path, num_bytes: int) -> Iterator[None]:
     """Held by one process at a time; released by the system if its holder dies.
 
-    Whoever waits tells how far the holder is, as the folder `partial` shows.
+    A waiting process reports the holder's progress from the folder `partial`.
     """
     with _lock_file(path) as stream:
         if not _take(stream):
@@ -271,7 +271,7 @@ def _make(folder: Path, wanted: Wanted, changes: Sequence[Changes]) -> None:
         _describe(partial, wanted, made, changes)
         remove(folder)
         partial.replace(folder)
-    except Exception:  # not a kill: after that the next maker goes on
+    except Exception:  # not a kill: after a kill the next maker goes on
         with contextlib.suppress(OSError):
             remove(partial)
         raise

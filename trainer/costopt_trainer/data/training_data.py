@@ -1,4 +1,4 @@
-"""What training and evaluation see of the data: samples by number, in batches of tensors."""
+"""The data as training and evaluation see it: samples by number, in batches of tensors."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-"""Inputs and targets on the CPU. Text: int64 (B, T) both, the targets being the inputs one token on. Images: float32
-(B, C, H, W) in [-1, 1], and int64 (B,)."""
+"""Inputs and targets on the CPU. Text: both int64 (B, T), the targets are the inputs shifted by one token. Images:
+float32 (B, C, H, W) in [-1, 1], and int64 (B,)."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class TrainingData:
     validation_batch: Callable[[NDArray[np.int64]], Batch]
     """Held-out samples by number (B,), each in [0, num_validation_samples)."""
     fingerprint: str
-    """Hash of the content and of the settings that shape samples: equal fingerprints, equal samples."""
+    """Hash of the content and of the settings that affect samples: equal fingerprints, equal samples."""
     vocabulary_size: int | None = None
     """Tokens in the vocabulary; None for images."""
     image_shape: tuple[int, int, int] | None = None
@@ -37,6 +37,6 @@ class TrainingData:
     validation_bytes_per_token: float | None = None
     """Bytes of text per held-out token, so that loss per byte = loss per token / this; None for images."""
     reference_entropies: dict[str, float] = field(default_factory=dict)
-    """What the simplest models could reach on the held-out bytes, nats per byte, by name; empty for images."""
+    """Loss of the simplest models on the held-out bytes, nats per byte, by name; empty for images."""
     notes: tuple[str, ...] = ()
-    """What the log says of how the samples were made, a line each."""
+    """Log lines about how the samples were made."""

@@ -1,11 +1,11 @@
 """One replica: `python -m costopt_trainer.launch`, the same in a pod and on a laptop.
 
 __main__               the launcher from beginning to end (read first)
-rendezvous             replica 0 listens, the others try until it answers
+rendezvous             replica 0 listens, the others retry until it answers
 elastic_agent          torch's elastic agent, with our own stopping
 rank_processes         the ranks' processes: started together, told to stop, watched, ended
-log_relay              their lines on the way to stdout
-rank_error             why a rank failed, as it says itself
+log_relay              passes their lines to stdout
+rank_error             why a rank failed, in its own words
 termination_message    which rank failed first and why, in at most 4,096 bytes
 user                   a user's name, a home and caches, in images that have none
 """

@@ -2,8 +2,8 @@
 
     read the environment -> meet the other replicas -> start the ranks -> watch -> exit code and termination message
 
-Exit codes: 0 done; 143 told to stop (SIGTERM, SIGINT, SIGHUP or the end of the lifeline) and stopped, as all ranks are
-then given the time to save; 78 not worth a retry; 1 anything else. All are told apart in `termination.py`.
+Exit codes: 0 done; 143 told to stop (SIGTERM, SIGINT, SIGHUP or the end of the lifeline) and stopped, after all ranks
+had time to save; 78 not worth a retry; 1 anything else. `termination_message.py` decides.
 """
 
 import argparse
@@ -59,7 +59,7 @@ from costopt_trainer.replica_settings import (
 from costopt_trainer.shutdown import watch_for_stop
 
 _STARTED_NS = time.monotonic_ns()
-"""By the clock that all processes of a machine share, and that nobody sets."""
+"""By the monotonic clock, which all processes of a machine share."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,19 +70,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     ranks = LocalRanks(scratch, sink)
     try:
         environment = read_environment(os.environ)
-        if environment.index == 0:  # it speaks for its gang until its ranks do
+        if environment.index == 0:  # it reports for its gang until its ranks do
             VOICE.speak_up(aloud=True, write=sink.write)
         _watch(ranks, scratch, environment)
         settings = read_settings(environment.settings_file)
         check_index(environment, settings)
-        if settings.num_nodes == 1:  # a gang of one meets itself, whatever its name resolves to
+        if settings.num_nodes == 1:  # a gang of one only connects to itself, whatever its name resolves to
             environment = replace(environment, address=Address("127.0.0.1", environment.address.port))
         _set_defaults(environment, settings, scratch)
         _make_storage(environment)
         message = _run_ranks(ranks, environment, settings, options.rendezvous_timeout)
     except NotRetryable as error:
         message = _without_ranks(EXIT_NOT_RETRYABLE, error.reason, str(error))
-    except Exception as error:  # noqa: BLE001 - torch's agent may raise anything, and the shell must hear of it
+    except Exception as error:  # noqa: BLE001 - torch's agent may raise anything, and the exit code must show it
         traceback.print_exc()
         ranks.end()
         message = _without_ranks(EXIT_FAILED, "ProcessFailed", f"The launcher failed: {type(error).__name__}: {error}")
@@ -106,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run_ranks(
     ranks: LocalRanks, environment: ReplicaEnvironment, settings: ReplicaSettings, rendezvous_timeout: float
 ) -> TerminationMessage:
-    # These import torch, which takes seconds: by now SIGTERM is heard, and settings were checked.
+    # These import torch, which takes seconds: by now SIGTERM is handled and settings are checked.
     with phase("Importing"):
         from costopt_trainer.launch.elastic_agent import ReplicaAgent  # noqa: PLC0415
         from costopt_trainer.launch.rendezvous import GangRendezvous, RendezvousFailed  # noqa: PLC0415
@@ -139,14 +139,14 @@ def _run_ranks(
 
 
 def _report_on_variant(environment: ReplicaEnvironment, settings: ReplicaSettings) -> VariantStatus | None:
-    """What replica 0 of a variant has to tell of it: whoever plans may not be able to read the storage."""
+    """The report of a variant's replica 0: the planner may not be able to read the storage."""
     if settings.variant is None or environment.index != 0 or environment.storage_dir is None:
         return None
     return read_report(environment.storage_dir / names.ARTIFACTS_DIR / settings.variant.name / names.REPORT_FILE)
 
 
 def _make_storage(environment: ReplicaEnvironment) -> None:
-    """The job's folder, which a new claim has not, also for a program of the user's own.
+    """Create the job's folder, which a new claim lacks, also for the user's own program.
 
     Raises NotRetryable in a pod if a link has its name: others may write to the claim, too. On one machine, where there
     is a lifeline, the user may have put the run folder elsewhere.
@@ -157,7 +157,7 @@ def _make_storage(environment: ReplicaEnvironment) -> None:
     if environment.lifeline_fd is None and folder.is_symlink():
         sentence = f"{folder} must be a folder, but is a link to another place: remove the link"
         raise NotRetryable("CheckpointNotWritable", sentence)
-    with contextlib.suppress(OSError):  # whoever writes there says what is wrong with it
+    with contextlib.suppress(OSError):  # whoever writes there reports the problem
         folder.mkdir(parents=True, exist_ok=True)
         mark_storage(folder)
 
@@ -179,15 +179,15 @@ def _watch(ranks: LocalRanks, scratch: Path, environment: ReplicaEnvironment) ->
 
 
 def _set_defaults(environment: ReplicaEnvironment, settings: ReplicaSettings, scratch: Path) -> None:
-    """Settings of the libraries below, for all ranks, where the user made none."""
-    # Lines come when they are written, and are not lost with a rank that is killed.
+    """Set defaults of the libraries for all ranks, unless the user set them."""
+    # Lines arrive when they are written, and are not lost with a killed rank.
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
     user.set_defaults(scratch / "home")
     os.environ[names.ENV_LAUNCHER_STARTED] = str(_STARTED_NS)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_processors() // settings.processes_per_node)))
     loopback = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
     if environment.address.is_loopback and loopback:
-        # A laptop's host name may resolve to nothing, or to an interface that comes and goes.
+        # A laptop's host name may not resolve, or to an interface that comes and goes.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback[0])
 
 
@@ -208,7 +208,7 @@ def _say(sentence: str) -> None:
 
 
 def run() -> NoReturn:
-    """The program: `main`, then leave at once, since threads of torch's store may still be waiting for something."""
+    """The program: `main`, then exit at once, because threads of torch's store may still be waiting."""
     code = main()
     sys.stdout.flush()
     os._exit(code)

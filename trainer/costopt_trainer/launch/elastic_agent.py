@@ -1,8 +1,8 @@
 """Torch's elastic agent for one replica: rendezvous, rank numbers and monitoring are torch's, the processes are ours.
 
 torch's documented way to extend its agent is to subclass SimpleElasticAgent. Its LocalElasticAgent is not used, because
-it gives ranks 30 s in which to hang after a peer has died, tees their output through files it polls, and waits up to
-300 s at the end for replicas that have failed.
+it lets ranks hang for 30 s after a peer has died, tees their output through files it polls, and waits up to 300 s at
+the end for replicas that have failed.
 """
 
 import contextlib
@@ -30,12 +30,12 @@ from costopt_trainer.launch.rendezvous import GangRendezvous
 WORKER_ARGV = own_program("costopt_trainer.worker")
 MONITOR_SECONDS = 0.1
 EXIT_BARRIER_SECONDS = 300.0
-"""How long replica 0, which holds the store, stays for ranks of other replicas that finish after its own."""
+"""How long replica 0, which holds the store, waits for ranks of other replicas that finish after its own."""
 _ENDED_KEY = "costopt/ended/{node}"
 
 
 class ReplicaAgent(SimpleElasticAgent):
-    """Runs the ranks of one replica once, without restarts; `ranks.ends` tells how they ended."""
+    """Runs the ranks of one replica once, without restarts; `ranks.ends` says how they ended."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class ReplicaAgent(SimpleElasticAgent):
         self._ranks.end()
 
     def _exit_barrier(self) -> None:
-        """Say that this replica has ended; replica 0 stays until all have, or until it is told to stop."""
+        """Announce that this replica has ended; replica 0 waits until all have, or until it is told to stop."""
         group = self._worker_group
         self._say_ended(group.store)
         if group.group_rank != 0 or group.store is None:

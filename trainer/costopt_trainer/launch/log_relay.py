@@ -1,6 +1,6 @@
-"""A rank's output on its way to the launcher's stdout: whole lines, at once, the last ones remembered.
+"""Passes a rank's output to the launcher's stdout: whole lines, at once; remembers the last ones.
 
-Pipes instead of the log files of torch's own agent: nothing grows on disk, a line waits for no polling interval, and a
+Pipes instead of the log files of torch's own agent: nothing grows on disk, no line waits for a polling interval, and a
 read-only root file system is enough. Two pipes per rank keep the lines of stdout and stderr whole.
 """
 
@@ -17,16 +17,16 @@ REMEMBERED_LINES = 200
 REMEMBERED_CHARACTERS = 2000
 """Per line; the whole termination message is 4,096 bytes."""
 REPORT_STARTS = ('{"step":', '{"phase":')
-"""How a line of `costopt.schema.replica.Progress` begins, and one of `Phase`."""
+"""Starts of lines with a `costopt.schema.replica.Progress` or `Phase`."""
 LONGEST_LINE_BYTES = 65536
-"""A longer line is passed on in pieces, so that a rank that writes no line end fills no memory."""
+"""A longer line is passed on in pieces, so that a rank without line ends does not fill the memory."""
 
 # A carriage return ends a line too (progress bars), unless its line feed may still be on the way.
 _LINE_END = re.compile(rb"\r\n|\n|\r(?!\Z)")
 
 
 def split_lines(pending: bytes, chunk: bytes) -> tuple[list[bytes], bytes]:
-    """The lines that `chunk` completes after `pending` (which has no line end in it), and what is pending then."""
+    """The lines that `chunk` completes after `pending` (which has no line end), and what is pending then."""
     text = pending + chunk
     lines, start = [], 0
     for end in _LINE_END.finditer(text, max(0, len(pending) - 1)):  # only what is new can end a line
@@ -44,7 +44,7 @@ class Sink:
         self._broken = False
 
     def write(self, data: bytes) -> None:
-        """Write all of `data`. Once nobody reads any more, drop it: ranks must be able to go on to their checkpoint."""
+        """Write all of `data`. Drop it once the reader is gone: ranks must be able to reach their checkpoint."""
         with self._lock:
             while data and not self._broken:
                 try:
@@ -83,12 +83,12 @@ class RankOutput:
         thread.start()
 
     def tail(self, count: int) -> tuple[str, ...]:
-        """The last `count` lines, oldest first, without reports: the last progress is told by itself."""
+        """The last `count` lines, oldest first, without reports: the last progress is reported separately."""
         told = [line.text for line in tuple(self.lines) if line.is_stderr or not line.text.startswith(REPORT_STARTS)]
         return tuple(told[-count:])
 
     def finish(self, timeout_seconds: float) -> None:
-        """Wait until everything written has been passed on; a child that outlives the rank may hold a pipe open."""
+        """Wait until all output has been passed on; a child that outlives the rank may hold a pipe open."""
         for thread in self._threads:
             thread.join(timeout_seconds)
 

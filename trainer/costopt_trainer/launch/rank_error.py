@@ -1,7 +1,7 @@
-"""Why a rank failed, as it says itself: in its error file, or else in the last lines it wrote.
+"""Why a rank failed, in its own words: from its error file, else from its last lines.
 
-The error file is torch's own (`TORCHELASTIC_ERROR_FILE`), so that a user's script under torch's `@record` is
-understood as well; the worker adds `reason` and an exact `time` to torch's `extraInfo`.
+The error file is torch's own (`TORCHELASTIC_ERROR_FILE`), so a user's script with torch's `@record` works too; the
+worker adds `reason` and an exact `time` to torch's `extraInfo`.
 """
 
 import json
@@ -29,11 +29,11 @@ _LOST_PEER_SIGNS = re.compile(
     re.IGNORECASE,
 )
 _HELPER_KILLED = re.compile(r"DataLoader worker .*(killed by signal: Killed|exited unexpectedly)", re.DOTALL)
-"""What torch's DataLoader raises when one of its processes has gone; the rank itself was not killed."""
+"""What torch's DataLoader raises if one of its processes is gone; the rank itself was not killed."""
 _EXCEPTION_LINE = re.compile(r"^([A-Za-z_][\w.]*)(?:: (.*))?$")
 _WHAT_LINE = re.compile(r"^\s*what\(\):\s*(.*)$")
 _TORCH_PREFIX = re.compile(r"^\[rank\d+\]: ?")
-"""torch.distributed prints tracebacks with it once a process group exists."""
+"""torch.distributed prefixes tracebacks with it once a process group exists."""
 _TRACEBACK = "Traceback (most recent call last):"
 
 
@@ -45,7 +45,7 @@ class RankError:
     """Its class, without the module; empty if unknown."""
     message: str
     reason: FailureReason | None = None
-    """None where the rank did not say."""
+    """None if the rank did not say."""
     time: float | None = None
     """When it was raised, seconds since 1970; None if not known to better than a second."""
 
@@ -58,19 +58,19 @@ class RankError:
     def is_echo(self) -> bool:
         """Whether this looks like the effect of another rank's end: a collective that lost its other side.
 
-        Both a sign (closed, reset, timed out) and a source (gloo, NCCL, torch's store) are asked for: a lost download
-        or a wrong NCCL setting is nobody's echo.
+        Both a sign (closed, reset, timed out) and a source (gloo, NCCL, torch's store) are required: a failed download
+        or a wrong NCCL setting is no echo.
         """
         return bool(_LOST_PEER_SOURCES.search(self.sentence) and _LOST_PEER_SIGNS.search(self.sentence))
 
     @property
     def memory_reason(self) -> FailureReason | None:
-        """Which memory ran out, an accelerator's or the machine's; None: neither, as far as it says."""
+        """Which memory ran out, an accelerator's or the machine's; None: it names neither."""
         return memory_reason([self.type], self.message)
 
     @property
     def is_of_a_killed_helper(self) -> bool:
-        """Whether it tells that a process which works for the rank was killed."""
+        """Whether it says that a helper process of the rank was killed."""
         return bool(_HELPER_KILLED.search(self.message))
 
 
@@ -122,7 +122,7 @@ def _known_reason(reason: Any) -> FailureReason | None:
 
 
 def _seconds(text: Any) -> float | None:
-    """A moment, as `record_error` writes it. Raises ValueError for one that no calendar has."""
+    """A time as `record_error` writes it. Raises ValueError for an impossible one."""
     if not isinstance(text, str):
         return None
     datetime.fromtimestamp(float(text), UTC)

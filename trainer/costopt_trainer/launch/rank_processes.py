@@ -1,7 +1,7 @@
 """The ranks of one replica as processes: started together, told to stop, watched, ended.
 
-Each rank leads a process group of its own (a Ctrl-C at a terminal does not reach it), in the launcher's session (so a
-supervisor finds it there). SIGTERM goes to the rank alone, not to its group: data loading processes that die first
+Each rank leads its own process group (a Ctrl-C at a terminal does not reach it), in the launcher's session (so a
+supervisor finds it there). SIGTERM goes only to the rank, not to its group: data loading processes that die first
 would make the rank fail before it has saved.
 """
 
@@ -23,11 +23,11 @@ from costopt_trainer.launch.rank_error import ERROR_FILE_VARIABLE, RankError, er
 from costopt_trainer.launch.termination_message import LOG_TAIL_LINES, RankEnd
 
 FAILURE_GRACE_SECONDS = 5.0
-"""Between SIGTERM and SIGKILL for ranks whose peer has failed: most hang in a collective and save nothing any more."""
+"""Between SIGTERM and SIGKILL for ranks whose peer has failed: most hang in a collective and cannot save."""
 ECHO_PAUSE_SECONDS = 1.0
-"""After a failure that looks like an echo, how long its cause may take to show up here before ranks are ended."""
+"""After a failure that looks like an echo, how long to wait for its cause before ranks are ended."""
 LEFTOVER_SECONDS = 1.0
-"""How long a rank's own children may live on after it; data loaders and shared-memory trackers clean up by then."""
+"""How long a rank's own children may outlive it; data loaders and shared-memory trackers clean up by then."""
 DRAIN_SECONDS = 2.0
 POLL_SECONDS = 0.05
 
@@ -59,7 +59,7 @@ class LocalRanks:
     def start(self, argv: Sequence[str], environments: Mapping[int, Mapping[str, str]]) -> list[int]:
         """Start one process per rank of `environments` (additions to this process' own); the process ids, in order.
 
-        Must be called by a thread that lives as long as the ranks: the kernel ends them with it.
+        The calling thread must live as long as the ranks: the kernel ends them with it.
         """
         with self._lock:
             for rank, additions in environments.items():
@@ -83,7 +83,7 @@ class LocalRanks:
 
     @contextlib.contextmanager
     def stopping(self) -> Iterator[bool]:
-        """Send SIGTERM to every rank; True if there were any. Inside the block none can be started."""
+        """Send SIGTERM to every rank; True if there were any. Inside the block none can start."""
         with self._lock:
             self._told_to_stop = True
             for running in self._ranks:
@@ -102,11 +102,11 @@ class LocalRanks:
         return [running.end for running in self._ranks if running.end is not None]
 
     def poll(self) -> bool:
-        """Look which ranks have ended, and end all others if one failed; True once there is nothing left to wait for.
+        """Check which ranks have ended, and end all others if one failed; True once there is nothing to wait for.
 
-        That is: all have ended, or only such remain as not even SIGKILL ends (stuck in a driver).
+        That is: all have ended, or the rest cannot be ended even by SIGKILL (stuck in a driver).
 
-        A rank that stopped because it was told to is no failure: the others are given all the time they need to save.
+        A rank that stopped because it was told to is no failure: the others get all the time they need to save.
         """
         self._look()
         failed = [end for end in self.ends if end.exit_code != EXIT_DONE and not end.preempted]
@@ -187,7 +187,7 @@ def _signal(pid: int, number: int) -> None:
 
 
 def _signal_group(group: int, number: int) -> bool:
-    """Signal a process group; whether it still exists."""
+    """Signal a process group; True if it still exists."""
     try:
         os.killpg(group, number)
     except (ProcessLookupError, PermissionError):

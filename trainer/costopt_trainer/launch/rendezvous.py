@@ -1,7 +1,7 @@
 """How the launchers of a gang find each other: replica 0 holds torch's store at a known address, the others wait.
 
-A static rendezvous like torch's own (node rank and number of nodes are given), with what a cluster needs besides:
-patience with names that do not resolve yet and ports nobody listens on yet, and one sentence when patience ends.
+A static rendezvous like torch's own (node rank and number of nodes are given), with what a cluster also needs: waiting
+for names that do not resolve yet and ports that nobody listens on yet, and one sentence at the timeout.
 """
 
 import os
@@ -20,11 +20,11 @@ FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 2.0
 CONNECT_SECONDS = 5.0
 FIRST_NOTE_SECONDS = 5.0
-"""The wait is noted in the log after this long, then each time it has doubled."""
+"""The log mentions the wait after this long, then each time it has doubled."""
 
 
 class RendezvousFailed(Exception):
-    """The gang did not come together; the message is one sentence."""
+    """The gang did not meet; the message is one sentence."""
 
 
 def wait_until_reachable(address: Address, timeout_seconds: float) -> None:
@@ -51,7 +51,7 @@ def wait_until_reachable(address: Address, timeout_seconds: float) -> None:
 def _try_connect(address: Address) -> str | None:
     try:
         with socket.create_connection((address.host, address.port), timeout=CONNECT_SECONDS) as connection:
-            # On loopback, a connection to a free port can meet itself (TCP simultaneous open).
+            # On loopback, a connection to a free port can connect to itself (TCP simultaneous open).
             itself = connection.getsockname() == connection.getpeername()
             return "connected to itself" if itself else None
     except socket.gaierror as error:
@@ -61,7 +61,7 @@ def _try_connect(address: Address) -> str | None:
 
 
 class GangRendezvous(RendezvousHandler):
-    """Torch's rendezvous interface for replicas whose number and indices are given."""
+    """Torch's rendezvous interface for replicas with a given number and given indices."""
 
     def __init__(self, address: Address, *, node: int, num_nodes: int, run_id: str, timeout_seconds: float) -> None:
         """`run_id`: the same in all replicas of the attempt, and in no other."""
@@ -73,7 +73,7 @@ class GangRendezvous(RendezvousHandler):
 
     @property
     def use_agent_store(self) -> bool:
-        """Ranks use this store too, instead of opening one on yet another port."""
+        """Ranks use this store too, instead of opening one on another port."""
         return True
 
     def next_rendezvous(self) -> RendezvousInfo:
@@ -139,7 +139,7 @@ class GangRendezvous(RendezvousHandler):
 
 
 def _listen(address: Address) -> int:
-    """A listening socket for the store, given away. A gang on one machine is not reachable from outside it."""
+    """A listening socket, whose owner is the store. A gang on one machine is not reachable from outside."""
     if address.is_loopback:
         family, _, _, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(place[:2], family=family, backlog=2048).detach()

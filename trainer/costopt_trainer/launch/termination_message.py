@@ -1,9 +1,9 @@
-"""How a replica ended, out of how each of its ranks ended: the exit code, and the message in at most 4,096 bytes.
+"""How a replica ended, from the ends of its ranks: the exit code, and the message in at most 4,096 bytes.
 
     ends of ranks -> first_failure -> replica_exit_code, describe -> to_bytes -> write
 
-Which rank is "first": a rank that failed by itself before one that only lost its connection to another (an echo),
-whatever the clock says, since an echo is often over sooner than the failure it answers.
+Which rank is "first": a rank that failed by itself precedes one that only lost its connection to another (an echo),
+whatever the clock says, because an echo often ends before the failure that caused it.
 """
 
 import signal
@@ -33,10 +33,10 @@ LOG_TAIL_LINES = 40
 LOG_LINE_CHARACTERS = 2000
 MESSAGE_CHARACTERS = 2000
 NOT_A_COMMAND = {126: "a command could not be executed", 127: "a command or shared library was not found"}
-"""Exit codes by which a shell, or the loader of programs, says so."""
+"""Exit codes of a shell, or of the program loader, for this."""
 SIGNALS_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _MAX_REPORT_BYTES = 2**16
-"""Of a progress file or a report on a variant; ours have at most some thousands."""
+"""Of a progress file or a report on a variant; ours have a few thousand at most."""
 
 Model = TypeVar("Model", bound=Strict)
 
@@ -49,14 +49,14 @@ class RankEnd:
     exit_code: int
     """Its own exit code; negative: the signal that killed it."""
     time: float
-    """When it failed or, if it did not say, when it was seen to have ended; seconds since 1970."""
+    """When it failed or, if it did not say, when its end was noticed; seconds since 1970."""
     error: RankError | None = None
     by_itself: bool = True
     """False if this launcher ended it, after another rank's failure."""
     told_to_stop: bool = False
-    """True if it had been sent SIGTERM because the replica was told to stop."""
+    """True if it got SIGTERM because the replica was told to stop."""
     log_tail: tuple[str, ...] = ()
-    """The last lines it wrote."""
+    """Its last lines."""
 
     @property
     def preempted(self) -> bool:
@@ -94,7 +94,7 @@ def describe(
 ) -> TerminationMessage:
     """The replica's message. `memory_ran_out`: the kernel killed a process of this replica's cgroup for its memory.
 
-    `variant` is the report that lies in the storage; it is this replica's own only if all went well.
+    `variant` is the report in the storage; it is this replica's own only if all went well.
     """
     code = replica_exit_code(first)
     if first is None:
@@ -137,7 +137,7 @@ def _reason_and_sentence(first: RankEnd, memory_ran_out: bool) -> tuple[FailureR
 
 
 def signal_number(code: int) -> int | None:
-    """The signal that an exit code tells of: -9, and 137, as a shell says of a program that it ran. None: of none."""
+    """The signal in an exit code: -9, or 137 as a shell reports it for a program that it ran. None: no signal."""
     if code < 0:
         return -code
     return code - 128 if code - 128 in set(signal.Signals) else None
@@ -157,16 +157,16 @@ def rfc3339(seconds: float) -> str:
 
 
 def clean(text: str, max_characters: int) -> str:
-    """`text` without lone surrogates, which no UTF-8 can hold, cut to `max_characters`."""
+    """`text` without lone surrogates, which UTF-8 cannot encode, cut to `max_characters`."""
     return text[:max_characters].encode("utf-8", "replace").decode("utf-8")
 
 
 def to_bytes(message: TerminationMessage) -> bytes:
     """The message as JSON of at most 4,096 bytes, still valid.
 
-    What must go, goes in this order: the oldest log lines, the beginning of the last one, the end of the sentence, the
-    progress' texts and named results. The report on a variant never goes: without it the variant counts as failed. What
-    is left then (numbers and short words) is below 1,500 bytes, and such a report below 2,500.
+    If it is too long, these are cut in order: the oldest log lines, the beginning of the last one, the end of the
+    sentence, the progress' texts and named results. The report on a variant always stays: without it the variant counts
+    as failed. The rest (numbers and short words) is below 1,500 bytes, and such a report below 2,500.
     """
 
     def encode(**changes: object) -> bytes:
@@ -191,7 +191,7 @@ def to_bytes(message: TerminationMessage) -> bytes:
 
 
 def _most(highest: int, fits: Callable[[int], bool]) -> int:
-    """The largest number of at most `highest` that fits, where less fits if more does; 0 if none does."""
+    """The largest number up to `highest` that fits, if all smaller ones fit too; 0 if none does."""
     low = 0
     while low < highest:
         middle = (low + highest + 1) // 2
@@ -200,11 +200,11 @@ def _most(highest: int, fits: Callable[[int], bool]) -> int:
 
 
 def write(path: Path | None, message: TerminationMessage) -> None:
-    """Write the message in place: in a pod the file is a mount, which no rename can replace."""
+    """Write the message in place: in a pod the file is a mount, which a rename cannot replace."""
     if path is None:
         return
     try:
-        with append_file(path) as stream:  # a pipe in its place would hold the replica up for ever
+        with append_file(path) as stream:  # a pipe in its place would block the replica forever
             stream.truncate(0)
             stream.write(to_bytes(message))
     except (OSError, Hostile) as error:

@@ -1,11 +1,11 @@
 """A user's name, a home and places for caches, for ranks in images that have none.
 
-A pod runs as a user without an entry in passwd, and often only /tmp can be written. torch asks for the user's name,
-triton and inductor for a home, the hub for a cache: without them a rank ends in a KeyError before its first line. What
-the user's image or manifest says stays as long as it can be used.
+A pod runs as a user without an entry in passwd, and often only /tmp is writable. torch needs the user's name, triton
+and inductor a home, the hub a cache: without them a rank ends in a KeyError before its first line. Values from the
+user's image or manifest stay if they are usable.
 
-What is made is made in the launcher's own folder, whose name nobody can guess: code is kept in these caches and run
-from them, and whoever shares a /tmp could have prepared a name that is known. inductor's own place is such a name.
+New folders are in the launcher's own folder, whose name nobody can guess: code is stored in these caches and run from
+them, and others who share /tmp could prepare a known name. inductor's own default is such a name.
 """
 
 import os
@@ -24,13 +24,13 @@ CACHES = {
     "MPLCONFIGDIR": "matplotlib",
     "CUDA_CACHE_PATH": "cuda",
 }
-"""Variable -> folder below the place that is made."""
+"""Variable -> subfolder of the new folder."""
 
 
 def missing(environment: Mapping[str, str], scratch: Path) -> dict[str, str]:
-    """The variables to set: what is not said, or cannot be written.
+    """The variables to set: those that are missing, or not writable.
 
-    A home that is there but cannot be written is kept, for the settings in it; the caches then go elsewhere.
+    A home that exists but is not writable is kept for the settings in it; then the caches go elsewhere.
     """
     found = person.missing(environment, str(scratch))
     home = Path(found.get("HOME") or environment.get("HOME") or "/nonexistent")
@@ -38,7 +38,7 @@ def missing(environment: Mapping[str, str], scratch: Path) -> dict[str, str]:
         found["HOME"] = str(scratch)
         home = scratch
     is_usable = home != scratch and os.access(home, os.W_OK | os.X_OK)
-    if is_usable and "TORCHINDUCTOR_CACHE_DIR" not in environment:  # else a known name in a /tmp that others share
+    if is_usable and "TORCHINDUCTOR_CACHE_DIR" not in environment:  # else a known name in a shared /tmp
         caches = environment.get("XDG_CACHE_HOME") or found.get("XDG_CACHE_HOME") or home / ".cache"
         found["TORCHINDUCTOR_CACHE_DIR"] = str(Path(caches, "torchinductor"))
     for name, folder in CACHES.items():
@@ -49,18 +49,18 @@ def missing(environment: Mapping[str, str], scratch: Path) -> dict[str, str]:
 
 
 def set_defaults(scratch: Path) -> None:
-    """Set them for this process and the ranks it starts. `scratch`, which need not be there yet, is theirs alone."""
+    """Set them for this process and the ranks it starts. `scratch`, which need not exist yet, is only theirs."""
     try:
         found = missing(os.environ, scratch)
         for place in {path for name, path in found.items() if name not in person.NAME_VARIABLES}:
             Path(place).mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError:  # nothing can be written at all: whoever needs it says so
+    except OSError:  # nothing is writable at all: whoever needs it reports that
         found = person.missing(os.environ, "/")
     os.environ.update(found)
 
 
 def _can_be_written(path: Path) -> bool:
-    """Whether the folder can be written, or made by whoever wants it."""
+    """Whether the folder is writable, or can be created."""
     for place in (path, *path.parents):
         if place.exists():
             return os.access(place, os.W_OK | os.X_OK)

@@ -1,6 +1,6 @@
-"""Files that last, and whose damage shows.
+"""Durable files with detectable damage.
 
 checkpoint_files     a checkpoint's tensors and manifest
-tensor_pieces        which part of which tensor lies in which file
-quantized_tensors    tensors of 8-bit numbers as plain ones, and back
+tensor_pieces        which part of which tensor is in which file
+quantized_tensors    8-bit tensors as plain ones, and back
 """

@@ -1,12 +1,12 @@
-"""A checkpoint's files: written so that they last, and read so that damage shows.
+"""A checkpoint's files: written durably, and read so that damage is detected.
 
 write_file, write_tensors    new files, synced -> their records in the manifest
-manifest_content             all records -> the manifest, if it is one that can be read
+manifest_content             all records -> the manifest, if that can be read again
 damage_in                    what is wrong with a checkpoint, in words
-read_tensors                 tensors of a kind by name, or a region of each, put together from their pieces
-tensor_names                 which there are of a kind
-storage_folder               one of our folders in a storage, made if need be
-remove                       a folder is gone at once or still whole
+read_tensors                 tensors of a kind by name, or a region of each, assembled from their pieces
+tensor_names                 the tensors of a kind
+storage_folder               one of our folders in a storage, created if needed
+remove                       removes a folder atomically
 not_writable                 is a failed write worth another try?
 """
 
@@ -43,21 +43,21 @@ from costopt_trainer.storage.tensor_pieces import (
 )
 
 FileRecord = dict[str, int | str]
-"""What a manifest says of a file: `size` in bytes, `sha256` in hexadecimal."""
+"""A manifest's record of a file: `size` in bytes, `sha256` in hexadecimal."""
 
 FORMAT = "costopt-checkpoint"
 FORMAT_VERSION = 2
-"""Version 1 had no table of tensors: each was whole, and in the file whose header named it. It is still read."""
+"""Version 1 had no table of tensors: each was whole, in the file whose header named it. It is still read."""
 MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 2**24
 """A tensor takes about 200 bytes, so this is for eighty thousand."""
 
 MAX_FILE_BYTES = 2**30
-"""Tensors are serialised to memory and then written, so this bounds what saving needs beside them (a larger tensor has
-a file of its own)."""
+"""Tensors are serialised to memory and then written, so this bounds the extra memory of saving (a larger tensor has a
+file of its own)."""
 
 _FILE_NAME = re.compile(r"state\.json|(model|optimizer|random)-[0-9]{5,9}-[0-9]{5,9}\.safetensors")
-"""What a manifest may name: nothing that climbs out of its folder."""
+"""File names that a manifest may have: none leads out of its folder."""
 _BLOCK_BYTES = 2**24
 
 _FOR_GOOD = {
@@ -72,25 +72,25 @@ _FOR_GOOD = {
     errno.EISDIR,
     errno.ENAMETOOLONG,
 }
-"""Errors of a write that a restart would only meet again; others (a network file system's EIO) may pass."""
+"""Write errors that would come back after a restart; others (a network file system's EIO) may pass."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a manifest says."""
+    """A parsed manifest."""
 
     files: dict[str, tuple[int, str]]
     """Size and sha256 of each file."""
     tensors: dict[str, dict[str, StoredTensor]] | None
-    """Those of each kind, by name; None in version 1, where only the files know."""
+    """By kind and name; None in version 1, where only the files know."""
 
 
 def damage_in(
     checkpoint: Path, step: int, job: str | None = None, on_block: Callable[[], object] = lambda: None
 ) -> str | None:
-    """What is wrong with the folder of a job's checkpoint, in words; None if every byte is as it was written.
+    """What is wrong with the folder of a job's checkpoint, in words; None if every byte is as written.
 
-    `on_block` is called after each part of a file that has been read.
+    `on_block` is called after each part read from a file.
     """
     try:
         manifest = _read_manifest(checkpoint, step, job)
@@ -118,7 +118,7 @@ def damage_in(
 
 
 def _pieces_by_file(manifest: Manifest) -> dict[str, list[tuple[Piece, str]]]:
-    """File -> the pieces that the manifest has in it, each with its tensor's dtype."""
+    """File -> its pieces in the manifest, each with its tensor's dtype."""
     pieces: dict[str, list[tuple[Piece, str]]] = {}
     for tensors in (manifest.tensors or {}).values():
         for tensor in tensors.values():
@@ -128,7 +128,7 @@ def _pieces_by_file(manifest: Manifest) -> dict[str, list[tuple[Piece, str]]]:
 
 
 def _damage_in_header(path: Path, expected: Sequence[tuple[Piece, str]]) -> str | None:
-    """What differs between a file of tensors and the pieces that should be in it, in words. Raises SafetensorError."""
+    """The difference between a tensor file and the pieces that should be in it, in words. Raises SafetensorError."""
     with safe_open(path, framework="pt") as file:
         keys = set(file.keys())
         for piece, dtype in expected:
@@ -141,7 +141,7 @@ def _damage_in_header(path: Path, expected: Sequence[tuple[Piece, str]]) -> str 
 
 
 def _read_manifest(checkpoint: Path, step: int | None = None, job: str | None = None) -> Manifest:
-    """A checkpoint's manifest; `step`, `job`: those it must be of. Raises OSError, and Hostile with what is wrong."""
+    """A checkpoint's manifest, which must be of `step` and `job`. Raises OSError, and Hostile with what is wrong."""
     real_folder(checkpoint)
     try:
         plain = read_json(checkpoint / MANIFEST_FILE, max_bytes=MAX_MANIFEST_BYTES)
@@ -151,7 +151,7 @@ def _read_manifest(checkpoint: Path, step: int | None = None, job: str | None = 
 
 
 def _parse_manifest(plain: Any, step: int | None, job: str | None) -> Manifest:
-    """The manifest in JSON data. One without a job was written before jobs were told. Raises Hostile."""
+    """The manifest in JSON data. Older versions wrote no job. Raises Hostile."""
     if not isinstance(plain, dict) or not isinstance(plain.get("files"), dict):
         raise Hostile(f"{MANIFEST_FILE} is not a manifest")
     version = plain.get("version")
@@ -177,9 +177,9 @@ def _parse_manifest(plain: Any, step: int | None, job: str | None) -> Manifest:
 
 
 def manifest_content(step: int, job: str, files: Mapping[str, FileRecord], tensors: PlainTensors) -> bytes:
-    """The manifest of a checkpoint, never one that could not be read again.
+    """The manifest of a checkpoint, checked so that it can be read again.
 
-    Raises NotRetryable("CheckpointNotWritable") if it is too long, and Hostile if the pieces are not those of tensors.
+    Raises NotRetryable("CheckpointNotWritable") if it is too long, and Hostile if the pieces do not form tensors.
     """
     plain = {
         "format": FORMAT,
@@ -209,7 +209,7 @@ def _digest(stream: BinaryIO, on_block: Callable[[], object]) -> str:
 
 
 def not_writable(folder: Path, error: OSError) -> Exception:
-    """The NotRetryable that says what to do about a failed write below `folder`, or `error` itself if it may pass."""
+    """A NotRetryable that says what to do about a failed write below `folder`, or `error` itself if it may pass."""
     if error.errno not in _FOR_GOOD:
         return error
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -220,7 +220,7 @@ def not_writable(folder: Path, error: OSError) -> Exception:
 
 
 def write_file(path: Path, content: bytes) -> FileRecord:
-    """Write and sync a file that is not there yet; returns what the manifest says of it. Raises OSError."""
+    """Write and sync a new file; returns its record in the manifest. Raises OSError."""
     with path.open("xb") as stream:
         stream.write(content)
         stream.flush()
@@ -235,7 +235,7 @@ def write_tensors(
     tensors: Mapping[str, Tensor | Sequence[Shard]],
     on_file: Callable[[], object] = lambda: None,
 ) -> tuple[dict[str, FileRecord], PlainTensors]:
-    """Write what a rank holds of tensors as `<kind>-<rank>-<number>.safetensors`; returns what the manifest says of it.
+    """Write a rank's tensors and shards as `<kind>-<rank>-<number>.safetensors`; returns their manifest records.
 
     `on_file` is called after each file. Raises OSError.
 
@@ -245,7 +245,7 @@ def write_tensors(
     tables: list[PlainTensors] = []
     for number, group in enumerate(_groups(tensors)):
         name = f"{kind}-{rank:05d}-{number:05d}.safetensors"
-        # Serialised here, not by safetensors' own writer, whose errors have no errno.
+        # Serialised here: errors of safetensors' own writer have no errno.
         content = save({key: shard.tensor.detach().cpu().contiguous() for key, shard in group.items()})
         files[name] = write_file(folder / name, content)
         tables += [{kind: {key: describe(shard, name)}} for key, shard in group.items()]
@@ -254,7 +254,7 @@ def write_tensors(
 
 
 def _groups(tensors: Mapping[str, Tensor | Sequence[Shard]]) -> Iterator[dict[str, Shard]]:
-    """The shards of each file: as many as fit, and at most one of each tensor, for it has the tensor's name there."""
+    """The shards of each file: as many as fit, and at most one per tensor, because its key is the tensor's name."""
     group: dict[str, Shard] = {}
     size = 0
     for name, held in tensors.items():
@@ -276,9 +276,9 @@ def read_tensors(
 ) -> dict[str, Tensor]:
     """Tensors of a kind by name, those wanted (None: all); on the CPU.
 
-    `region` says, for a name and a global shape, which block of the tensor is read (None: the whole); no other bytes
-    are. A file that the manifest does not name is none of the checkpoint. Raises OSError, ValueError or
-    SafetensorError if a file is not there or none of tensors.
+    `region` gives, for a name and a global shape, the block of the tensor to read (None: the whole); no other bytes
+    are read. Files that the manifest does not name are ignored. Raises OSError, ValueError or SafetensorError if a
+    file is missing or is no tensor file.
     """
     stored = _stored_tensors(folder, kind)
     boxes: dict[str, Box] = {}
@@ -289,7 +289,7 @@ def read_tensors(
             if not boxes[name].is_within(Box.whole(tensor.shape)):
                 raise ValueError(f"{boxes[name]} is not a part of {name}, which has the shape {tensor.shape}")
     for file_name, pieces in sorted(_needed(stored, boxes).items()):
-        open_file(folder / file_name).close()  # no link, no pipe: what follows opens whatever is there
+        open_file(folder / file_name).close()  # no link, no pipe: the next open does not check
         with safe_open(folder / file_name, framework="pt") as file:
             for name, piece in pieces:
                 box = boxes[name]
@@ -301,7 +301,7 @@ def read_tensors(
                 part = piece.box.intersection(box)
                 tensors[name][part.slices_in(box)] = file.get_slice(piece.key)[part.slices_in(piece.box)]
     for name in boxes.keys() - tensors.keys():
-        tensors[name] = torch.empty(boxes[name].shape, dtype=DTYPES[stored[name].dtype])  # without elements
+        tensors[name] = torch.empty(boxes[name].shape, dtype=DTYPES[stored[name].dtype])  # no elements
     return tensors
 
 
@@ -311,7 +311,7 @@ def tensor_names(folder: Path, kind: str) -> set[str]:
 
 
 def _needed(stored: Mapping[str, StoredTensor], boxes: Mapping[str, Box]) -> dict[str, list[tuple[str, Piece]]]:
-    """File -> names and pieces to read from it: of each tensor in `boxes` those that hold a part, one of each copy."""
+    """File -> names and pieces to read: for each tensor in `boxes` those with a part of it, one of several copies."""
     needed: dict[str, list[tuple[str, Piece]]] = {}
     for name, box in boxes.items():
         distinct = {piece.box: piece for piece in stored[name].pieces}
@@ -341,9 +341,9 @@ def _stored_tensors(folder: Path, kind: str) -> dict[str, StoredTensor]:
 
 
 def storage_folder(path: Path) -> Path:
-    """One of our folders in a storage, made if need be.
+    """One of our folders in a storage, created if needed.
 
-    Raises NotRetryable("CheckpointNotWritable") if a link to another place has its name, and OSError.
+    Raises OSError, and NotRetryable("CheckpointNotWritable") if its name is a link to another place.
     """
     try:
         return make_folder(path)
@@ -354,9 +354,9 @@ def storage_folder(path: Path) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Remove a folder, if it is there. It is renamed first, so that half of one is never taken for a checkpoint.
+    """Remove a folder, if it exists. It is renamed first, so that a partial one is never taken for a checkpoint.
 
-    A link or a file of its name is removed itself, and what the link leads to stays.
+    A link or file with that name is itself removed; the link's target stays.
     """
     if not os.path.lexists(path):
         return

@@ -1,10 +1,10 @@
-"""Tensors of 8-bit numbers (torchao), as safetensors holds them: plain tensors and metadata, and back, exactly.
+"""Tensors of 8-bit numbers (torchao) <-> what safetensors can store: plain tensors and metadata, exactly.
 
     flatten_quantized      quantized tensors -> plain tensors and metadata
     unflatten_quantized    and back
 
-This module imports torchao, which takes seconds: import it only when a quantized model is at hand. What else is used of
-torchao is imported from here, since its first import has to be kept quiet.
+This module imports torchao, which takes seconds: import it only for a quantized model. Other modules import the rest of
+torchao from here, because its first import must be kept quiet.
 """
 
 import logging
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 _KINDS = ("Int8Tensor", "QuantizeTensorToInt8Kwargs", "PerRow", "MappingType", "torch.dtype")
-"""What the metadata of our steps' weights names."""
+"""Types in the metadata of our steps' weights."""
 
 
 def flatten_quantized(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -50,10 +50,10 @@ def flatten_quantized(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, to
 def unflatten_quantized(
     tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """A file's tensors and metadata -> the quantized tensors by name, and the plain ones that are left over.
+    """A file's tensors and metadata -> the quantized tensors by name, and the remaining plain ones.
 
-    Raises ValueError, KeyError or TypeError if the metadata is not what `flatten_quantized` gave. torchao builds many
-    kinds of objects from it, so it is held to the few that our steps make.
+    Raises ValueError, KeyError or TypeError if the metadata is not what `flatten_quantized` gave. torchao can build
+    many kinds of objects from it, so only the few that our steps make are allowed.
     """
     for text in metadata.values():
         _refuse_other_kinds(parse_json(text.encode()))

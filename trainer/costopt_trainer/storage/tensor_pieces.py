@@ -1,4 +1,4 @@
-"""Which part of which tensor lies in which file: the `tensors` of a checkpoint's manifest.
+"""Which part of which tensor is in which file: the `tensors` of a checkpoint's manifest.
 
     {"model": {"head.weight": {"dtype": "F32", "shape": [256, 8], "pieces": [
         {"file": "model-00000-00000.safetensors", "offsets": [0, 0], "shape": [128, 8]},
@@ -10,7 +10,7 @@ Shard          what one rank holds of a tensor
 parse_tensors  plain data -> tensors, each covered by its pieces exactly once
 describe, merge_tensors    shards -> plain data, of one rank and of all
 
-The pieces say nothing of the layout that wrote them, so any other layout can read them.
+The pieces do not depend on the layout that wrote them, so any other layout can read them.
 """
 
 from collections import Counter
@@ -26,7 +26,7 @@ from torch import Tensor
 from costopt.hostile import Hostile
 
 KINDS = ("model", "optimizer", "random")
-"""The tables of tensors that a checkpoint has; also how the names of its files begin."""
+"""The tensor tables of a checkpoint; also the prefixes of its file names."""
 
 DTYPES = {
     "F64": torch.float64,
@@ -42,12 +42,12 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-"""The names that safetensors has for dtypes."""
+"""safetensors' names of dtypes."""
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 MAX_DIMS = 5
 MAX_CORNERS = 2**21
-"""A check of a tensor's pieces looks at 2^dims corners of each, and keeps them in memory: 200 bytes a corner."""
+"""The check of a tensor's pieces keeps 2^dims corners of each in memory: 200 bytes per corner."""
 
 PlainTensors = dict[str, dict[str, dict[str, Any]]]
 """Kind -> name -> dtype, shape and pieces, as JSON has them."""
@@ -67,7 +67,7 @@ class Box:
 
     @property
     def ends(self) -> tuple[int, ...]:
-        """The index behind the last, in each dimension."""
+        """The index after the last, in each dimension."""
         return tuple(offset + extent for offset, extent in zip(self.offsets, self.shape, strict=True))
 
     @property
@@ -76,13 +76,13 @@ class Box:
         return prod(self.shape)
 
     def is_within(self, other: "Box") -> bool:
-        """Whether no part of it lies outside of `other`, which has as many dimensions."""
+        """Whether it is inside `other`, which has as many dimensions."""
         starts = zip(self.offsets, other.offsets, strict=True)
         ends = zip(self.ends, other.ends, strict=True)
         return all(own >= outer for own, outer in starts) and all(own <= outer for own, outer in ends)
 
     def intersection(self, other: "Box") -> "Box":
-        """What both have; of size 0 if that is nothing."""
+        """The common block; of size 0 if there is none."""
         offsets = tuple(map(max, self.offsets, other.offsets))
         shape = tuple(
             max(0, end - offset) for offset, end in zip(offsets, map(min, self.ends, other.ends), strict=True)
@@ -90,7 +90,7 @@ class Box:
         return Box(offsets, shape)
 
     def slices_in(self, outer: "Box") -> tuple[slice, ...]:
-        """Where it lies in a tensor that holds the elements of `outer`."""
+        """Its place in a tensor with the elements of `outer`."""
         return tuple(
             slice(offset - start, offset - start + extent)
             for offset, start, extent in zip(self.offsets, outer.offsets, self.shape, strict=True)
@@ -99,7 +99,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Piece:
-    """Elements of a tensor in a file, under the name `key` there."""
+    """Elements of a tensor in a file, under the name `key`."""
 
     file: str
     key: str
@@ -115,12 +115,12 @@ class StoredTensor:
     shape: tuple[int, ...]
     """Of the whole tensor."""
     pieces: tuple[Piece, ...]
-    """Together they hold each element; pieces with equal bounds are copies of each other."""
+    """Together they cover every element; pieces with equal bounds are copies."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """What a rank holds of a tensor: `tensor` begins at `offsets` of the whole, which has `global_shape`."""
+    """A rank's part of a tensor: `tensor` starts at `offsets` of the whole, which has `global_shape`."""
 
     tensor: Tensor
     offsets: tuple[int, ...]
@@ -128,20 +128,20 @@ class Shard:
 
 
 def shards_of(held: Tensor | Sequence[Shard]) -> Sequence[Shard]:
-    """The shards that a rank holds of one tensor; a plain tensor is a whole one."""
+    """The shards that a rank holds of one tensor; a plain tensor is one full shard."""
     if isinstance(held, Tensor):
         return [Shard(held, (0,) * held.dim(), tuple(held.shape))]
     return held
 
 
 def describe(shard: Shard, file: str) -> dict[str, Any]:
-    """Plain data of a tensor of which one shard is in a file."""
+    """Plain data of a tensor with one shard in a file."""
     piece = {"file": file, "offsets": list(shard.offsets), "shape": list(shard.tensor.shape)}
     return {"dtype": _DTYPE_NAMES[shard.tensor.dtype], "shape": list(shard.global_shape), "pieces": [piece]}
 
 
 def merge_tensors(parts: Iterable[PlainTensors]) -> PlainTensors:
-    """One table of what several ranks, or several files, hold. Raises ValueError if they disagree on a tensor."""
+    """One table of the tensors of several ranks or files. Raises ValueError if they disagree on a tensor."""
     merged: PlainTensors = {}
     for part in parts:
         for kind, tensors in part.items():
@@ -155,7 +155,7 @@ def merge_tensors(parts: Iterable[PlainTensors]) -> PlainTensors:
 
 
 def parse_tensors(plain: Any, files: Collection[str]) -> dict[str, dict[str, StoredTensor]]:
-    """The tensors of each kind, by name; `files` are those of the checkpoint. Raises Hostile with what is wrong."""
+    """The tensors of each kind, by name; `files` are the checkpoint's. Raises Hostile with what is wrong."""
     if not isinstance(plain, Mapping) or not all(isinstance(tensors, Mapping) for tensors in plain.values()):
         raise Hostile("has no table of tensors")
     if unknown := plain.keys() - {*KINDS}:
@@ -201,11 +201,11 @@ def _extents(plain: Any, told: str) -> tuple[int, ...]:
 
 
 def _fault_of_cover(shape: tuple[int, ...], boxes: Collection[Box]) -> str | None:
-    """Why `boxes` do not hold each element of a tensor exactly once, in words; None if they do.
+    """Why `boxes` do not cover each element of a tensor exactly once, in words; None if they do.
 
-    Each box adds +1 or -1 at each of its corners. These sums are the differences, along all dimensions, of how many
-    boxes hold an element; so they are those of the whole tensor if and only if the boxes tile it. That takes time in
-    proportion to the number of boxes, where comparing each with each would take its square.
+    Each box adds +1 or -1 at each of its corners. These sums are the differences, along all dimensions, of the number
+    of boxes that hold an element; so they equal those of the whole tensor if and only if the boxes tile it. The time
+    is linear in the number of boxes; comparing all pairs would be quadratic.
     """
     if len(boxes) << len(shape) > MAX_CORNERS:
         return "has more pieces than are read of"
