@@ -1,4 +1,4 @@
-"""The real helm and kubectl on the project's chart, and what they render as plain data."""
+"""The real helm and kubectl on the project's chart, and their output as plain data."""
 
 import json
 import os
@@ -15,7 +15,7 @@ CHART = ROOT / "charts/costopt"
 NAMESPACE = "costopt-system"
 
 KUBERNETES_VERSION = "1.34.0"
-"""Rendering asks no server; a helm built from its Go module does not know which version it is made for."""
+"""Rendering asks no server; a helm built from its Go module does not know its Kubernetes version."""
 
 PRICE_BOOK: dict[str, Any] = {
     "currency": "USD",
@@ -38,7 +38,7 @@ WITHOUT_CLUSTER_RIGHTS: dict[str, Any] = {
     "rbac": {**TWO_NAMESPACES, "readNodes": False, "userRoles": False},
     "admissionPolicy": {"enabled": False},
 }
-"""Of scope Namespaced, nothing that belongs to the whole cluster."""
+"""Scope Namespaced, nothing that belongs to the whole cluster."""
 
 EVERY_SETTING: dict[str, Any] = {
     "replicas": 3,
@@ -93,7 +93,7 @@ def program(name: str) -> str:
 
 
 def helm(*arguments: str, values: dict[str, Any] | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run helm to its end; `values` are given to it as a file."""
+    """Run helm to its end; it gets `values` as a file."""
     command = [program("helm"), *arguments]
     if values is not None:
         command += ["--values", "-"]
@@ -109,7 +109,7 @@ def helm(*arguments: str, values: dict[str, Any] | None = None, **environment: s
 
 
 def template(*arguments: str, **values: Any) -> subprocess.CompletedProcess[str]:
-    """`helm template` of the chart with these values, for a server that has the kind of the admission policy."""
+    """`helm template` of the chart with these values, for a server with the kind of the admission policy."""
     server = ["--kube-version", KUBERNETES_VERSION]
     return helm("template", "costopt", str(CHART), "--namespace", NAMESPACE, *server, *arguments, values=values)
 
@@ -133,7 +133,7 @@ def the(kind: str, objects: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def hooks_of(plain: dict[str, Any]) -> set[str]:
-    """The moments at which Helm creates this object; empty for an ordinary one."""
+    """The hooks in which Helm creates this object; empty for an ordinary one."""
     annotation = plain["metadata"].get("annotations", {}).get("helm.sh/hook", "")
     return set(filter(None, annotation.split(",")))
 

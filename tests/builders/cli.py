@@ -1,4 +1,4 @@
-"""The `costopt` program as its users start it, and manifests for it."""
+"""The `costopt` program as users start it, and manifests for it."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ def program(*arguments: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """This process' environment, with import paths that hold in any working directory."""
+    """This process' environment, with import paths that work in any folder."""
     paths = [str(Path(path).absolute()) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 

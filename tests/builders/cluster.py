@@ -10,9 +10,9 @@ from cluster.stages import PLAY_ANNOTATION
 
 @dataclass(frozen=True, kw_only=True)
 class Play:
-    """One direction for pods: the first fields say for which, the others what they do. None: any pod, or the default.
+    """One direction for pods: the first fields select them, the others say what they do. None: any pod, or the default.
 
-    Several directions may fit a pod; a later one changes what it names and leaves the rest.
+    Several directions may match a pod; a later one overrides only the fields it sets.
     """
 
     stage: str | None = None
@@ -40,25 +40,25 @@ class Play:
     """Of the pod's end, e.g. Evicted; default none."""
 
     pod_message: str | None = None
-    """What is said beside `pod_reason`."""
+    """The message beside `pod_reason`."""
 
     waiting_reason: str | None = None
     """It never starts, and its container waits for this reason, e.g. ImagePullBackOff."""
 
     waiting_message: str | None = None
-    """What is said beside `waiting_reason`; default that its kubelet backs off."""
+    """The message beside `waiting_reason`; default: the kubelet backs off."""
 
     stop_seconds: float | None = None
     """From its deletion to its end; default 0.2."""
 
     stop_exit_code: int | None = None
-    """When it is deleted while running; default 143."""
+    """If it is deleted while running; default 143."""
 
     stop_message: str | Mapping[str, Any] | None = None
-    """The termination message when it is deleted while running; default `message`."""
+    """The termination message if it is deleted while running; default `message`."""
 
     def document(self) -> dict[str, Any]:
-        """The direction as the annotation has it."""
+        """The direction as written in the annotation."""
         given = {key: value for key, value in vars(self).items() if value is not None}
         return {_camel(key): json.dumps(value) if isinstance(value, Mapping) else value for key, value in given.items()}
 
@@ -74,7 +74,7 @@ def _camel(name: str) -> str:
 
 
 def batch_job(name: str, *directions: Play, pods: int = 2, finalizers: tuple[str, ...] = ()) -> dict[str, Any]:
-    """An Indexed Job of pods with one GPU each, that is not tried again."""
+    """An Indexed Job of pods with one GPU each, without retries."""
     container = {"name": "main", "image": "registry.invalid/any:1", "resources": {"limits": {"nvidia.com/gpu": "1"}}}
     template = {
         "metadata": {"annotations": play(*directions), "finalizers": list(finalizers)},

@@ -1,4 +1,4 @@
-"""Small models, trained a little on real text and images, and the storage that a train stage leaves behind."""
+"""Small models, briefly trained on real text and images, and the storage that a train stage leaves behind."""
 
 import argparse
 import json
@@ -44,7 +44,7 @@ def pruned(structure: Any, percent: int, *, criterion: Any = "L1", seed: int = 0
 
 
 class StepInPlaceOfPrune:
-    """What a row for the table's Prune answers, besides what it does: that nothing else follows from it."""
+    """Base of a step that replaces the table's Prune: all its flags are False."""
 
     phase: PhaseName = "Pruning"
     trains = False
@@ -60,7 +60,7 @@ class StepInPlaceOfPrune:
 
 
 def apply(model: nn.Module, steps: Sequence[Step], example: torch.Tensor) -> list[str]:
-    """Apply steps that need nothing but an example of the model's inputs."""
+    """Apply steps that need only an example of the model's inputs."""
     return apply_steps(model, steps, lambda _number, pieces: StepRun(example, pieces))
 
 
@@ -117,7 +117,7 @@ def train_stage(model_type: str, storage: Path, steps: int = 40) -> Recipe:
 
 
 def replica(settings: Recipe, *steps: Step, name: str = "small") -> ReplicaSettings:
-    """What a shell hands to the replica of a variant."""
+    """The settings that a shell gives to a variant's replica."""
     return ReplicaSettings(
         job_name="tiny",
         stage=name,

@@ -32,7 +32,7 @@ def image_settings(path: Path, *, validation_percent: int = 10) -> DataSettings:
 
 
 def write_images(path: Path, *, count: int = 40, side: int = 8, classes: int = 4) -> Path:
-    """Images of noise with a bright quadrant whose place is the class; sorted by class."""
+    """Noise images with a bright quadrant whose place is the class; sorted by class."""
     rng = np.random.default_rng(0)
     labels = np.sort(np.arange(count) % classes)
     images = rng.integers(0, 100, size=(count, side, side), dtype=np.uint8)
@@ -45,7 +45,7 @@ def write_images(path: Path, *, count: int = 40, side: int = 8, classes: int = 4
 
 
 def real_text() -> Path:
-    """Tiny Shakespeare below COSTOPT_DATA_DIR; skips the test where it is not."""
+    """Tiny Shakespeare below COSTOPT_DATA_DIR; skips the test without it."""
     folder = Path(os.environ.get("COSTOPT_DATA_DIR", PROJECT_ROOT.parent / "shared" / "data"))
     path = folder / "tinyshakespeare.txt"
     if not path.is_file():

@@ -1,11 +1,11 @@
-"""The pages of the documentation, their fenced blocks, and the commands in these.
+"""The pages of the documentation, their fenced blocks, and the commands in them.
 
-A fence's info string says what its block is:
+A fence's info string gives the kind of block:
 
-    sh       commands, one a line, whose output is not shown
-    console  commands after `$ `, each followed by what it prints; a line `...` stands for any lines
-    yaml     a document that is valid as it stands
-    text     a drawing, or the layout of a folder: nothing to type, and nothing that a program prints
+    sh       commands, one per line, whose output is not shown
+    console  commands after `$ `, each followed by its output; a line `...` stands for any lines
+    yaml     a document that is valid as it is
+    text     a drawing, or the layout of a folder: not typed, and not printed by a program
 """
 
 import re
@@ -33,7 +33,7 @@ class Block:
     line: int
     """Line of its opening fence, from 1."""
     heading: str
-    """The heading of second level above it; empty above the first."""
+    """The second-level heading above it; empty above the first."""
     info: str
     """The fence's info string: the block's class."""
     text: str
@@ -46,7 +46,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Command:
-    """One command of a block, as it stands there."""
+    """One command of a block, as written."""
 
     page: str
     line: int
@@ -54,7 +54,7 @@ class Command:
     text: str
     """What is typed; continued lines are joined."""
     shown: str | None
-    """What it prints; None in a block of class sh, which does not say."""
+    """Its output; None in a block of class sh, which shows none."""
 
     @property
     def place(self) -> str:
@@ -132,7 +132,7 @@ def _with_output(block: Block) -> Iterator[Command]:
 
 
 def _joined(text: str) -> Iterator[tuple[int, str]]:
-    """Lines with the offset of each from the fence; a line that ends in a backslash goes on in the next."""
+    """Lines with their offsets from the fence; a line that ends in a backslash continues on the next."""
     pending, since = "", 0
     for offset, line in enumerate(text.splitlines(), start=1):
         since = since or offset

@@ -1,9 +1,9 @@
 """Whether a program prints what a page shows, up to names and numbers.
 
-A page was written on one day on one machine. So figures, times, ages, hashes, widths of columns and names that the
-cluster chooses are taken for equal; words, their order, the number of lines and digits within a name (`int8`,
-`train-a0-1`) or a version (`0.1.0`) are not. A line `...` stands for any lines, also none; ` ...` at the end of a line
-for the rest of it. Empty lines and lines of tables' rules with nothing else count as layout.
+A page was written on one day on one machine. So figures, times, ages, hashes, column widths and names that the cluster
+chooses are ignored; words, their order, the number of lines and digits within a name (`int8`, `train-a0-1`) or a
+version (`0.1.0`) must match. A line `...` stands for any lines, or none; ` ...` at the end of a line for the rest of
+it. Empty lines and lines with only table rules are layout.
 """
 
 import difflib
@@ -26,7 +26,7 @@ _NORMALISED: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(?<![\w.-])(\d+[dhms]){1,3}(?![\w.])"), "#"),
     (re.compile(r"(?<![\w.-])\d+(:\d\d){1,2}(?![\w.])"), "#"),
     (re.compile(r"(?<![\w.,-])[+-]?\d+(,\d{3})*(\.\d+)? (B|KiB|MiB|GiB)(?!\w)"), "# bytes"),
-    # A figure is no part of a name or a version; a percent sign or an x of a ratio is part of what is shown.
+    # A figure is not part of a name or version; a percent sign or the x of a ratio must match.
     (re.compile(r"(?<![\w.-])(?<!\w:)[+-]?\d+(,\d{3})*(\.\d+)?([eE][+-]?\d+)?(?=x?(?![\w]|\.\d|-\w))"), "#"),
 )
 
@@ -34,7 +34,7 @@ _RULE = re.compile(r"[─━-]{3,}")
 
 
 def normalised(line: str) -> str:
-    """A line without what differs from one run to the next."""
+    """A line without the parts that differ between runs."""
     line = _RULE.sub("─", line)
     for pattern, instead in _NORMALISED:
         line = pattern.sub(instead, line)
@@ -52,9 +52,9 @@ def _alike(shown: str, printed: str) -> bool:
 
 
 def matches(shown: str, printed: str) -> bool:
-    """Whether the output is the shown one, up to names and numbers."""
+    """Whether the output equals the shown one, up to names and numbers."""
     want, have = _lines(shown), _lines(printed)
-    reached = {0}  # numbers of printed lines that what is shown so far can stand for
+    reached = {0}  # numbers of printed lines that the shown lines so far can match
     for line in want:
         if line == ELLIPSIS:
             reached = set(range(min(reached), len(have) + 1))

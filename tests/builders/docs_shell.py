@@ -1,4 +1,4 @@
-"""A shell like that of a reader who has installed the project: costopt and its plugin are on the PATH."""
+"""The shell of a reader who has installed the project: costopt and its plugin are on the PATH."""
 
 import os
 import subprocess
@@ -41,7 +41,7 @@ class Shell:
         self._seconds = seconds
 
     def __call__(self, command: str, folder: Path) -> tuple[int, str]:
-        """Run a line of shell to its end; its exit code, and what it wrote to both outputs."""
+        """Run a shell line to its end; returns its exit code, and both outputs."""
         with self.start(command, folder) as process:
             try:
                 printed, _ = process.communicate(timeout=self._seconds)
@@ -51,7 +51,7 @@ class Shell:
         return process.returncode, printed
 
     def start(self, command: str, folder: Path) -> subprocess.Popen[str]:
-        """Start a line of shell."""
+        """Start a shell line."""
         return subprocess.Popen(
             ["bash", "-c", command],
             cwd=folder,

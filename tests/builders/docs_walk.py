@@ -1,13 +1,13 @@
-"""The pages as walks: their commands in the order of the page, each with what must be so before it.
+"""The pages as walks: their commands in page order, each with its preconditions.
 
     folder = lay_out(tmp_path, replace)
     for leg in JOURNEY:
         for walked in walk(leg, run, folder, replace):
             assert not walked.problem, walked.problem
 
-`run(command, folder)` runs a line of shell in `folder` to its end and answers with its exit code and all that it wrote;
-helm, kubectl, costopt and kubectl-costopt are on its PATH, and KUBECONFIG leads to the cluster. Some commands last as
-long as a job: it should wait for half an hour. `replace` says what is otherwise there than in the pages, such as
+`run(command, folder)` runs a shell line in `folder` to its end and returns its exit code and all its output; helm,
+kubectl, costopt and kubectl-costopt are on its PATH, and KUBECONFIG leads to the cluster. Some commands last as long
+as a job: it should wait for half an hour. `replace` maps texts of the pages to local ones, such as
 `{"images.example/": "", "context test": "context mine"}`.
 
 A journey adds the contexts `expired` and `gone` to the kubeconfig, and needs the namespace `default` for itself.
@@ -26,7 +26,7 @@ Run = Callable[[str, Path], tuple[int, str]]
 
 @dataclass(frozen=True)
 class Leg:
-    """A page, or what is below one of its headings."""
+    """A page, or the part below one of its headings."""
 
     page: str
     heading: str | None = None
@@ -48,11 +48,11 @@ class Need:
     """What a command needs that the page does not say, because its reader has it or waits for it."""
 
     before: tuple[str, ...] = ()
-    """Commands that are run first; each must succeed."""
+    """Commands that run first; each must succeed."""
     code: int = 0
-    """How the command ends."""
+    """Its exit code."""
     elsewhere: str = ""
-    """Why it is not run here, and where it is; empty: it is run."""
+    """Why it does not run here, and where it does; empty: it runs."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,7 @@ JOURNEY = (
     Leg("docs/installing.md", "Uninstalling"),
     Leg("docs/installing.md", "With kubectl alone"),
 )
-"""From an empty cluster until the operator is gone from it; the definitions stay. Each leg also finds what it needs
-when it is walked alone."""
+"""From an empty cluster until the operator is removed; the definitions stay. Each leg also works alone."""
 
 NOT_RUN = {
     "make install": "it has been run where this is",
@@ -96,7 +95,7 @@ NOT_RUN = {
     "tests/charts/test_images.py reads the Dockerfiles, and the end-to-end tests build them with buildah",
     "docker build --file images/trainer.Dockerfile --tag costopt-trainer:0.1.0 .": "as the operator's",
 }
-"""Commands that no test runs as they stand, and why."""
+"""Commands that no test runs as written, and why."""
 
 DEFINITIONS = "costoptjobs.costopt.dev pricebooks.costopt.dev"
 NOTHING_IS_INSTALLED = (
@@ -153,13 +152,13 @@ NEEDS: dict[str, Need] = {
         (*NOTHING_IS_INSTALLED, "kubectl delete namespace costopt-system --ignore-not-found --timeout=5m")
     ),
 }
-"""By the command; one that is not here needs nothing but those before it, and succeeds."""
+"""By command; one that is not here needs only those before it, and succeeds."""
 
 OF_A_LONGER_RUN = "train: step 40/200  loss 4.0920  ...\n"
-"""What the pages show of a training that lasts until its log is read, which is done twice a minute."""
+"""Log line in the pages of a training that lasts until its log is read, which happens twice a minute."""
 
 FILES = {"values.yaml": "With Helm", "kustomization.yaml": "With kubectl alone"}
-"""Files that a reader writes, and where docs/installing.md has their text."""
+"""Files that a reader writes, and the section of docs/installing.md with their text."""
 
 
 SHORTER = {
@@ -171,9 +170,9 @@ LONG, SHORT = "      totalSteps: 200\n", "      totalSteps: 40\n"
 
 
 def lay_out(folder: Path, replace: Mapping[str, str] | None = None, *, shorter: bool = False) -> Path:
-    """What a reader has in front of him: the chart, the manifests, and the files that the pages tell him to write.
+    """What a reader has: the chart, the manifests, and the files that the pages ask for.
 
-    `shorter`: his copy of the quickstart trains less than the sample, which README.md has run as it stands.
+    `shorter`: the reader's quickstart trains less than the sample, which README.md runs as it is.
     """
     for name in ("charts/costopt", "manifests"):
         shutil.copytree(ROOT / name, folder / name)
@@ -193,7 +192,7 @@ def lay_out(folder: Path, replace: Mapping[str, str] | None = None, *, shorter: 
 
 
 def walk(leg: Leg, run: Run, folder: Path, replace: Mapping[str, str] | None = None) -> Iterator[Walked]:
-    """Run the commands of a leg as they stand, each after what it needs; go on whatever comes of one."""
+    """Run the commands of a leg as written, each after what it needs; go on even if one fails."""
     for command in leg.commands:
         need = NEEDS.get(command.text, Need())
         if need.elsewhere:
@@ -213,7 +212,7 @@ def walk(leg: Leg, run: Run, folder: Path, replace: Mapping[str, str] | None = N
 
 
 def replaced(text: str, replace: Mapping[str, str]) -> str:
-    """A text of a page with what is otherwise here."""
+    """A text of a page with the replacements."""
     for there, here in replace.items():
         text = text.replace(there, here)
     return text

@@ -1,4 +1,4 @@
-"""A valid job and price book as plain data, and the rows of the tables of mistakes one can make in them."""
+"""A valid job and price book as plain data, and the row types of the tables of mistakes in them."""
 
 import copy
 from collections.abc import Callable
@@ -58,22 +58,22 @@ def plain_price_book(**spec: Any) -> Plain:
 
 @dataclass(frozen=True)
 class MistakeCase:
-    """A document with one mistake, where it is found, and the sentence that answers it."""
+    """A document with one mistake, its place, and the sentence that answers it."""
 
     name: str
     document: Plain
     field: str
     sentence: str
-    """Part of the one sentence that `costopt validate` and the API server both answer with."""
+    """Part of the sentence that both `costopt validate` and the API server answer with."""
     advice: str = ""
     """Part of what `costopt validate` adds to it."""
     server_field: str = ""
-    """What the API server names, if it is another: of a map's keys it names the map."""
+    """The field that the API server names, if it differs: for a map's keys it names the map."""
 
 
 @dataclass(frozen=True)
 class ChangeCase:
-    """A change of a stored document, and part of the sentence that refuses it; None where it is allowed."""
+    """A change of a stored document, and part of the sentence that refuses it; None if it is allowed."""
 
     name: str
     before: Plain

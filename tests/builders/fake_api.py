@@ -1,5 +1,5 @@
-"""A small API server in this process, for what a real one is too slow to start for: answers are plain data, kept in a
-dict, and every request is remembered. It validates nothing; tests/cluster asks a real one.
+"""A small API server in this process, for tests for which a real one starts too slowly: answers are plain data in a
+dict, and every request is recorded. It validates nothing; tests/cluster uses a real one.
 """
 
 import json
@@ -42,7 +42,7 @@ Answer = tuple[int, Any]
 
 @dataclass
 class FakeApi:
-    """What is stored by path, and what is answered instead by (method, path)."""
+    """Stored documents by path, and answers that replace them by (method, path)."""
 
     stored: dict[str, Plain] = field(default_factory=dict)
     instead: dict[tuple[str, str], Answer | Callable[[], Answer]] = field(default_factory=dict)
@@ -62,11 +62,11 @@ class FakeApi:
         return self.stored[path]
 
     def asked(self, method: str, path: str) -> list[Request]:
-        """The requests of that method and path, in their order."""
+        """The requests of that method and path, in order."""
         return [request for request in self.requests if (request.method, request.path) == (method, path)]
 
     def answer(self, request: Request) -> Answer:
-        """The answer of the moment."""
+        """The current answer."""
         self.requests.append(request)
         other = self.instead.get((request.method, request.path))
         if other is not None:
@@ -98,12 +98,12 @@ class FakeApi:
 
 
 def refused(code: int, reason: str, message: str, **details: Any) -> Answer:
-    """An answer as the API server refuses things."""
+    """A refusal as the API server sends it."""
     return code, {"kind": "Status", "status": "Failure", "reason": reason, "message": message, "details": details}
 
 
 def not_found(kind: str, name: str) -> Answer:
-    """404, for an object of a kind that is known."""
+    """404, for an object of a known kind."""
     return refused(404, "NotFound", f'{kind}.costopt.dev "{name}" not found', kind=kind, name=name)
 
 
@@ -138,7 +138,7 @@ def serving(api: FakeApi, tls: ssl.SSLContext | None = None) -> Iterator[str]:
 
     server = Server(("127.0.0.1", 0), OneRequest)
     if tls is not None:
-        # The greeting is a connection's own matter: one that is broken off may not stop the server.
+        # Each connection does its own handshake: a broken one must not stop the server.
         server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()

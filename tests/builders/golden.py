@@ -1,4 +1,4 @@
-"""Golden files: what a test drew, compared with what was drawn and read before."""
+"""Golden files: a test's output, compared with reviewed earlier output."""
 
 import difflib
 import os

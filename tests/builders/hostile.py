@@ -1,4 +1,4 @@
-"""What anybody may put in the place of a file: by name, how it is done. And in the place of a value."""
+"""What anybody may put in place of a file: how to do it, by name. And in place of a value."""
 
 import copy
 import os
@@ -14,7 +14,7 @@ import pytest
 from hypothesis import strategies as st
 
 TOO_LARGE_BYTES = 2**40
-"""A tebibyte without content: whoever reads it whole runs out of memory."""
+"""A tebibyte without content: reading all of it runs out of memory."""
 
 
 def _link(path: Path) -> None:
@@ -61,7 +61,7 @@ POISONS: dict[str, Callable[[Path], None]] = {
 
 
 def one_of(values: Sequence[Any]) -> st.SearchStrategy[Any]:
-    """A copy of one of them: what a test then does to it changes no later draw."""
+    """A copy of one of them: a test that changes it does not change later draws."""
     return st.sampled_from(values).map(copy.deepcopy)
 
 
@@ -69,10 +69,10 @@ def one_of(values: Sequence[Any]) -> st.SearchStrategy[Any]:
 def within(seconds: float, *, then: type[BaseException] = pytest.fail.Exception) -> Iterator[None]:
     """Fail the test if the block takes longer; also if it waits in a system call, or catches every Exception.
 
-    `then`: what is raised in it instead, such as the KeyboardInterrupt of a user who has seen enough.
+    `then`: raised in it instead, such as the KeyboardInterrupt of a user who has seen enough.
 
-    There is one such timer in a process, and pytest-timeout may have set it: that goes on where it was, and comes first
-    if it has less time left.
+    A process has one such timer, and pytest-timeout may have set it: its timer goes on afterwards, and comes first if
+    it has less time left.
     """
 
     def give_up(_number: int, _frame: object) -> None:
@@ -95,7 +95,7 @@ def within(seconds: float, *, then: type[BaseException] = pytest.fail.Exception)
 
 
 def poisoned(folder: Path, copy: Path, file: str, poison: str) -> Path:
-    """A copy of `folder` in which `file` is what the poison makes of it."""
+    """A copy of `folder` in which the poison has changed `file`."""
     shutil.copytree(folder, copy)
     POISONS[poison](copy / file)
     return copy

@@ -1,4 +1,4 @@
-"""Pods as a kubelet, the scheduler and the controllers of Kubernetes 1.34 leave them, with containerd 1.7 below."""
+"""Pods as the kubelet, scheduler and controllers of Kubernetes 1.34 with containerd 1.7 leave them."""
 
 import json
 from collections.abc import Mapping
@@ -25,12 +25,12 @@ def container_end(code: int, reason: str = "Error", message: str = "", **changes
 
 
 def launcher_end(container_reason: str = "Error", **said: Any) -> Json:
-    """The end of a launcher that lived to say why a rank of it failed."""
+    """The end of a launcher that could still say why one of its ranks failed."""
     return container_end(1, container_reason, json.dumps({"exitCode": 1, **said}))
 
 
 def start_error(message: str) -> Json:
-    """A container that could not be started: it began, says its kubelet, with the Unix epoch."""
+    """A container that could not be started: its kubelet gives the Unix epoch as its start."""
     said = f"failed to create containerd task: failed to create shim task: OCI runtime create failed: {message}"
     return container_end(128, "StartError", said, startedAt=NEVER)
 
@@ -42,7 +42,7 @@ UNKNOWN_END = container_end(
     startedAt=None,
     finishedAt=None,
 )
-"""What a kubelet makes up of a container that it has lost sight of."""
+"""What a kubelet makes up for a container that it has lost."""
 
 
 def broken_pod(
@@ -52,7 +52,7 @@ def broken_pod(
     attempt: int = 0,
     **status: Any,
 ) -> Json:
-    """A pod that has failed; `disruption` is the reason and message of its DisruptionTarget, the rest its status."""
+    """A failed pod; `disruption` is the reason and message of its DisruptionTarget, the rest its status."""
     data = pod_json(phase="Failed", attempt=attempt)
     told = status.pop("disruption", None)
     data["spec"]["containers"][0] |= {"image": IMAGE}
@@ -79,7 +79,7 @@ def broken_pod(
 
 
 def waiting_pod(reason: str, message: str = "", index: int = 0, *, image: str = IMAGE) -> Json:
-    """A pod that was placed, and whose container waits."""
+    """A pod that is placed, but its container waits."""
     data = pod_json(index, phase="Pending")
     data["spec"]["containers"][0] |= {"image": image}
     waiting = {"reason": reason, **({"message": message} if message else {})}

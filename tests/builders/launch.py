@@ -1,4 +1,4 @@
-"""Real launchers on loopback, started as a supervisor would, running small programs instead of a training loop."""
+"""Real launchers on loopback, started as by a supervisor, with small programs instead of a training loop."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from costopt.schema.replica import TerminationMessage
 
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE_SECONDS = 240.0
-"""Longest wait for what takes seconds on an idle machine: reached only by what would never come."""
+"""Longest wait for events that take seconds on an idle machine: reached only if they never come."""
 
 
 def free_port() -> int:
@@ -43,7 +43,7 @@ ALL_REDUCE = """
 
 @dataclass
 class Replica:
-    """A launcher that was started, and what it answered."""
+    """A started launcher, and its results."""
 
     process: subprocess.Popen[str]
     folder: Path
@@ -61,19 +61,19 @@ class Replica:
 
     @property
     def output(self) -> str:
-        """What it has written to stdout so far, its phases apart."""
+        """Its stdout so far, without its phases."""
         lines = (self.folder / "stdout").read_text().splitlines(keepends=True)
         return "".join(line for line in lines if not line.startswith('{"phase":'))
 
     @property
     def phases(self) -> list[str]:
-        """Names of the phases that it has told of so far, in order."""
+        """Names of the phases that it has reported so far, in order."""
         lines = (self.folder / "stdout").read_text().splitlines()
         return [json.loads(line)["phase"] for line in lines if line.startswith('{"phase":')]
 
     @property
     def notes(self) -> str:
-        """What it has written to stderr so far."""
+        """Its stderr so far."""
         return (self.folder / "stderr").read_text()
 
     @property

@@ -1,7 +1,7 @@
-"""Lives of jobs that are watched from outside, and what is left at their end, in a form in which two ends compare.
+"""Lives of jobs, watched from outside, and what is left at their end, in a form that can be compared.
 
-Times and uids differ from one life to the next. So an end is compared without them, and what they mean is checked by
-itself: each usage record against the very pod that it names, the bill against the records.
+Times and uids differ between lives. So ends are compared without them, and their meaning is checked separately: each
+usage record against the pod that it names, the bill against the records.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ CHILDREN = {
     "networkpolicies": "/apis/networking.k8s.io/v1",
 }
 STEP_SECONDS = 40.0
-"""Longest time for a step of a life, a restart of the operator included, on a machine that is busy."""
+"""Longest time for a step of a life, including a restart of the operator, on a busy machine."""
 
 MEASURED = {"sizeBytes": 100, "parameters": 10, "nonzeroPermille": 1000, "latencyMicroseconds": 10}
 REPORT = {
@@ -53,7 +53,7 @@ COMPRESSED = Play(stage="int8", run_seconds=0.3, message={"exitCode": 0, "varian
 
 
 class Sight:
-    """Everything that ever was in all namespaces: the last state of each object, by namespace and uid."""
+    """Every object that ever existed, in all namespaces: its last state, by namespace and uid."""
 
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
@@ -88,7 +88,7 @@ class Sight:
     async def _watch(self, kind: str, version: str) -> None:
         selector = "" if kind == "costoptjobs" else f"&labelSelector={MANAGED_BY_SELECTOR.replace('=', '%3D')}"
         while True:
-            # A watch may end at any time, and does soon after a resource was defined; it goes on where it was.
+            # A watch may end at any time, and does soon after a resource is defined; it continues where it was.
             url = f"{self._upstream.url}{WATCHED[kind]}/{kind}?watch=true&resourceVersion={version}{selector}"
             async with self._upstream.session.get(url, headers=self._headers) as answer:
                 assert answer.status == 200, await answer.text()
@@ -104,7 +104,7 @@ class Sight:
                         self._seen[kind][item["metadata"]["namespace"]][item["metadata"]["uid"]] = item
 
     def of(self, kind: str, namespace: str) -> list[Json]:
-        """The last state of all objects of a kind that ever were in a namespace."""
+        """The last state of all objects of a kind that ever existed in a namespace."""
         return list(self._seen[kind][namespace].values())
 
     def status(self, namespace: str) -> JobStatus:
@@ -137,22 +137,22 @@ class Sight:
         return sum(pod.get("status", {}).get("phase") == "Running" for pod in self.of("pods", namespace))
 
     def all_run(self, namespace: str) -> bool:
-        """Whether the status says so, and two pods do."""
+        """Whether the status says so, and two pods run."""
         stage = self.status(namespace).stage("train")
         return stage is not None and stage.state == "Running" and self.running(namespace) == 2
 
     def is_gone(self, item: Json) -> bool:
-        """Whether that object was deleted, and nothing keeps it any more."""
+        """Whether that object was deleted and is gone."""
         return item["metadata"]["uid"] in self._gone
 
     def is_over(self, namespace: str) -> bool:
-        """Whether the job has ended and holds no pod any more."""
+        """Whether the job has ended and no longer holds a pod."""
         succeeded = self.status(namespace).condition("Succeeded")
         held = any(USAGE_FINALIZER in self.finalizers(pod) for pod in self.of("pods", namespace))
         return succeeded is not None and succeeded.status != "Unknown" and not held
 
     def finalizers(self, item: Json) -> list[str]:
-        """What keeps an object from going; nothing keeps one that is gone."""
+        """What keeps an object from being deleted; empty if it is gone."""
         metadata = item["metadata"]
         kept: list[str] = metadata.get("finalizers", [])
         return [] if metadata["uid"] in self._gone else kept
@@ -191,8 +191,8 @@ def _job(*directions: Play, variants: int) -> Json:
 
 
 def lives() -> dict[str, Life]:
-    """The lives, by what happens in them. No pod ends by chance of time: what is stopped would have run for ever."""
-    # It tells its time itself: on a busy machine the other may never have run, and so have nothing to tell for both.
+    """The lives, by what happens in them. No pod ends by chance of time: what is stopped would have run forever."""
+    # It reports its own time: on a busy machine the other may never have run, and so cannot report for both.
     failed = {"exitCode": 1, "reason": "ProcessFailed", "progress": PROGRESS}
     fails = Play(stage="train", attempt=0, index=0, exit_code=1, message=failed)
     waits = Play(stage="train", attempt=0, index=1, run_seconds="forever")
@@ -205,13 +205,13 @@ def lives() -> dict[str, Life]:
 
 
 def life_that_loses_its_first_attempt() -> Life:
-    """The first attempt would run for ever."""
+    """The first attempt would run forever."""
     return Life(_job(TRAINED, Play(stage="train", attempt=0, run_seconds="forever"), variants=0), _nothing)
 
 
 @contextlib.asynccontextmanager
 async def namespaces(sight: Sight, names: list[str]) -> AsyncIterator[None]:
-    """Namespaces for the time of the block; their end is not waited for."""
+    """Namespaces during the block; does not wait for their deletion."""
     await asyncio.gather(
         *(sight.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}}) for name in names),
         sight.request(
@@ -228,7 +228,7 @@ async def namespaces(sight: Sight, names: list[str]) -> AsyncIterator[None]:
 
 
 async def end_of(sight: Sight, namespace: str) -> Json:
-    """What is left of a life, without times and uids. Asserts what must be true of them."""
+    """What is left of a life, without times and uids; asserts that those are correct."""
     status = sight.status(namespace)
     pods = {pod["metadata"]["uid"]: pod for pod in sight.of("pods", namespace)}
     _check_usage(status, pods)
@@ -288,7 +288,7 @@ def _pod(pod: Json) -> Json:
 
 
 def _child(item: Json) -> Json:
-    """What was asked for, without what the API server draws by lot or counts."""
+    """What was requested, without random values and counters of the API server."""
     metadata = {key: item["metadata"].get(key) for key in ("name", "labels", "annotations", "ownerReferences")}
     spec = dict(item.get("spec", {}))
     return {**metadata, "spec": spec, "data": item.get("data")}
@@ -298,7 +298,7 @@ def _status(status: JobStatus) -> Json:
     plain = status.to_plain()
     plain.pop("bill")
     plain.pop("activeMillisecondsBefore", None)
-    plain.pop("batchJobs", None)  # one that has gone is left out at the next write, if there is one
+    plain.pop("batchJobs", None)  # a deleted one is left out at the next write, if there is one
     records = plain["usage"]["records"]
     plain["usage"]["records"] = sorted(
         records, key=lambda record: (record["stage"], record["attempt"], record["index"])
@@ -313,7 +313,7 @@ def _replaced(text: str, uids: dict[str, str]) -> str:
 
 
 def differing(expected: Json, found: Json) -> list[str]:
-    """What differs, in sentences. An event may be lost with the operator, but none is told more often."""
+    """What differs, in sentences. An event may be lost with the operator, but none is repeated."""
     said = list(_differences("", {**expected, "events": 0}, {**found, "events": 0}))
     for reason, times in found["events"].items():
         if times > expected["events"].get(reason, 0):

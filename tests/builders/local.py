@@ -1,7 +1,7 @@
-"""Jobs for the shells' tests, and a runner in a process of its own that a test may kill.
+"""Jobs for the shells' tests, and a runner in its own process that a test may kill.
 
 `python -m builders.local FOLDER PROGRAM NODES KILL_BEFORE_WRITE` runs the job `tiny` in FOLDER, with one of the
-programs below in the launcher's place: real processes under real supervisors, without the seconds that torch takes.
+programs below instead of the launcher: real processes under real supervisors, without the seconds that torch takes.
 """
 
 import os
@@ -24,7 +24,7 @@ TESTS = Path(__file__).resolve().parents[1]
 PROGRAMS = {
     "finish": "print('working'); time.sleep(0.3)",
     "wait": "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); print('working'); time.sleep(600)",
-    # Children that have left their parent's group and heed no signal but SIGKILL, like ranks in the middle of a step.
+    # Children that have left their parent's group and ignore all signals but SIGKILL, like ranks during a step.
     "hang": (
         "signal.signal(signal.SIGTERM, signal.SIG_IGN); print('working');"
         "code = 'import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)';"
@@ -93,7 +93,7 @@ def recipe_job(*, name: str = "tiny", train: Mapping[str, Any] | None = None, **
 
 
 def price_book(**prices: str) -> PriceBook:
-    """A book of unit prices by resource, in force since long ago."""
+    """A book of unit prices by resource, valid since long ago."""
     units = {"cpu": "vCPU-Hours", "memory": "GiB-Hours"}
     rows = [
         {
@@ -115,7 +115,7 @@ def price_book(**prices: str) -> PriceBook:
 
 
 def runner_in(folder: Path, tiny: CostOptJob, program: str) -> Runner:
-    """A runner of this process, in a folder that it claims; for tests that need no lock."""
+    """A runner in this process, in a folder that it claims; for tests that need no lock."""
     run_folder = RunFolder(folder)
     run_folder.create()
     run_folder.claim(tiny)
@@ -123,7 +123,7 @@ def runner_in(folder: Path, tiny: CostOptJob, program: str) -> Runner:
 
 
 def start_runner(folder: Path, program: str, num_nodes: int = 2, kill_before_write: int = 0) -> subprocess.Popen[str]:
-    """A runner in a process of its own; SIGINT suspends its job. It may kill itself just before its n-th write."""
+    """A runner in its own process; SIGINT suspends its job. It may kill itself just before its n-th write."""
     return subprocess.Popen(
         [sys.executable, "-m", "builders.local", str(folder), program, str(num_nodes), str(kill_before_write)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])},
@@ -134,7 +134,7 @@ def start_runner(folder: Path, program: str, num_nodes: int = 2, kill_before_wri
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 240.0) -> None:
-    """Wait for something that happens in another process."""
+    """Wait for an event in another process."""
     wait_for(condition, seconds=seconds)
 
 
@@ -154,12 +154,12 @@ def processes_below(folder: Path) -> list[int]:
 
 
 def assert_nothing_is_left(folder: Path) -> None:
-    """No process of the run folder lives on; a supervisor may still be ending, for it writes how its replica ended."""
+    """No process of the run folder survives; a supervisor may still be writing how its replica ended."""
     wait_until(lambda: processes_below(folder) == [])
 
 
 def kill_self_before(write: int) -> None:
-    """Have this process kill itself just before its `write`-th file takes its name."""
+    """Have this process kill itself just before its `write`-th file is renamed into place."""
     real, writes = Path.replace, iter(range(1, 10**9))
 
     def replace(path: Path, target: Path) -> Path:

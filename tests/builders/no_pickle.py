@@ -1,4 +1,4 @@
-"""For a process that must unpickle nothing: whoever tries meets an error that names it.
+"""For a process that must unpickle nothing: every attempt raises an error that names it.
 
 `python -m builders.no_pickle PROGRAM.py ARGUMENTS...` runs a program that way.
 """
@@ -12,19 +12,19 @@ SENTENCE = "something was unpickled"
 
 
 def refuse(*_arguments: Any, **_named: Any) -> NoReturn:
-    """What stands in the place of every way to unpickle."""
+    """Replaces every function that unpickles."""
     raise AssertionError(SENTENCE)
 
 
 class RefusingUnpickler:
-    """What stands in the place of pickle's readers; others may be derived from it, but not made."""
+    """Replaces pickle's Unpicklers; it may be subclassed, but not instantiated."""
 
     def __init__(self, *_arguments: Any, **_named: Any) -> None:
         refuse()
 
 
 def refuse_pickles() -> None:
-    """From now on, in this process, whatever is unpickled raises; to be called before torch is imported."""
+    """From now on, unpickling raises in this process; call it before torch is imported."""
     for module in (pickle, sys.modules["_pickle"]):
         for name in ("load", "loads", "_load", "_loads"):
             setattr(module, name, refuse)

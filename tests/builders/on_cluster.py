@@ -35,7 +35,7 @@ COMMANDS = {
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command has ended, and what it has printed."""
+    """How a command ended, and what it printed."""
 
     code: int
     out: str
@@ -46,7 +46,7 @@ Command = Callable[..., Ended]
 
 
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], program: str = "costopt") -> Command:
-    """Runs `costopt` in this process, with the arguments it is called with."""
+    """Runs `costopt` in this process, with the given arguments."""
 
     def run(*arguments: str) -> Ended:
         monkeypatch.setattr("sys.argv", [f"/usr/bin/{program}", *arguments])
@@ -62,7 +62,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 
 
 def at_home(monkeypatch: pytest.MonkeyPatch, folder: Path, kubeconfig: Path | None) -> None:
-    """Work in `folder`, which is home too, with just this kubeconfig."""
+    """Work in `folder`, which is also home, with only this kubeconfig."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
@@ -95,7 +95,7 @@ def running(step: int = 50, **more: Any) -> Plain:
 
 
 def succeeded() -> Plain:
-    """The status of a job that has ended well."""
+    """The status of a job that has succeeded."""
     return {
         **running(100),
         "conditions": [condition("Succeeded", "True", "Completed")],

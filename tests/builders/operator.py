@@ -1,4 +1,4 @@
-"""Kubernetes objects as the API server sends them, and a world made of them, for tests of the operator's decisions."""
+"""Kubernetes objects as the API server sends them, and a world of them, for tests of the operator's decisions."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -21,17 +21,17 @@ UID = "11111111-2222-3333-4444-555555555555"
 
 
 def at(seconds: float) -> str:
-    """The API server's text for so many seconds after START."""
+    """The API server's text for a time in seconds after START."""
     return (START + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def moment(seconds: float) -> datetime:
-    """So many seconds after START."""
+    """`seconds` after START."""
     return START + timedelta(seconds=seconds)
 
 
 def a_job(name: str = "tiny", *, labels: dict[str, str] | None = None, **spec: Any) -> CostOptJob:
-    """A valid job as it is on the API server; two replicas, no variants unless asked for, restarted at once."""
+    """A valid job as on the API server; two replicas, no variants by default, restarted at once."""
     restarts = {"backoffSeconds": 0, **spec.pop("restarts", {})}
     plain = plain_job(**{"compress": [], "restarts": restarts, **spec})
     plain["metadata"] = {"name": name, "namespace": "team", "uid": UID, "generation": 1, "labels": labels or {}}
@@ -149,17 +149,17 @@ def pod(index: int = 0, **changes: Any) -> Pod:
 
 
 def done(index: int = 0, **changes: Any) -> Pod:
-    """A pod that ended well."""
+    """A pod that succeeded."""
     return pod(index, **{"phase": "Succeeded", "exit_code": 0, **changes})
 
 
 def failed(index: int = 0, exit_code: int = 1, **changes: Any) -> Pod:
-    """A pod that did not."""
+    """A pod that failed."""
     return pod(index, **{"phase": "Failed", "exit_code": exit_code, **changes})
 
 
 class Story:
-    """A job whose status is carried from one look to the next, as the API server would keep it."""
+    """A job whose status is kept from one reconcile to the next, as by the API server."""
 
     def __init__(self, job: CostOptJob | None = None, book: PriceBook | None = None) -> None:
         self.job = job or a_job()
@@ -169,7 +169,7 @@ class Story:
         self.written: list[JobStatus] = []
 
     def look(self, seconds: float, *seen: ChildJob | Pod, **changes: Any) -> Decision:
-        """One look `seconds` after START at exactly these children; the status it writes is kept."""
+        """One reconcile, `seconds` after START, with exactly these children; keeps the status it writes."""
         world = JobSnapshot(
             **{
                 "job": self.job,

@@ -1,4 +1,4 @@
-"""The operator as a process of its own, with the arguments and the rights that the chart gives it, for tests and
+"""The operator as a separate process, with the arguments and the rights that the chart gives it, for tests and
 benchmarks on a control plane.
 
     account = install(control_plane)                      # the chart's objects; a kubeconfig of its service account
@@ -26,13 +26,13 @@ ACCOUNT = "costopt-operator"
 RELEASING_ACCOUNT = "costopt-release-finalizers"
 NO_ELECTION = "--no-leader-election"
 MISTAKE = "this is a mistake in the operator"
-"""What it logs of an exception that it does not know."""
+"""What it logs for an unknown exception."""
 START_SECONDS = 240
-"""Longest time from its start until it acts; a busy machine needs several seconds to import all of it."""
+"""Longest time from its start until it acts; imports alone take several seconds on a busy machine."""
 
 
 def install(cluster: Cluster, **values: Any) -> Path:
-    """Apply what the chart renders with these values, but for the pods that would run the operator: it runs here.
+    """Apply the chart with these values, except the pods of the operator: it runs here.
 
     Returns a kubeconfig with exactly the rights of the operator's service account.
     """
@@ -56,7 +56,7 @@ def install_release(cluster: Cluster) -> Path:
 
 
 def chart_arguments(**values: Any) -> list[str]:
-    """The arguments of `costopt-operator run` in the chart's Deployment, but for the address it listens on."""
+    """The arguments of `costopt-operator run` in the chart's Deployment, except the listen address."""
     container = the("Deployment", rendered(**values))["spec"]["template"]["spec"]["containers"][0]
     return [word for word in container["args"] if not word.startswith(("--listen=", "--log-format="))]
 
@@ -136,11 +136,11 @@ class OperatorProcess:
             return 0, ""
 
     def is_acting(self) -> bool:
-        """Whether it leads, and knows everything there is."""
+        """Whether it leads and has listed all objects."""
         return self.page("/readyz") == (200, "acting")
 
     def wait_until_acting(self, seconds: float = START_SECONDS) -> float:
-        """Return once it acts; how many seconds that took."""
+        """Return once it acts; the seconds that took."""
         return self._wait_until_says("acting", seconds)
 
     def wait_until_standing_by(self) -> None:
@@ -148,7 +148,7 @@ class OperatorProcess:
         self._wait_until_says("standing by", START_SECONDS)
 
     def metric(self, name: str, **labels: str) -> float:
-        """Sum of a metric's samples that have these labels; 0 if there are none."""
+        """Sum of a metric's samples with these labels; 0 if there are none."""
         total = 0.0
         for line in self.page("/metrics")[1].splitlines():
             found = re.fullmatch(r"([a-z_]+)(?:\{(.*)\})? (\S+)", line)

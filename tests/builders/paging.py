@@ -1,4 +1,4 @@
-"""A server of lists of large pods, in pages as asked for, and a program that lists them as the operator does."""
+"""A server of lists of large pods, in pages, and a program that lists them like the operator."""
 
 import json
 import threading
@@ -19,7 +19,7 @@ class Listing:
     def __init__(self, sizes: list[int]) -> None:
         self.sizes = sizes
         self.pages: list[tuple[int, int]] = []
-        """Of each page asked for: its first object and the limit."""
+        """For each requested page: its first object and the limit."""
 
     def page(self, query: dict[str, str]) -> Iterator[bytes]:
         begin, limit = int(query.get("continue", "0")), int(query["limit"])
@@ -43,7 +43,7 @@ def pod_of(index: int, size: int) -> bytes:
 
 @contextmanager
 def served(listing: Listing) -> Iterator[str]:
-    """The listing behind an address."""
+    """The listing, served at an address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -55,7 +55,7 @@ def served(listing: Listing) -> Iterator[str]:
                 for part in listing.page(query):
                     self.wfile.write(part)
             except OSError:
-                pass  # the rest of the page is not wanted
+                pass  # the client left the page early
 
         def log_message(self, format: str, *args: Any) -> None:
             pass
@@ -91,4 +91,4 @@ async def main():
 
 asyncio.run(main())
 """
-"""Prints how many pods it has listed, and by how many KiB the peak of its memory grew meanwhile."""
+"""Prints how many pods it listed, and by how many KiB its peak memory grew meanwhile."""

@@ -1,8 +1,8 @@
 """Jobs, replicas and a small world in which plans are carried out.
 
-`World` is a shell without processes: it looks, writes down the plan's status, starts and stops replicas that are plain
-records, and checks at every look what must hold of any plan. Tests make things happen in it: time passes, replicas
-end, vanish or fall silent, the spec is edited, the shell dies between writing and doing.
+`World` is a shell without processes: it observes, writes the plan's status, starts and stops replicas that are plain
+records, and checks the invariants of every plan. Tests make things happen in it: time passes, replicas end, vanish or
+fall silent, the spec is edited, the shell dies between writing and doing.
 """
 
 from dataclasses import replace
@@ -130,7 +130,7 @@ class World:
         self.records: dict[str, UsageRecord] = {}
         """Usage records by uid; each is made once."""
         self.stirred: dict[str, datetime] = {}
-        """When each replica that runs last stirred, by uid; one that is not in it does not run, or cannot be heard."""
+        """Last sign of life of each running replica, by uid; a missing one does not run, or cannot be heard."""
 
     # What happens in the world.
 
@@ -139,7 +139,7 @@ class World:
         self.now += timedelta(seconds=seconds)
 
     def edit(self, **fields: Any) -> None:
-        """The user edits the spec, fields by their camelCase names; None takes a field away."""
+        """The user edits the spec, fields by their camelCase names; None removes a field."""
         merged = {**self.spec.to_plain(), **fields}
         self.spec = JobSpec.model_validate({name: value for name, value in merged.items() if value is not None})
 
@@ -148,7 +148,7 @@ class World:
         return [each for each in self.replicas.values() if each.live and stage in (None, each.stage)]
 
     def end(self, who: Replica, code: int | None, **changed: Any) -> None:
-        """A running replica ends; a variant that ends well leaves its report unless `reported` is False."""
+        """A running replica ends; a variant that succeeds leaves its report unless `reported` is False."""
         reported = changed.pop("reported", True)
         said = changed.pop("said", None)
         if said is not None:
@@ -159,12 +159,12 @@ class World:
             self.reports[who.stage] = report(who.stage)
 
     def end_all(self, code: int, stage: str | None = None) -> None:
-        """All running replicas (of a stage) end alike."""
+        """All running replicas (of a stage) end the same way."""
         for each in self.live(stage):
             self.end(each, code)
 
     def obey(self, code: int = 143) -> None:
-        """Replicas that were asked to stop do."""
+        """Replicas that were asked to stop end."""
         for each in self.live():
             if each.uid in self.asked_to_stop:
                 self.end(each, code)
@@ -189,7 +189,7 @@ class World:
     # What the shell does.
 
     def silence(self, who: Replica) -> timedelta | None:
-        """How long a replica has been silent, as a shell that never looks away would know it."""
+        """How long a replica has been silent, as a shell that always watches knows it."""
         since = self.stirred.get(who.uid) if who.live else None
         return None if since is None else max(timedelta(0), self.now - since)
 
@@ -208,13 +208,13 @@ class World:
         )
 
     def look(self) -> Plan:
-        """Look, plan, write down, and do."""
+        """Observe, plan, write and do."""
         decided = self.write()
         self.apply(decided)
         return decided
 
     def write(self) -> Plan:
-        """Look, plan and write down; do nothing: the shell may die here."""
+        """Observe, plan and write; do nothing: the shell may die here."""
         decided = checked_plan(self.observe(), self.now)
         self.status = JobStatus.model_validate_json(decided.status.model_dump_json(by_alias=True))
         for attempt, end in decided.ends.items():
@@ -238,7 +238,7 @@ class World:
                 self.records[each.uid] = usage_record(each, outcome)
 
     def apply(self, decided: Plan, *, replicas_started: int = 1000) -> None:
-        """Do what the plan says; a shell that dies meanwhile starts only so many replicas."""
+        """Do what the plan says; a shell that dies meanwhile starts at most `replicas_started`."""
         for stop in decided.stop:
             for each in self.live():
                 if (each.stage, each.attempt) == (stop.stage, stop.attempt):
@@ -269,7 +269,7 @@ class World:
 
 
 def running(job: JobSpec, **kept: Any) -> World:
-    """A world in which training has just been seen to run."""
+    """A world in which training was just seen running."""
     world = World(job, **kept)
     world.look()
     world.look()
@@ -278,7 +278,7 @@ def running(job: JobSpec, **kept: Any) -> World:
 
 
 def trained(job: JobSpec, **kept: Any) -> World:
-    """A world in which training has just ended well."""
+    """A world in which training has just succeeded."""
     world = running(job, **kept)
     world.end_all(0)
     world.look()
@@ -293,11 +293,11 @@ _COUNTS: dict[Counted | None, tuple[int, int]] = {
     "Failure": (1, 0),
     "Disruption": (0, 1),
 }
-"""Failures and disruptions by which an end moves its stage's figures."""
+"""Failures and disruptions that an end adds to its stage."""
 
 
 def checked_plan(observed: Observed, now: datetime) -> Plan:
-    """The plan, after checking what must hold of every plan."""
+    """The plan, after checking the invariants of every plan."""
     decided = plan(observed, now)
     before, after = observed.status, decided.status
 
@@ -306,7 +306,7 @@ def checked_plan(observed: Observed, now: datetime) -> Plan:
 
     again = plan(replace(observed, status=after), now)
     if decided.requeue_after != timedelta(0):
-        # An attempt is counted once, so its end is not said again.
+        # An attempt is counted once, so its end is not repeated.
         assert again == replace(decided, ends={}), "the plan of what was just planned differs"
 
     started_stages = [start.stage for start in decided.start]

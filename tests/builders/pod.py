@@ -1,5 +1,5 @@
-"""A process as it is in a pod: user 65532 without an entry in passwd, no environment but what is given, nothing to
-write to, and a service account below /var/run/secrets. Needs root and `unshare`, for a mount namespace of its own.
+"""A process as in a pod: user 65532 without an entry in passwd, only the given environment, no writable folder, and a
+service account below /var/run/secrets. Needs root and `unshare`, for its own mount namespace.
 
     account = PodFiles(folder, token="one", authority=ca)
     subprocess.Popen(in_a_pod(account, [sys.executable, "-m", "costopt_operator", "run"], KUBERNETES_SERVICE_HOST=...))
@@ -29,7 +29,7 @@ shift 2
 cd /
 exec "$@"
 """
-"""/var/run is /run. The user may read everything (the interpreter may lie below /root), and write nothing."""
+"""/var/run is /run. The user may read everything (the interpreter may be below /root), and write nothing."""
 
 _CAPABILITY = "-all,+dac_read_search"
 _AS_USER = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
@@ -37,7 +37,7 @@ _AS_USER += [f"--{kind}={_CAPABILITY}" for kind in ("inh-caps", "ambient-caps", 
 
 
 class PodFiles:
-    """The files of a service account, which the kubelet would keep up to date."""
+    """The files of a service account, which a kubelet keeps up to date."""
 
     def __init__(self, folder: Path, *, token: str, authority: Path, namespace: str = "costopt-system") -> None:
         self.folder = folder
@@ -48,11 +48,11 @@ class PodFiles:
         self.write("namespace", namespace)
 
     def renew_token(self, token: str) -> None:
-        """Put another token in the old one's place; with a line break at its end, as tools leave one."""
+        """Replace the token; with a line feed at its end, as tools write it."""
         self.write("token", f"{token}\n")
 
     def write(self, name: str, content: str) -> None:
-        """Put a file in the old one's place."""
+        """Replace a file."""
         beside = self.folder / f"..{name}"
         beside.write_text(content)
         beside.chmod(0o644)
@@ -60,7 +60,7 @@ class PodFiles:
 
 
 def in_a_pod(account: PodFiles | None, words: Sequence[str], *, scratch: bool = False, **environment: str) -> list[str]:
-    """The command line that runs `words` in a pod; `scratch`: with a /tmp that can be written."""
+    """The command line that runs `words` in a pod; `scratch`: with a writable /tmp."""
     if scratch and Path("/tmp") in Path(sys.executable).parents:
         pytest.skip("a pod's own /tmp would hide the Python that runs this, which is below /tmp")
     variables = [f"{name}={value}" for name, value in {"PYTHONPATH": IMPORT_PATH, **environment}.items()]
@@ -71,7 +71,7 @@ def in_a_pod(account: PodFiles | None, words: Sequence[str], *, scratch: bool = 
 
 @cache
 def why_no_pod() -> str | None:
-    """Why no process can be run as in a pod here; None: it can."""
+    """Why no process can run as in a pod here; None: it can."""
     if os.getuid() != 0:
         return "only root can make a mount namespace"
     lacking = [name for name in ("unshare", "setpriv", "openssl") if shutil.which(name) is None]

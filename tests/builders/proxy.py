@@ -1,10 +1,10 @@
 """An operator process that talks to the API server through a proxy, which kills it at a chosen write.
 
     operator ──HTTP──▶ proxy ──HTTPS──▶ API server
-                         └──▶ SIGKILL before the chosen write is handed on, or after it is done and before its answer
+                         └──▶ SIGKILL before the chosen write is forwarded, or after it is done and before its answer
 
-The operator is the real program. It is forked from a process that has imported everything already, because a start from
-nothing takes two seconds of CPU time, and there are some hundred starts.
+The operator is the real program. It is forked from a process that has already imported everything, because a cold start
+takes two seconds of CPU time, and there are about a hundred starts.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["costopt_operator.__main__"])
 _PR_SET_PDEATHSIG = 1
 _OF_THIS_HOP = frozenset({"host", "connection", "keep-alive", "transfer-encoding", "content-length", "te", "upgrade"})
-"""Headers that are between two neighbours and are not handed on."""
+"""Hop-by-hop headers, which are not forwarded."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ class Operator:
         self._cut_off = False
         self._death: asyncio.Future[None] | None = None
         self.writes: list[str] = []
-        """What it asked to be written, such as "PUT costoptjobs/life/status"; leases and reads do not count."""
+        """Its write requests, such as "PUT costoptjobs/life/status"; leases and reads do not count."""
         self.last_write = 0.0
-        """When it last asked for one, in the event loop's time."""
+        """Time of its last one, by the event loop's clock."""
 
     async def __aenter__(self) -> Self:
         application = web.Application(client_max_size=64 << 20)
@@ -101,20 +101,20 @@ class Operator:
 
     @property
     def log(self) -> Path:
-        """Where the processes of this namespace log to."""
+        """Log file of the processes of this namespace."""
         return self._folder / f"{self._namespace}.log"
 
     @property
     def ended_by_itself(self) -> bool:
-        """Whether the process has ended without being killed, which it never may."""
+        """Whether the process ended without being killed, which it never may."""
         return not self._cut_off and not self._process.is_alive()
 
     async def kill(self) -> None:
-        """SIGKILL; returns once it is dead. Nothing of it is handed on from the call on."""
+        """SIGKILL; returns once it is dead. From now on its requests are not forwarded."""
         self._cut_off = True
         if self._death is None:
             self._death = asyncio.ensure_future(self._die())
-        # Who calls may be answering a request of its, and ends with the connection.
+        # The caller may be answering one of its requests, and ends with the connection.
         await asyncio.shield(self._death)
 
     async def _die(self) -> None:
@@ -135,7 +135,7 @@ class Operator:
             await self.kill()
             return self._no_answer(request)
         if due:
-            # Whatever it asks for from now on, it asked for after this write, and is not to be done.
+            # Every later request comes after this write and must not be done.
             self._cut_off = True
             async with self._forwarded(request, body) as answer:
                 await answer.read()
@@ -171,7 +171,7 @@ class Operator:
 
 
 def run_operator(words: list[str], log: str) -> None:
-    """The program, in a forked process that ends with the one that forks."""
+    """The program, in a forked process that ends with its parent."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)

@@ -1,7 +1,7 @@
 """A compression step that trains, in place of the table's Prune; and a program that makes a variant with it.
 
-It takes `prune.percent` steps of plain descent on the training data, each rank on its own samples, and keeps a
-checkpoint of every second step.
+It takes `prune.percent` steps of plain gradient descent, each rank on its own samples, and keeps a checkpoint of every
+second step.
 """
 
 import os
@@ -22,7 +22,7 @@ from costopt_trainer.models.loss import loss_sum
 from costopt_trainer.training.checkpoint import Snapshot
 
 STOP_AT = "STOP_AT"
-"""Before this step the rank is told to end."""
+"""The rank is told to end before this step."""
 BATCH = 4
 
 
@@ -85,7 +85,7 @@ def main() -> None:
     settings, storage = Path(sys.argv[1]), sys.argv[2]
     table.STEPS["Prune"] = "builders.retraining:STEP"
     measure.MAX_RUNS = measure.MIN_RUNS
-    phases.LINE_EVERY_SECONDS = 0.001  # every piece is told
+    phases.LINE_EVERY_SECONDS = 0.001  # reports every piece
     phases.VOICE.speak_up(aloud=os.environ["RANK"] == "0")
     os.environ["COSTOPT_STORAGE_DIR"] = storage
     try:

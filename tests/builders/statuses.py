@@ -1,4 +1,4 @@
-"""A status in which there is as much as each of its parts may have."""
+"""A status in which every part has its maximum size."""
 
 from datetime import UTC, datetime
 
@@ -12,7 +12,7 @@ STAGES = ["train", *(f"variant-{number}" for number in range(16))]
 
 
 def failure(stage: str) -> Failure:
-    """As long as one can be."""
+    """A failure of maximum length."""
     tail = ["é<" * 1000] * 40
     return Failure(stage=stage, attempt=3, reason="ProcessFailed", message="why<" * 750, exit_code=1, log_tail=tail)
 
@@ -34,7 +34,7 @@ def line(stage: str, resource: int, cause: int) -> BillLine:
 
 
 def record(number: int) -> UsageRecord:
-    """A usual one, on a node with all the labels that are kept."""
+    """A typical record, on a node with all kept labels."""
     return UsageRecord(
         uid=f"11111111-2222-3333-4444-{number:012}",
         stage="train",
@@ -51,7 +51,7 @@ def record(number: int) -> UsageRecord:
 
 
 def largest_status() -> JobStatus:
-    """All at once, as much as each part may have."""
+    """All parts at once, each at its maximum."""
     lines = [line(stage, resource, cause) for stage in STAGES for resource in range(16) for cause in range(7)]
     sums = [
         FoldedUsage(

@@ -1,4 +1,4 @@
-"""Authorities and certificates of servers, made by openssl in a folder."""
+"""Certificate authorities and server certificates, made by openssl."""
 
 import ssl
 import subprocess
@@ -31,7 +31,7 @@ class Certificate:
     key: Path
 
     def for_server(self, clients: Path | None = None) -> ssl.SSLContext:
-        """How a server with this certificate speaks; `clients`: it wants one of its clients, signed by these."""
+        """TLS context of a server with this certificate; `clients`: it requires client certificates of these."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.file, self.key)
         if clients is not None:
@@ -52,7 +52,7 @@ class Authority:
         self.certificate = self_signed(folder, "authority", f"/CN={name}")
 
     def signed(self, names: str, *, valid: tuple[str, str] | None = None) -> Certificate:
-        """A certificate for `names` (`IP:127.0.0.1`, `DNS:example.org`), `valid` from and until these; else now."""
+        """A certificate for `names` (`IP:127.0.0.1`, `DNS:example.org`), `valid` from and until; default: now."""
         stem = f"server-{len(list(self._folder.glob('server-*.key')))}"
         key, request, found, extra = (self._folder / f"{stem}.{kind}" for kind in ("key", "csr", "crt", "ext"))
         _make_key(key)
@@ -66,7 +66,7 @@ class Authority:
 
 
 def self_signed(folder: Path, stem: str, subject: str, *extra: str) -> Certificate:
-    """A certificate that vouches for itself."""
+    """A self-signed certificate."""
     key, found = folder / f"{stem}.key", folder / f"{stem}.crt"
     _make_key(key)
     _openssl("req", "-x509", "-new", "-key", key, "-subj", subject, "-days", "2", *extra, "-out", found)

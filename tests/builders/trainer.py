@@ -1,11 +1,11 @@
-"""Tiny trainings for tests: in this process, or by real ranks in processes of their own.
+"""Tiny trainings for tests: in this process, or by real ranks in their own processes.
 
     recipe, image_recipe    a DecoderLM or ConvNet that trains in moments
     train_here              one rank, in this process
-    start_ranks, wait_for   real ranks, in processes of their own; train_in_gang does both
+    start_ranks, wait_for   real ranks, in their own processes; train_in_gang does both
     written, losses         what a training left behind
 
-Run as a program, this file is one rank: it trains each of the runs in the JSON file it is given, one after another.
+As a program, this file is one rank: it does the runs in the given JSON file, one after another.
 """
 
 import json
@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def text_file(folder: Path, *, words: int = 4000, seed: int = 0) -> Path:
-    """A text with some structure: random words of a small vocabulary."""
+    """A text with structure: random words of a small vocabulary."""
     source = random.Random(seed)
     vocabulary = ["".join(source.choices("abcdefgh", k=source.randint(2, 6))) for _ in range(60)]
     path = folder / f"text-{seed}.txt"
@@ -68,7 +68,7 @@ def recipe(path: Path, **changes: Any) -> Recipe:
 
 
 def without_dropout() -> dict[str, Any]:
-    """Model settings under which the number of ranks makes no difference."""
+    """Model settings for which the number of ranks makes no difference."""
     layers = {"numLayers": 2, "numHeads": 2, "embeddingDim": 16, "contextLength": 16}
     return {"type": "DecoderLM", "decoderLM": layers}
 
@@ -85,14 +85,14 @@ def image_recipe(path: Path, **changes: Any) -> Recipe:
 
 @dataclass(frozen=True)
 class Run:
-    """One training that a rank is to do."""
+    """One training of a rank."""
 
     recipe: dict[str, Any]
     storage: str
     stop_after: int | None = None
-    """Ask for an early end, as SIGTERM would, when this many steps are done."""
+    """Ask for an early end, as SIGTERM would, after this many steps."""
     signal_after: int | None = None
-    """Send the signal below to rank 0 when this many steps are done: a real one, to the real process."""
+    """Send the signal below to rank 0 after this many steps: a real one, to the real process."""
     signal: int = signal.SIGTERM
     overflow_at: int | None = None
     """In this step, the gradients of the last rank overflow."""
@@ -125,7 +125,7 @@ def do(run: Run) -> None:
             if self.step == run.signal_after and self.gang.rank == 0:
                 os.kill(os.getpid(), run.signal)
 
-    os.environ["OMP_NUM_THREADS"] = "1"  # the number of threads shows in the last bits
+    os.environ["OMP_NUM_THREADS"] = "1"  # the number of threads affects the last bits
     os.environ[names.ENV_STORAGE_DIR] = run.storage
     if run.file_limit_bytes is not None and int(os.environ.get("RANK", "0")) == int(os.environ["WORLD_SIZE"]) - 1:
         resource.setrlimit(resource.RLIMIT_FSIZE, (run.file_limit_bytes, resource.RLIM_INFINITY))
@@ -193,7 +193,7 @@ def start_as_ranks(program: list[str], world_size: int, **environment: str) -> l
 def wait_for(
     ranks: list[subprocess.Popen[str]], seconds: float = 240, *, said: list[str] | None = None
 ) -> tuple[list[int], list[str]]:
-    """Exit codes and stderr of all ranks; none is left running. `said` gets their stdout."""
+    """Exit codes and stderr of all ranks; none stays running. `said` gets their stdout."""
     try:
         outputs = [rank.communicate(timeout=seconds) for rank in ranks]
         errors = [error for _, error in outputs]
@@ -212,21 +212,21 @@ def train_in_gang(runs: list[Run], world_size: int, folder: Path, **environment:
 
 
 def written(storage: Path, step: int) -> dict[str, bytes]:
-    """Every tensor file of a checkpoint: weights, optimizer and random states, to the bit."""
+    """Every tensor file of a checkpoint: weights, optimizer and random states, as bytes."""
     folder = storage / names.CHECKPOINTS_DIR / f"step-{step:08d}"
     return {path.name: path.read_bytes() for path in sorted(folder.glob("*.safetensors"))}
 
 
 def losses(storage: Path) -> dict[int, str]:
-    """Training loss by step, as metrics.jsonl has it."""
+    """Training loss by step, from metrics.jsonl."""
     lines = (storage / names.METRICS_FILE).read_text().splitlines()
     return {line["step"]: line["loss"] for line in map(json.loads, lines)}
 
 
 def main() -> None:
-    """One rank. A run that ends early, or in NotRetryable (said on stderr), is followed by the next.
+    """One rank. A run that ends early, or in NotRetryable (printed on stderr), is followed by the next.
 
-    Nothing may be unpickled here, neither what another rank sent nor what lies in the storage.
+    Nothing may be unpickled here, neither messages of other ranks nor files in the storage.
     """
     from builders.no_pickle import refuse_pickles
 

@@ -1,4 +1,4 @@
-"""Waiting for what happens in another process."""
+"""Waiting for events in another process."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ LOOK_EVERY_SECONDS = 0.05
 
 
 def wait_for(read: Callable[[], Answer], what: str = "so", seconds: float = 240.0) -> Answer:
-    """The first answer of `read` that is true. AssertionError, with the last one, if none is within `seconds`."""
+    """The first true answer of `read`. AssertionError, with the last one, if there is none within `seconds`."""
     deadline = time.monotonic() + seconds
     while not (answer := read()):
         if time.monotonic() > deadline:
