@@ -1,4 +1,4 @@
-"""The API server's audit log: who asked for what. One line per answered request, at the level of metadata."""
+"""The API server's audit log: who requested what. One line per answered request, at level Metadata."""
 
 import json
 from collections import Counter

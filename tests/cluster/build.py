@@ -1,9 +1,9 @@
 """The programs of a Kubernetes control plane, built once from pinned sources into a cache folder.
 
-`python -m cluster.build` (with `tests` on the path) builds what is missing and prints the folder. The sources are two
+`python -m cluster.build` (with `tests` on the path) builds what is missing and prints the folder. The sources are
 small Go modules: `binaries` (etcd, the Kubernetes components, helm), `binaries/kwok`, which needs newer Kubernetes
-libraries than the components are made of, and `binaries/node`. `python -m cluster.build --node` also builds what a
-real node runs (tests/e2e).
+libraries than the components, and `binaries/node`. `python -m cluster.build --node` also builds the programs of a
+real node (tests/e2e).
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""A cluster as a test sees it: kubectl, helm and kubeconfig files, whoever runs the cluster."""
+"""A cluster as a test sees it: kubectl, helm and kubeconfig files, for any cluster."""
 
 import json
 import os

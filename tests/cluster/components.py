@@ -1,4 +1,4 @@
-"""The command line of each component: one function each, so that a setting is found where it is given."""
+"""The command line of each component: one function each, so that every setting has one place."""
 
 import json
 from dataclasses import dataclass

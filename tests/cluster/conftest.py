@@ -1,6 +1,6 @@
-"""A control plane for the tests of this folder: one for each test process, started by the first test that asks for it.
+"""A control plane for the tests of this folder: one per test process, started by the first test that needs it.
 
-Two of them fit a small machine (about 0.6 GiB each, 5 s to start), so that no test process waits for another. With
+Two of them fit on a small machine (about 0.6 GiB each, 5 s to start), so no test process waits for another. With
 COSTOPT_TEST_KUBECONFIG the fixture `cluster` is that cluster, and tests that need kwok's pods or the components'
 processes are skipped.
 """

@@ -1,6 +1,6 @@
 """A Kubernetes control plane on loopback: etcd, API server, controllers and scheduler; kwok as the kubelets.
 
-`python -m cluster.control_plane` starts one and keeps it until interrupted; `make control-plane` does just that.
+`python -m cluster.control_plane` starts one and runs it until interrupted; `make control-plane` does the same.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""What a fresh control plane holds before the first test: nodes, a storage class, volumes."""
+"""Objects of a new control plane before the first test: nodes, a storage class, volumes."""
 
 from typing import Any
 

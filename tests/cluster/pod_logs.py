@@ -1,8 +1,8 @@
-"""The part of a kubelet that answers for container logs: `python -m cluster.pod_logs FOLDER PORT CERTIFICATE KEY`.
+"""The part of a kubelet that serves container logs: `python -m cluster.pod_logs FOLDER PORT CERTIFICATE KEY`.
 
 A pod's log is `FOLDER/<namespace>/<pod>.log`, or, for pods whose names end in five random characters, the file named
-by what stands before them (`<namespace>/train-a0-0.log`), or `<namespace>/all.log`; with none of them it is empty. Each
-line begins with its time (RFC 3339) and a blank, as in a container runtime's log.
+without them (`<namespace>/train-a0-0.log`), or `<namespace>/all.log`; without any of these it is empty. Each line
+begins with its time (RFC 3339) and a space, as in a container runtime's log.
 """
 
 import ssl

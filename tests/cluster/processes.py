@@ -1,4 +1,4 @@
-"""Child processes that end with the process that started them, whatever ends it, and free ports for them."""
+"""Child processes that end with their parent, however it ends, and free ports for them."""
 
 import contextlib
 import ctypes

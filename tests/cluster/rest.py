@@ -1,4 +1,4 @@
-"""The API server without a client program in between: a few milliseconds a request, so that a test can look often."""
+"""The API server without a client program: a few milliseconds per request, so that a test can poll often."""
 
 import base64
 import http.client

@@ -1,13 +1,13 @@
 """How kwok plays the kubelet: the life of nodes and pods as kwok `Stage` documents.
 
-What a pod does is directed by its annotation `test.costopt.dev/play`, a JSON list of directions; for their fields see
-`builders.cluster.Play`. All that fit a pod's stage, attempt, execution and completion index count, later ones win.
+A pod's annotation `test.costopt.dev/play`, a JSON list of directions, says what it does; for their fields see
+`builders.cluster.Play`. All that match a pod's stage, attempt, execution and completion index apply, later ones win.
 
     Pending ─▶ (Waiting: never starts) or Running ─▶ Succeeded or Failed
     deleted while Pending or Running ─▶ Failed (143 once it ran, 137 before) ─▶ deletion with no grace left
 
-kwok's own stages empty the finalizers of a pod that is deleted. These touch no finalizer: as with a kubelet, a pod with
-a finalizer of someone else stays until it is released.
+kwok's own stages remove the finalizers of a deleted pod. These keep them: as with a kubelet, a pod with a foreign
+finalizer stays until it is released.
 """
 
 import json

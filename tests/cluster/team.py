@@ -1,11 +1,11 @@
-"""A namespace and its jobs, as the people see them who use the operator.
+"""A namespace and its jobs, as users of the operator see them.
 
     job = team.submit(Play(index=1, attempt=0, exit_code=1))
     job.wait_until_ended()
     team.check_usage(job)
 
-Beside it stands a witness that sees every pod from its beginning to its end, so that what the operator counted can be
-compared with what was.
+A witness watches every pod from its beginning to its end, so that what the operator counted can be compared with what
+happened.
 """
 
 import threading

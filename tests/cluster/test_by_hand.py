@@ -1,4 +1,4 @@
-"""What people and other programs do to a job's objects while it runs: whatever it is, the job's end is right."""
+"""People and other programs change a job's objects while it runs: the job still ends correctly."""
 
 import json
 import threading

@@ -1,4 +1,4 @@
-"""What a real API server hands on of a pod's end, or of what it waits for, reaches the job's user."""
+"""What a real API server reports about a pod's end, or its wait, reaches the job's user."""
 
 import pytest
 

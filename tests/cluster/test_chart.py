@@ -1,7 +1,7 @@
 """Installing, upgrading and uninstalling with the real helm and kubectl on a real API server.
 
-kwok plays the pods: the operator's run without doing anything, and those of hooks succeed. What the hook that writes
-price books does is tested by running its program here, with the token of its account.
+kwok plays the pods: the operator's run without doing anything, and those of hooks succeed. The hook that writes price
+books is tested by running its program here, with the token of its account.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""The commands on a cluster, against a real API server: what it refuses, what it keeps, and whose rights count."""
+"""The commands on a cluster, with a real API server: what it refuses, what it stores, and whose rights apply."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The control plane that other tests stand on does what a cluster does."""
+"""The control plane that other tests use behaves like a cluster."""
 
 import contextlib
 import json

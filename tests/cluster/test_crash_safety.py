@@ -1,6 +1,6 @@
-"""The operator is killed between all of its writes, and at moments of chance; each time the end is the same.
+"""The operator is killed between all of its writes, and at random times; each time the end is the same.
 
-The end: the same children, each made once, every pod's usage recorded once with its own times, the same counts of
+The end: the same children, each created once, every pod's usage recorded once with its own times, the same counts of
 attempts and failures, and no finalizer left.
 """
 

@@ -1,7 +1,7 @@
 """The pages' way through a cluster, on a real API server with the real helm and kubectl.
 
-kwok plays the pods, so what a pod would do is done here: the operator runs as a process with the rights that the page's
-own installation gives it, price books are applied for the hook, and trained pods hand back what they are told to.
+kwok plays the pods, so this file does their work: the operator runs as a process with the rights that the page's own
+installation gives it, price books are applied for the hook, and trained pods return what they are told to.
 """
 
 import json

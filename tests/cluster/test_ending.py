@@ -1,5 +1,5 @@
-"""How jobs end before their time, and that nothing of them stays: deletion in every state, with the namespace, by a
-deadline, by a time to live, for want of a start."""
+"""Jobs that end early leave nothing behind: deletion in every state, with the namespace, by a deadline, by a time to
+live, without a start."""
 
 import time
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""A job that is hard to look at is limited all the same, and one that cannot be looked at does not run on."""
+"""A job that is hard to read is still limited, and one that cannot be read does not run on."""
 
 from collections.abc import Iterator
 from typing import Any

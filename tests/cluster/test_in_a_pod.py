@@ -1,5 +1,5 @@
-"""The operator with nothing but what the kubelet gives a pod, before a real API server: its service account's token,
-from a token request, which is replaced while it runs.
+"""The operator with only what the kubelet gives a pod, on a real API server: its service account's token, from a
+token request, which is replaced while it runs.
 """
 
 import subprocess

@@ -1,4 +1,4 @@
-"""Installed under other names, elsewhere, for some namespaces only, by a team without rights on the cluster."""
+"""Installed under other names, elsewhere, only for some namespaces, by a team without cluster rights."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a job goes through on a cluster: done, failed, disrupted, suspended, changed while it runs."""
+"""The life of a job on a cluster: done, failed, disrupted, suspended, changed while it runs."""
 
 from decimal import Decimal
 from typing import Any

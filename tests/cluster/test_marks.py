@@ -1,5 +1,5 @@
-"""Our marks (labels, annotations, finalizer): only the operator sets them. Where somebody did all the same, a pod is a
-job's through its owners alone."""
+"""Our marks (labels, annotations, finalizer): only the operator sets them. If somebody else did, a pod still belongs to
+a job only through its owners."""
 
 import json
 

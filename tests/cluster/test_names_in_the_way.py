@@ -1,4 +1,4 @@
-"""A child's name that another object has for a while, or for ever: condition and Event name it, and the job goes on."""
+"""Another object has a child's name, for a while or forever: condition and Event name it, and the job goes on."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A control plane in trouble: its API server dies, its history is thrown away, a node falls silent."""
+"""Outages of a control plane: its API server dies, its history is deleted, a node falls silent."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Whose an object is: what is not a job's own by its owner's uid is never changed, owned or deleted, whatever its name
+"""Ownership: an object that is not the job's by its owner's uid is never changed, owned or deleted, whatever its name
 or labels say. The job waits, says so, and goes on by itself."""
 
 from typing import Any

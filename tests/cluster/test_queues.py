@@ -1,5 +1,5 @@
-"""A queue such as Kueue admits a job's gang, takes it back, and admits it again, whole or in part. Played by hand: what
-Kueue does to a batch Job is to set and unset `suspend`, and fewer pods on admission in part."""
+"""A queue such as Kueue admits a job's gang, evicts it, and admits it again, fully or partially. Simulated by hand:
+Kueue sets and unsets a batch Job's `suspend`, and uses fewer pods on partial admission."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Whatever `costopt validate` refuses, the API server refuses with the same sentence: the table is the same."""
+"""All that `costopt validate` refuses, the API server refuses with the same sentence: the table is the same."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What may happen to operators and their way to the API server: two of them, none for a while, a broken network."""
+"""Failures of operators and of their way to the API server: two of them, none for a while, a broken network."""
 
 import subprocess
 import sys

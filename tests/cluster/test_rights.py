@@ -1,4 +1,4 @@
-"""What the chart grants the operator is what it calls, as the audit log of the API server has it."""
+"""The chart grants the operator exactly what it calls, according to the API server's audit log."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Usage that somebody tries to take out of the bill, on a real API server."""
+"""Attempts to remove usage from the bill, on a real API server."""
 
 from collections.abc import Callable
 from decimal import Decimal
