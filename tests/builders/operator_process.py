@@ -7,13 +7,15 @@ benchmarks on a control plane.
         operator.kill(); operator.start()                 # as if its node had gone; the lease is still held by the dead
 """
 
+import contextlib
 import re
 import signal
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -116,6 +118,24 @@ class OperatorProcess:
     def start(self) -> None:
         """Start it; returns at once."""
         self.process.start()
+
+    @contextlib.contextmanager
+    def restarted_at_its_end(self) -> Iterator[None]:
+        """Meanwhile it is started again whenever it has ended by itself, as a kubelet does."""
+        over = threading.Event()
+
+        def restart() -> None:
+            while not over.wait(0.2):
+                if self.pid is None:
+                    self.start()
+
+        kubelet = threading.Thread(target=restart, daemon=True)
+        kubelet.start()
+        try:
+            yield
+        finally:
+            over.set()
+            kubelet.join()
 
     def kill(self) -> None:
         """SIGKILL: nothing is finished, no lease given back."""
