@@ -45,8 +45,9 @@ control-plane: cluster-binaries ## Start a control plane, say how to use it, and
 	PYTHONPATH=tests $(BIN)/python -m cluster.control_plane
 
 e2e: $(STAMP) ## Run the end-to-end tests on a real node that is made here (Linux, root; pieces are built once)
+	@test -n "$$COSTOPT_TEST_KUBECONFIG" || $(MAKE) e2e-pieces
 	@if [ -n "$$COSTOPT_TEST_KUBECONFIG" ]; then exec $(PYTEST) --timeout=900 tests/e2e; \
-	else $(MAKE) e2e-pieces && exec env PYTHONPATH=tests $(BIN)/python -m e2e.enter $(PYTEST) --timeout=900 tests/e2e; fi
+	else exec env PYTHONPATH=tests $(BIN)/python -m e2e.enter $(PYTEST) --timeout=900 tests/e2e; fi
 
 e2e-cluster: e2e-pieces ## Start that node, say how to use it, and keep it until Ctrl-C
 	PYTHONPATH=tests $(BIN)/python -m e2e.enter $(BIN)/python -m e2e.real_cluster

@@ -54,6 +54,14 @@ def what_make_runs(target: str) -> list[str]:
     return shlex.split(arguments.pop())
 
 
+def test_asking_what_make_would_run_runs_nothing() -> None:
+    """A line that names $(MAKE) is carried out even by `make --dry-run`, so it calls that and no more."""
+    lines = [line for line in (ROOT / "Makefile").read_text().replace("\\\n", "").splitlines() if "$(MAKE)" in line]
+    assert lines
+    for line in lines:
+        assert re.fullmatch(r"\t@?(test [^;&|]*\|\| )?\$\(MAKE\) [a-z0-9-]+", line), line
+
+
 @pytest.fixture(scope="module")
 def collected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """By target, what pytest itself takes of a tree with our rooms and a quick and a slow test in each."""
