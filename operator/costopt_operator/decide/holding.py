@@ -117,10 +117,11 @@ def holding(snapshot: JobSnapshot, usage: Usage, known: Remembered, now: datetim
         held.append((_ended(one, pod, billed.get(mark), now) if pod.ended else one, pod))
     # A record may have been written although the response was lost.
     there |= {mark_of(uid) for uid in records}
+    done = {(child.stage, child.attempt): _Done(child) for child in snapshot.child_jobs}
     for mark, before in known.held.items():
         if mark not in there:
-            child = snapshot.child_job((before.shape.stage, before.shape.attempt))
-            gone = _gone(before, known.seen, done=child is not None and _is_done_by(before, child))
+            of_job = done.get((before.shape.stage, before.shape.attempt))
+            gone = _gone(before, known.seen, done=of_job is not None and of_job.by(before))
             if uid_of(gone, None) not in records:
                 held.append((gone, None))
     return Holding(tuple(held), heard(known.meters, held, snapshot))
@@ -188,10 +189,16 @@ def _gone(before: Held, seen: datetime | None, *, done: bool) -> Held:
     return replace(before, held_until=end, estimated=True, ended_well=done)
 
 
-def _is_done_by(held: Held, child: ChildJob) -> bool:
-    """Its index is completed, not by a pod of a later admission."""
-    started = parse_time(child.started) - STARTED_WITHIN if child.started else held.held_from
-    return held.index in indexes(child.completed_indexes) and held.held_from >= started
+class _Done:
+    """What a batch Job counts as completed. Its text is parsed once, not for each pod."""
+
+    def __init__(self, child: ChildJob) -> None:
+        self._indexes = indexes(child.completed_indexes)
+        self._started = parse_time(child.started) - STARTED_WITHIN if child.started else None
+
+    def by(self, held: Held) -> bool:
+        """Its index is completed, not by a pod of a later admission."""
+        return held.index in self._indexes and (self._started is None or held.held_from >= self._started)
 
 
 class _Shapes:
