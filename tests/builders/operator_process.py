@@ -7,20 +7,20 @@ benchmarks on a control plane.
         operator.kill(); operator.start()                 # as if its node had gone; the lease is still held by the dead
 """
 
-import contextlib
 import re
 import signal
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from builders.charts import NAMESPACE, hooks_of, rendered, the
+from builders.waiting import meanwhile
 from cluster.clients import Cluster
 from cluster.processes import NotReadyError, Process, free_ports
 
@@ -119,23 +119,14 @@ class OperatorProcess:
         """Start it; returns at once."""
         self.process.start()
 
-    @contextlib.contextmanager
-    def restarted_at_its_end(self) -> Iterator[None]:
+    def restarted_at_its_end(self) -> AbstractContextManager[None]:
         """Meanwhile it is started again whenever it has ended by itself, as a kubelet does."""
-        over = threading.Event()
 
         def restart() -> None:
-            while not over.wait(0.2):
-                if self.pid is None:
-                    self.start()
+            if self.pid is None:
+                self.start()
 
-        kubelet = threading.Thread(target=restart, daemon=True)
-        kubelet.start()
-        try:
-            yield
-        finally:
-            over.set()
-            kubelet.join()
+        return meanwhile(restart, 0.2)
 
     def kill(self) -> None:
         """SIGKILL: nothing is finished, no lease given back."""

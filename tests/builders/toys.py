@@ -1,6 +1,7 @@
 """A kind of resource that only tests know."""
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from costopt.schema.base import API_VERSION, Strict
 from costopt.schema.job import Metadata
@@ -44,3 +45,20 @@ TOY = Kind(
     status=Status(ToyStatus, "Written by costopt: how the toy is."),
 )
 TOY_DOCUMENT = {"apiVersion": API_VERSION, "kind": "Toy", "metadata": {"name": "bear"}, "spec": {"colour": "red"}}
+
+
+@dataclass(frozen=True)
+class KeptToy:
+    """What the operator would keep of a toy."""
+
+    namespace: str
+    name: str
+    uid: str
+    resource_version: int
+
+    @staticmethod
+    def parse(data: dict[str, Any]) -> "KeptToy":
+        """A toy out of the API server's JSON, which says what it is."""
+        assert (data["apiVersion"], data["kind"]) == (API_VERSION, "Toy")
+        metadata = data["metadata"]
+        return KeptToy(metadata["namespace"], metadata["name"], metadata["uid"], int(metadata["resourceVersion"]))

@@ -1,7 +1,9 @@
-"""Waiting for events in another process."""
+"""Waiting for events in another process, and what goes on meanwhile."""
 
+import contextlib
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 Answer = TypeVar("Answer")
@@ -17,3 +19,21 @@ def wait_for(read: Callable[[], Answer], what: str = "so", seconds: float = 240.
             raise AssertionError(f"still not {what} after {seconds:.0f} s: {answer!r}")
         time.sleep(LOOK_EVERY_SECONDS)
     return answer
+
+
+@contextlib.contextmanager
+def meanwhile(act: Callable[[], object], every_seconds: float) -> Iterator[None]:
+    """Meanwhile `act` is called again and again on a thread, so many seconds after its last return."""
+    over = threading.Event()
+
+    def go_on() -> None:
+        while not over.wait(every_seconds):
+            act()
+
+    thread = threading.Thread(target=go_on, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

@@ -1,15 +1,15 @@
 """People and other programs change a job's objects while it runs: the job still ends correctly."""
 
+import itertools
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import pytest
 
 from builders.charts import objects_of, rendered
 from builders.cluster import Play
 from builders.operator_process import ACCOUNT, NAMESPACE, OperatorProcess
+from builders.waiting import meanwhile
 from cluster.rest import MERGE, Rest
 from cluster.team import Team, condition_of
 
@@ -110,25 +110,14 @@ def test_a_finished_job_stays_as_it_is_whatever_is_deleted_of_it(team: Team) -> 
     team.check_usage(job)
 
 
-@contextmanager
-def somebody_who_edits(team: Team, name: str) -> Iterator[None]:
+def somebody_who_edits(team: Team, name: str) -> AbstractContextManager[None]:
     """Labels the job all the time."""
-    over = threading.Event()
-    rest = Rest(team.control_plane.kubeconfig)
+    rest, counts = Rest(team.control_plane.kubeconfig), itertools.count(1)
 
     def edit() -> None:
-        count = 0
-        while not over.wait(0.01):
-            count += 1
-            rest.send("PATCH", team.path("costoptjobs", name), {"metadata": {"labels": {"n": str(count)}}}, MERGE)
+        rest.send("PATCH", team.path("costoptjobs", name), {"metadata": {"labels": {"n": str(next(counts))}}}, MERGE)
 
-    thread = threading.Thread(target=edit, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+    return meanwhile(edit, 0.01)
 
 
 def test_a_job_that_somebody_else_edits_all_the_time_goes_on(team: Team) -> None:

@@ -12,11 +12,11 @@ import signal
 import subprocess
 import sys
 import sysconfig
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from builders.waiting import meanwhile
 from cluster.build import find_binaries, node_programs
 from cluster.components import Settings
 from cluster.control_plane import ControlPlane
@@ -171,22 +171,18 @@ class RealCluster(ControlPlane):
 
         A control plane that has lost all its nodes takes itself for cut off, and gives up no pod.
         """
-        rest, over = Rest(self.kubeconfig), threading.Event()
+        rest = Rest(self.kubeconfig)
         self.kubectl("create", "-f", "-", input=node_files.another_node())
         path = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 
         def renew() -> None:
-            rest.must("POST", path, node_files.node_lease())
-            while not over.wait(5):
-                rest.must("PATCH", f"{path}/{node_files.ANOTHER_NODE}", node_files.node_lease(), MERGE)
+            rest.must("PATCH", f"{path}/{node_files.ANOTHER_NODE}", node_files.node_lease(), MERGE)
 
-        renewing = threading.Thread(target=renew, daemon=True)
-        renewing.start()
         try:
-            yield
+            rest.must("POST", path, node_files.node_lease())
+            with meanwhile(renew, 5):
+                yield
         finally:
-            over.set()
-            renewing.join()
             self.kubectl("delete", "node", node_files.ANOTHER_NODE)
 
     def rotate_service_account_key(self) -> None:

@@ -10,7 +10,7 @@ import kmock
 import pytest
 from kubernetes.aio.client import Configuration
 
-from builders.toys import TOY, TOY_DOCUMENT
+from builders.toys import TOY, TOY_DOCUMENT, KeptToy
 from cases.mistakes import plain_job, plain_price_book
 from costopt.schema.kinds import KINDS
 from costopt_operator.decide.keys import Key
@@ -219,22 +219,6 @@ def test_kopf_watches_our_two_kinds_and_nothing_else(
     play(act)
 
 
-@dataclass(frozen=True)
-class Toy:
-    """What the operator would keep of a toy."""
-
-    namespace: str
-    name: str
-    uid: str
-    resource_version: int
-
-    @staticmethod
-    def parse(data: Json) -> "Toy":
-        metadata = data["metadata"]
-        assert (data["apiVersion"], data["kind"]) == ("costopt.dev/v1alpha1", "Toy")
-        return Toy("team", metadata["name"], metadata["uid"], int(metadata["resourceVersion"]))
-
-
 def test_a_new_kind_is_listed_watched_and_kept_as_the_others() -> None:
     happened: list[tuple[str, str, bool]] = []
 
@@ -242,7 +226,7 @@ def test_a_new_kind_is_listed_watched_and_kept_as_the_others() -> None:
         toys = OwnObjects(
             Api(place.configuration),
             TOY,
-            Toy.parse,
+            KeptToy.parse,
             learned=lambda toy, first: happened.append(("learned", toy.uid, first)),
             gone=lambda toy, known: happened.append(("gone", toy.uid, known)),
         )
@@ -258,10 +242,10 @@ def test_a_new_kind_is_listed_watched_and_kept_as_the_others() -> None:
         await place.until(lambda: any(asked.startswith("WATCH") for asked in place.asked()))
         await place.write("PATCH", f"{path}/bear", {"metadata": {"resourceVersion": "5"}})
         await place.until(lambda: happened[1:] == [("learned", "first", False)])
-        toys.learn(Toy("team", "bear", "first", 4))  # older news
-        toys.learn(Toy("team", "bear", "second", 8))  # another of the same name: the first is gone
+        toys.learn(KeptToy("team", "bear", "first", 4))  # older news
+        toys.learn(KeptToy("team", "bear", "second", 8))  # another of the same name: the first is gone
         assert happened[2:] == [("gone", "first", True), ("learned", "second", True)]
-        toys.learn(Toy("team", "bear", "first", 5))
+        toys.learn(KeptToy("team", "bear", "first", 5))
         await place.write("DELETE", f"{path}/bear")  # of the first, which is gone already
         await place.until(lambda: happened[4:] == [("gone", "first", False)])
         assert set(toys.objects) == {("team", "second")}

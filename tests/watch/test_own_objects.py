@@ -5,27 +5,11 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from builders.toys import TOY, TOY_DOCUMENT
+from builders.toys import TOY, TOY_DOCUMENT, KeptToy
 from costopt_operator.kube.api import Api
 from costopt_operator.watch.own_objects import OwnObjects
 
 Json = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Toy:
-    """What the operator would keep of a toy."""
-
-    namespace: str
-    name: str
-    uid: str
-    resource_version: int
-
-
-def parse(data: Json) -> Toy:
-    assert (data["apiVersion"], data["kind"]) == ("costopt.dev/v1alpha1", "Toy")
-    metadata = data["metadata"]
-    return Toy(metadata["namespace"], metadata["name"], metadata["uid"], int(metadata["resourceVersion"]))
 
 
 def a_toy(name: str, version: int, namespace: str = "team") -> Json:
@@ -54,10 +38,10 @@ class Lists:
 def test_what_is_not_listed_any_more_is_gone_unless_it_is_younger_or_of_another_namespace() -> None:
     lists, gone = Lists(), list[str]()
     toys = OwnObjects(
-        cast("Api", lists), TOY, parse, learned=lambda *_: None, gone=lambda toy, _: gone.append(toy.name)
+        cast("Api", lists), TOY, KeptToy.parse, learned=lambda *_: None, gone=lambda toy, _: gone.append(toy.name)
     )
     for name, version, namespace in (("bear", 3, "team"), ("duck", 4, "team"), ("ball", 9, "team"), ("kite", 2, "lab")):
-        toys.learn(Toy(namespace, name, f"uid-{name}", version))
+        toys.learn(KeptToy(namespace, name, f"uid-{name}", version))
     lists.items, lists.version = [a_toy("duck", 6), a_toy("drum", 7)], 7
     asyncio.run(toys.list_in("team"))
     assert gone == ["bear"]
