@@ -25,8 +25,9 @@ from costopt.schema.degrees import (
     data_parallel_ranks,
     fault_of_degrees,
 )
+from costopt.schema.models import LAYERS_FIELDS, cel_num_layers, num_layers
 from costopt.schema.pods import PodOverrides
-from costopt.schema.recipe import LAYERS_FIELDS, Recipe, cel_num_layers, num_layers
+from costopt.schema.recipe import Recipe
 from costopt.schema.resources import NodeResources, gpus_per_node
 from costopt.schema.storage import Storage
 from costopt.schema.unions import one_of

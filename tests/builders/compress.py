@@ -12,7 +12,9 @@ from torch import nn
 
 from builders.data import image_settings, text_settings, write_images
 from costopt.schema.compression import Prune, Quantize, Step, Variant
-from costopt.schema.recipe import Batch, ConvNet, DataSettings, DecoderLM, Evaluation, ModelSettings, Recipe
+from costopt.schema.data import DataSettings
+from costopt.schema.models import ConvNet, DecoderLM, ModelSettings
+from costopt.schema.recipe import Batch, Evaluation, Recipe
 from costopt.schema.replica import PhaseName, ReplicaSettings
 from costopt_trainer.compress.step import StepRun
 from costopt_trainer.compress.table import apply_steps

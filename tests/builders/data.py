@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from costopt.schema.recipe import DataSettings, ImageData, TextData, Tokenizer
+from costopt.schema.data import DataSettings, ImageData, TextData, Tokenizer
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 

@@ -122,7 +122,7 @@ def test_what_is_not_as_it_was_left_is_made_anew(
 
 def test_a_rank_that_waits_for_another_tells_how_far_that_is(tmp_path: Path) -> None:
     program = (
-        "import sys, time; from pathlib import Path; from costopt.schema.recipe import DataSettings\n"
+        "import sys, time; from pathlib import Path; from costopt.schema.data import DataSettings\n"
         "from costopt_trainer import phases; from costopt_trainer.data import load_data, making\n"
         "phases.LINE_EVERY_SECONDS = making.MARK_EVERY_SECONDS = 0.0\n"
         "phases.VOICE.speak_up(aloud=sys.argv[3] == '0')\n"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from builders.data import image_settings, text_settings, write_images
-from costopt.schema.recipe import DataSettings, Tokenizer
+from costopt.schema.data import DataSettings, Tokenizer
 from costopt_trainer.data import load_data
 from costopt_trainer.errors import NotRetryable
 

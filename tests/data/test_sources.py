@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from builders.data import image_settings, text_settings, write_images
-from costopt.schema.recipe import DataSettings, PythonStandardLibraryData
+from costopt.schema.data import DataSettings, PythonStandardLibraryData
 from costopt_trainer.data import load_data
 from costopt_trainer.data.documents import SEPARATOR, Document, content_of, joined
 from costopt_trainer.data.sources.table import SOURCES, SampleSource, open_source

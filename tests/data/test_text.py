@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders.data import real_text, text_settings
-from costopt.schema.recipe import DataSettings, PythonStandardLibraryData, Tokenizer
+from costopt.schema.data import DataSettings, PythonStandardLibraryData, Tokenizer
 from costopt_trainer.data import TrainingData, listing, load_data
 from costopt_trainer.data.documents import joined, split_pieces
 from costopt_trainer.data.entropy import BIGRAM, UNIGRAM, PairCounts
@@ -223,7 +223,7 @@ def test_a_damaged_cache_is_made_again(prose: Path, tmp_path: Path, name: str, d
 
 def test_ranks_that_start_at_once_make_one_cache(prose: Path, tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from costopt.schema.recipe import DataSettings\n"
+        "import sys; from pathlib import Path; from costopt.schema.data import DataSettings\n"
         "from costopt_trainer.data import load_data\n"
         "settings = DataSettings.model_validate_json(sys.argv[1])\n"
         "print(load_data(settings, context_length=8, cache_dir=Path(sys.argv[2])).fingerprint)"

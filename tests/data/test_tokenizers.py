@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from builders.data import text_settings
-from costopt.schema.recipe import Tokenizer
+from costopt.schema.data import Tokenizer
 from costopt_trainer.data import load_data
 from costopt_trainer.data.tokenizers.table import TOKENIZERS, TokenizerKind, cut_between_words, tokenizer_kind
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders.data import text_settings
-from costopt.schema.recipe import DataSettings, NormalizeUnicode, Transform
+from costopt.schema.data import DataSettings, NormalizeUnicode, Transform
 from costopt_trainer.data import TrainingData, load_data
 from costopt_trainer.data.documents import Document, content_of
 from costopt_trainer.data.transforms.normalize_unicode import BEGINNINGS

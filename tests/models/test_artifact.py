@@ -64,7 +64,7 @@ def test_quantized_weights_are_int8_on_disk(tmp_path: Path, step: Step) -> None:
 
 
 def test_a_model_that_is_mostly_matrices_shrinks_to_about_a_quarter(tmp_path: Path) -> None:
-    from costopt.schema.recipe import DecoderLM, ModelSettings
+    from costopt.schema.models import DecoderLM, ModelSettings
     from costopt_trainer.models.shape import ModelShape
     from costopt_trainer.models.table import build_model
 

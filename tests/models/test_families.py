@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from builders.compress import apply, pruned
 from builders.trainer import recipe, text_file
-from costopt.schema import recipe as language
+from costopt.schema import models as language
+from costopt.schema.data import DataSettings
 from costopt.schema.data_kinds import IMAGES, TEXT, data_fits_model
-from costopt.schema.recipe import DataSettings, FamilySettings, ModelSettings, Recipe
+from costopt.schema.models import FamilySettings, ModelSettings
+from costopt.schema.recipe import Recipe
 from costopt.schema.replica import Progress
 from costopt.schema.unions import UNIONS, settings_named, tagged_union
 from costopt_trainer.models.artifact import load_model, save_model

@@ -8,21 +8,21 @@ import pytest
 import torch
 from torch import nn
 
-from costopt.schema import recipe
+from costopt.schema import models as language
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.loss import count_targets, loss_sum
 from costopt_trainer.models.shape import ModelShape
 from costopt_trainer.models.table import build_model
 
 LANGUAGE = ModelShape(
-    recipe.ModelSettings(
+    language.ModelSettings(
         type="DecoderLM",
-        decoder_lm=recipe.DecoderLM(num_layers=3, num_heads=4, embedding_dim=32, context_length=16),
+        decoder_lm=language.DecoderLM(num_layers=3, num_heads=4, embedding_dim=32, context_length=16),
     ),
     vocabulary_size=50,
 )
 IMAGE = ModelShape(
-    recipe.ModelSettings(type="ConvNet", conv_net=recipe.ConvNet(num_stages=3, base_channels=4)),
+    language.ModelSettings(type="ConvNet", conv_net=language.ConvNet(num_stages=3, base_channels=4)),
     image_shape=(1, 12, 10),
     num_classes=5,
 )
@@ -193,8 +193,8 @@ def test_both_models_can_learn_a_batch_by_heart(shape: ModelShape) -> None:
 
 
 def test_dropout_acts_in_training_only_and_its_share_is_the_users() -> None:
-    settings = recipe.DecoderLM(num_layers=1, num_heads=2, embedding_dim=8, context_length=16, dropout_percent=50)
-    model = fresh(ModelShape(recipe.ModelSettings(type="DecoderLM", decoder_lm=settings), vocabulary_size=50))
+    settings = language.DecoderLM(num_layers=1, num_heads=2, embedding_dim=8, context_length=16, dropout_percent=50)
+    model = fresh(ModelShape(language.ModelSettings(type="DecoderLM", decoder_lm=settings), vocabulary_size=50))
     tokens = inputs_of(LANGUAGE)
     assert not torch.equal(model(tokens), model(tokens))
     model.eval()

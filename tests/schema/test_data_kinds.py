@@ -12,8 +12,10 @@ import pytest
 
 from costopt.schema.base import Strict, broken_rules
 from costopt.schema.crd import VERSION, structural_schema
+from costopt.schema.data import DataSettings
 from costopt.schema.data_kinds import IMAGES, TEXT, GivesSamples, ReadsSamples, data_fits_model, only_for_text
-from costopt.schema.recipe import DataSettings, ModelSettings, Recipe
+from costopt.schema.models import ModelSettings
+from costopt.schema.recipe import Recipe
 from costopt.schema.unions import tagged_union
 
 

@@ -19,7 +19,7 @@ from costopt.schema.crd import VERSION, structural_schema
 from costopt.schema.defaults import with_defaults
 from costopt.schema.job import Train
 from costopt.schema.kinds import KINDS
-from costopt.schema.recipe import ConvNet, DecoderLM, ModelSettings
+from costopt.schema.models import ConvNet, DecoderLM, ModelSettings
 from costopt.schema.unions import TAG, UNIONS, key_of_word, one_of, settings_named, tagged_union
 
 ROOT = Path(__file__).resolve().parents[2]

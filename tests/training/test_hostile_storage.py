@@ -20,7 +20,7 @@ from safetensors.torch import load
 
 from builders.compress import SHAPES, apply, dynamic, example_inputs, fresh_model
 from builders.trainer import recipe, text_file, train_here, written
-from costopt.schema.recipe import DataSettings
+from costopt.schema.data import DataSettings
 from costopt.schema.replica import Progress
 from costopt.schema.variant_report import VariantStatus
 from costopt_trainer.data import listing, load_data

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from costopt.schema.recipe import DataSettings
+from costopt.schema.data import DataSettings
 from costopt_trainer.data.sampler import sample_indices
 from costopt_trainer.data.sources.table import DocumentSource, SampleSource, open_source
 from costopt_trainer.data.token_cache import open_shards

@@ -12,7 +12,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from costopt.schema import recipe
+from costopt.schema import models as language
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.family import SAMPLES, LayeredModel, ModelFamily, Prunable
 from costopt_trainer.models.shape import ModelShape, Widths
@@ -42,7 +42,7 @@ class ConvNet(LayeredModel):
 
     def __init__(
         self,
-        settings: recipe.ConvNet,
+        settings: language.ConvNet,
         in_channels: int,
         num_classes: int,
         widths: Widths,
@@ -86,10 +86,10 @@ class ConvNetFamily:
     metric = SAMPLES
     may_change: frozenset[str] = frozenset()
 
-    def context_length(self, _settings: recipe.ConvNet) -> int | None:
+    def context_length(self, _settings: language.ConvNet) -> int | None:
         return None
 
-    def build(self, settings: recipe.ConvNet, shape: ModelShape, widths: Widths) -> ConvNet:
+    def build(self, settings: language.ConvNet, shape: ModelShape, widths: Widths) -> ConvNet:
         if shape.image_shape is None or shape.num_classes is None:
             raise ValueError("the shape of a ConvNet must give image_shape and num_classes")
         channels, height, width = shape.image_shape

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from costopt.schema import recipe
+from costopt.schema import models as language
 from costopt_trainer.models.family import TOKENS, LayeredModel, ModelFamily, Prunable
 from costopt_trainer.models.shape import ModelShape, Widths
 
@@ -80,7 +80,7 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """One layer. Dropout falls on what each half adds, not on attention weights, so that fused kernels serve always."""
 
-    def __init__(self, settings: recipe.DecoderLM, attention_width: int, mlp_width: int) -> None:
+    def __init__(self, settings: language.DecoderLM, attention_width: int, mlp_width: int) -> None:
         super().__init__()
         dim = settings.embedding_dim
         self.attention_norm = nn.LayerNorm(dim, bias=False)
@@ -104,7 +104,7 @@ class DecoderLM(LayeredModel):
 
     def __init__(
         self,
-        settings: recipe.DecoderLM,
+        settings: language.DecoderLM,
         vocabulary_size: int,
         widths: Widths,
     ) -> None:
@@ -173,10 +173,10 @@ class DecoderLMFamily:
     metric = TOKENS
     may_change = frozenset({"dropoutPercent"})
 
-    def context_length(self, settings: recipe.DecoderLM) -> int | None:
+    def context_length(self, settings: language.DecoderLM) -> int | None:
         return settings.context_length
 
-    def build(self, settings: recipe.DecoderLM, shape: ModelShape, widths: Widths) -> DecoderLM:
+    def build(self, settings: language.DecoderLM, shape: ModelShape, widths: Widths) -> DecoderLM:
         if shape.vocabulary_size is None:
             raise ValueError("the shape of a DecoderLM must give vocabulary_size")
         return DecoderLM(settings, shape.vocabulary_size, widths)

@@ -6,12 +6,13 @@ Metric          what a family's work is counted in: TOKENS or SAMPLES
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
-from torch import nn
+from torch import Tensor, nn
 
+from costopt_trainer.models.loss import loss_sum
 from costopt_trainer.models.shape import ModelShape, Widths
 
 
@@ -55,6 +56,19 @@ class LayeredModel(nn.Module):
     """Of the whole model."""
     layers: nn.ModuleDict
     """By number, not a list: a piece of the model keeps the names of its layers."""
+    tied: Mapping[str, str] = {}
+    """Parameters that are another one: name -> name of that other one. A checkpoint holds them once."""
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """The layers that this piece holds, in order: what is sharded, recomputed or compiled one by one."""
+        return list(self.layers.values())
+
+    def loss_sum(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss of a micro-batch, summed over its targets, 0-dim float32; what training calls.
+
+        A family whose logits are large may compute it without ever holding all of them.
+        """
+        return loss_sum(self(inputs), targets)
 
     def keep_layers(self, first: int, last: int) -> Self:
         """Reduce this model, in place, to layers [first, last), and return it.

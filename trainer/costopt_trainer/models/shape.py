@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from costopt.schema import recipe
+from costopt.schema import models as language
 from costopt_trainer.data import TrainingData
 
 Widths = Mapping[str, tuple[int, ...]]
@@ -15,7 +15,7 @@ Widths = Mapping[str, tuple[int, ...]]
 class ModelShape:
     """What to build: the user's settings and what only the data can tell."""
 
-    settings: recipe.ModelSettings
+    settings: language.ModelSettings
     vocabulary_size: int | None = None
     """Tokens in the vocabulary; None for images."""
     image_shape: tuple[int, int, int] | None = None
@@ -24,7 +24,7 @@ class ModelShape:
     """Classes to tell apart; None for text."""
 
     @classmethod
-    def for_data(cls, settings: recipe.ModelSettings, data: TrainingData) -> Self:
+    def for_data(cls, settings: language.ModelSettings, data: TrainingData) -> Self:
         """The shape of a model that is trained on `data`."""
         return cls(settings, data.vocabulary_size, data.image_shape, data.num_classes)
 
@@ -50,7 +50,7 @@ class ModelShape:
             channels, height, width = (int(extent) for extent in image_shape)
             image_shape = (channels, height, width)
         return cls(
-            settings=recipe.ModelSettings.model_validate(plain["settings"]),
+            settings=language.ModelSettings.model_validate(plain["settings"]),
             vocabulary_size=plain["vocabularySize"],
             image_shape=image_shape,
             num_classes=plain["numClasses"],

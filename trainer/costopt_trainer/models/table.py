@@ -8,7 +8,7 @@ context_length_of, settings_that_must_stay     what holds for settings of any of
 
 from typing import Any
 
-from costopt.schema.recipe import ModelSettings
+from costopt.schema.models import ModelSettings
 from costopt.schema.unions import settings_named
 from costopt_trainer.models.family import LayeredModel, ModelFamily
 from costopt_trainer.models.shape import ModelShape, Widths

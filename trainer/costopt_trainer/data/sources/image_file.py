@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from costopt.schema.recipe import DataSettings
+from costopt.schema.data import DataSettings
 from costopt_trainer.data.sampler import sample_indices
 from costopt_trainer.data.storages import refuse_what_jobs_write
 from costopt_trainer.data.training_data import Batch, TrainingData

@@ -3,7 +3,7 @@
 import sysconfig
 from pathlib import Path
 
-from costopt.schema.recipe import DataSettings
+from costopt.schema.data import DataSettings
 from costopt_trainer.data.sources.text_files import TextFile, TextFiles, matching_files, take, unreadable
 
 _NOT_THE_STANDARD_LIBRARY = frozenset({"site-packages", "dist-packages", "__pycache__"})

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from costopt.schema.recipe import DataSettings
+from costopt.schema.data import DataSettings
 from costopt_trainer.data.documents import Document, continues_character
 from costopt_trainer.data.storages import is_storage, refuse_what_jobs_write, writing_job
 from costopt_trainer.errors import NotRetryable

@@ -15,7 +15,7 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from costopt.schema.recipe import Tokenizer
+from costopt.schema.data import Tokenizer
 from costopt_trainer.data.documents import SEPARATOR
 from costopt_trainer.data.tokenizers.table import NUM_BYTES
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from costopt.schema.recipe import Tokenizer
+from costopt.schema.data import Tokenizer
 from costopt_trainer.data.tokenizers.table import NUM_BYTES
 
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from costopt.schema.recipe import Tokenizer
+from costopt.schema.data import Tokenizer
 from costopt_trainer.tables import row
 
 Tokens = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.uint32]

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from costopt.schema.recipe import NormalizeUnicode as Settings
-from costopt.schema.recipe import Transform
+from costopt.schema.data import NormalizeUnicode as Settings
+from costopt.schema.data import Transform
 from costopt_trainer.data.documents import Document
 
 BEGINNINGS = (

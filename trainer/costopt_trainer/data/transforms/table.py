@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from costopt.schema.recipe import DataSettings
+from costopt.schema.data import DataSettings
 from costopt_trainer.data.documents import Document, Tally
 from costopt_trainer.tables import row
 
