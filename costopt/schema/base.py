@@ -61,12 +61,28 @@ class Rule:
     """The demand as a CEL expression over `self`, for `x-kubernetes-validations`."""
     message: str
     """What would be right, as one sentence without the field's path."""
+    more: "More | None" = None
+    """What is said behind `message` of this very document."""
     holds: Callable[[PlainData], bool] = _on_any_single_document
     """The demand over plain data with its defaults; a KeyError, TypeError or ValueError means another mistake already
     covers it."""
     allows: Callable[[PlainData, PlainData], bool] | None = None
     """For a demand on a change, whose CEL also names `oldSelf`: the same over the plain data before and after. None:
     the demand is on every document by itself."""
+
+    def sentence(self, data: PlainData) -> str:
+        """What is said of `data`, which breaks this rule."""
+        return self.message if self.more is None else f"{self.message}{self.more.of(data)}"
+
+
+@dataclass(frozen=True)
+class More:
+    """Words that depend on the document: the same text from CEL and from Python."""
+
+    cel: str
+    """A CEL expression over `self` for a text."""
+    of: Callable[[PlainData], str]
+    """The same over plain data with its defaults."""
 
 
 def cel_list(names: Iterable[str]) -> str:
@@ -112,7 +128,7 @@ class Strict(BaseModel):
         if self.rules:
             data = self.to_plain()
             for rule in broken_rules(type(self), data):
-                raise ValueError(rule.message)
+                raise ValueError(rule.sentence(data))
             for duplicate in duplicates(type(self), data):
                 raise ValueError(duplicate.sentence)
         return self
@@ -121,7 +137,7 @@ class Strict(BaseModel):
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, next_: GetJsonSchemaHandler) -> JsonSchemaValue:
         """The generated JSON schema with the rules as `x-kubernetes-validations`."""
         schema = next_(core_schema)
-        validations = [{"rule": rule.cel, "message": rule.message} for rule in cls.rules if rule.cel]
+        validations = [_validation(rule) for rule in cls.rules if rule.cel]
         if validations:
             next_.resolve_ref_schema(schema)["x-kubernetes-validations"] = validations
         return schema
@@ -129,6 +145,12 @@ class Strict(BaseModel):
     def to_plain(self) -> dict[str, Any]:
         """The document as plain JSON data: camelCase, unset optional fields left out."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _validation(rule: Rule) -> dict[str, str]:
+    """A rule for the API server; `message` is for readers of the CRD if there is an expression, too."""
+    told = {"rule": rule.cel, "message": rule.message}
+    return told if rule.more is None else {**told, "messageExpression": f"'{rule.message}' + {rule.more.cel}"}
 
 
 def broken_rules(model: type[Strict], data: PlainData) -> list[Rule]:

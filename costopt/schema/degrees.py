@@ -1,32 +1,55 @@
 """How the ranks are shared out: the product of all degrees of parallelism is the number of ranks.
 
 DEGREES                one row per degree: what it splits
+degrees_of             all degrees, the one that may be left out too
 fault_of_degrees       why degrees do not make up the ranks, in words
 data_parallel_ranks    among how many ranks each batch is shared out; nobody else computes it
 cel_degrees_fit, cel_data_parallel_ranks, cel_degree    the same for the API server
 """
 
+from collections.abc import Callable
 from math import prod
 from typing import Literal
 
-from costopt.schema.base import PlainData
+from costopt.schema.base import More, PlainData
 
 DEGREES: dict[str, Literal["batch", "model"]] = {
-    "dataParallel": "batch",
     "pipeline": "model",
+    "dataParallel": "batch",
+    "shard": "batch",
+    "tensor": "model",
 }
-"""The fields of `parallelism` that are degrees. Those that split the model are 1 if left out; dataParallel is then what
-they leave of the ranks."""
+"""The fields of `parallelism` that are degrees, and whether the ranks along each get other samples or the same ones.
+
+In this order ranks are numbered, the last one fastest: ranks that talk most are neighbours. Each is 1 if left out, but
+for dataParallel, which is then what the others leave of the ranks."""
+
+_REST = "dataParallel"
 
 
-def _model_degrees() -> list[str]:
-    return [name for name, splits in DEGREES.items() if splits == "model"]
+def _given_degrees() -> list[str]:
+    return [name for name in DEGREES if name != _REST]
 
 
 UNFIT_DEGREES = (
-    "recipe.parallelism.dataParallel times pipeline must be the number of ranks, numNodes times processesPerNode "
-    "(dataParallel may be left out)"
+    f"recipe.parallelism: {' times '.join(sorted(DEGREES))} must be the number of ranks, numNodes times "
+    f"processesPerNode ({_REST} may be left out)"
 )
+
+_FITTING = ": each degree must divide it, such as 1"
+_CANDIDATES = (*range(2, 17), 24, 32, 48, 64, 96, 128, 256, 512, 1024)
+
+
+def degrees_that_fit(cel_world_size: str, world_size: Callable[[PlainData], int]) -> More:
+    """What is said behind UNFIT_DEGREES: degrees that would fit. `world_size` gives the ranks of plain data."""
+
+    def of(data: PlainData) -> str:
+        ranks = world_size(data)
+        return _FITTING + "".join(f", {degree}" for degree in _CANDIDATES if ranks % degree == 0)
+
+    # The map over one element names the number of ranks: written out for each candidate it would cost too much.
+    fitting = " + ".join(f"(ranks % {degree} == 0 ? ', {degree}' : '')" for degree in _CANDIDATES)
+    return More(f"[{cel_world_size}].map(ranks, '{_FITTING}' + {fitting})[0]", of)
 
 
 def fault_of_degrees(world_size: int, parallelism: PlainData) -> str | None:
@@ -34,41 +57,49 @@ def fault_of_degrees(world_size: int, parallelism: PlainData) -> str | None:
 
     Raises ValueError if one is less than 1.
     """
-    replicas, rest = divmod(world_size, _ranks_per_model(parallelism))
-    given = parallelism.get("dataParallel")
+    replicas, rest = divmod(world_size, _product(parallelism, _given_degrees()))
+    given = parallelism.get(_REST)
     return None if rest == 0 and replicas > 0 and given in (None, replicas) else UNFIT_DEGREES
+
+
+def degrees_of(world_size: int, parallelism: PlainData) -> dict[str, int]:
+    """Every degree. Raises ValueError if they do not make up `world_size` ranks."""
+    if fault := fault_of_degrees(world_size, parallelism):
+        raise ValueError(fault)
+    given = {name: int(parallelism.get(name, 1)) for name in DEGREES}
+    return given | {_REST: world_size // _product(parallelism, _given_degrees())}
 
 
 def data_parallel_ranks(world_size: int, parallelism: PlainData) -> int:
     """Number of equal shares of each batch. Raises ValueError if the degrees do not make up `world_size` ranks."""
-    if fault := fault_of_degrees(world_size, parallelism):
-        raise ValueError(fault)
-    return world_size // _ranks_per_model(parallelism)
+    degrees = degrees_of(world_size, parallelism)
+    return prod(degree for name, degree in degrees.items() if DEGREES[name] == "batch")
 
 
-def _ranks_per_model(parallelism: PlainData) -> int:
-    degrees = [int(parallelism.get(name, 1)) for name in _model_degrees()]
+def _product(parallelism: PlainData, names: list[str]) -> int:
+    degrees = [int(parallelism.get(name, 1)) for name in names]
     if min(degrees) < 1:
         raise ValueError("a degree must be at least 1")
     return prod(degrees)
 
 
 def cel_degree(recipe: str, name: str) -> str:
-    """A degree that splits the model, of the recipe at a CEL path."""
+    """A degree of the recipe at a CEL path; not of dataParallel."""
     given = f"has({recipe}.parallelism) && has({recipe}.parallelism.{name})"
     return f"({given} ? {recipe}.parallelism.{name} : 1)"
 
 
 def cel_data_parallel_ranks(world_size: str, recipe: str) -> str:
     """`data_parallel_ranks` in CEL, where the degrees fit."""
-    return f"({world_size} / ({' * '.join(cel_degree(recipe, name) for name in _model_degrees())}))"
+    per_batch = [name for name in _given_degrees() if DEGREES[name] == "model"]
+    return f"({world_size} / ({' * '.join(cel_degree(recipe, name) for name in per_batch)}))"
 
 
 def cel_degrees_fit(world_size: str, recipe: str) -> str:
-    """Whether the degrees make up the ranks, in CEL. Never overflows: it divides where it could multiply."""
-    per_model = " * ".join(cel_degree(recipe, name) for name in _model_degrees())
-    given = f"has({recipe}.parallelism) && has({recipe}.parallelism.dataParallel)"
+    """Whether the degrees make up the ranks, in CEL. Never overflows: the product of the bounds fits 64 bits."""
+    per_replica = " * ".join(cel_degree(recipe, name) for name in _given_degrees())
+    given = f"has({recipe}.parallelism) && has({recipe}.parallelism.{_REST})"
     return (
-        f"({world_size} % ({per_model}) == 0 && "
-        f"(!({given}) || {recipe}.parallelism.dataParallel == {world_size} / ({per_model})))"
+        f"({world_size} % ({per_replica}) == 0 && "
+        f"(!({given}) || {recipe}.parallelism.{_REST} == {world_size} / ({per_replica})))"
     )

@@ -161,7 +161,7 @@ def _broken_rules(model: type[Strict], data: Any, path: FieldPath) -> Iterator[t
     """Every broken rule and duplicate item of `model` and of the models below it, read off the plain data."""
     if isinstance(data, dict):
         for rule in broken_rules(model, data):
-            yield path, rule.message
+            yield path, rule.sentence(data)
         for duplicate in duplicates(model, data):
             yield (*path, duplicate.field, duplicate.index), duplicate.sentence
         for name, field in model.model_fields.items():

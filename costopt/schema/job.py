@@ -9,7 +9,6 @@ from costopt.schema.base import (
     Money,
     Name,
     ObjectName,
-    PlainData,
     Rule,
     ShortText,
     Strict,
@@ -17,18 +16,10 @@ from costopt.schema.base import (
     list_map_keys,
 )
 from costopt.schema.compression import Variant
-from costopt.schema.degrees import (
-    UNFIT_DEGREES,
-    cel_data_parallel_ranks,
-    cel_degree,
-    cel_degrees_fit,
-    data_parallel_ranks,
-    fault_of_degrees,
-)
-from costopt.schema.models import LAYERS_FIELDS, cel_num_layers, num_layers
 from costopt.schema.pods import PodOverrides
+from costopt.schema.rank_rules import RANK_RULES, processes_per_node
 from costopt.schema.recipe import Recipe
-from costopt.schema.resources import NodeResources, gpus_per_node
+from costopt.schema.resources import NodeResources
 from costopt.schema.storage import Storage
 from costopt.schema.unions import one_of
 
@@ -55,52 +46,6 @@ class Metadata(Strict):
     """Set by the API server: how often the spec has changed."""
 
 
-def processes_per_node(train: PlainData) -> int:
-    """Ranks per node of plain `spec.train` data with defaults: processesPerNode, else the GPUs asked for, else 1."""
-    return int(train.get("processesPerNode") or gpus_per_node(train["resourcesPerNode"]) or 1)
-
-
-def _world_size(train: PlainData) -> int:
-    """Ranks of plain `spec.train` data with defaults. Raises ValueError where a mistake leaves none."""
-    ranks = int(train["numNodes"]) * processes_per_node(train)
-    if ranks < 1:
-        raise ValueError("there must be at least one rank")
-    return ranks
-
-
-def _degrees_fit(train: PlainData) -> bool:
-    return "recipe" not in train or fault_of_degrees(_world_size(train), train["recipe"]["parallelism"]) is None
-
-
-def _batch_divides(train: PlainData) -> bool:
-    if "recipe" not in train:
-        return True
-    batch = train["recipe"]["batch"]
-    micro_batches, rest = divmod(batch["globalBatchSize"], batch["microBatchSize"])
-    shares = data_parallel_ranks(_world_size(train), train["recipe"]["parallelism"])
-    return bool(rest != 0 or micro_batches % shares == 0)  # a rest is Batch's own mistake
-
-
-def _layers_suffice(train: PlainData) -> bool:
-    if "recipe" not in train:
-        return True
-    return num_layers(train["recipe"]["model"]) >= int(train["recipe"]["parallelism"]["pipeline"])
-
-
-_GPUS = (
-    "(has(self.resourcesPerNode.requests) && 'nvidia.com/gpu' in self.resourcesPerNode.requests "
-    "? int(string(self.resourcesPerNode.requests['nvidia.com/gpu'])) "
-    ": has(self.resourcesPerNode.limits) && 'nvidia.com/gpu' in self.resourcesPerNode.limits "
-    "? int(string(self.resourcesPerNode.limits['nvidia.com/gpu'])) : 0)"
-)
-_PROCESSES = f"(has(self.processesPerNode) ? self.processesPerNode : {_GPUS} > 0 ? {_GPUS} : 1)"
-_WORLD_SIZE = f"(self.numNodes * {_PROCESSES})"
-_PIPELINE = cel_degree("self.recipe", "pipeline")
-_DEGREES_FIT = cel_degrees_fit(_WORLD_SIZE, "self.recipe")
-_NO_RANKS = f"!has(self.recipe) || self.numNodes < 1 || {_PROCESSES} < 1 || {_PIPELINE} < 1"
-"""Other mistakes, after which there are no ranks to share out."""
-
-
 @one_of(recipe="the built-in trainer", command="your own program")
 class Train(Strict):
     """The training gang: numNodes equal pods that start, fail and restart together."""
@@ -125,34 +70,7 @@ class Train(Strict):
             message=f"command must be at most {MAX_COMMAND_LENGTH:,} characters in all; put longer ones in the image",
             holds=lambda data: sum(map(len, data.get("command", []))) <= MAX_COMMAND_LENGTH,
         ),
-        Rule(
-            cel="!has(self.processesPerNode) || " + _GPUS + " == 0 || self.processesPerNode <= " + _GPUS,
-            message="processesPerNode must be at most the nvidia.com/gpu asked for per node",
-            holds=lambda data: (
-                "processesPerNode" not in data
-                or gpus_per_node(data["resourcesPerNode"]) == 0
-                or data["processesPerNode"] <= gpus_per_node(data["resourcesPerNode"])
-            ),
-        ),
-        Rule(
-            cel=f"{_NO_RANKS} || {_DEGREES_FIT}",
-            message=UNFIT_DEGREES,
-            holds=_degrees_fit,
-        ),
-        Rule(
-            cel=f"{_NO_RANKS} || !{_DEGREES_FIT} || self.recipe.batch.microBatchSize < 1 || "
-            "self.recipe.batch.globalBatchSize % self.recipe.batch.microBatchSize != 0 || "
-            "self.recipe.batch.globalBatchSize / self.recipe.batch.microBatchSize % "
-            f"{cel_data_parallel_ranks(_WORLD_SIZE, 'self.recipe')} == 0",
-            message="recipe.batch.globalBatchSize must be a multiple of microBatchSize times the data-parallel ranks "
-            "(numNodes times processesPerNode, divided by parallelism.pipeline)",
-            holds=_batch_divides,
-        ),
-        Rule(
-            cel=f"!has(self.recipe) || {cel_num_layers('self.recipe.model')} >= {_PIPELINE}",
-            message=f"recipe.parallelism.pipeline must be at most the layers of the model ({LAYERS_FIELDS})",
-            holds=_layers_suffice,
-        ),
+        *RANK_RULES,
     )
 
     @property

@@ -1,5 +1,6 @@
 """The families of models of the built-in trainer: one class of settings each, and which of them a recipe names."""
 
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -16,6 +17,10 @@ class FamilySettings(ReadsSamples):
 
     layers_field: ClassVar[str]
     """The field with the number of layers."""
+    heads_fields: ClassVar[tuple[str, ...]] = ()
+    """The fields that a split of its matrices must divide, such as the number of heads; none: they cannot be split."""
+    tokens_field: ClassVar[str | None] = None
+    """The field with the tokens of a sample; None if samples are no tokens."""
 
 
 class DecoderLM(FamilySettings):
@@ -23,6 +28,8 @@ class DecoderLM(FamilySettings):
 
     reads = TEXT
     layers_field = "num_layers"
+    heads_fields = ("num_heads",)
+    tokens_field = "context_length"
 
     num_layers: Annotated[int, Field(ge=1, le=256)] = 4
     """Transformer blocks."""
@@ -70,25 +77,70 @@ class ModelSettings(Strict):
 
 def num_layers(model: PlainData) -> int:
     """Layers of plain `recipe.model` data. Raises KeyError for a type that is none."""
-    key, settings, field = _LAYERS[model["type"]]
-    return int(with_defaults(settings, model.get(key, {}))[field])
+    return _value(model, _FAMILIES[model["type"]].layers_field)
+
+
+def split_fault(model: PlainData, tensor: int, *, sequence: bool) -> str | None:
+    """The field of plain `recipe.model` data that `tensor` ranks cannot share out; None if they can."""
+    family = _FAMILIES[model["type"]]
+    if tensor == 1:
+        return None
+    if not family.heads_fields:
+        return "type"
+    fields = (*family.heads_fields, *((family.tokens_field,) if sequence and family.tokens_field else ()))
+    return next((to_camel(field) for field in fields if _value(model, field) % tensor != 0), None)
 
 
 def cel_num_layers(model: str) -> str:
-    """The same in CEL; `model` is the path of the settings."""
+    """`num_layers` in CEL; `model` is the path of the settings."""
     cases = [
-        f"{model}.type == '{word}' ? (has({model}.{key}) ? {model}.{key}.{field} : {num_layers({'type': word})})"
-        for word, (key, _, field) in _LAYERS.items()
+        f"{model}.type == '{word}' ? {_cel_value(model, word, family.layers_field)}" for word, family in _families()
     ]
     return f"({' : '.join(cases)} : 0)"
 
 
-_LAYERS = {
-    member.word: (member.key, member.settings, to_camel(member.settings.layers_field))
-    for member in UNIONS[ModelSettings]
+def cel_can_be_split(model: str, tensor: str, sequence: str) -> str:
+    """Whether `split_fault` finds none, in CEL; `tensor` and `sequence` are expressions."""
+    cases = []
+    for word, family in _families():
+        demands = [f"{_cel_value(model, word, field)} % {tensor} == 0" for field in family.heads_fields] or ["false"]
+        if family.tokens_field:
+            demands.append(f"(!{sequence} || {_cel_value(model, word, family.tokens_field)} % {tensor} == 0)")
+        cases.append(f"{model}.type == '{word}' ? {' && '.join(demands)}")
+    return f"({tensor} == 1 || ({' : '.join(cases)} : false))"
+
+
+_MEMBERS = {member.word: member for member in UNIONS[ModelSettings]}
+_FAMILIES: dict[str, type[FamilySettings]] = {
+    word: member.settings
+    for word, member in _MEMBERS.items()
     if member.settings is not None and issubclass(member.settings, FamilySettings)
 }
-"""The word of a model's type -> the field with its settings, their class, and the field with the number of layers."""
+"""The word of a model's type -> the class of its settings."""
 
-LAYERS_FIELDS = ", ".join(f"{key}.{field}" for key, _, field in _LAYERS.values())
+
+def _families() -> Iterator[tuple[str, type[FamilySettings]]]:
+    yield from _FAMILIES.items()
+
+
+def _value(model: PlainData, field: str) -> int:
+    """A whole number of the settings that plain `recipe.model` data names, with their defaults."""
+    word = model["type"]
+    return int(with_defaults(_FAMILIES[word], model.get(_MEMBERS[word].key, {}))[to_camel(field)])
+
+
+def _cel_value(model: str, word: str, field: str) -> str:
+    """The same in CEL."""
+    key, name = _MEMBERS[word].key, to_camel(field)
+    given = f"has({model}.{key}) && has({model}.{key}.{name})"
+    return f"({given} ? {model}.{key}.{name} : {_value({'type': word}, field)})"
+
+
+def _told(fields: Iterator[tuple[str, str]]) -> str:
+    return ", ".join(f"{_MEMBERS[word].key}.{to_camel(field)}" for word, field in fields)
+
+
+LAYERS_FIELDS = _told((word, family.layers_field) for word, family in _families())
 """Where numbers of layers are written, for sentences."""
+HEADS_FIELDS = _told((word, field) for word, family in _families() for field in family.heads_fields)
+"""Where what a split of matrices must divide is written, for sentences."""

@@ -9,6 +9,7 @@ from costopt.schema.data import DataSettings
 from costopt.schema.data_kinds import data_fits_model, only_for_text
 from costopt.schema.models import ModelSettings
 from costopt.schema.optimization import Optimizer, Schedule
+from costopt.schema.parallelism import Parallelism
 
 
 class Batch(Strict):
@@ -26,19 +27,6 @@ class Batch(Strict):
             holds=lambda data: data["globalBatchSize"] % data["microBatchSize"] == 0,
         ),
     )
-
-
-class Parallelism(Strict):
-    """How the ranks share the work. The product of the degrees is the number of ranks."""
-
-    data_parallel: Annotated[int, Field(ge=1, le=262144)] | None = None
-    """Replicas of the model, each of which takes its share of each batch. None means as many as the ranks make."""
-    pipeline: Annotated[int, Field(ge=1, le=4096)] = 1
-    """Ranks that the layers of one replica are split over, which pass micro-batches from one to the next; for models
-    that one device cannot hold. Consecutive ranks are one pipeline."""
-    schedule: Literal["GPipe", "OneFOneB"] = "OneFOneB"
-    """Order of forward and backward passes in the pipeline. OneFOneB holds fewer activations. Not used if pipeline
-    is 1."""
 
 
 class Evaluation(Strict):

@@ -59,21 +59,21 @@ MISTAKES = [
     ),
     MistakeCase(
         "unknown schedule of a pipeline",
-        in_job(f"{RECIPE}.parallelism", {"schedule": "Interleaved"}),
+        in_job(f"{RECIPE}.parallelism", {"schedule": "Looped"}),
         f"{RECIPE}.parallelism.schedule",
-        'Unsupported value: "Interleaved": supported values: "GPipe", "OneFOneB"',
+        'Unsupported value: "Looped": supported values: "GPipe", "OneFOneB", "Interleaved", "ZeroBubble"',
     ),
     MistakeCase(
         "more replicas than ranks",
         in_job(f"{RECIPE}.parallelism", {"dataParallel": 3}),
         TRAIN,
-        "recipe.parallelism.dataParallel times pipeline must be the number of ranks",
+        "must be the number of ranks, numNodes times processesPerNode (dataParallel may be left out): each degree must divide it, such as 1",
     ),
     MistakeCase(
         "a pipeline that the ranks do not fill",
         changed(in_job(f"{RECIPE}.parallelism", {"pipeline": 2}), f"{TRAIN}.numNodes", 3),
         TRAIN,
-        "recipe.parallelism.dataParallel times pipeline must be the number of ranks",
+        "must be the number of ranks, numNodes times processesPerNode (dataParallel may be left out): each degree must divide it, such as 1",
     ),
     MistakeCase(
         "a batch that the pipelines do not divide",
@@ -103,7 +103,49 @@ MISTAKES = [
         "more pipeline ranks than layers",
         changed(in_job(f"{RECIPE}.parallelism", {"pipeline": 5}), f"{TRAIN}.numNodes", 5),
         TRAIN,
-        "recipe.parallelism.pipeline must be at most the layers of the model",
+        "(pipeline times stagesPerRank) must be at most the layers of the model",
+    ),
+    MistakeCase(
+        "ranks for which no degree was chosen",
+        changed(in_job(f"{RECIPE}.parallelism", {"shard": 4}), f"{TRAIN}.numNodes", 6),
+        TRAIN,
+        "each degree must divide it, such as 1, 2, 3, 6",
+    ),
+    MistakeCase(
+        "heads that the tensor ranks do not divide",
+        changed(in_job(f"{RECIPE}.parallelism", {"tensor": 3}), f"{TRAIN}.numNodes", 3),
+        TRAIN,
+        "recipe.parallelism.tensor must divide decoderLM.numHeads",
+    ),
+    MistakeCase(
+        "tensor ranks in a pipeline",
+        changed(in_job(f"{RECIPE}.parallelism", {"tensor": 2, "pipeline": 2}), f"{TRAIN}.numNodes", 4),
+        f"{RECIPE}.parallelism",
+        "tensor and pipeline must not both be greater than 1",
+    ),
+    MistakeCase(
+        "several stages on a rank in a schedule that knows only one",
+        changed(in_job(f"{RECIPE}.parallelism", {"pipeline": 2, "stagesPerRank": 2}), f"{TRAIN}.numNodes", 2),
+        f"{RECIPE}.parallelism",
+        "stagesPerRank must be 1 unless schedule is Interleaved or ZeroBubble",
+    ),
+    MistakeCase(
+        "layers placed by hand that are too few",
+        changed(in_job(f"{RECIPE}.parallelism", {"pipeline": 2, "layersPerStage": [1, 1]}), f"{TRAIN}.numNodes", 2),
+        TRAIN,
+        "layersPerStage must give the layers of each stage",
+    ),
+    MistakeCase(
+        "micro-batches that do not fill an interleaved pipeline",
+        changed(
+            changed(
+                in_job(f"{RECIPE}.parallelism", {"pipeline": 2, "schedule": "Interleaved"}), f"{TRAIN}.numNodes", 2
+            ),
+            f"{RECIPE}.batch",
+            {"globalBatchSize": 8, "microBatchSize": 8},
+        ),
+        TRAIN,
+        "must be a multiple of parallelism.pipeline",
     ),
     MistakeCase(
         "more processes than GPUs",

@@ -10,9 +10,10 @@ from costopt.schema.degrees import (
     cel_data_parallel_ranks,
     cel_degrees_fit,
     data_parallel_ranks,
+    degrees_of,
     fault_of_degrees,
 )
-from costopt.schema.recipe import Parallelism
+from costopt.schema.parallelism import Parallelism
 
 
 @given(replicas=st.integers(1, 64), pipeline=st.integers(1, 64), told=st.booleans())
@@ -27,7 +28,7 @@ def test_degrees_whose_product_is_another_number_are_refused(world_size: int, pi
     if replicas * pipeline == world_size:
         assert fault_of_degrees(world_size, degrees) is None
     else:
-        with pytest.raises(ValueError, match="dataParallel times pipeline must be the number of ranks"):
+        with pytest.raises(ValueError, match="times tensor must be the number of ranks"):
             data_parallel_ranks(world_size, degrees)
 
 
@@ -42,16 +43,25 @@ def test_a_degree_of_nothing_is_another_mistake() -> None:
 
 def test_each_degree_is_a_field_of_parallelism_and_at_least_1() -> None:
     fields = {field.alias or name: field for name, field in Parallelism.model_fields.items()}
-    for name, splits in DEGREES.items():
+    for name in DEGREES:
         assert name in fields
         with pytest.raises(ValueError, match="greater than or equal to 1"):
             Parallelism.model_validate({name: 0})
-        assert Parallelism().to_plain().get(name) == (1 if splits == "model" else None)
+        assert Parallelism().to_plain().get(name) == (None if name == "dataParallel" else 1)
 
 
 def test_another_degree_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(DEGREES, "tensor", "model")
-    assert data_parallel_ranks(24, {"pipeline": 2, "tensor": 4}) == 3
-    assert fault_of_degrees(24, {"pipeline": 2, "tensor": 5}) == UNFIT_DEGREES
+    monkeypatch.setitem(DEGREES, "expert", "model")
+    assert data_parallel_ranks(24, {"pipeline": 2, "expert": 4}) == 3
+    assert fault_of_degrees(24, {"pipeline": 2, "expert": 5}) == UNFIT_DEGREES
     for cel in (cel_data_parallel_ranks("24", "self"), cel_degrees_fit("24", "self")):
-        assert "(has(self.parallelism) && has(self.parallelism.tensor) ? self.parallelism.tensor : 1)" in cel
+        assert "(has(self.parallelism) && has(self.parallelism.expert) ? self.parallelism.expert : 1)" in cel
+
+
+@given(degrees=st.lists(st.integers(1, 16), min_size=4, max_size=4))
+def test_ranks_that_get_other_samples_are_replicas_times_shards(degrees: list[int]) -> None:
+    pipeline, replicas, shard, tensor = degrees
+    ranks = pipeline * replicas * shard * tensor
+    given = {"pipeline": pipeline, "shard": shard, "tensor": tensor}
+    assert data_parallel_ranks(ranks, given) == replicas * shard
+    assert degrees_of(ranks, given) == {**given, "dataParallel": replicas}

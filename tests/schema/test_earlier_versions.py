@@ -21,7 +21,7 @@ from costopt.schema.earlier_words import RENAMED, in_todays_words
 from costopt.schema.job import CostOptJob
 from costopt.schema.lenient_parse import read_known
 from costopt.schema.optimization import AdamW, Optimizer
-from costopt.schema.recipe import Parallelism
+from costopt.schema.parallelism import Parallelism
 from costopt.schema.replica import ReplicaSettings
 from costopt.schema.status import JobStatus
 from costopt_operator.decide.holding import remembered

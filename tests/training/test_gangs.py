@@ -21,7 +21,8 @@ from builders.trainer import (
     without_dropout,
     written,
 )
-from costopt.schema.recipe import Parallelism, Recipe
+from costopt.schema.parallelism import Parallelism
+from costopt.schema.recipe import Recipe
 from costopt.schema.replica import EXIT_PREEMPTED, Progress
 from costopt_trainer.data import load_data
 from costopt_trainer.models.artifact import load_model

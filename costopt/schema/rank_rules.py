@@ -1,0 +1,164 @@
+"""What the ranks of a training must satisfy: degrees, batch, layers and heads must be shared out without a rest.
+
+processes_per_node    ranks of each node
+RANK_RULES            the rules of `spec.train`, in Python and CEL
+"""
+
+from costopt.schema.base import PlainData, Rule
+from costopt.schema.degrees import (
+    UNFIT_DEGREES,
+    cel_data_parallel_ranks,
+    cel_degree,
+    cel_degrees_fit,
+    data_parallel_ranks,
+    degrees_that_fit,
+    fault_of_degrees,
+)
+from costopt.schema.models import (
+    HEADS_FIELDS,
+    LAYERS_FIELDS,
+    cel_can_be_split,
+    cel_num_layers,
+    num_layers,
+    split_fault,
+)
+from costopt.schema.parallelism import cel_num_stages, num_stages
+from costopt.schema.resources import gpus_per_node
+
+
+def processes_per_node(train: PlainData) -> int:
+    """Ranks per node of plain `spec.train` data with defaults: processesPerNode, else the GPUs asked for, else 1."""
+    return int(train.get("processesPerNode") or gpus_per_node(train["resourcesPerNode"]) or 1)
+
+
+def _world_size(train: PlainData) -> int:
+    """Ranks of plain `spec.train` data with defaults. Raises ValueError where a mistake leaves none."""
+    ranks = int(train["numNodes"]) * processes_per_node(train)
+    if ranks < 1:
+        raise ValueError("there must be at least one rank")
+    return ranks
+
+
+def _degrees_fit(train: PlainData) -> bool:
+    return "recipe" not in train or fault_of_degrees(_world_size(train), train["recipe"]["parallelism"]) is None
+
+
+def _batch_divides(train: PlainData) -> bool:
+    if "recipe" not in train:
+        return True
+    batch = train["recipe"]["batch"]
+    micro_batches, rest = divmod(batch["globalBatchSize"], batch["microBatchSize"])
+    shares = data_parallel_ranks(_world_size(train), train["recipe"]["parallelism"])
+    return bool(rest != 0 or micro_batches % shares == 0)  # a rest is Batch's own mistake
+
+
+def _layers_suffice(train: PlainData) -> bool:
+    if "recipe" not in train:
+        return True
+    return num_layers(train["recipe"]["model"]) >= num_stages(train["recipe"]["parallelism"])
+
+
+def _layers_are_placed(train: PlainData) -> bool:
+    placed = train.get("recipe", {}).get("parallelism", {}).get("layersPerStage")
+    if placed is None:
+        return True
+    recipe = train["recipe"]
+    return len(placed) == num_stages(recipe["parallelism"]) and sum(placed) == num_layers(recipe["model"])
+
+
+def _tensors_are_split(train: PlainData) -> bool:
+    if "recipe" not in train:
+        return True
+    degrees = train["recipe"]["parallelism"]
+    tensor, sequence = int(degrees["tensor"]), bool(degrees["sequenceParallel"])
+    return split_fault(train["recipe"]["model"], tensor, sequence=sequence) is None
+
+
+def _pipeline_is_filled(train: PlainData) -> bool:
+    if "recipe" not in train:
+        return True
+    batch, degrees = train["recipe"]["batch"], train["recipe"]["parallelism"]
+    micro_batches = batch["globalBatchSize"] // batch["microBatchSize"]
+    shares = data_parallel_ranks(_world_size(train), degrees)
+    several = num_stages(degrees) > int(degrees["pipeline"])
+    return not several or bool(micro_batches // shares % int(degrees["pipeline"]) == 0)
+
+
+_GPUS = (
+    "(has(self.resourcesPerNode.requests) && 'nvidia.com/gpu' in self.resourcesPerNode.requests "
+    "? int(string(self.resourcesPerNode.requests['nvidia.com/gpu'])) "
+    ": has(self.resourcesPerNode.limits) && 'nvidia.com/gpu' in self.resourcesPerNode.limits "
+    "? int(string(self.resourcesPerNode.limits['nvidia.com/gpu'])) : 0)"
+)
+_PROCESSES = f"(has(self.processesPerNode) ? self.processesPerNode : {_GPUS} > 0 ? {_GPUS} : 1)"
+_WORLD_SIZE = f"(self.numNodes * {_PROCESSES})"
+_PIPELINE = cel_degree("self.recipe", "pipeline")
+_TENSOR = cel_degree("self.recipe", "tensor")
+_SHARD = cel_degree("self.recipe", "shard")
+_STAGES = cel_num_stages("self.recipe")
+_PLACED = "has(self.recipe) && has(self.recipe.parallelism) && has(self.recipe.parallelism.layersPerStage)"
+_SEQUENCE = (
+    "(has(self.recipe.parallelism) && has(self.recipe.parallelism.sequenceParallel) "
+    "&& self.recipe.parallelism.sequenceParallel)"
+)
+_DEGREES_FIT = cel_degrees_fit(_WORLD_SIZE, "self.recipe")
+_NO_RANKS = (
+    f"!has(self.recipe) || self.numNodes < 1 || {_PROCESSES} < 1 || {_PIPELINE} < 1 || {_TENSOR} < 1 || {_SHARD} < 1"
+)
+"""Other mistakes, after which there are no ranks to share out."""
+
+
+RANK_RULES = (
+    Rule(
+        cel="!has(self.processesPerNode) || " + _GPUS + " == 0 || self.processesPerNode <= " + _GPUS,
+        message="processesPerNode must be at most the nvidia.com/gpu asked for per node",
+        holds=lambda data: (
+            "processesPerNode" not in data
+            or gpus_per_node(data["resourcesPerNode"]) == 0
+            or data["processesPerNode"] <= gpus_per_node(data["resourcesPerNode"])
+        ),
+    ),
+    Rule(
+        cel=f"{_NO_RANKS} || {_DEGREES_FIT}",
+        message=UNFIT_DEGREES,
+        more=degrees_that_fit(_WORLD_SIZE, _world_size),
+        holds=_degrees_fit,
+    ),
+    Rule(
+        cel=f"{_NO_RANKS} || !{_DEGREES_FIT} || self.recipe.batch.microBatchSize < 1 || "
+        "self.recipe.batch.globalBatchSize % self.recipe.batch.microBatchSize != 0 || "
+        "self.recipe.batch.globalBatchSize / self.recipe.batch.microBatchSize % "
+        f"{cel_data_parallel_ranks(_WORLD_SIZE, 'self.recipe')} == 0",
+        message="recipe.batch.globalBatchSize must be a multiple of microBatchSize times the data-parallel ranks "
+        "(numNodes times processesPerNode, divided by parallelism.tensor and by parallelism.pipeline)",
+        holds=_batch_divides,
+    ),
+    Rule(
+        cel=f"!has(self.recipe) || {cel_num_layers('self.recipe.model')} >= {_STAGES}",
+        message="recipe.parallelism: the stages of the pipeline (pipeline times stagesPerRank) must be at most the "
+        f"layers of the model ({LAYERS_FIELDS})",
+        holds=_layers_suffice,
+    ),
+    Rule(
+        cel=f"!({_PLACED}) || size(self.recipe.parallelism.layersPerStage) == {_STAGES} && "
+        f"self.recipe.parallelism.layersPerStage.sum() == {cel_num_layers('self.recipe.model')}",
+        message="recipe.parallelism.layersPerStage must give the layers of each stage (pipeline times stagesPerRank "
+        "numbers), in all as many as the model has",
+        holds=_layers_are_placed,
+    ),
+    Rule(
+        cel=f"!has(self.recipe) || {_TENSOR} < 1 || {cel_can_be_split('self.recipe.model', _TENSOR, _SEQUENCE)}",
+        message=f"recipe.parallelism.tensor must divide {HEADS_FIELDS}, with sequenceParallel the tokens of a sample "
+        "as well, and be 1 for other models",
+        holds=_tensors_are_split,
+    ),
+    Rule(
+        cel=f"{_NO_RANKS} || !{_DEGREES_FIT} || self.recipe.batch.microBatchSize < 1 || {_STAGES} <= {_PIPELINE} || "
+        "self.recipe.batch.globalBatchSize / self.recipe.batch.microBatchSize / "
+        f"{cel_data_parallel_ranks(_WORLD_SIZE, 'self.recipe')} % {_PIPELINE} == 0",
+        message="recipe.batch: with several stages per rank the micro-batches of each replica (globalBatchSize "
+        "divided by microBatchSize and the data-parallel ranks) must be a multiple of parallelism.pipeline",
+        holds=_pipeline_is_filled,
+    ),
+)
+"""The rules of `spec.train` about its ranks."""
