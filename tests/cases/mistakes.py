@@ -67,13 +67,13 @@ MISTAKES = [
         "more replicas than ranks",
         in_job(f"{RECIPE}.parallelism", {"dataParallel": 3}),
         TRAIN,
-        "must be the number of ranks, numNodes times processesPerNode (dataParallel may be left out): each degree must divide it, such as 1",
+        "(dataParallel may be left out): each degree must divide it, such as 1",
     ),
     MistakeCase(
         "a pipeline that the ranks do not fill",
         changed(in_job(f"{RECIPE}.parallelism", {"pipeline": 2}), f"{TRAIN}.numNodes", 3),
         TRAIN,
-        "must be the number of ranks, numNodes times processesPerNode (dataParallel may be left out): each degree must divide it, such as 1",
+        "(dataParallel may be left out): each degree must divide it, such as 1",
     ),
     MistakeCase(
         "a batch that the pipelines do not divide",

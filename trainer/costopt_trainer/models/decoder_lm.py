@@ -14,7 +14,7 @@ Shape suffixes: B = batch (samples), T = tokens of a sample, D = embedding width
 M = hidden width of the MLP, V = vocabulary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import cast
 
 import torch
@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from costopt.schema import models as language
-from costopt_trainer.models.family import TOKENS, LayeredModel, ModelFamily, Prunable
+from costopt_trainer.models.family import TOKENS, LayeredModel, ModelFamily, Prunable, SplitRole
 from costopt_trainer.models.shape import ModelShape, Widths
 
 INITIAL_STD = 0.02
@@ -135,6 +135,22 @@ class DecoderLM(LayeredModel):
             if isinstance(module, nn.Linear | nn.Embedding):
                 adds_to_residual = name.endswith((".attention.out", ".mlp.contract"))
                 nn.init.normal_(module.weight, std=residual_std if adds_to_residual else INITIAL_STD)
+
+    split_plan: Mapping[str, SplitRole] = {
+        "dropout": "entry",
+        "layers.*.attention_norm": "norm",
+        "layers.*.attention": "sublayer",
+        "layers.*.attention.q": "columns",
+        "layers.*.attention.k": "columns",
+        "layers.*.attention.v": "columns",
+        "layers.*.attention.out": "rows",
+        "layers.*.mlp_norm": "norm",
+        "layers.*.mlp": "sublayer",
+        "layers.*.mlp.expand": "columns",
+        "layers.*.mlp.contract": "rows",
+        "norm": "norm",
+        "head": "head",
+    }
 
     def drop_ends(self, *, start: bool, end: bool) -> None:
         if start:

@@ -45,6 +45,12 @@ class Prunable:
     """Consecutive channels that only go together, such as the width of a head."""
 
 
+SplitRole = Literal["columns", "rows", "head", "norm", "entry", "sublayer"]
+"""Of a module in a model whose tensors are split: a linear layer split by its outputs (columns) or its inputs (rows);
+the head, whose outputs stay split; and, where positions are shared out between layers, a norm, what gives the first
+layer its input (entry), and what needs all positions (sublayer)."""
+
+
 class LayeredModel(nn.Module):
     """A model of any family, or a piece of one.
 
@@ -58,6 +64,10 @@ class LayeredModel(nn.Module):
     """By number, not a list: a piece of the model keeps the names of its layers."""
     tied: Mapping[str, str] = {}
     """Parameters that are another one: name -> name of that other one. A checkpoint holds them once."""
+
+    split_plan: Mapping[str, "SplitRole"] = {}
+    """What each module does when tensors are split over ranks: name, in which `*` is any layer, -> its role. None: this
+    model cannot be split so."""
 
     def blocks(self) -> Sequence[nn.Module]:
         """The layers that this piece holds, in order: what is sharded, recomputed or compiled one by one."""

@@ -45,6 +45,9 @@ from costopt_trainer.storage.tensor_pieces import (
 FileRecord = dict[str, int | str]
 """A manifest's record of a file: `size` in bytes, `sha256` in hexadecimal."""
 
+Region = Callable[[str, tuple[int, ...]], Box]
+"""Name and global shape of a tensor -> the block of it to read."""
+
 FORMAT = "costopt-checkpoint"
 FORMAT_VERSION = 2
 """Version 1 had no table of tensors: each was whole, in the file whose header named it. It is still read."""
@@ -272,7 +275,7 @@ def read_tensors(
     folder: Path,
     kind: str,
     wanted: Callable[[str], bool] | None = None,
-    region: Callable[[str, tuple[int, ...]], Box] | None = None,
+    region: Region | None = None,
 ) -> dict[str, Tensor]:
     """Tensors of a kind by name, those wanted (None: all); on the CPU.
 

@@ -41,6 +41,7 @@ from costopt_trainer.phases import phase
 from costopt_trainer.storage.checkpoint_files import (
     MANIFEST_FILE,
     FileRecord,
+    Region,
     damage_in,
     manifest_content,
     not_writable,
@@ -193,13 +194,17 @@ class Checkpoints:
         state: dict[str, Any] = read_json(self.folder / folder_name(step) / STATE_FILE)
         return {name: value for name, value in state.items() if name != OPTIMIZER_TENSORS}
 
-    def read_model(self, step: int, wanted: Callable[[str], bool] | None = None) -> dict[str, Tensor]:
-        """Parameters and buffers whose names are wanted (None: all), from the files of all ranks."""
-        return read_tensors(self.folder / folder_name(step), "model", wanted)
+    def read_model(
+        self, step: int, wanted: Callable[[str], bool] | None = None, region: Region | None = None
+    ) -> dict[str, Tensor]:
+        """Parameters and buffers whose names are wanted (None: all), from all ranks' files; see `read_tensors`."""
+        return read_tensors(self.folder / folder_name(step), "model", wanted, region)
 
-    def read_optimizer(self, step: int, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
-        """The optimizer's tensors of the wanted parameters, by "<parameter>/<name>"."""
-        return read_tensors(self.folder / folder_name(step), "optimizer", lambda name: wanted(name.rpartition("/")[0]))
+    def read_optimizer(
+        self, step: int, wanted: Callable[[str], bool], region: Region | None = None
+    ) -> dict[str, Tensor]:
+        """The optimizer's tensors by "<parameter>/<name>", likewise."""
+        return read_tensors(self.folder / folder_name(step), "optimizer", wanted, region)
 
     def read_random(self, step: int) -> dict[str, Tensor]:
         """This rank's random states; empty if no rank with its number wrote any."""

@@ -47,9 +47,13 @@ def validation_totals(
     counts_correct: bool = False,
     rank: int = 0,
     world_size: int = 1,
+    all_ranks: bool = False,
     go_on: Callable[[int, int], bool] = lambda _done, _all: True,
 ) -> Totals | None:
     """Sums over micro-batches rank, rank + world_size, ... of the evaluated samples.
+
+    `all_ranks`: each round needs `model_forward` on all ranks; one that has nothing left repeats the first samples, and
+    does not count them.
 
     `go_on` is called before each micro-batch, equally often on all ranks, with the number done and the total; if it
     returns False, the result is None.
@@ -66,12 +70,14 @@ def validation_totals(
             if not go_on(number, num_rounds):
                 return None
             start = (number * world_size + rank) * micro_batch_size
-            if start >= len(indices):
+            counts = start < len(indices)
+            if not counts and not all_ranks:
                 break  # the last round may not have one for every rank
+            start = start if counts else 0
             inputs, targets = data.validation_batch(indices[start : start + micro_batch_size])
             inputs, targets = inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
             logits = model_forward(inputs)
-            if logits is None:
+            if logits is None or not counts:
                 continue
             sums[0] += loss_sum(logits, targets)
             sums[1] += count_targets(targets)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from costopt import names
 from costopt.schema.recipe import Recipe
@@ -48,9 +48,10 @@ from costopt_trainer.training.checkpoint_state import fault_of_state, name_chang
 from costopt_trainer.training.evaluation import describe_results, validation_totals
 from costopt_trainer.training.meter import Meter, Reporter, figure, startup_ns
 from costopt_trainer.training.optimizers import load_optimizer_state, make_optimizer, named_optimizer_state
-from costopt_trainer.training.parallel import build_strategy
+from costopt_trainer.training.parallel import build_strategy, make_mesh
 from costopt_trainer.training.parallel.rehearsal import rehearse
-from costopt_trainer.training.parallel.strategy import Batch, Strategy
+from costopt_trainer.training.parallel.shards import Held
+from costopt_trainer.training.parallel.strategy import Batch, Strategy, clip_gradients
 from costopt_trainer.training.precision import all_finite, autocast_for, gradient_scaler, slow_precision
 from costopt_trainer.training.process_group import ProcessGroup, join_process_group
 from costopt_trainer.training.schedules import learning_rate
@@ -103,6 +104,7 @@ class Training:
         self.metric = family_of(recipe.model).metric
 
         # ---- model and optimizer
+        self.mesh = make_mesh(recipe, gang)
         with phase("BuildingModel"):
             self.strategy = self.make_strategy()
         self.module = self.strategy.module
@@ -129,12 +131,13 @@ class Training:
         recipe, gang = self.recipe, self.gang
         torch.manual_seed(recipe.seed)  # the same weights on all ranks
         model = build_model(self.shape)
-        torch.manual_seed(zlib.crc32(f"{recipe.seed}/{gang.rank}".encode()))  # but different dropout on each
+        # But different dropout on each, unless they work on the same samples.
+        torch.manual_seed(zlib.crc32(f"{recipe.seed}/{self.mesh.random_rank}".encode()))
         autocast = autocast_for(recipe.precision, gang.device)
         note = slow_precision(recipe.precision, gang.device)
         if note and gang.rank == 0:
             print(note, file=sys.stderr, flush=True)
-        return build_strategy(recipe.parallelism, recipe.batch, model, gang, autocast)
+        return build_strategy(recipe, model, self.mesh, autocast)
 
     def resume(self) -> None:
         """Load the newest checkpoint, if there is one."""
@@ -154,11 +157,11 @@ class Training:
                 changes += name_changes({"ranks": state["ranks"]}, {"ranks": gang.world_size})
                 also = f" with other settings: {', '.join(changes)}" if changes else ""
                 print(f"resuming after step {step}{also}", file=sys.stderr, flush=True)
-            own = module.state_dict().keys()
             with phase("LoadingCheckpoint") as pieces, checkpoints.loading(step):
-                module.load_state_dict(checkpoints.read_model(step, own.__contains__))
+                held = Held(module)
+                held.load_model(lambda wanted, region: checkpoints.read_model(step, wanted, region))
                 pieces.done()
-                kept = checkpoints.read_optimizer(step, own.__contains__)
+                kept = held.optimizer_state(lambda wanted, region: checkpoints.read_optimizer(step, wanted, region))
                 load_optimizer_state(recipe.optimizer, module, self.optimizer, kept)
             if state["scaler"] and self.scaler.is_enabled():
                 self.scaler.load_state_dict(state["scaler"])
@@ -258,7 +261,7 @@ class Training:
         if clip_norm > 0:
             # In FP16 infinite gradients become NaN here; the scaler has seen them and skips the step.
             norm = self.strategy.gradient_norm()
-            nn.utils.clip_grads_with_norm_(self.module.parameters(), clip_norm, norm)
+            clip_gradients(self.module, clip_norm, norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -311,6 +314,7 @@ class Training:
                 counts_correct=self.metric.accuracy,
                 rank=self.strategy.data_rank,
                 world_size=self.strategy.data_size,
+                all_ranks=self.strategy.forward_needs_all_ranks,
                 go_on=go_on,
             )
         self.module.train()
@@ -346,10 +350,9 @@ class Training:
             "identity": self.identity(),
             "evaluationDue": self.evaluation_due,
         }
-        writes = self.strategy.saves_module
         snapshot = Snapshot(
-            model=self.module.state_dict() if writes else {},
-            optimizer=named_optimizer_state(self.module, self.optimizer) if writes else {},
+            model=self.strategy.to_save(self.module.state_dict()),
+            optimizer=self.strategy.to_save(named_optimizer_state(self.module, self.optimizer)),
             random=random_state(self.gang.device),
             state=state,
         )

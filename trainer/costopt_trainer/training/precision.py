@@ -11,12 +11,13 @@ the exponents of float32 and needs no scaling.
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
+from torch.distributed.tensor import DTensor
 
 PrecisionName = Literal["FP32", "BF16", "FP16"]
 Autocast = Callable[[], AbstractContextManager[object]]
@@ -35,6 +36,11 @@ def autocast_for(precision: PrecisionName, device: torch.device) -> Autocast:
         return nullcontext
     dtype = _COMPUTE_DTYPES[precision]
     return lambda: torch.autocast(device.type, dtype=dtype)
+
+
+def compute_dtype(precision: PrecisionName) -> torch.dtype | None:
+    """The half precision that is computed in; None in FP32."""
+    return _COMPUTE_DTYPES.get(precision)
 
 
 def slow_precision(precision: PrecisionName, device: torch.device) -> str | None:
@@ -68,14 +74,29 @@ class _SharedGradScaler(GradScaler):
     torch has one for FSDP, but it fails with fused optimizers (torch 2.13).
     """
 
-    def _unscale_grads_(self, *args: Any, **kwargs: Any) -> dict[torch.device, Tensor]:
-        overflows = super()._unscale_grads_(*args, **kwargs)
-        for overflow in overflows.values():
-            dist.all_reduce(overflow, op=dist.ReduceOp.MAX)
-        return overflows
+    def _unscale_grads_(
+        self, optimizer: torch.optim.Optimizer, inv_scale: Tensor, found_inf: Tensor, allow_fp16: bool
+    ) -> dict[torch.device, Tensor]:
+        """Divide what this rank holds of each gradient by the scale; 1.0 by device if any rank's had an overflow."""
+        del allow_fp16  # weights are float32
+        held: dict[torch.device, list[Tensor]] = {}
+        for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+            if parameter.grad is not None:
+                gradient = parameter.grad.to_local() if isinstance(parameter.grad, DTensor) else parameter.grad
+                held.setdefault(gradient.device, []).append(gradient)
+        # A rank may hold no gradient at all, and takes part all the same.
+        device = inv_scale.device
+        overflow = found_inf.clone()
+        for place, gradients in held.items():
+            found = overflow.to(place)
+            torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, inv_scale.to(place))
+            overflow = torch.maximum(overflow, found.to(device))
+        dist.all_reduce(overflow, op=dist.ReduceOp.MAX)
+        return {place: overflow.to(place) for place in held or (device,)}
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """True if no element is infinite or NaN. A host-device sync point: reads the result."""
-    checks = [torch.isfinite(tensor).all() for tensor in tensors]
+    """True if no element that this rank holds is infinite or NaN. A host-device sync point: reads the result."""
+    held = [tensor.to_local().detach() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+    checks = [torch.isfinite(tensor).all() for tensor in held]
     return not checks or bool(torch.stack(checks).all())

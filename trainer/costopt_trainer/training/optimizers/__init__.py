@@ -9,6 +9,7 @@ named_optimizer_state, load_optimizer_state     for checkpoints, which know para
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,15 +35,15 @@ def make_optimizer(settings: Optimizer, module: nn.Module) -> torch.optim.Optimi
 
     It takes each step with the `lr` that its groups have then.
     """
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    groups: list[dict[str, object]] = [
-        {
-            "params": [parameter for parameter in parameters if parameter.dim() >= 2],
-            "weight_decay": float(settings.weight_decay),
-        },
-        {"params": [parameter for parameter in parameters if parameter.dim() < 2], "weight_decay": 0.0},
-    ]
-    return factory_of(settings).make(settings, groups)
+    groups: dict[tuple[bool, object], dict[str, Any]] = {}
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            # One kernel takes parameters of one kind: plain, or shared out over the same ranks.
+            decays, ranks = parameter.dim() >= 2, getattr(parameter, "device_mesh", None)
+            decay = float(settings.weight_decay) if decays else 0.0
+            groups.setdefault((not decays, ranks), {"params": [], "weight_decay": decay})["params"].append(parameter)
+    in_order = sorted(groups.items(), key=lambda item: item[0][0])  # matrices first
+    return factory_of(settings).make(settings, [group for _, group in in_order])
 
 
 def named_optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

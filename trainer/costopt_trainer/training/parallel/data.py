@@ -1,6 +1,5 @@
-"""Every rank holds the model and takes its share of each batch (DDP)."""
+"""Every rank holds the model and takes an equal share of each batch (DDP, arXiv 2006.15704)."""
 
-import warnings
 from collections.abc import Sequence
 
 import torch
@@ -9,33 +8,42 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
-from costopt_trainer.models.loss import loss_sum
-from costopt_trainer.training.parallel.strategy import Batch, GoOn, norm_of_gradients
+from costopt_trainer.models.family import LayeredModel
+from costopt_trainer.storage.tensor_pieces import Shard
+from costopt_trainer.training.parallel.mesh import Mesh
+from costopt_trainer.training.parallel.shards import to_save
+from costopt_trainer.training.parallel.strategy import Batch, GoOn, gradients_of
 from costopt_trainer.training.precision import Autocast
-from costopt_trainer.training.process_group import ProcessGroup
+
+
+class _Loss(nn.Module):
+    """The model's loss as a module, since DDP takes part in nothing else."""
+
+    def __init__(self, model: LayeredModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return self.model.loss_sum(inputs, targets)
 
 
 class DataParallel:
-    """Every rank holds the model; gradients are summed while the backward pass still runs (DDP).
+    """DDP; without other ranks, the plain model."""
 
-    Batch-norm statistics stay each rank's own while training, where they are not read; rank 0's are the model's.
-    """
-
-    saves_module: bool
     holds_loss = True
     gradients_are_split = False
+    forward_needs_all_ranks = False
 
-    def __init__(self, model: nn.Module, gang: ProcessGroup, autocast: Autocast) -> None:
-        # Not channels last, though convolutions like it: a fused AdamW pairs weights and moments by their place in
-        # memory, and those of a checkpoint come back in the plain order. DDP's remark on it is of no use to a user.
-        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-        self.module = model.to(gang.device)
+    def __init__(self, model: LayeredModel, mesh: Mesh, autocast: Autocast) -> None:
+        """`model` has the same weights on all ranks."""
+        gang = mesh.gang
+        self._autocast, self._mesh, self._gang = autocast, mesh, gang
+        self.module: LayeredModel = model.to(gang.device)
         self.data_rank, self.data_size = gang.rank, gang.world_size
-        self.saves_module = gang.rank == 0
-        self._gang, self._autocast = gang, autocast
+        self._loss: nn.Module = _Loss(self.module)
         self._ddp: DistributedDataParallel | None = None
         if gang.world_size > 1:
-            self._ddp = DistributedDataParallel(self.module, gradient_as_bucket_view=True)
+            self._ddp = DistributedDataParallel(self._loss, gradient_as_bucket_view=True)
             # Not before each forward pass. Set here, because the argument changed its name in torch 2.13.
             self._ddp.broadcast_buffers = False
 
@@ -57,10 +65,8 @@ class DataParallel:
         return total + self._backward(batches[-1], weight, scaler)
 
     def _backward(self, batch: Batch, weight: float, scaler: GradScaler) -> Tensor:
-        inputs, targets = batch
         with self._autocast():
-            logits = (self._ddp or self.module)(inputs)
-        loss = loss_sum(logits, targets)
+            loss: Tensor = (self._ddp or self._loss)(*batch)
         scaler.scale(loss * weight).backward()
         return loss.detach()
 
@@ -71,10 +77,14 @@ class DataParallel:
 
     def gradient_norm(self) -> Tensor:
         """As the protocol says; all ranks hold the same gradients."""
-        return norm_of_gradients(self.module)
+        return nn.utils.get_total_norm(gradients_of(self.module))
 
     def share_buffers(self) -> None:
         """As the protocol says: rank 0's."""
         if self._gang.world_size > 1:
             for buffer in self.module.buffers():
                 dist.broadcast(buffer, src=0)
+
+    def to_save(self, tensors: dict[str, Tensor]) -> dict[str, Tensor | Sequence[Shard]]:
+        """As the protocol says: all of it, on rank 0."""
+        return to_save({name: tensor for name, tensor in tensors.items() if name not in self.module.tied}, self._mesh)

@@ -1,7 +1,7 @@
 """What the loop asks of any way to share the work among ranks.
 
 Strategy             the protocol
-norm_of_gradients    of what one rank holds
+gradients_of, clip_gradients
 
 `accumulate_gradients` leaves in `.grad` the gradient of the sum of token losses times the weight given, as if one
 process had seen the whole batch; `forward` runs the whole model.
@@ -10,8 +10,13 @@ process had seen the whole batch; `forward` runs the whole model.
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
+
+from costopt_trainer.models.family import LayeredModel
+from costopt_trainer.storage.tensor_pieces import Shard
+from costopt_trainer.training.parallel.shards import local
 
 Batch = tuple[Tensor, Tensor]
 """Inputs and targets of one micro-batch."""
@@ -21,19 +26,19 @@ GoOn = Callable[[], bool]
 
 
 class Strategy(Protocol):
-    """What the loop asks of either way to share the work."""
+    """What the loop asks of any way to share the work."""
 
-    module: nn.Module
+    module: LayeredModel
     """What this rank holds of the model, under the names of the whole model."""
     data_rank: int
     """Which share of each batch this rank takes, of `data_size` equal shares."""
     data_size: int
     holds_loss: bool
     """True on a rank whose share of the loss counts."""
-    saves_module: bool
-    """True on a rank whose part of the model goes into checkpoints."""
     gradients_are_split: bool
     """True if no rank holds the gradients of the whole model."""
+    forward_needs_all_ranks: bool
+    """True if all ranks must call `forward` equally often, whatever their shares."""
 
     def accumulate_gradients(
         self, batches: Sequence[Batch], weight: float, scaler: GradScaler, go_on: GoOn = lambda: True
@@ -46,7 +51,7 @@ class Strategy(Protocol):
         """
 
     def forward(self, inputs: Tensor) -> Tensor | None:
-        """The whole model's logits for `inputs`; None on a rank that does not hold its end."""
+        """The whole model's logits for `inputs`; None on a rank that does not hold them, or only copies of them."""
 
     def gradient_norm(self) -> Tensor:
         """L2 norm of the whole model's gradient, 0-dim, the same on all ranks."""
@@ -54,7 +59,18 @@ class Strategy(Protocol):
     def share_buffers(self) -> None:
         """Give all ranks the same buffers, before these are evaluated."""
 
+    def to_save(self, tensors: dict[str, Tensor]) -> dict[str, Tensor | Sequence[Shard]]:
+        """What this rank writes into a checkpoint, of tensors by the name of their parameter or buffer (and more)."""
 
-def norm_of_gradients(module: nn.Module) -> Tensor:
-    """L2 norm of the gradients that `module` holds, 0-dim on their device."""
-    return nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
+
+def gradients_of(module: nn.Module) -> list[Tensor]:
+    """The gradients that `module` holds, in the order of its parameters."""
+    return [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+
+
+def clip_gradients(module: nn.Module, max_norm: float, norm: Tensor) -> None:
+    """Scale all gradients down so that their norm, which is `norm` now, is at most `max_norm`. No sync point."""
+    gradients = [local(gradient) for gradient in gradients_of(module)]
+    factor = torch.clamp(max_norm / (norm + 1e-6), max=1.0)  # as torch.nn.utils.clip_grads_with_norm_
+    if gradients:
+        torch._foreach_mul_(gradients, factor.to(gradients[0].device))

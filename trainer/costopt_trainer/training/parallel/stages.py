@@ -1,0 +1,74 @@
+"""Cutting a model into the stages of a pipeline.
+
+Stage       a run of layers, computed in the training's precision
+cut         the stages that a rank holds, and all of them as one module under the names of the whole model
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from torch import Tensor, nn
+
+from costopt_trainer.models.family import LayeredModel
+from costopt_trainer.training.precision import Autocast
+
+
+class Stage(nn.Module):
+    """Some layers, computed in the training's precision: the pipeline calls them itself."""
+
+    def __init__(self, layers: LayeredModel, autocast: Autocast) -> None:
+        super().__init__()
+        self.layers = layers
+        self.autocast = autocast
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self.autocast():
+            # Convolutions give their channels last, but ranks send each other dense tensors only.
+            return self.layers(x).contiguous()
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a rank holds of a model."""
+
+    module: LayeredModel
+    """All of it."""
+    stages: dict[int, Stage]
+    """The same modules, by number of their stage."""
+
+
+def cut(
+    model: LayeredModel, own: Sequence[int], num_stages: int, layers_per_stage: Sequence[int] | None, autocast: Autocast
+) -> Cut:
+    """The stages `own`, in order, of `num_stages`; `model` is used up.
+
+    `layers_per_stage` places them by hand; None: as equal as can be.
+    """
+    counts = layers_per_stage or [
+        model.num_layers * (stage + 1) // num_stages - model.num_layers * stage // num_stages
+        for stage in range(num_stages)
+    ]
+    ends = list(accumulate(counts))
+    pieces = {stage: _piece(model, ends[stage] - counts[stage], ends[stage]) for stage in own}
+    stages = {stage: Stage(piece, autocast) for stage, piece in pieces.items()}
+    if len(own) == 1:
+        return Cut(pieces[own[0]], stages)
+    whole = _shallow(model)
+    layers = {name: layer for stage in own for name, layer in pieces[stage].layers.items()}
+    whole.layers = nn.ModuleDict(layers)
+    whole.drop_ends(start=own[0] > 0, end=own[-1] < num_stages - 1)
+    return Cut(whole, stages)
+
+
+def _piece(model: LayeredModel, first: int, last: int) -> LayeredModel:
+    return _shallow(model).keep_layers(first, last)
+
+
+def _shallow(model: LayeredModel) -> LayeredModel:
+    """A model of the same submodules, which can lose some of them without the first one noticing."""
+    twin = copy.copy(model)
+    for part in ("_modules", "_parameters", "_buffers"):
+        setattr(twin, part, dict(getattr(model, part)))
+    return twin
