@@ -13,6 +13,7 @@ import os
 import random
 import resource
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -96,6 +97,8 @@ class Run:
     signal: int = signal.SIGTERM
     overflow_at: int | None = None
     """In this step, the gradients of the last rank overflow."""
+    begins_as: str | None = None
+    """A storage, whose oldest checkpoint this one begins with: as if that training had been killed right after it."""
     file_limit_bytes: int | None = None
     """The last rank cannot write files larger than this: its disk is full."""
 
@@ -129,6 +132,9 @@ def do(run: Run) -> None:
     os.environ[names.ENV_STORAGE_DIR] = run.storage
     if run.file_limit_bytes is not None and int(os.environ.get("RANK", "0")) == int(os.environ["WORLD_SIZE"]) - 1:
         resource.setrlimit(resource.RLIMIT_FSIZE, (run.file_limit_bytes, resource.RLIM_INFINITY))
+    if run.begins_as is not None and os.environ.get("RANK", "0") == "0":  # the others wait for it
+        oldest = min((Path(run.begins_as) / names.CHECKPOINTS_DIR).iterdir())
+        shutil.copytree(oldest, Path(run.storage) / names.CHECKPOINTS_DIR / oldest.name)
     os.environ[names.ENV_PROGRESS_FILE] = str(Path(run.storage) / f"progress-{os.environ.get('RANK', '0')}.json")
     settings = ReplicaSettings(
         job_name="test", stage="train", num_nodes=1, processes_per_node=1, recipe=Recipe.model_validate(run.recipe)

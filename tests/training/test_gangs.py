@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from builders.gangs import Trained, whole_and_in_parts
 from builders.trainer import (
-    Run,
     image_file,
     image_recipe,
     losses,
@@ -34,35 +34,6 @@ pytestmark = pytest.mark.slow
 GPIPE = {"pipeline": 2, "schedule": "GPipe"}
 ONE_F_ONE_B = {"pipeline": 2, "schedule": "OneFOneB"}
 CLIPPED = {"gradientClipNorm": "0.95"}  # at work in some steps only: Adam itself would hide gradients of a wrong scale
-
-
-@dataclass(frozen=True)
-class Trained:
-    """Where a gang has left its trainings, each under its name; and the recipes."""
-
-    folder: Path
-    recipes: dict[str, Recipe]
-    errors: list[str]
-
-    def losses(self, name: str) -> dict[int, float]:
-        return {step: float(loss) for step, loss in losses(self.folder / name).items()}
-
-    def losses_of_one_process(self, name: str) -> dict[int, float]:
-        """The same recipe with one rank."""
-        storage = self.folder / f"{name}-alone"
-        alone = self.recipes[name].model_copy(update={"parallelism": Parallelism()})
-        assert train_here(alone, storage) == 0
-        return {step: float(loss) for step, loss in losses(storage).items()}
-
-
-def whole_and_in_parts(recipes: dict[str, Recipe], folder: Path) -> list[Run]:
-    """Each training twice: undisturbed, and stopped after 3 steps and resumed."""
-    runs = []
-    for name, settings in recipes.items():
-        runs.append(run(settings, folder / name))
-        runs.append(run(settings, folder / f"{name}-parts", stop_after=3))
-        runs.append(run(settings, folder / f"{name}-parts"))
-    return runs
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +254,7 @@ def test_only_the_first_replica_of_a_pipeline_writes_the_model(quartet: Trained)
     names = sorted(written(quartet.folder / "replicas", 8))
     assert [name for name in names if name.startswith("model")] == [
         "model-00000-00000.safetensors",
-        "model-00001-00000.safetensors",
+        "model-00002-00000.safetensors",
     ]
     assert len([name for name in names if name.startswith("random")]) == 4
 

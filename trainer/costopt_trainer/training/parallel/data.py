@@ -1,5 +1,6 @@
-"""Every rank holds the model and takes an equal share of each batch (DDP, arXiv 2006.15704)."""
+"""Every rank holds the model and takes its share of each batch (DDP)."""
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -28,7 +29,10 @@ class _Loss(nn.Module):
 
 
 class DataParallel:
-    """DDP; without other ranks, the plain model."""
+    """Every rank holds the model; gradients are summed while the backward pass still runs (DDP, arXiv 2006.15704).
+
+    Batch-norm statistics stay each rank's own while training, where they are not read; rank 0's are the model's.
+    """
 
     holds_loss = True
     gradients_are_split = False
@@ -36,6 +40,9 @@ class DataParallel:
 
     def __init__(self, model: LayeredModel, mesh: Mesh, autocast: Autocast) -> None:
         """`model` has the same weights on all ranks."""
+        # Not channels last, though convolutions like it: a fused AdamW pairs weights and moments by their place in
+        # memory, and those of a checkpoint come back in the plain order. DDP's remark on it is of no use to a user.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         gang = mesh.gang
         self._autocast, self._mesh, self._gang = autocast, mesh, gang
         self.module: LayeredModel = model.to(gang.device)

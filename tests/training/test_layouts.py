@@ -1,0 +1,158 @@
+"""Every way to share the work: twenty steps have the losses of one process, and a resume the same bits.
+
+All with gradient accumulation, and a norm that is clipped in some steps only. Then one training that changes its layout
+again and again.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from builders.gangs import Trained, whole_and_its_end
+from builders.trainer import recipe, run, text_file, train_in_gang, without_dropout, written
+from costopt.schema.parallelism import Parallelism
+from costopt.schema.recipe import Recipe
+from costopt.schema.replica import EXIT_PREEMPTED, Progress
+from costopt_trainer.models.artifact import load_model
+from costopt_trainer.storage.checkpoint_files import read_tensors
+
+pytestmark = pytest.mark.slow
+
+STEPS = 20
+TOLERANCE = 2e-6
+"""Of losses of about 5.4: sums are taken in another order, and Adam divides by small numbers."""
+
+TWO: dict[str, dict[str, object]] = {
+    "shard": {"shard": 2},
+    "tensor": {"tensor": 2},
+    "sequence": {"tensor": 2, "sequenceParallel": True},
+    "Interleaved": {"pipeline": 2, "schedule": "Interleaved"},
+    "ZeroBubble": {"pipeline": 2, "schedule": "ZeroBubble"},
+    "placed by hand": {"pipeline": 2, "layersPerStage": [1, 3]},
+}
+FOUR: dict[str, dict[str, object]] = {
+    "shard": {"shard": 4},
+    "hybrid": {"dataParallel": 2, "shard": 2},
+    "replicas x tensor": {"dataParallel": 2, "tensor": 2},
+    "shard x tensor": {"shard": 2, "tensor": 2, "sequenceParallel": True},
+    "shard x pipeline": {"shard": 2, "pipeline": 2},
+    "replicas x ZeroBubble": {"dataParallel": 2, "pipeline": 2, "schedule": "ZeroBubble"},
+}
+
+
+SEVERAL_STAGES = ("Interleaved", "ZeroBubble")
+
+
+def settings(text: Path, parallelism: dict[str, object], **changes: object) -> Recipe:
+    model = without_dropout()
+    if parallelism.get("schedule") in SEVERAL_STAGES or "layersPerStage" in parallelism:
+        model["decoderLM"]["numLayers"] = 4
+    plain = {
+        "model": model,
+        "optimizer": {"gradientClipNorm": "0.95"},
+        "totalSteps": STEPS,
+        "evaluation": {"everySteps": STEPS, "maxSamples": 7},
+        "checkpointing": {"everySteps": 17},
+        "parallelism": parallelism,
+    }
+    return recipe(text, **(plain | changes))
+
+
+def gang_of(world_size: int, recipes: dict[str, Recipe], folder: Path) -> Trained:
+    codes, errors = train_in_gang(whole_and_its_end(recipes, folder), world_size, folder)
+    assert codes == [0] * world_size, errors
+    return Trained(folder, recipes, errors)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return text_file(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def pair(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp("pair")
+    recipes = {name: settings(text, degrees) for name, degrees in TWO.items()}
+    short = {"totalSteps": 8, "checkpointing": {"everySteps": 6}}
+    recipes["shard FP16"] = settings(text, {"shard": 2, "reshardAfterForward": False}, precision="FP16", **short)
+    recipes["tensor FP16"] = settings(text, {"tensor": 2}, precision="FP16", **short)
+    recipes["shard BF16"] = settings(text, {"shard": 2}, precision="BF16", **short)
+    return gang_of(2, recipes, folder)
+
+
+@pytest.fixture(scope="module")
+def quartet(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp("quartet")
+    batch = {"globalBatchSize": 16, "microBatchSize": 2}
+    return gang_of(4, {name: settings(text, degrees, batch=batch) for name, degrees in FOUR.items()}, folder)
+
+
+@pytest.mark.parametrize("name", TWO)
+def test_two_ranks_have_the_losses_of_one_process(name: str, pair: Trained) -> None:
+    assert list(pair.losses(name)) == list(range(1, STEPS + 1))
+    assert pair.losses(name) == pytest.approx(pair.losses_of_one_process(name), abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", FOUR)
+def test_four_ranks_have_the_losses_of_one_process(name: str, quartet: Trained) -> None:
+    assert list(quartet.losses(name)) == list(range(1, STEPS + 1))
+    assert quartet.losses(name) == pytest.approx(quartet.losses_of_one_process(name), abs=TOLERANCE)
+
+
+@pytest.mark.parametrize(("name", "tolerance"), [("shard FP16", 1e-4), ("tensor FP16", 1e-4), ("shard BF16", 2e-3)])
+def test_half_precision_comes_near_them(name: str, tolerance: float, pair: Trained) -> None:
+    assert pair.losses(name) == pytest.approx(pair.losses_of_one_process(name), abs=tolerance)
+
+
+@pytest.mark.parametrize("name", [*TWO, "shard FP16", "tensor FP16"])
+def test_two_ranks_that_are_resumed_end_in_the_same_bits(name: str, pair: Trained) -> None:
+    assert pair.ends_in_the_same_bits(name)
+
+
+@pytest.mark.parametrize("name", FOUR)
+def test_four_ranks_that_are_resumed_end_in_the_same_bits(name: str, quartet: Trained) -> None:
+    assert quartet.ends_in_the_same_bits(name)
+
+
+def test_each_rank_writes_what_it_holds_and_no_element_is_written_twice(quartet: Trained) -> None:
+    def sizes(name: str) -> dict[str, int]:
+        return {path: len(content) for path, content in written(quartet.folder / name, STEPS).items()}
+
+    for name, writers in (("shard", 4), ("hybrid", 2), ("replicas x tensor", 2), ("shard x tensor", 4)):
+        per_rank = {path: size for path, size in sizes(name).items() if path.startswith("model")}
+        assert len(per_rank) == writers, name
+        assert max(per_rank.values()) < 0.75 * sum(per_rank.values()), name
+    whole = load_model(quartet.folder / "shard" / "artifacts" / "model").state_dict()
+    for name in ("shard", "hybrid", "replicas x tensor", "shard x tensor", "shard x pipeline"):
+        checkpoint = quartet.folder / name / "checkpoints" / f"step-{STEPS:08d}"
+        stored = read_tensors(checkpoint, "model")
+        assert {key: tensor.shape for key, tensor in stored.items()} == {key: t.shape for key, t in whole.items()}
+
+
+@pytest.mark.parametrize("name", ["shard", "tensor"])
+def test_two_ranks_evaluate_what_one_process_evaluates(name: str, pair: Trained) -> None:
+    def evaluated(storage: Path) -> float:
+        progress = Progress.model_validate_json((storage / "progress-0.json").read_text())
+        return float(progress.validation_loss or "nan")
+
+    pair.losses_of_one_process(name)
+    assert evaluated(pair.folder / name) == pytest.approx(evaluated(pair.folder / f"{name}-alone"), abs=1e-5)
+
+
+def test_a_training_may_change_its_layout_at_every_stop(text: Path, tmp_path: Path) -> None:
+    storage = tmp_path / "changing"
+
+    def go_on(ranks: int, degrees: dict[str, object], **how: int) -> None:
+        changed = settings(text, {}, checkpointing={"everySteps": STEPS})
+        changed = changed.model_copy(update={"parallelism": Parallelism.model_validate(degrees)})
+        codes, errors = train_in_gang([run(changed, storage, **how)], ranks, tmp_path)
+        assert codes == ([EXIT_PREEMPTED] * ranks if how else [0] * ranks), errors
+
+    go_on(1, {}, stop_after=4)
+    go_on(2, {"shard": 2}, stop_after=8)
+    go_on(4, {"shard": 2, "tensor": 2}, stop_after=12)
+    go_on(2, {"pipeline": 2}, stop_after=16)
+    go_on(1, {})
+    whole = Trained(tmp_path, {"changing": settings(text, {})}, [])
+    assert list(whole.losses("changing")) == list(range(1, STEPS + 1))
+    assert whole.losses("changing") == pytest.approx(whole.losses_of_one_process("changing"), abs=TOLERANCE)
