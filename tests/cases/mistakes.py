@@ -255,6 +255,36 @@ MISTAKES = [
         "embeddingDim must be a multiple of numHeads",
     ),
     MistakeCase(
+        "heads that do not divide into those of keys and values",
+        in_job(f"{RECIPE}.model.decoderLM", {"numHeads": 4, "numKeyValueHeads": 3}),
+        f"{RECIPE}.model.decoderLM",
+        "numHeads must be a multiple of numKeyValueHeads",
+    ),
+    MistakeCase(
+        "rotary heads of an odd width, by a preset",
+        in_job(f"{RECIPE}.model.decoderLM", {"preset": "Llama", "embeddingDim": 20, "numHeads": 4}),
+        f"{RECIPE}.model.decoderLM",
+        "embeddingDim / numHeads must be even for Rotary positions",
+    ),
+    MistakeCase(
+        "a base of angles that nothing is turned by",
+        in_job(f"{RECIPE}.model.decoderLM", {"preset": "GPT2", "rotaryBase": 500000}),
+        f"{RECIPE}.model.decoderLM",
+        "rotaryBase must not be set unless positions are Rotary",
+    ),
+    MistakeCase(
+        "factors that are no smaller than the matrix",
+        in_job(f"{RECIPE}.model.decoderLM", {"embeddingDim": 64, "numKeyValueHeads": 1, "rank": 13}),
+        f"{RECIPE}.model.decoderLM",
+        "rank must be so small that two factors have fewer weights than the matrix",
+    ),
+    MistakeCase(
+        "an unknown preset",
+        in_job(f"{RECIPE}.model.decoderLM", {"preset": "GPT3"}),
+        f"{RECIPE}.model.decoderLM.preset",
+        'Unsupported value: "GPT3": supported values: "GPT2", "Llama"',
+    ),
+    MistakeCase(
         "quantizing before pruning",
         in_job(
             "spec.compress.0.steps",

@@ -20,6 +20,7 @@ from costopt.schema.models import FamilySettings, ModelSettings
 from costopt.schema.recipe import Recipe
 from costopt.schema.replica import Progress
 from costopt.schema.unions import UNIONS, settings_named, tagged_union
+from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.artifact import load_model, save_model
 from costopt_trainer.models.family import TOKENS, LayeredModel, Prunable
 from costopt_trainer.models.shape import ModelShape, Widths
@@ -35,6 +36,28 @@ from costopt_trainer.training.loop import Training
 from costopt_trainer.training.meter import Meter
 from costopt_trainer.training.process_group import ALONE
 from costopt_trainer.training.stopping import Stop
+
+VARIATIONS: dict[str, dict[str, Any]] = {
+    "DecoderLM of preset GPT2": {"type": "DecoderLM", "decoderLM": {"preset": "GPT2"}},
+    "DecoderLM of preset Llama": {"type": "DecoderLM", "decoderLM": {"preset": "Llama", "numKeyValueHeads": 2}},
+    "DecoderLM with light layers": {
+        "type": "DecoderLM",
+        "decoderLM": {
+            "preset": "Llama",
+            "tiedEmbeddings": True,
+            "rank": 8,
+            "layerRepeats": 2,
+            "sparsity": {"percent": 50},
+        },
+    },
+}
+"""Settings of the families by what is special about them; made smaller below."""
+SMALL = {"numLayers": 2, "numHeads": 4, "embeddingDim": 32, "contextLength": 16}
+
+
+def variation(name: str) -> ModelSettings:
+    plain = VARIATIONS[name]
+    return ModelSettings.model_validate({**plain, "decoderLM": {**SMALL, **plain["decoderLM"]}})
 
 
 def shape_of(settings: ModelSettings) -> ModelShape:
@@ -83,7 +106,12 @@ def check_contract(settings: ModelSettings) -> None:
     assert torch.equal(activations, logits), "one layer after another is the whole model"
     assert sorted(names) == sorted(whole.state_dict())
 
-    for part in whole.prunable():
+    parts = list(whole.prunable())
+    if not parts:
+        with pytest.raises(NotRetryable, match=r"prune\.structure must be Unstructured for this model"):
+            apply(fresh(shape), [pruned("Structured", 50)], inputs[:1])
+        return
+    for part in parts:
         assert any(part.layer is module for module in whole.modules())
         assert part.layer.weight.shape[0] == part.channels
         assert part.channels % part.block == 0
@@ -106,6 +134,11 @@ def test_every_word_of_the_language_has_a_row_and_every_row_a_word() -> None:
 @pytest.mark.parametrize("word", FAMILIES)
 def test_each_row_fulfils_the_contract(word: str) -> None:
     check_contract(ModelSettings.model_validate({"type": word}))
+
+
+@pytest.mark.parametrize("name", VARIATIONS)
+def test_each_row_fulfils_the_contract_whatever_its_settings(name: str) -> None:
+    check_contract(variation(name))
 
 
 @pytest.mark.parametrize("word", FAMILIES)

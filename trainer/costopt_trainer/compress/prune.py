@@ -30,7 +30,8 @@ def prune(model: LayeredModel, settings: Prune, example: Tensor) -> str:
     """Prune `model` in place and say what was done; the state of the random generators does not change.
 
     `example` is a batch of inputs on the model's device, used to trace which layers depend on each other. Raises
-    NotRetryable("InvalidSettings") if `percent` is too small to remove anything from layers of these sizes.
+    NotRetryable("InvalidSettings") if `percent` is too small to remove anything from layers of these sizes, or if no
+    channels of this model can go.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
@@ -52,12 +53,15 @@ def prune(model: LayeredModel, settings: Prune, example: Tensor) -> str:
     )
 
 
-def _prune_weights(model: nn.Module, settings: Prune) -> int:
-    """Set `percent` of each matrix of each linear and convolution layer to zero; returns how many weights that is."""
+def _prune_weights(model: LayeredModel, settings: Prune) -> int:
+    """Set `percent` of each matrix of each linear and convolution layer to zero; returns how many weights that is.
+
+    Embeddings stay whole, and so does a head that is one.
+    """
     method = torch_prune.l1_unstructured if settings.criterion == "L1" else torch_prune.random_unstructured
     removed = 0
-    for module in model.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d) and f"{name}.weight" not in model.tied:
             count = module.weight.numel() * settings.percent // 100
             method(module, name="weight", amount=count)
             # Otherwise the layer would keep the old weights beside a mask, and the file would be twice as large.
@@ -68,6 +72,12 @@ def _prune_weights(model: nn.Module, settings: Prune) -> int:
 
 def _prune_channels(model: LayeredModel, settings: Prune, example: Tensor) -> int:
     """Remove `percent` of the heads and channels of each layer; returns how many output channels that is."""
+    parts = list(model.prunable())
+    if not parts:
+        raise NotRetryable(
+            "InvalidSettings",
+            "prune.structure must be Unstructured for this model: none of its layers can be made narrower by itself",
+        )
     score: Callable[..., Tensor]
     if settings.criterion == "L1":
         # The mean over all tensors of a group, unscaled, so that scores of one layer's channels are comparable.
@@ -80,7 +90,7 @@ def _prune_channels(model: LayeredModel, settings: Prune, example: Tensor) -> in
         warnings.simplefilter("ignore")
         graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs=example)
     removed = 0
-    for part in model.prunable():
+    for part in parts:
         blocks = part.channels // part.block
         count = min(blocks * settings.percent // 100, blocks - 1)
         if count == 0:

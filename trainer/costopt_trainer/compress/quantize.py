@@ -1,7 +1,8 @@
 """8-bit weights (torchao): the Quantize step.
 
 Only `nn.Linear` layers are quantized: in a DecoderLM all matrices but the embeddings, in a ConvNet only the classifier,
-because torchao has no 8-bit convolution for these schemes. Weights are symmetric with one scale per output channel;
+because torchao has no 8-bit convolution for these schemes. A head that is the embedding stays whole: an 8-bit copy of
+it beside the embedding would make the model larger. Weights are symmetric with one scale per output channel;
 Int8DynamicActivation also quantizes activations at run time, with one scale per token.
 
 This module imports torchao, which takes seconds: import it only for a quantized model.
@@ -16,6 +17,7 @@ from costopt.schema.compression import Quantize
 from costopt.schema.replica import PhaseName
 from costopt_trainer.compress.step import StepRun
 from costopt_trainer.errors import NotRetryable
+from costopt_trainer.models.family import LayeredModel
 from costopt_trainer.storage.quantized_tensors import (
     Int8DynamicActivationInt8WeightConfig,
     Int8WeightOnlyConfig,
@@ -29,10 +31,16 @@ def quantize(model: nn.Module, settings: Quantize) -> str:
 
     Raises NotRetryable("InvalidSettings") if the model has no linear layer.
     """
-    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    tied = model.tied if isinstance(model, LayeredModel) else {}
+
+    def is_linear(module: nn.Module, name: str) -> bool:
+        return isinstance(module, nn.Linear) and f"{name}.weight" not in tied
+
+    linears = [module for name, module in model.named_modules() if is_linear(module, name)]
     if not linears:
         raise NotRetryable("InvalidSettings", "a Quantize step needs a model with at least one linear layer")
-    quantize_(model.requires_grad_(False), _scheme(settings, linears[0].weight.device))
+    device = next(model.parameters()).device
+    quantize_(model.requires_grad_(False), _scheme(settings, device), filter_fn=is_linear)
     convolutions = sum(isinstance(module, nn.Conv2d) for module in model.modules())
     kept = f" ({convolutions} convolution layers stay as they are)" if convolutions else ""
     return f"Quantize {settings.scheme}: linear layers with 8-bit weights: {len(linears)}{kept}"

@@ -31,7 +31,7 @@ from costopt.files import sync_folder
 from costopt.hostile import Hostile, open_file, read_json, real_folder
 from costopt.schema.compression import Step
 from costopt_trainer.errors import NotRetryable, first_line
-from costopt_trainer.models.family import LayeredModel
+from costopt_trainer.models.family import LayeredModel, stored_tensors
 from costopt_trainer.models.shape import ModelShape, Widths
 from costopt_trainer.models.table import build_model
 from costopt_trainer.storage.checkpoint_files import remove, storage_folder
@@ -190,7 +190,7 @@ def _plain_tensors(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str,
     """Tensors by name as the file holds them, and what is needed to put quantized ones together again."""
     tensors: dict[str, torch.Tensor] = {}
     quantized: dict[str, torch.Tensor] = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in stored_tensors(model).items():
         if type(tensor) is torch.Tensor:
             # The copy parts tensors that share memory, which safetensors refuses.
             tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -211,7 +211,7 @@ def _fill(model: nn.Module, tensors: dict[str, torch.Tensor], metadata: dict[str
         from costopt_trainer.storage.quantized_tensors import unflatten_quantized  # noqa: PLC0415  as above
 
         quantized, tensors = unflatten_quantized(tensors, metadata)
-    expected = model.state_dict()
+    expected = stored_tensors(model)
     if expected.keys() != tensors.keys() | quantized.keys():
         differing = sorted(expected.keys() ^ (tensors.keys() | quantized.keys()))
         raise ValueError(f"{len(differing)} tensors are missing or unknown, first {differing[0][:80]!r}")

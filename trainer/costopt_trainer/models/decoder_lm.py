@@ -3,15 +3,17 @@
     DecoderLM       token and position embeddings -> blocks -> norm -> head
     Block           x + attention(norm(x)), then x + mlp(norm(x))
     Attention       causal, separate q/k/v/out projections
-    MLP             expand, GELU, contract
+    MLP, SwiGLU     expand, GELU, contract; or expand, times the SiLU of a gate, contract
 
-Pre-norm as in GPT-2 (Radford et al. 2019), without biases; weights start as there. Token embedding and head are two
-matrices (not tied), because in a pipeline they live on different ranks. Heads have a fixed width and their number is
-read off the q projection, so that a model whose heads or hidden channels were pruned is an ordinary model. What may be
-pruned, in each layer: whole heads (query, key, value and output together), and hidden channels of the MLP.
+Pre-norm as in GPT-2 (Radford et al. 2019); weights start as there. Heads have a fixed width, and how many there are is
+read off what the projections give: a model whose heads or hidden channels were pruned is an ordinary model, and so is
+one whose matrices are split among ranks. What may be pruned, in each layer: whole heads (query, key, value and output
+together; not where several query heads share keys and values), and hidden channels of the MLP.
 
-Shape suffixes: B = batch (samples), T = tokens of a sample, D = embedding width, N = heads, H = head width,
-M = hidden width of the MLP, V = vocabulary.
+Tied embeddings are one parameter with two names. A piece with the head and without the embedding has a copy.
+
+Shape suffixes: B = batch (samples), T = tokens of a sample, D = embedding width, N = heads, K = heads of keys and
+values, H = head width, M = hidden width of the MLP, V = vocabulary.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,53 +25,89 @@ from torch import Tensor, nn
 
 from costopt.schema import models as language
 from costopt_trainer.models.family import TOKENS, LayeredModel, ModelFamily, Prunable, SplitRole
+from costopt_trainer.models.light import Linear, last_linear, linear, make_sparse, normal_
 from costopt_trainer.models.shape import ModelShape, Widths
 
 INITIAL_STD = 0.02
 """Standard deviation of initial weights (GPT-2)."""
 
-MLP_EXPANSION = 4
-"""Hidden width of an MLP over the embedding width, unless `widths` says otherwise."""
+NORM_EPSILON = 1e-5
+
+
+def rotated(x_BNTH: Tensor, base: int) -> Tensor:
+    """Each head's channels turned, in pairs (c, c + H/2), by angles that grow with the position (RoPE).
+
+    The angles are computed anew: that is little beside the matrices, and leaves no buffer to shard or to move.
+    """
+    num_tokens, width = x_BNTH.shape[-2:]
+    channels_H = torch.arange(width, device=x_BNTH.device, dtype=torch.float32)
+    positions_T = torch.arange(num_tokens, device=x_BNTH.device, dtype=torch.float32)
+    half = width // 2
+    angles_TH = torch.outer(positions_T, base ** (-2 / width * (channels_H % half)))
+    sines_TH = torch.where(channels_H < half, -angles_TH.sin(), angles_TH.sin())
+    # Rolled rather than cut and joined, which pruning could not follow.
+    turned = x_BNTH.float() * angles_TH.cos() + x_BNTH.float().roll(half, dims=-1) * sines_TH
+    return turned.type_as(x_BNTH)
 
 
 class Attention(nn.Module):
     """Causal self-attention of `inner_width // head_dim` heads.
 
-    Raises ValueError if `inner_width` is not a whole number of heads.
+    Raises ValueError if `inner_width` is not a whole number of heads, or not of groups of them.
     """
 
-    def __init__(self, embedding_dim: int, inner_width: int, head_dim: int) -> None:
+    def __init__(self, settings: language.DecoderLM, inner_width: int) -> None:
+        """`settings` are as built."""
         super().__init__()
-        if inner_width % head_dim != 0:
-            raise ValueError(f"attention width must be a multiple of the head width {head_dim}, not {inner_width}")
-        self.head_dim = head_dim
-        self.q = nn.Linear(embedding_dim, inner_width, bias=False)
-        self.k = nn.Linear(embedding_dim, inner_width, bias=False)
-        self.v = nn.Linear(embedding_dim, inner_width, bias=False)
-        self.out = nn.Linear(inner_width, embedding_dim, bias=False)
+        dim, rank, sparsity = settings.embedding_dim, settings.rank, settings.sparsity
+        self.head_dim = dim // settings.num_heads
+        if inner_width % self.head_dim != 0:
+            raise ValueError(f"attention width must be a multiple of the head width {self.head_dim}, not {inner_width}")
+        heads_per_key = settings.num_heads // (settings.num_key_value_heads or settings.num_heads)
+        if inner_width % (self.head_dim * heads_per_key) != 0:
+            raise ValueError(f"attention must have a multiple of {heads_per_key} heads, which share keys and values")
+        self.rotary_base = settings.rotary_base
+        biases = bool(settings.biases)
+        key_width = inner_width // heads_per_key
+        self.q = linear(dim, inner_width, bias=biases, rank=rank, sparsity=sparsity)
+        self.k = linear(dim, key_width, bias=biases, rank=rank, sparsity=sparsity)
+        self.v = linear(dim, key_width, bias=biases, rank=rank, sparsity=sparsity)
+        self.out = linear(inner_width, dim, bias=biases, rank=rank, sparsity=sparsity)
 
     @property
     def num_heads(self) -> int:
         """Heads now: fewer than at first if some were pruned."""
         return self.q.out_features // self.head_dim
 
+    @property
+    def shares_keys(self) -> bool:
+        """Whether several query heads use one head of keys and values."""
+        return self.q.out_features != self.k.out_features
+
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Mixes each position with those before it; (B, T, D) -> (B, T, D)."""
         # -1 rather than num_heads: pruning may change q, k and v while it traces this line.
         q_BNTH = self.q(x_BTD).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        k_BNTH = self.k(x_BTD).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        v_BNTH = self.v(x_BTD).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        mixed_BNTH = F.scaled_dot_product_attention(q_BNTH, k_BNTH, v_BNTH, is_causal=True)
+        k_BKTH = self.k(x_BTD).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        v_BKTH = self.v(x_BTD).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        if self.rotary_base is not None:
+            q_BNTH, k_BKTH = rotated(q_BNTH, self.rotary_base), rotated(k_BKTH, self.rotary_base)
+        if self.shares_keys:
+            # Spelt out: asked to do it by itself (enable_gqa), attention leaves its fast kernels on some devices.
+            times = q_BNTH.shape[1] // k_BKTH.shape[1]
+            k_BKTH, v_BKTH = (heads.repeat_interleave(times, dim=1) for heads in (k_BKTH, v_BKTH))
+        mixed_BNTH = F.scaled_dot_product_attention(q_BNTH, k_BKTH, v_BKTH, is_causal=True)
         return self.out(mixed_BNTH.transpose(1, 2).flatten(2))
 
 
 class MLP(nn.Module):
     """Two linear layers with a GELU between, applied to each position by itself."""
 
-    def __init__(self, embedding_dim: int, hidden_width: int) -> None:
+    def __init__(self, settings: language.DecoderLM, hidden_width: int) -> None:
         super().__init__()
-        self.expand = nn.Linear(embedding_dim, hidden_width, bias=False)
-        self.contract = nn.Linear(hidden_width, embedding_dim, bias=False)
+        dim, rank, sparsity, biases = settings.embedding_dim, settings.rank, settings.sparsity, bool(settings.biases)
+        self.expand = linear(dim, hidden_width, bias=biases, rank=rank, sparsity=sparsity)
+        self.contract = linear(hidden_width, dim, bias=biases, rank=rank, sparsity=sparsity)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D) through (B, T, M)."""
@@ -77,16 +115,42 @@ class MLP(nn.Module):
         return self.contract(hidden_BTM)
 
 
+class SwiGLU(MLP):
+    """Three linear layers: one expands, one is the gate, whose SiLU multiplies that, and one contracts."""
+
+    def __init__(self, settings: language.DecoderLM, hidden_width: int) -> None:
+        super().__init__(settings, hidden_width)
+        self.gate = linear(
+            settings.embedding_dim,
+            hidden_width,
+            bias=bool(settings.biases),
+            rank=settings.rank,
+            sparsity=settings.sparsity,
+        )
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D) through (B, T, M)."""
+        hidden_BTM = F.silu(self.gate(x_BTD)) * self.expand(x_BTD)
+        return self.contract(hidden_BTM)
+
+
+def make_norm(settings: language.DecoderLM) -> nn.Module:
+    """The norm before each half of a block, and before the head; (..., D) -> (..., D)."""
+    dim = settings.embedding_dim
+    if settings.norm == "RMSNorm":
+        return nn.RMSNorm(dim, eps=NORM_EPSILON)
+    return nn.LayerNorm(dim, eps=NORM_EPSILON, bias=bool(settings.biases))
+
+
 class Block(nn.Module):
     """One layer. Dropout falls on what each half adds, not on attention weights, so that fused kernels serve always."""
 
     def __init__(self, settings: language.DecoderLM, attention_width: int, mlp_width: int) -> None:
         super().__init__()
-        dim = settings.embedding_dim
-        self.attention_norm = nn.LayerNorm(dim, bias=False)
-        self.attention = Attention(dim, attention_width, dim // settings.num_heads)
-        self.mlp_norm = nn.LayerNorm(dim, bias=False)
-        self.mlp = MLP(dim, mlp_width)
+        self.attention_norm = make_norm(settings)
+        self.attention = Attention(settings, attention_width)
+        self.mlp_norm = make_norm(settings)
+        self.mlp = (SwiGLU if settings.mlp == "SwiGLU" else MLP)(settings, mlp_width)
         self.dropout = nn.Dropout(settings.dropout_percent / 100)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
@@ -108,15 +172,19 @@ class DecoderLM(LayeredModel):
         vocabulary_size: int,
         widths: Widths,
     ) -> None:
-        """`widths` may give `attention` and `mlp`: one inner width per layer; the defaults are D and 4 D."""
+        """`widths` may give `attention` and `mlp`: one inner width per layer; others are those of the settings."""
         super().__init__()
+        settings = settings.as_built()
         dim = settings.embedding_dim
         attention_widths = widths.get("attention", (dim,) * settings.num_layers)
-        mlp_widths = widths.get("mlp", (MLP_EXPANSION * dim,) * settings.num_layers)
+        mlp_widths = widths.get("mlp", (settings.mlp_width or 0,) * settings.num_layers)
         self.num_layers = settings.num_layers
+        self.layer_repeats = settings.layer_repeats or 1
         self.context_length = settings.context_length
         self.token_embedding: nn.Embedding | None = nn.Embedding(vocabulary_size, dim)
-        self.position_embedding: nn.Embedding | None = nn.Embedding(settings.context_length, dim)
+        self.position_embedding: nn.Embedding | None = (
+            nn.Embedding(settings.context_length, dim) if settings.positions == "Learned" else None
+        )
         self.dropout = nn.Dropout(settings.dropout_percent / 100)
         self.layers = nn.ModuleDict(
             {
@@ -124,17 +192,29 @@ class DecoderLM(LayeredModel):
                 for layer, (attention_width, mlp_width) in enumerate(zip(attention_widths, mlp_widths, strict=True))
             }
         )
-        self.norm: nn.LayerNorm | None = nn.LayerNorm(dim, bias=False)
+        self.norm: nn.Module | None = make_norm(settings)
         self.head: nn.Linear | None = nn.Linear(dim, vocabulary_size, bias=False)
-        self._start_weights()
+        if settings.tied_embeddings:
+            self.tied = {"head.weight": "token_embedding.weight"}
+            self.split_plan = {**self.split_plan, "token_embedding": "embedding"}
+            self.head.weight = self.token_embedding.weight
+        self._start_weights(settings)
 
-    def _start_weights(self) -> None:
+    def _start_weights(self, settings: language.DecoderLM) -> None:
         # Each block adds twice to the residual stream; scaled so, its variance does not grow with depth.
-        residual_std = INITIAL_STD / (2 * self.num_layers) ** 0.5
+        residual_std = INITIAL_STD / (2 * self.num_layers * self.layer_repeats) ** 0.5
         for name, module in self.named_modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=INITIAL_STD)
+            elif isinstance(module, Linear) and not name.endswith((".down", ".up")):
+                if name == "head" and self.tied:
+                    continue
                 adds_to_residual = name.endswith((".attention.out", ".mlp.contract"))
-                nn.init.normal_(module.weight, std=residual_std if adds_to_residual else INITIAL_STD)
+                normal_(module, residual_std if adds_to_residual else INITIAL_STD)
+        if settings.sparsity is not None:
+            for module in self.layers.modules():
+                if isinstance(module, nn.Linear):
+                    make_sparse(module.weight, settings.sparsity)
 
     split_plan: Mapping[str, SplitRole] = {
         "dropout": "entry",
@@ -147,6 +227,7 @@ class DecoderLM(LayeredModel):
         "layers.*.mlp_norm": "norm",
         "layers.*.mlp": "sublayer",
         "layers.*.mlp.expand": "columns",
+        "layers.*.mlp.gate": "columns",
         "layers.*.mlp.contract": "rows",
         "norm": "norm",
         "head": "head",
@@ -155,6 +236,8 @@ class DecoderLM(LayeredModel):
     def drop_ends(self, *, start: bool, end: bool) -> None:
         if start:
             self.token_embedding = self.position_embedding = None
+            if self.tied and self.head is not None:
+                self.head.weight = nn.Parameter(self.head.weight.detach().clone())
         if end:
             self.norm = self.head = None
 
@@ -168,16 +251,19 @@ class DecoderLM(LayeredModel):
     def prunable(self) -> Iterator[Prunable]:
         for block in self.layers.values():
             attention, mlp = cast(Block, block).attention, cast(Block, block).mlp
-            yield Prunable(attention.q, attention.q.out_features, attention.head_dim)
-            yield Prunable(mlp.expand, mlp.expand.out_features)
+            if not attention.shares_keys:
+                yield Prunable(last_linear(attention.q), attention.q.out_features, attention.head_dim)
+            yield Prunable(last_linear(mlp.expand), mlp.expand.out_features)
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B, T) or hidden activations (B, T, D) -> logits (B, T, V) or hidden activations (B, T, D)."""
-        if self.token_embedding is not None and self.position_embedding is not None:
+        if self.token_embedding is not None:
             positions_T = torch.arange(x.shape[1], device=x.device)
-            x = self.dropout(self.token_embedding(x) + self.position_embedding(positions_T))
+            x = self.token_embedding(x)
+            x = self.dropout(x if self.position_embedding is None else x + self.position_embedding(positions_T))
         for block in self.layers.values():
-            x = block(x)
+            for _ in range(self.layer_repeats):
+                x = block(x)
         if self.norm is not None and self.head is not None:
             x = self.head(self.norm(x))
         return x

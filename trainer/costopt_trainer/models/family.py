@@ -3,6 +3,7 @@
 ModelFamily     one row of the table: what is known before there is a model
 LayeredModel    a model: layers that a pipeline shares out, and channels that may be pruned
 Metric          what a family's work is counted in: TOKENS or SAMPLES
+stored_tensors, fill      what an artifact holds of a model: each tensor once
 """
 
 from abc import abstractmethod
@@ -45,10 +46,10 @@ class Prunable:
     """Consecutive channels that only go together, such as the width of a head."""
 
 
-SplitRole = Literal["columns", "rows", "head", "norm", "entry", "sublayer"]
+SplitRole = Literal["columns", "rows", "embedding", "head", "norm", "entry", "sublayer"]
 """Of a module in a model whose tensors are split: a linear layer split by its outputs (columns) or its inputs (rows);
-the head, whose outputs stay split; and, where positions are shared out between layers, a norm, what gives the first
-layer its input (entry), and what needs all positions (sublayer)."""
+an embedding split as the head is, which shares its matrix; the head, whose outputs stay split; and, where positions are
+shared out between layers, a norm, what gives the first layer its input (entry), and what needs all (sublayer)."""
 
 
 class LayeredModel(nn.Module):
@@ -63,7 +64,8 @@ class LayeredModel(nn.Module):
     layers: nn.ModuleDict
     """By number, not a list: a piece of the model keeps the names of its layers."""
     tied: Mapping[str, str] = {}
-    """Parameters that are another one: name -> name of that other one. A checkpoint holds them once."""
+    """Parameters that are another one: name -> name of that other one. `state_dict` has both names; a checkpoint or an
+    artifact holds the tensor once, under the other one. A piece that has only the first of them has a copy under it."""
 
     split_plan: Mapping[str, "SplitRole"] = {}
     """What each module does when tensors are split over ranks: name, in which `*` is any layer, -> its role. None: this
@@ -102,7 +104,8 @@ class LayeredModel(nn.Module):
 
     @abstractmethod
     def prunable(self) -> Iterator[Prunable]:
-        """What structured pruning may take from this whole model: inputs and outputs keep their shapes."""
+        """What structured pruning may take from this whole model: inputs and outputs keep their shapes. Nothing, if no
+        layer can be made narrower by itself."""
 
 
 class ModelFamily(Protocol):
@@ -126,3 +129,22 @@ class ModelFamily(Protocol):
         ValueError if `shape` lacks what this family needs or `widths` has not one width per layer, and
         NotRetryable("InvalidSettings") if the data does not suit the settings.
         """
+
+
+def _tied(model: nn.Module) -> Mapping[str, str]:
+    return model.tied if isinstance(model, LayeredModel) else {}
+
+
+def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers that `model`, or a piece, has to store."""
+    tied = _tied(model)
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+
+
+def fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy what `stored_tensors` gives into `model`, or a piece. Raises RuntimeError for other names or shapes."""
+    names = model.state_dict().keys()
+    tied = {name: other for name, other in _tied(model).items() if name in names}
+    copies = {name: tensors[other] for name, other in tied.items() if other in tensors}
+    not_here = {other for other in tied.values() if other not in names}
+    model.load_state_dict({name: value for name, value in tensors.items() if name not in not_here} | copies)

@@ -8,7 +8,7 @@ context_length_of, settings_that_must_stay     what holds for settings of any of
 
 from typing import Any
 
-from costopt.schema.models import ModelSettings
+from costopt.schema.models import FamilySettings, ModelSettings
 from costopt.schema.unions import settings_named
 from costopt_trainer.models.family import LayeredModel, ModelFamily
 from costopt_trainer.models.shape import ModelShape, Widths
@@ -38,7 +38,8 @@ def context_length_of(settings: ModelSettings) -> int | None:
 
 
 def settings_that_must_stay(settings: ModelSettings) -> dict[str, Any]:
-    """Type and settings that shape the weights, as plain data: a default and the same value written out are one."""
+    """Type and settings that shape the weights, as plain data: what takes effect by default or by a preset, and the
+    same written out, are one."""
     named, may_change = settings_named(settings), family_of(settings).may_change
-    plain = {} if named is None else named.to_plain()
+    plain = named.shaping() if isinstance(named, FamilySettings) else {} if named is None else named.to_plain()
     return {"type": settings.type, **{key: value for key, value in plain.items() if key not in may_change}}

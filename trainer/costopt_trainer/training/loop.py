@@ -32,6 +32,7 @@ from costopt_trainer.data.listing import differences
 from costopt_trainer.data.prefetch import prepared_ahead
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.artifact import save_model
+from costopt_trainer.models.family import fill
 from costopt_trainer.models.loss import count_targets
 from costopt_trainer.models.shape import ModelShape
 from costopt_trainer.models.table import build_model, context_length_of, family_of, settings_that_must_stay
@@ -377,7 +378,7 @@ class Training:
             folder = self.storage / names.ARTIFACTS_DIR / names.MODEL_DIR
             with phase("SavingModel"):
                 model = build_model(self.shape)
-                model.load_state_dict(self.checkpoints.read_model(self.step))
+                fill(model, self.checkpoints.read_model(self.step))
                 try:
                     save_model(folder, model, self.shape)
                 except OSError as error:

@@ -30,6 +30,9 @@ def split_tensors(model: LayeredModel, devices: DeviceMesh, *, sequence: bool) -
     """Split the parameters of `model` over `devices`, which has one dimension, by `model.split_plan`."""
     styles = {name: style for name, role in model.split_plan.items() if (style := _style(role, sequence)) is not None}
     parallelize_module(model, devices, {name: style for name, style in styles.items() if _is_there(model, name)})
+    for copy, original in model.tied.items():  # each of them was split by itself
+        owner, _, name = copy.rpartition(".")
+        setattr(model.get_submodule(owner), name, model.get_parameter(original))
 
 
 def _style(role: SplitRole, sequence: bool) -> ParallelStyle | None:
@@ -39,6 +42,8 @@ def _style(role: SplitRole, sequence: bool) -> ParallelStyle | None:
             return ColwiseParallel()
         case "rows":
             return RowwiseParallel(output_layouts=between)
+        case "embedding":
+            return RowwiseParallel(input_layouts=Replicate(), output_layouts=Replicate())
         case "head":
             return ColwiseParallel(input_layouts=between, output_layouts=Shard(-1), use_local_output=False)
         case _ if not sequence:
