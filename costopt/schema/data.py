@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from costopt.schema.base import Path, Strict
-from costopt.schema.data_kinds import IMAGES, TEXT, GivesSamples
+from costopt.schema.data_kinds import IMAGES, LABELLED_TEXT, TEXT, GivesSamples
 from costopt.schema.unions import tagged_union
 
 
@@ -60,6 +60,21 @@ class PythonStandardLibraryData(GivesSamples):
     """Stop reading whole files after this many bytes. None reads everything."""
 
 
+class LabelledTextData(GivesSamples):
+    """Documents with a label each: JSON Lines, one object a line with a text and a label, from a file or all `.jsonl`
+    files below a folder. Labels are words, or whole numbers; the classes are those of the training documents, in sorted
+    order. Which documents are held out follows from their places, so that files may be sorted by class."""
+
+    gives = LABELLED_TEXT
+
+    path: Path
+    """A `.jsonl` file or a folder. A relative path begins as a text's does."""
+    text_field: Annotated[str, StringConstraints(min_length=1, max_length=128)] = "text"
+    """The field of a line that holds the text. What exceeds the model's context length is cut off."""
+    label_field: Annotated[str, StringConstraints(min_length=1, max_length=128)] = "label"
+    """The field of a line that holds the label."""
+
+
 class ImageData(GivesSamples):
     """Labelled images from one `.npz` file with `images` (N, H, W) or (N, H, W, C), uint8, and `labels` (N,), int."""
 
@@ -73,18 +88,20 @@ class ImageData(GivesSamples):
 class DataSettings(Strict):
     """Where samples come from, and how many are held out."""
 
-    type: Literal["Text", "PythonStandardLibrary", "Images"]
+    type: Literal["Text", "PythonStandardLibrary", "LabelledText", "Images"]
     """Which of the sources below is read."""
     text: TextData | None = None
     """The text to read when `type` is Text."""
     python_standard_library: PythonStandardLibraryData | None = None
     """Limits when `type` is PythonStandardLibrary. None means none."""
+    labelled_text: LabelledTextData | None = None
+    """The documents to read when `type` is LabelledText."""
     images: ImageData | None = None
     """The images to read when `type` is Images."""
     transforms: Annotated[list[Transform], Field(max_length=16)] | None = None
-    """Changes of the text before it becomes tokens, in the order given; counted in the log. Each file is a document.
-    Not for Images. None means none."""
+    """Changes of the text before it becomes tokens, in the order given; counted in the log. Each file is a document, of
+    LabelledText each line. Not for Images. None means none."""
     tokenizer: Tokenizer = Tokenizer()
     """How text becomes tokens. Not used by Images."""
     validation_percent: Annotated[int, Field(ge=1, le=50)] = 10
-    """Percent of the bytes (or images) held out for evaluation, never trained on."""
+    """Percent of the bytes (or images, or labelled documents) held out for evaluation, never trained on."""

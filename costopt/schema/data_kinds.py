@@ -1,18 +1,33 @@
 """Which models can be trained on which data: each class of settings declares one kind of sample, and rules follow.
 
-TEXT, IMAGES     the kinds
+TEXT, MASKED_TEXT, LABELLED_TEXT, IMAGES     the kinds
 GivesSamples     settings of a source of data; ReadsSamples: of a family of models
+BySetting        a kind that one of the settings decides, such as a task
+kind_read        settings of a model -> the kind that it reads
 data_fits_model, only_for_text     the rules, each with CEL and sentence
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
-from costopt.schema.base import PlainData, Rule, Strict, cel_list
-from costopt.schema.unions import TAG, UNIONS
+from costopt.schema.base import PlainData, Rule, Strict, cel_list, field_key
+from costopt.schema.unions import TAG, UNIONS, Member
 
 TEXT = "text"
+"""Each token is to be told from those before it."""
+MASKED_TEXT = "masked text"
+"""Some tokens are hidden, and to be told from those around them."""
+LABELLED_TEXT = "labelled text"
+"""The class of each document is to be told."""
 IMAGES = "images"
+"""The class of each image is to be told."""
+
+MADE_FROM: Mapping[str, str] = {MASKED_TEXT: TEXT}
+"""Kinds that are made from another one: what gives that one gives this one."""
+
+DOCUMENTS = (TEXT, LABELLED_TEXT)
+"""Kinds that are made of documents, which transforms may change."""
 
 
 class GivesSamples(Strict):
@@ -22,11 +37,59 @@ class GivesSamples(Strict):
     """The kind of samples that it gives."""
 
 
+@dataclass(frozen=True)
+class BySetting:
+    """The kind of samples that a family reads, where one of its settings decides."""
+
+    field: str
+    """The setting, as Python calls it: a choice of words."""
+    kinds: Mapping[str, str]
+    """Each of its words -> the kind."""
+
+
 class ReadsSamples(Strict):
     """Settings of a family of models."""
 
-    reads: ClassVar[str]
+    reads: ClassVar[str | BySetting]
     """The kind of samples that it is trained on."""
+
+
+def kind_read(settings: ReadsSamples) -> str:
+    """The kind of samples that a model of these settings is trained on."""
+    reads = settings.reads
+    return reads if isinstance(reads, str) else reads.kinds[getattr(settings, reads.field)]
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A word of `model.type`, alone or with a word of the setting that decides what it reads."""
+
+    word: str
+    needs: str
+    """The kind of data, as a source gives it."""
+    key: str = ""
+    """The settings' name in a document; like all that follows, empty where nothing but the type decides."""
+    setting: str = ""
+    value: str = ""
+    default: str = ""
+    """What the setting is where it is left out; empty if it must be given."""
+
+    @property
+    def told(self) -> str:
+        return f"{self.word} with {self.setting} {self.value}" if self.setting else self.word
+
+    def cel(self) -> str:
+        given = f"self.model.{self.key}"
+        value = f"has({given}) ? {given}.{self.setting} : '{self.default}'"
+        return f"self.model.{TAG} == '{self.word}'" + (f" && ({value}) == '{self.value}'" if self.setting else "")
+
+    def is_it(self, model: PlainData) -> bool:
+        if model[TAG] != self.word or not self.setting:
+            return bool(model[TAG] == self.word)
+        settings = model.get(self.key, {})
+        if not isinstance(settings, Mapping):
+            raise TypeError(f"{self.key} must be settings")
+        return bool(settings.get(self.setting, self.default) == self.value)
 
 
 def data_fits_model(models: type[Strict], sources: type[Strict]) -> Rule:
@@ -34,25 +97,40 @@ def data_fits_model(models: type[Strict], sources: type[Strict]) -> Rule:
 
     Raises TypeError for a kind that is only given or only read.
     """
-    readers, givers = _by_kind(models), _by_kind(sources)
+    readers, givers = _readers(models), _givers(sources)
     if lonely := readers.keys() ^ givers.keys():
         raise TypeError(f"samples must be given by a source and read by a model: {', '.join(sorted(lonely))}")
     kinds = sorted(givers, key=lambda kind: len(givers[kind]))
-    told = [f"{' or '.join(readers[kind])} needs {' or '.join(givers[kind])}" for kind in kinds]
+    told = [
+        f"{' or '.join(reader.told for reader in readers[kind])} needs {' or '.join(givers[kind])}" for kind in kinds
+    ]
     told[0] = told[0].replace(" needs ", " needs data.type ", 1)
-    # Every word is of one kind, so where all kinds but one agree the last one does, too.
-    agree = [f"({_cel_in('model', readers[kind])}) == ({_cel_in('data', givers[kind])})" for kind in kinds[:-1]]
-    kind_read, kind_given = _kind_of_word(readers), _kind_of_word(givers)
+    # Every model reads one kind and every source gives one, so where all kinds but one agree the last one does, too.
+    agree = [f"({_cel_reads(readers[kind])}) == ({_cel_in('data', givers[kind])})" for kind in kinds[:-1]]
+    # Settings that must be there and are not are another rule's: of what they would read nothing is known.
+    unknown = {
+        f"self.model.{TAG} == '{reader.word}' && !has(self.model.{reader.key})"
+        for kind in kinds
+        for reader in readers[kind]
+        if reader.setting and not reader.default
+    }
+    agreement = " && ".join(agree)
+    kind_given = {word: kind for kind, words in givers.items() for word in words}
+
+    def holds(data: PlainData) -> bool:
+        read = [kind for kind in kinds if any(reader.is_it(data["model"]) for reader in readers[kind])]
+        return not read or kind_given[data["data"][TAG]] in read
+
     return Rule(
-        cel=" && ".join(agree),
+        cel=" || ".join([*(f"({cel})" for cel in sorted(unknown)), f"({agreement})"]) if unknown else agreement,
         message=f"model.type {', '.join(told[:-1])}, and {told[-1]}",
-        holds=lambda data: kind_read[data["model"][TAG]] == kind_given[data["data"][TAG]],
+        holds=holds,
     )
 
 
 def only_for_text(key: str, what: str, sources: type[Strict]) -> Rule:
     """For a class with the field `data`, which is this union: its field `key` is set for text only. `what` it holds."""
-    others = [word for kind, words in _by_kind(sources).items() if kind != TEXT for word in words]
+    others = [word for kind, words in _givers(sources).items() if kind not in DOCUMENTS for word in words]
     is_text = f"self.data.type != '{others[0]}'" if len(others) == 1 else f"!({_cel_in('data', others)})"
 
     def holds(data: PlainData) -> bool:
@@ -65,20 +143,51 @@ def only_for_text(key: str, what: str, sources: type[Strict]) -> Rule:
     )
 
 
-def _by_kind(union: type[Strict]) -> dict[str, list[str]]:
-    """The words of `type` by the kind of samples that the settings of each declare."""
+def _givers(sources: type[Strict]) -> dict[str, list[str]]:
+    """The words of `type` by the kind of samples that the source of each gives."""
     words: dict[str, list[str]] = {}
-    for member in UNIONS[union]:
-        settings = member.settings
-        if settings is None or not issubclass(settings, GivesSamples | ReadsSamples):
-            raise TypeError(f"{union.__name__}: the settings of {member.word} must declare a kind of samples")
-        kind = settings.gives if issubclass(settings, GivesSamples) else settings.reads
-        words.setdefault(kind, []).append(member.word)
+    for member in UNIONS[sources]:
+        if member.settings is None or not issubclass(member.settings, GivesSamples):
+            raise _undeclared(sources, member)
+        words.setdefault(member.settings.gives, []).append(member.word)
     return words
 
 
-def _kind_of_word(by_kind: dict[str, list[str]]) -> dict[str, str]:
-    return {word: kind for kind, words in by_kind.items() for word in words}
+def _readers(models: type[Strict]) -> dict[str, list[_Reader]]:
+    """What reads each kind of data."""
+    readers: dict[str, list[_Reader]] = {}
+    for member in UNIONS[models]:
+        if member.settings is None or not issubclass(member.settings, ReadsSamples):
+            raise _undeclared(models, member)
+        for reader in _readers_of(member, member.settings):
+            readers.setdefault(reader.needs, []).append(reader)
+    return readers
+
+
+def _readers_of(member: Member, settings: type[ReadsSamples]) -> list[_Reader]:
+    reads = settings.reads
+    if isinstance(reads, str):
+        return [_Reader(member.word, MADE_FROM.get(reads, reads))]
+    field = settings.model_fields[reads.field]
+    kinds = {MADE_FROM.get(kind, kind) for kind in reads.kinds.values()}
+    if len(kinds) == 1:
+        return [_Reader(member.word, kinds.pop())]
+    default = "" if field.is_required() else str(field.default)
+    return [
+        _Reader(member.word, MADE_FROM.get(kind, kind), member.key, field_key(reads.field, field), value, default)
+        for value, kind in reads.kinds.items()
+    ]
+
+
+def _undeclared(union: type[Strict], member: Member) -> TypeError:
+    return TypeError(f"{union.__name__}: the settings of {member.word} must declare a kind of samples")
+
+
+def _cel_reads(readers: list[_Reader]) -> str:
+    plain = [reader.word for reader in readers if not reader.setting]
+    parts = [_cel_in("model", plain)] if plain else []
+    parts += [f"({reader.cel()})" for reader in readers if reader.setting]
+    return " || ".join(parts)
 
 
 def _cel_in(field: str, words: Iterable[str]) -> str:

@@ -13,21 +13,25 @@ from pydantic.alias_generators import to_camel
 from costopt.schema.base import PlainData, Strict
 from costopt.schema.decoder_lm import DecoderLM
 from costopt.schema.defaults import with_defaults
+from costopt.schema.encoder import Encoder
 from costopt.schema.model_families import ConvNet
 from costopt.schema.model_family import FamilySettings
 from costopt.schema.unions import UNIONS, tagged_union
 
-__all__ = ["ConvNet", "DecoderLM", "FamilySettings", "ModelSettings"]
+__all__ = ["ConvNet", "DecoderLM", "Encoder", "FamilySettings", "ModelSettings"]
 
 
 @tagged_union
 class ModelSettings(Strict):
     """Which model to train."""
 
-    type: Literal["DecoderLM", "ConvNet"]
-    """DecoderLM reads `data.text` or `data.pythonStandardLibrary`; ConvNet reads `data.images`."""
+    type: Literal["DecoderLM", "Encoder", "ConvNet"]
+    """DecoderLM, and Encoder with `task` MaskedLM, read `data.text` or `data.pythonStandardLibrary`; Encoder with
+    `task` Classification reads `data.labelledText`; ConvNet reads `data.images`."""
     decoder_lm: DecoderLM | None = Field(default=None, alias="decoderLM")
     """Settings of a DecoderLM. None means its defaults."""
+    encoder: Encoder | None = None
+    """Settings of an Encoder. None means its defaults."""
     conv_net: ConvNet | None = None
     """Settings of a ConvNet. None means its defaults."""
 

@@ -1,12 +1,15 @@
 """Data settings and small real inputs for tests."""
 
+import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from costopt.schema.data import DataSettings, ImageData, TextData, Tokenizer
+from costopt.schema.data import DataSettings, ImageData, LabelledTextData, TextData, Tokenizer
+from costopt_trainer.data import load_data
+from costopt_trainer.errors import NotRetryable
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,6 +45,40 @@ def write_images(path: Path, *, count: int = 40, side: int = 8, classes: int = 4
         image[row * half : (row + 1) * half, column * half : (column + 1) * half] += 150
     np.savez(path, images=images, labels=labels)
     return path
+
+
+def labelled_settings(
+    path: Path, *, tokenizer: Tokenizer | None = None, validation_percent: int = 10, **fields: str
+) -> DataSettings:
+    return DataSettings(
+        type="LabelledText",
+        labelled_text=LabelledTextData.model_validate({"path": str(path), **fields}),
+        tokenizer=tokenizer or Tokenizer(),
+        validation_percent=validation_percent,
+    )
+
+
+def write_labelled(path: Path, *, count: int = 40) -> Path:
+    """Documents of different lengths, each with the label of the animal in it; sorted by label."""
+    rng = np.random.default_rng(0)
+    animals = sorted(("cat", "dog", "owl")[number % 3] for number in range(count))
+    words = ["grün", "a", "the", "one", "tree", "wall", "of", "sees"]
+    with path.open("w", encoding="utf-8") as stream:
+        for animal in animals:
+            others = [words[number] for number in rng.integers(0, len(words), int(rng.integers(1, 7)))]
+            others.insert(int(rng.integers(0, len(others) + 1)), animal)
+            line = {"text": " ".join(others), "label": animal}
+            stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+    return path
+
+
+def refused_in_one_sentence(settings: DataSettings, sentence: str, cache: Path) -> None:
+    """Check that loading fails with a sentence that matches."""
+    with pytest.raises(NotRetryable, match=sentence) as caught:
+        load_data(settings, context_length=32, cache_dir=cache)
+    assert caught.value.reason == "InvalidData"
+    assert "\n" not in str(caught.value)
+    assert " must " in str(caught.value)
 
 
 def real_text() -> Path:

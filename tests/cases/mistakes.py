@@ -223,6 +223,32 @@ MISTAKES = [
         "model.type ConvNet needs data.type Images",
     ),
     MistakeCase(
+        "text without labels for a classifier",
+        in_job(f"{RECIPE}.model", {"type": "Encoder", "encoder": {"task": "Classification"}}),
+        RECIPE,
+        "model.type Encoder with task Classification needs data.type LabelledText",
+    ),
+    MistakeCase(
+        "labelled text for a masked language model",
+        in_job(
+            RECIPE,
+            {
+                "model": {"type": "Encoder"},
+                "data": {"type": "LabelledText", "labelledText": {"path": "a.jsonl"}},
+                "batch": {"globalBatchSize": 64, "microBatchSize": 1},
+                "totalSteps": 40,
+            },
+        ),
+        RECIPE,
+        "model.type Encoder with task Classification needs data.type LabelledText",
+    ),
+    MistakeCase(
+        "heads that do not divide the bottleneck",
+        in_job(f"{RECIPE}.model", {"type": "Encoder", "encoder": {"bottleneckDim": 30, "numHeads": 4}}),
+        f"{RECIPE}.model.encoder",
+        "embeddingDim (or bottleneckDim, if set) must be a multiple of numHeads",
+    ),
+    MistakeCase(
         "changes of text for images",
         in_job(
             RECIPE,

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builders.data import image_settings, text_settings, write_images
+from builders.data import image_settings, refused_in_one_sentence, text_settings, write_images
 from costopt.schema.data import DataSettings, Tokenizer
 from costopt_trainer.data import load_data
 from costopt_trainer.errors import NotRetryable
@@ -81,15 +81,7 @@ TEXT_MISTAKES: list[tuple[str, Mistake, str]] = [
     ("make", "sentence"), [row[1:] for row in TEXT_MISTAKES], ids=[row[0] for row in TEXT_MISTAKES]
 )
 def test_a_mistake_in_text_is_answered_in_one_sentence(tmp_path: Path, make: Mistake, sentence: str) -> None:
-    check(make(tmp_path), sentence, tmp_path / "cache")
-
-
-def check(settings: DataSettings, sentence: str, cache: Path) -> None:
-    with pytest.raises(NotRetryable, match=sentence) as caught:
-        load_data(settings, context_length=32, cache_dir=cache)
-    assert caught.value.reason == "InvalidData"
-    assert "\n" not in str(caught.value)
-    assert " must " in str(caught.value)
+    refused_in_one_sentence(make(tmp_path), sentence, tmp_path / "cache")
 
 
 def npz(**arrays: object) -> Mistake:
@@ -156,7 +148,7 @@ IMAGE_MISTAKES: list[tuple[str, Mistake, str]] = [
     ("make", "sentence"), [row[1:] for row in IMAGE_MISTAKES], ids=[row[0] for row in IMAGE_MISTAKES]
 )
 def test_a_mistake_in_images_is_answered_in_one_sentence(tmp_path: Path, make: Mistake, sentence: str) -> None:
-    check(make(tmp_path), sentence, tmp_path / "cache")
+    refused_in_one_sentence(make(tmp_path), sentence, tmp_path / "cache")
 
 
 @pytest.fixture
@@ -181,24 +173,28 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, ordinary_user: Non
     for name, settings in (("a.txt", text_settings), ("a.npz", image_settings)):
         (tmp_path / name).write_bytes(b"x" * 999)
         (tmp_path / name).chmod(0)
-        check(settings(tmp_path / name), f"{name} must be readable by the user .*: Permission denied", tmp_path / "c")
+        refused_in_one_sentence(
+            settings(tmp_path / name), f"{name} must be readable by the user .*: Permission denied", tmp_path / "c"
+        )
 
 
 def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, ordinary_user: None) -> None:
     (tmp_path / "texts" / "closed").mkdir(parents=True)
     (tmp_path / "texts" / "closed").chmod(0)
-    check(text_settings(tmp_path / "texts"), "closed must be readable .*: Permission denied", tmp_path / "c")
+    refused_in_one_sentence(
+        text_settings(tmp_path / "texts"), "closed must be readable .*: Permission denied", tmp_path / "c"
+    )
 
 
 def test_a_cache_that_may_not_be_written_is_named(tmp_path: Path, ordinary_user: None) -> None:
     (tmp_path / "cache").mkdir(mode=0o555)
     settings = text_file(b"text " * 500)(tmp_path)
-    check(settings, "cache must be a writable folder .*: Permission denied", tmp_path / "cache")
+    refused_in_one_sentence(settings, "cache must be a writable folder .*: Permission denied", tmp_path / "cache")
 
 
 def test_a_cache_whose_path_is_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "cache").touch()
-    check(text_file(b"text " * 500)(tmp_path), "cache must be a folder", tmp_path / "cache")
+    refused_in_one_sentence(text_file(b"text " * 500)(tmp_path), "cache must be a folder", tmp_path / "cache")
 
 
 def test_text_without_a_context_length_is_a_mistake_of_the_program(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builders.data import image_settings, text_settings, write_images
+from builders.data import image_settings, labelled_settings, text_settings, write_images, write_labelled
 from costopt.schema.data import DataSettings, PythonStandardLibraryData
 from costopt_trainer.data import load_data
 from costopt_trainer.data.documents import SEPARATOR, Document, content_of, joined
@@ -25,6 +25,8 @@ def settings_of(word: str, folder: Path) -> DataSettings:
         return text_settings(folder)
     if word == "Images":
         return image_settings(write_images(folder / "images.npz"))
+    if word == "LabelledText":
+        return labelled_settings(write_labelled(folder / "documents.jsonl"))
     limits = PythonStandardLibraryData(max_bytes=200_000)
     return DataSettings(type="PythonStandardLibrary", python_standard_library=limits)
 
@@ -66,6 +68,8 @@ def test_the_samples_of_a_source_change_their_fingerprint_with_its_content(word:
     assert before == load_data(settings, context_length=8, cache_dir=tmp_path / "cache").fingerprint
     if word == "Text":
         (tmp_path / "a.txt").write_text("another text " * 100)
+    elif word == "LabelledText":
+        write_labelled(tmp_path / "documents.jsonl", count=44)
     elif word == "Images":
         write_images(tmp_path / "images.npz", count=44)
     else:

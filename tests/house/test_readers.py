@@ -41,6 +41,7 @@ ALLOWED = {
     ("trainer/costopt_trainer/compress/verify.py", "find_mismatch"): "in a folder that was made for this process alone",
     ("trainer/costopt_trainer/data/sources/image_file.py", "_load"): USERS,
     ("trainer/costopt_trainer/data/making.py", "__init__"): LOOKED_AT,
+    ("trainer/costopt_trainer/data/sources/labelled_text.py", "_lines"): USERS,
     ("trainer/costopt_trainer/data/sources/text_files.py", "_beginning"): USERS,
     ("trainer/costopt_trainer/data/sources/text_files.py", "_file_pieces"): USERS,
     ("trainer/costopt_trainer/data/sources/standard_library.py", "_is_utf8"): "Python's own library",

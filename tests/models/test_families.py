@@ -15,20 +15,23 @@ from builders.compress import apply, pruned
 from builders.trainer import recipe, text_file
 from costopt.schema import models as language
 from costopt.schema.data import DataSettings
-from costopt.schema.data_kinds import IMAGES, TEXT, data_fits_model
-from costopt.schema.models import FamilySettings, ModelSettings
+from costopt.schema.data_kinds import IMAGES, LABELLED_TEXT, MASKED_TEXT, TEXT, data_fits_model
+from costopt.schema.model_family import FamilySettings
+from costopt.schema.models import ModelSettings
 from costopt.schema.recipe import Recipe
 from costopt.schema.replica import Progress
 from costopt.schema.unions import UNIONS, settings_named, tagged_union
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.artifact import load_model, save_model
-from costopt_trainer.models.family import TOKENS, LayeredModel, Prunable
+from costopt_trainer.models.family import LayeredModel, Prunable
 from costopt_trainer.models.shape import ModelShape, Widths
 from costopt_trainer.models.table import (
     FAMILIES,
     build_model,
     context_length_of,
     family_of,
+    kind_of_samples,
+    metric_of,
     settings_that_must_stay,
 )
 from costopt_trainer.training.evaluation import describe_results
@@ -62,12 +65,13 @@ def variation(name: str) -> ModelSettings:
 
 def shape_of(settings: ModelSettings) -> ModelShape:
     """A shape with all that data of the kind can tell, and no more."""
-    kind = typing.cast(FamilySettings, settings_named(settings)).reads
     of_data: dict[str, dict[str, Any]] = {
         TEXT: {"vocabulary_size": 50},
+        MASKED_TEXT: {"vocabulary_size": 53, "pad_id": 50},
+        LABELLED_TEXT: {"vocabulary_size": 53, "pad_id": 50, "num_classes": 3, "class_names": ("bad", "good", "so so")},
         IMAGES: {"image_shape": (1, 16, 12), "num_classes": 5},
     }
-    return ModelShape(settings, **of_data[kind])
+    return ModelShape(settings, **of_data[kind_of_samples(settings)])
 
 
 def inputs_for(shape: ModelShape, count: int = 2) -> Tensor:
@@ -76,7 +80,10 @@ def inputs_for(shape: ModelShape, count: int = 2) -> Tensor:
         return torch.randn(count, *shape.image_shape, generator=generator)
     length = context_length_of(shape.settings)
     assert length is not None, "what reads text says how much of it"
-    return torch.randint(0, 50, (count, length), generator=generator)
+    tokens = torch.randint(0, 50, (count, length), generator=generator)
+    if shape.pad_id is not None:  # the last sample is shorter than the others
+        tokens[-1, length // 3 :] = shape.pad_id
+    return tokens
 
 
 def fresh(shape: ModelShape, widths: Widths | None = None) -> LayeredModel:
@@ -89,12 +96,15 @@ def check_contract(settings: ModelSettings) -> None:
     family, shape = family_of(settings), shape_of(settings)
     whole, inputs = fresh(shape).eval(), inputs_for(shape)
     logits = whole(inputs)
-    assert logits.shape[-1] == (shape.vocabulary_size or shape.num_classes)
-    assert family.metric.accuracy == (logits.dim() == 2), "right answers are counted where a sample has one"
-    assert family.metric.rate in Progress.model_fields
+    metric = metric_of(settings)
+    assert logits.shape[-1] == (shape.num_classes or shape.vocabulary_size)
+    assert metric.accuracy == (logits.dim() == 2), "right answers are counted where a sample has one"
+    assert metric.rate in Progress.model_fields
     length = context_length_of(settings)
     if length is not None:
-        assert whole(inputs[:, : length // 2]).shape[:2] == (2, length // 2), "a text may be shorter"
+        shorter = whole(inputs[:, : length // 2])
+        assert shorter.shape[0] == 2, "a text may be shorter"
+        assert metric.accuracy or shorter.shape[1] == length // 2
     assert family.may_change <= typing.cast(FamilySettings, settings_named(settings)).to_plain().keys()
     assert settings_that_must_stay(settings)["type"] == settings.type
 
@@ -117,7 +127,7 @@ def check_contract(settings: ModelSettings) -> None:
         assert part.channels % part.block == 0
     narrow = fresh(shape)
     before = narrow.widths()
-    assert all(len(widths) == narrow.num_layers for widths in before.values())
+    assert all(len(widths) % narrow.num_layers == 0 for widths in before.values())
     assert apply(narrow, [pruned("Structured", 50)], inputs[:1]), "something can go"
     after = narrow.eval().widths()
     assert after.keys() == before.keys()
@@ -141,9 +151,25 @@ def test_each_row_fulfils_the_contract_whatever_its_settings(name: str) -> None:
     check_contract(variation(name))
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"norm": "Post"},
+        {"task": "Classification"},
+        {"task": "Classification", "norm": "Post", "pooling": "FirstToken"},
+        {"bottleneckDim": 32, "mlpsPerLayer": 2},
+        {"task": "Classification", "norm": "Post", "bottleneckDim": 32, "mlpsPerLayer": 3},
+    ],
+    ids=str,
+)
+def test_each_form_of_an_encoder_fulfils_the_contract(settings: dict[str, Any]) -> None:
+    small = {"numLayers": 2, "embeddingDim": 64, "contextLength": 24, **settings}
+    check_contract(ModelSettings.model_validate({"type": "Encoder", "encoder": small}))
+
+
 @pytest.mark.parametrize("word", FAMILIES)
 def test_a_family_that_lacks_what_its_data_tells_says_so(word: str) -> None:
-    with pytest.raises(ValueError, match=f"the shape of a {word} must give"):
+    with pytest.raises(ValueError, match=f"the shape of an? {word} must give"):
         build_model(ModelShape(ModelSettings.model_validate({"type": word})))
 
 
@@ -176,7 +202,7 @@ class ByteMLP(FamilySettings):
 class LongerModelSettings(ModelSettings):
     """What the language would have with one more family."""
 
-    type: Literal["DecoderLM", "ConvNet", "ByteMLP"]  # type: ignore[assignment]
+    type: Literal["DecoderLM", "Encoder", "ConvNet", "ByteMLP"]  # type: ignore[assignment]
     byte_mlp: ByteMLP | None = Field(default=None, alias="byteMLP")
 
 
@@ -221,7 +247,6 @@ class ByteMLPModel(LayeredModel):
 
 
 class ByteMLPFamily:
-    metric = TOKENS
     may_change: frozenset[str] = frozenset()
 
     def context_length(self, settings: ByteMLP) -> int | None:
@@ -282,7 +307,7 @@ def test_one_more_family_is_settings_a_file_and_a_row(tmp_path: Path) -> None:
 def test_the_unit_of_the_results_is_that_of_the_family(tmp_path: Path) -> None:
     data = Training(recipe(text_file(tmp_path)), tmp_path, ALONE, Meter(), Stop(), job="test").data
     for word, expected in (("DecoderLM", False), ("ConvNet", True)):
-        results = describe_results(family_of(ModelSettings.model_validate({"type": word})).metric, data, 1.0, 0.5)
+        results = describe_results(metric_of(ModelSettings.model_validate({"type": word})), data, 1.0, 0.5)
         assert ("validationAccuracyPermille" in results) == expected
         assert ("validationLossNatsPerSample" in results) == expected
     assert json.dumps(results)

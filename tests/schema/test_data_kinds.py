@@ -13,7 +13,18 @@ import pytest
 from costopt.schema.base import Strict, broken_rules
 from costopt.schema.crd import VERSION, structural_schema
 from costopt.schema.data import DataSettings
-from costopt.schema.data_kinds import IMAGES, TEXT, GivesSamples, ReadsSamples, data_fits_model, only_for_text
+from costopt.schema.data_kinds import (
+    IMAGES,
+    LABELLED_TEXT,
+    MASKED_TEXT,
+    TEXT,
+    BySetting,
+    GivesSamples,
+    ReadsSamples,
+    data_fits_model,
+    kind_read,
+    only_for_text,
+)
 from costopt.schema.models import ModelSettings
 from costopt.schema.recipe import Recipe
 from costopt.schema.unions import tagged_union
@@ -21,9 +32,14 @@ from costopt.schema.unions import tagged_union
 
 def test_the_rules_of_today_are_those_that_documents_have_always_had() -> None:
     fits = data_fits_model(ModelSettings, DataSettings)
-    assert fits.cel == "(self.model.type == 'ConvNet') == (self.data.type == 'Images')"
-    assert (
-        fits.message == "model.type ConvNet needs data.type Images, and DecoderLM needs Text or PythonStandardLibrary"
+    assert fits.cel == (
+        "((self.model.type == 'Encoder' && (has(self.model.encoder) ? self.model.encoder.task : 'MaskedLM') == "
+        "'Classification')) == (self.data.type == 'LabelledText') && "
+        "(self.model.type == 'ConvNet') == (self.data.type == 'Images')"
+    )
+    assert fits.message == (
+        "model.type Encoder with task Classification needs data.type LabelledText, ConvNet needs Images, and "
+        "DecoderLM or Encoder with task MaskedLM needs Text or PythonStandardLibrary"
     )
     changes = only_for_text("transforms", "changes of text", DataSettings)
     assert changes.cel == "self.data.type != 'Images' || !has(self.data.transforms)"
@@ -43,6 +59,20 @@ class Forecaster(ReadsSamples):
     reads = "series"
 
 
+class Student(ReadsSamples):
+    """Reads what its task says, with a task of its own if none is given."""
+
+    reads = BySetting("its_task", {"Read": TEXT, "Guess": MASKED_TEXT, "Sort": LABELLED_TEXT})
+    its_task: Literal["Read", "Guess", "Sort"] = "Sort"
+
+
+class Servant(ReadsSamples):
+    """Has to be told."""
+
+    reads = BySetting("task", {"Sort": LABELLED_TEXT, "Look": IMAGES})
+    task: Literal["Sort", "Look"]
+
+
 class Book(GivesSamples):
     gives = TEXT
 
@@ -51,28 +81,35 @@ class Album(GivesSamples):
     gives = IMAGES
 
 
+class Archive(GivesSamples):
+    gives = LABELLED_TEXT
+
+
 class Log(GivesSamples):
     gives = "series"
 
 
 @tagged_union
 class Models(Strict):
-    type: Literal["Reader", "Viewer", "Forecaster", "Writer"]
+    type: Literal["Reader", "Viewer", "Forecaster", "Writer", "Student", "Servant"]
     reader: Reader | None = None
     viewer: Viewer | None = None
     forecaster: Forecaster | None = None
     writer: Reader | None = None
+    student: Student | None = None
+    servant: Servant | None = None
 
 
 @tagged_union
 class Sources(Strict):
-    type: Literal["Book", "Paper", "Letter", "Album", "Film", "Log"]
+    type: Literal["Book", "Paper", "Letter", "Album", "Film", "Log", "Archive"]
     book: Book | None = None
     paper: Book | None = None
     letter: Book | None = None
     album: Album | None = None
     film: Album | None = None
     log: Log | None = None
+    archive: Archive | None = None
     transforms: int | None = None
 
 
@@ -89,22 +126,36 @@ ALLOWED = {
     ("Writer", "Book"), ("Writer", "Paper"), ("Writer", "Letter"),
     ("Viewer", "Album"), ("Viewer", "Film"),
     ("Forecaster", "Log"),
+    ("Student", "Archive"), ("Student sorts", "Archive"),
+    ("Student reads", "Book"), ("Student reads", "Paper"), ("Student reads", "Letter"),
+    ("Student guesses", "Book"), ("Student guesses", "Paper"), ("Student guesses", "Letter"),
+    ("Servant sorts", "Archive"), ("Servant looks", "Album"), ("Servant looks", "Film"),
 }  # fmt: skip
+
+MODELS: dict[str, dict[str, Any]] = {
+    **{word: {"type": word} for word in ("Reader", "Viewer", "Forecaster", "Writer", "Student")},
+    "Student sorts": {"type": "Student", "student": {}},
+    "Student reads": {"type": "Student", "student": {"itsTask": "Read"}},
+    "Student guesses": {"type": "Student", "student": {"itsTask": "Guess"}},
+    "Servant sorts": {"type": "Servant", "servant": {"task": "Sort"}},
+    "Servant looks": {"type": "Servant", "servant": {"task": "Look"}},
+}
 
 
 def every_pair() -> Iterator[tuple[dict[str, Any], set[str]]]:
     """Each pair of words, without and with changes of text, and the sentences that it should be refused with."""
-    models, sources = (typing.get_args(union.model_fields["type"].annotation) for union in (Models, Sources))
-    for model, source, changed in itertools.product(models, sources, (False, True)):
-        data = {"model": {"type": model}, "data": {"type": source, **({"transforms": 1} if changed else {})}}
+    sources = typing.get_args(Sources.model_fields["type"].annotation)
+    for model, source, changed in itertools.product(MODELS, sources, (False, True)):
+        data = {"model": MODELS[model], "data": {"type": source, **({"transforms": 1} if changed else {})}}
         refused = {FITS} if (model, source) not in ALLOWED else set()
         yield data, refused | ({CHANGES} if changed and source in ("Album", "Film", "Log") else set())
 
 
 def test_more_kinds_make_longer_sentences() -> None:
     assert FITS == (
-        "model.type Forecaster needs data.type Log, Viewer needs Album or Film, and Reader or Writer needs Book or "
-        "Paper or Letter"
+        "model.type Forecaster needs data.type Log, Student with itsTask Sort or Servant with task Sort needs Archive, "
+        "Viewer or Servant with task Look needs Album or Film, and Reader or Writer or Student with itsTask Read or "
+        "Student with itsTask Guess needs Book or Paper or Letter"
     )
     assert CHANGES.endswith("must not be set if data.type is Album or Film or Log")
 
@@ -112,6 +163,18 @@ def test_more_kinds_make_longer_sentences() -> None:
 def test_a_model_takes_data_of_its_kind_and_no_other() -> None:
     for data, refused in every_pair():
         assert {rule.message for rule in broken_rules(Training, data)} == refused, data
+
+
+def test_settings_that_are_missing_are_the_mistake_of_another_rule() -> None:
+    data = {"model": {"type": "Servant"}, "data": {"type": "Book"}}
+    assert FITS not in {rule.message for rule in broken_rules(Training, data)}
+    assert "(self.model.type == 'Servant' && !has(self.model.servant)) || " in Training.rules[0].cel
+
+
+def test_what_a_model_reads_follows_from_its_settings() -> None:
+    assert kind_read(Reader()) == TEXT
+    assert kind_read(Student()) == LABELLED_TEXT
+    assert kind_read(Student(its_task="Guess")) == MASKED_TEXT
 
 
 def test_the_api_servers_own_code_takes_the_same(crdcheck: Path) -> None:
@@ -148,7 +211,7 @@ def test_a_kind_that_only_one_side_knows_is_a_mistake_where_it_is_declared() -> 
         reader: Reader | None = None
         viewer: Viewer | None = None
 
-    with pytest.raises(TypeError, match="given by a source and read by a model: series"):
+    with pytest.raises(TypeError, match="given by a source and read by a model: labelled text, series"):
         data_fits_model(Fewer, Sources)
 
 

@@ -18,7 +18,7 @@ from costopt_trainer.compress.engines import Forward
 from costopt_trainer.data import TrainingData
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.loss import IGNORED_TARGET, loss_sum
-from costopt_trainer.models.table import family_of
+from costopt_trainer.models.table import metric_of
 from costopt_trainer.phases import phase
 from costopt_trainer.training.evaluation import spread_indices
 
@@ -55,7 +55,7 @@ def compare_quality(
     No autocast, whatever the recipe's precision: the loss is that of the weights as they are stored. Raises
     NotRetryable("LossNotFinite") if a loss is infinite or not a number.
     """
-    size, counts_correct = recipe.batch.micro_batch_size, family_of(recipe.model).metric.accuracy
+    size, counts_correct = recipe.batch.micro_batch_size, metric_of(recipe.model).accuracy
     indices = spread_indices(data.num_validation_samples, recipe.evaluation.max_samples)
     starts = np.random.default_rng(0).permutation(np.arange(0, len(indices), size))
     sums = [[0.0, 0] for _ in forwards]

@@ -39,7 +39,7 @@ from costopt_trainer.data import TrainingData, load_data
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.artifact import ArtifactConfig, load_model, read_config, replace_folder, save_model
 from costopt_trainer.models.shape import ModelShape
-from costopt_trainer.models.table import context_length_of
+from costopt_trainer.models.table import context_length_of, kind_of_samples
 from costopt_trainer.phases import Pieces, phase
 from costopt_trainer.shutdown import STOP_SIGNALS, watch_for_stop
 from costopt_trainer.storage.checkpoint_files import not_writable, remove
@@ -191,7 +191,11 @@ def compare(name: str, both: Measured, *, speed_is_wanted: bool) -> VariantStatu
 def _load_data(recipe: Recipe, config: ArtifactConfig, storage: Path) -> TrainingData:
     context_length = context_length_of(config.shape.settings)
     data = load_data(
-        recipe.data, context_length=context_length, cache_dir=storage / names.CACHE_DIR, own_folder=storage
+        recipe.data,
+        context_length=context_length,
+        cache_dir=storage / names.CACHE_DIR,
+        own_folder=storage,
+        reads=kind_of_samples(config.shape.settings),
     )
     now, then = ModelShape.for_data(config.shape.settings, data), config.shape
     if now != then:

@@ -92,7 +92,7 @@ def make_tokens(folder: Path, wanted: Wanted) -> Made:
     """
     with phase("ReadingData", alone=True) as pieces:
         mark = _read_mark(folder, wanted, pieces)
-    tokenizer = _learned_tokenizer(folder, wanted) if mark is not None else None
+    tokenizer = read_tokenizer(folder, wanted.tokenizer) if mark is not None else None
     if tokenizer is None:
         mark = None
         remove(folder)
@@ -138,13 +138,13 @@ def bytes_made(folder: Path) -> int | None:
     return position if type(position) is int else None
 
 
-def _learned_tokenizer(folder: Path, wanted: Wanted) -> TextTokenizer | None:
-    """The tokenizer that an earlier maker learned; None if it is not the wanted one."""
-    if not wanted.tokenizer.learns:
-        return wanted.tokenizer.learn(())
+def read_tokenizer(folder: Path, kind: TokenizerKind) -> TextTokenizer | None:
+    """The tokenizer of that kind that an earlier maker learned; None if it is not the wanted one."""
+    if not kind.learns:
+        return kind.learn(())
     try:
         text = read_file(folder / TOKENIZER_FILE, max_bytes=_MAX_TOKENIZER_BYTES).decode()
-        return wanted.tokenizer.from_json(text)
+        return kind.from_json(text)
     except (OSError, ValueError):
         return None
 

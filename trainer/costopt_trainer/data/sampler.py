@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 ROUNDS = 8
 """Feistel rounds. Four are enough in theory; small ranges need a few more in practice."""
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_Words = NDArray[np.uint64]
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""SplitMix64's step."""
+Words = NDArray[np.uint64]
 
 
 def sample_indices(*, seed: int, position: int, count: int, num_samples: int) -> NDArray[np.int64]:
@@ -30,7 +31,7 @@ def sample_indices(*, seed: int, position: int, count: int, num_samples: int) ->
     positions = np.uint64(position) + np.arange(count, dtype=np.uint64)
     epochs, offsets = positions // np.uint64(num_samples), positions % np.uint64(num_samples)
     seeds = np.full(count, seed, dtype=np.uint64)
-    keys = _mix(_mix(seeds + _GOLDEN) + epochs * _GOLDEN)
+    keys = mix(mix(seeds + GOLDEN) + epochs * GOLDEN)
     half_bits = max(1, ((num_samples - 1).bit_length() + 1) // 2)
     indices = _permute(offsets, keys, half_bits)
     outside = np.flatnonzero(indices >= num_samples)
@@ -40,19 +41,25 @@ def sample_indices(*, seed: int, position: int, count: int, num_samples: int) ->
     return indices.astype(np.int64)
 
 
-def _permute(values: _Words, keys: _Words, half_bits: int) -> _Words:
+def sample_epochs(*, position: int, count: int, num_samples: int) -> NDArray[np.int64]:
+    """The epochs of positions [position, position + count), which count up from 0."""
+    return (position + np.arange(count, dtype=np.int64)) // num_samples
+
+
+def _permute(values: Words, keys: Words, half_bits: int) -> Words:
     """A bijection of [0, 4 ** half_bits), one for each key."""
     bits = np.uint64(half_bits)
     left, right = values >> bits, values & np.uint64((1 << half_bits) - 1)
     for turn in range(1, ROUNDS + 1):
         # The product is computed in Python and cut to 64 bits: numpy warns about overflow of scalars.
-        turn_key = np.uint64((turn * int(_GOLDEN)) & 0xFFFFFFFFFFFFFFFF)
-        mask = _mix(right + (keys ^ turn_key)) >> np.uint64(64 - half_bits)
+        turn_key = np.uint64((turn * int(GOLDEN)) & 0xFFFFFFFFFFFFFFFF)
+        mask = mix(right + (keys ^ turn_key)) >> np.uint64(64 - half_bits)
         left, right = right, left ^ mask
     return (left << bits) | right
 
 
-def _mix(words: _Words) -> _Words:
+def mix(words: Words) -> Words:
+    """SplitMix64's finalizer: a bijection of 64-bit words, after which each bit hangs on all bits before."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return words ^ (words >> np.uint64(31))

@@ -17,9 +17,9 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise, starmap
+from itertools import pairwise, starmap, takewhile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from costopt.files import sync_folder, write_atomically
 from costopt.hostile import Hostile, append_file, make_folder, open_file, read_json, real_folder
 from costopt_trainer.data import listing
-from costopt_trainer.data.documents import Content, Tally, content_of
+from costopt_trainer.data.documents import Content, Document, Tally, content_of
 from costopt_trainer.data.entropy import BIGRAM, UNIGRAM
 from costopt_trainer.data.making import (
     TRAIN_FILE,
@@ -40,10 +40,11 @@ from costopt_trainer.data.making import (
     changed_meanwhile,
     files_of,
     make_tokens,
+    read_tokenizer,
     token_type,
 )
 from costopt_trainer.data.sources.table import DocumentSource
-from costopt_trainer.data.tokenizers.table import TokenizerKind, Tokens
+from costopt_trainer.data.tokenizers.table import TextTokenizer, TokenizerKind, Tokens
 from costopt_trainer.data.transforms.table import Changes, Transform, apply, changes_between
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.phases import phase
@@ -68,7 +69,7 @@ class TokenShards:
     """Training tokens, memory-mapped, 1-dimensional."""
     validation: Tokens
     """Held-out tokens, memory-mapped, 1-dimensional."""
-    vocabulary_size: int
+    tokenizer: TextTokenizer
     num_validation_bytes: int
     """Bytes of text behind the held-out tokens."""
     reference_entropies: dict[str, float]
@@ -78,6 +79,11 @@ class TokenShards:
     changes: tuple[Changes, ...] = ()
     """What each transform did, in order."""
 
+    @property
+    def vocabulary_size(self) -> int:
+        """Tokens of the tokenizer, of which these shards need not have all."""
+        return self.tokenizer.vocabulary_size
+
 
 def open_shards(
     source: DocumentSource,
@@ -85,14 +91,19 @@ def open_shards(
     tokenizer: TokenizerKind,
     validation_percent: int,
     cache_dir: Path,
+    *,
+    is_held_out: Callable[[str], bool] | None = None,
 ) -> TokenShards:
     """The shards of `source` after `transforms`, from the cache or made now; safe for many processes at once.
+
+    The last `validation_percent` of the bytes are held out; or, if `is_held_out` is given, all from the first document
+    on whose name it says so (the separator before that one included).
 
     Raises NotRetryable("InvalidData") if the text is not readable UTF-8 or the cache folder cannot be written.
     """
     with phase("ReadingData") as pieces:
         content = content_of(source.documents(), pieces.done)
-        key = _key(content.digest, transforms, tokenizer, validation_percent)
+        key = _key(content.digest, transforms, tokenizer, validation_percent, by_documents=is_held_out is not None)
         folder = cache_dir / key[:32]
         shards = _read(folder, key, transforms, tokenizer)
     if shards is not None:
@@ -108,13 +119,17 @@ def open_shards(
                     _logger.warning("the token cache %s is damaged and is made again", folder)
                 transformed, changes = _transformed(source, transforms, content)
                 num_bytes = transformed.num_bytes
+                num_train_bytes = num_bytes - num_bytes * validation_percent // 100
+                if is_held_out is not None:
+                    documents = apply(transforms, source.documents())
+                    num_train_bytes = _bytes_before(documents, is_held_out)
                 _make(
                     folder,
                     Wanted(
                         name=source.name,
                         documents=lambda: apply(transforms, source.documents()),
                         tokenizer=tokenizer,
-                        num_train_bytes=num_bytes - num_bytes * validation_percent // 100,
+                        num_train_bytes=num_train_bytes,
                         num_bytes=num_bytes,
                         content_digest=transformed.digest,
                         key=key,
@@ -151,8 +166,19 @@ def _transformed(
     return transformed, tuple(starmap(changes_between, pairwise(tallies)))
 
 
+def _bytes_before(documents: Iterable[Document], is_held_out: Callable[[str], bool]) -> int:
+    """Length of the stream up to the first document that is held out, without the separator before that one."""
+    with phase("ReadingData", alone=True) as pieces:
+        return content_of(takewhile(lambda document: not is_held_out(document.name), documents), pieces.done).num_bytes
+
+
 def _key(
-    content_digest: str, transforms: Sequence[Transform], tokenizer: TokenizerKind, validation_percent: int
+    content_digest: str,
+    transforms: Sequence[Transform],
+    tokenizer: TokenizerKind,
+    validation_percent: int,
+    *,
+    by_documents: bool,
 ) -> str:
     parts = {
         "format": FORMAT_VERSION,
@@ -160,6 +186,8 @@ def _key(
         "validationPercent": validation_percent,
         **tokenizer.fingerprint(),
     }
+    if by_documents:
+        parts["split"] = "documents"
     if transforms:
         parts["transforms"] = [transform.fingerprint() for transform in transforms]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -179,10 +207,13 @@ def _read(folder: Path, key: str, transforms: Sequence[Transform], tokenizer: To
                     return None
                 if hashlib.file_digest(stream, "sha256").hexdigest() != expected["sha256"]:
                     return None
+        own = read_tokenizer(folder, tokenizer)
+        if own is None or own.vocabulary_size != contents["vocabularySize"]:
+            return None
         shards = TokenShards(
-            train=_map(folder / TRAIN_FILE, token_type(contents["vocabularySize"])),
-            validation=_map(folder / VALIDATION_FILE, token_type(contents["vocabularySize"])),
-            vocabulary_size=contents["vocabularySize"],
+            train=_map(folder / TRAIN_FILE, token_type(own.vocabulary_size)),
+            validation=_map(folder / VALIDATION_FILE, token_type(own.vocabulary_size)),
+            tokenizer=own,
             num_validation_bytes=contents["numValidationBytes"],
             reference_entropies=contents["referenceEntropies"],
             key=key,
@@ -198,8 +229,7 @@ def _can_be_of(shards: TokenShards, tokenizer: TokenizerKind) -> bool:
     smallest, largest = tokenizer.vocabulary_sizes
     entropies = shards.reference_entropies
     return (
-        type(shards.vocabulary_size) is int
-        and smallest <= shards.vocabulary_size <= largest
+        smallest <= shards.vocabulary_size <= largest
         and type(shards.num_validation_bytes) is int
         and 0 <= shards.num_validation_bytes <= 10**15
         and isinstance(entropies, dict)

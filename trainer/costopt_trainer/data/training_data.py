@@ -7,9 +7,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from costopt_trainer.data.sampler import sample_epochs, sample_indices
+
+IGNORED_TARGET = -100
+"""A target that counts for nothing: neither in the loss nor among the targets."""
+
 Batch = tuple[torch.Tensor, torch.Tensor]
-"""Inputs and targets on the CPU. Text: both int64 (B, T), the targets are the inputs shifted by one token. Images:
-float32 (B, C, H, W) in [-1, 1], and int64 (B,)."""
+"""Inputs and targets on the CPU. Text: both int64 (B, T), the targets are the inputs shifted by one token. Masked text:
+the same, the targets are the tokens that were there where some are hidden, and IGNORED_TARGET elsewhere. Labelled text:
+int64 (B, T), filled up behind with `pad_id`, and classes int64 (B,). Images: float32 (B, C, H, W) in [-1, 1], and
+classes int64 (B,)."""
+
+BatchOfEpoch = Callable[[NDArray[np.int64], NDArray[np.int64], int], Batch]
+"""Samples by number (B,), the epoch of each (B,), and the seed of the training -> the samples as they are then."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +31,7 @@ class TrainingData:
     num_validation_samples: int
     """At least 1."""
     tokens_per_sample: int
-    """The context length; 1 for images."""
+    """Targets to learn from a sample at most: the context length; 1 where a sample has one class."""
     train_batch: Callable[[NDArray[np.int64]], Batch]
     """Training samples by number (B,), each in [0, num_train_samples). May be called from any thread."""
     validation_batch: Callable[[NDArray[np.int64]], Batch]
@@ -29,14 +39,36 @@ class TrainingData:
     fingerprint: str
     """Hash of the content and of the settings that affect samples: equal fingerprints, equal samples."""
     vocabulary_size: int | None = None
-    """Tokens in the vocabulary; None for images."""
+    """Tokens in the vocabulary, with those that no text has, such as `pad_id`; None for images."""
     image_shape: tuple[int, int, int] | None = None
     """(channels, height, width); None for text."""
     num_classes: int | None = None
-    """Classes; None for text."""
+    """Classes; None for text without labels."""
+    class_names: tuple[str, ...] | None = None
+    """The label of each class; None if it has none but its number."""
+    pad_id: int | None = None
+    """The token that stands for nothing: what has it is no part of the sample. None where nothing is filled up."""
     validation_bytes_per_token: float | None = None
-    """Bytes of text per held-out token, so that loss per byte = loss per token / this; None for images."""
+    """Bytes of text per held-out token, so that loss per byte = loss per token / this; None where not each token of
+    a text is to be told."""
     reference_entropies: dict[str, float] = field(default_factory=dict)
-    """Loss of the simplest models on the held-out bytes, nats per byte, by name; empty for images."""
+    """Loss of the simplest models on the held-out bytes, nats per byte, by name; empty where there is no loss per
+    byte."""
     notes: tuple[str, ...] = ()
     """Log lines about how the samples were made."""
+    batch_of_epoch: BatchOfEpoch | None = None
+    """Where each epoch shows the samples otherwise. `train_batch` shows them as in epoch 0 of seed 0. None: they are
+    the same in every epoch."""
+
+    def train_batches(self, *, seed: int, position: int, count: int, batch_size: int) -> list[Batch]:
+        """What stands at positions [position, position + count) of the stream of `seed`, in batches of one size.
+
+        A function of its arguments alone, so that any number of ranks can share the stream. May be called from any
+        thread. `batch_size` must divide `count`.
+        """
+        of = self.num_train_samples
+        numbers = sample_indices(seed=seed, position=position, count=count, num_samples=of).reshape(-1, batch_size)
+        if self.batch_of_epoch is None:
+            return [self.train_batch(part) for part in numbers]
+        epochs = sample_epochs(position=position, count=count, num_samples=of).reshape(-1, batch_size)
+        return [self.batch_of_epoch(part, own, seed) for part, own in zip(numbers, epochs, strict=True)]

@@ -4,6 +4,7 @@ row in the table.
 family       what each row fulfils
 table        the word in the manifest -> where its ModelFamily is
 decoder_lm   DecoderLM
+encoder      Encoder
 conv_net     ConvNet
 shape        all that is needed to build a model of the right shape, as JSON beside its weights
 loss         cross-entropy, which all of them are trained with

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from costopt.schema import models as language
 from costopt_trainer.errors import NotRetryable
-from costopt_trainer.models.family import SAMPLES, LayeredModel, ModelFamily, Prunable
+from costopt_trainer.models.family import LayeredModel, ModelFamily, Prunable
 from costopt_trainer.models.shape import ModelShape, Widths
 
 
@@ -83,7 +83,6 @@ class ConvNet(LayeredModel):
 class ConvNetFamily:
     """A row of the table: see ModelFamily."""
 
-    metric = SAMPLES
     may_change: frozenset[str] = frozenset()
 
     def context_length(self, _settings: language.ConvNet) -> int | None:

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from costopt.schema import models as language
-from costopt_trainer.models.family import TOKENS, LayeredModel, ModelFamily, Prunable, SplitRole
+from costopt_trainer.models.family import LayeredModel, ModelFamily, Prunable, SplitRole
 from costopt_trainer.models.light import Linear, last_linear, linear, make_sparse, normal_
 from costopt_trainer.models.shape import ModelShape, Widths
 
@@ -272,7 +272,6 @@ class DecoderLM(LayeredModel):
 class DecoderLMFamily:
     """A row of the table: see ModelFamily."""
 
-    metric = TOKENS
     may_change = frozenset({"dropoutPercent"})
 
     def context_length(self, settings: language.DecoderLM) -> int | None:

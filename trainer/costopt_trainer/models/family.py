@@ -2,6 +2,7 @@
 
 ModelFamily     one row of the table: what is known before there is a model
 LayeredModel    a model: layers that a pipeline shares out, and channels that may be pruned
+Metric          what a model's work is counted in; METRICS: by the kind of samples that it reads
 Metric          what a family's work is counted in: TOKENS or SAMPLES
 stored_tensors, fill      what an artifact holds of a model: each tensor once
 """
@@ -13,6 +14,7 @@ from typing import Any, Literal, Protocol, Self
 
 from torch import Tensor, nn
 
+from costopt.schema.data_kinds import IMAGES, LABELLED_TEXT, MASKED_TEXT, TEXT
 from costopt_trainer.models.loss import loss_sum
 from costopt_trainer.models.shape import ModelShape, Widths
 
@@ -31,8 +33,18 @@ class Metric:
 
 TOKENS = Metric("tokens_per_second", "validationLossNatsPerToken", accuracy=False)
 """Each token of a sample is a target."""
+MASKED_TOKENS = Metric("tokens_per_second", "validationLossNatsPerMaskedToken", accuracy=False)
+"""Some tokens of a sample are targets."""
 SAMPLES = Metric("samples_per_second", "validationLossNatsPerSample", accuracy=True)
 """Each sample is one target, its class."""
+
+METRICS: Mapping[str, Metric] = {
+    TEXT: TOKENS,
+    MASKED_TEXT: MASKED_TOKENS,
+    LABELLED_TEXT: SAMPLES,
+    IMAGES: SAMPLES,
+}
+"""The kind of samples that a model reads -> what its work is counted in."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +123,10 @@ class LayeredModel(nn.Module):
 class ModelFamily(Protocol):
     """How models of one type are made. `settings` are those that the type names.
 
-    What data it can be trained on is said in the schema, where rules need it: `reads` of its settings.
+    What data it can be trained on is said in the schema, where rules need it: `reads` of its settings. What its work is
+    counted in follows from that.
     """
 
-    metric: Metric
-    """What its work is counted in."""
     may_change: frozenset[str]
     """Settings, as documents call them, that shape no weight: a resume may have others."""
 

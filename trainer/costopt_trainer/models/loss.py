@@ -4,8 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORED_TARGET = -100
-"""A target that counts for nothing: neither in the loss nor among the targets."""
+from costopt_trainer.data.training_data import IGNORED_TARGET
+
+__all__ = ["IGNORED_TARGET", "count_targets", "loss_sum"]
 
 
 def loss_sum(logits: Tensor, targets: Tensor) -> Tensor:

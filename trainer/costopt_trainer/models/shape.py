@@ -21,25 +21,31 @@ class ModelShape:
     image_shape: tuple[int, int, int] | None = None
     """(channels, height, width); None for text."""
     num_classes: int | None = None
-    """Classes to tell apart; None for text."""
+    """Classes to tell apart; None for text without labels."""
+    pad_id: int | None = None
+    """The token that stands for nothing; None where there is none."""
+    class_names: tuple[str, ...] | None = None
+    """The label of each class; None if it has none but its number."""
 
     @classmethod
     def for_data(cls, settings: language.ModelSettings, data: TrainingData) -> Self:
         """The shape of a model that is trained on `data`."""
-        return cls(settings, data.vocabulary_size, data.image_shape, data.num_classes)
+        return cls(settings, data.vocabulary_size, data.image_shape, data.num_classes, data.pad_id, data.class_names)
 
     @property
-    def of_data(self) -> tuple[int | None, tuple[int, int, int] | None, int | None]:
+    def of_data(self) -> tuple[object, ...]:
         """What only the data can tell: vocabulary, image shape, classes."""
-        return self.vocabulary_size, self.image_shape, self.num_classes
+        return self.vocabulary_size, self.image_shape, self.class_names or self.num_classes
 
     def to_plain(self) -> dict[str, Any]:
-        """The shape as plain JSON data."""
+        """The shape as plain JSON data; what only some models have is left out of the others, as it was before."""
+        more = {"padId": self.pad_id, "classNames": None if self.class_names is None else list(self.class_names)}
         return {
             "settings": self.settings.to_plain(),
             "vocabularySize": self.vocabulary_size,
             "imageShape": None if self.image_shape is None else list(self.image_shape),
             "numClasses": self.num_classes,
+            **{name: value for name, value in more.items() if value is not None},
         }
 
     @classmethod
@@ -49,9 +55,12 @@ class ModelShape:
         if image_shape is not None:
             channels, height, width = (int(extent) for extent in image_shape)
             image_shape = (channels, height, width)
+        class_names = plain.get("classNames")
         return cls(
             settings=language.ModelSettings.model_validate(plain["settings"]),
             vocabulary_size=plain["vocabularySize"],
             image_shape=image_shape,
             num_classes=plain["numClasses"],
+            pad_id=plain.get("padId"),
+            class_names=None if class_names is None else tuple(str(name) for name in class_names),
         )

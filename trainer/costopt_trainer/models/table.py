@@ -4,18 +4,21 @@ FAMILIES        `model.type` -> where its ModelFamily is
 family_of       the row that settings name
 build_model     a model of any family
 context_length_of, settings_that_must_stay     what holds for settings of any of them
+kind_of_samples, metric_of      what a model of these settings reads, and what its work is counted in
 """
 
-from typing import Any
+from typing import Any, cast
 
+from costopt.schema.data_kinds import ReadsSamples, kind_read
 from costopt.schema.models import FamilySettings, ModelSettings
 from costopt.schema.unions import settings_named
-from costopt_trainer.models.family import LayeredModel, ModelFamily
+from costopt_trainer.models.family import METRICS, LayeredModel, Metric, ModelFamily
 from costopt_trainer.models.shape import ModelShape, Widths
 from costopt_trainer.tables import row
 
 FAMILIES: dict[str, str] = {
     "DecoderLM": "costopt_trainer.models.decoder_lm:FAMILY",
+    "Encoder": "costopt_trainer.models.encoder:FAMILY",
     "ConvNet": "costopt_trainer.models.conv_net:FAMILY",
 }
 """Imported when a recipe, or a stored model, names it."""
@@ -35,6 +38,16 @@ def build_model(shape: ModelShape, widths: Widths | None = None) -> LayeredModel
 def context_length_of(settings: ModelSettings) -> int | None:
     """Tokens per sample; None if samples come as they are."""
     return family_of(settings).context_length(settings_named(settings))
+
+
+def kind_of_samples(settings: ModelSettings) -> str:
+    """The kind of samples that a model of these settings is trained on (see schema/data_kinds.py)."""
+    return kind_read(cast(ReadsSamples, settings_named(settings)))
+
+
+def metric_of(settings: ModelSettings) -> Metric:
+    """What the work of a model of these settings is counted in."""
+    return METRICS[kind_of_samples(settings)]
 
 
 def settings_that_must_stay(settings: ModelSettings) -> dict[str, Any]:

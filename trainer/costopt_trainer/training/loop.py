@@ -27,7 +27,7 @@ from torch import Tensor
 from costopt import names
 from costopt.schema.recipe import Recipe
 from costopt.schema.replica import EXIT_PREEMPTED, Progress, ReplicaSettings
-from costopt_trainer.data import load_data, sample_indices
+from costopt_trainer.data import load_data
 from costopt_trainer.data.listing import differences
 from costopt_trainer.data.prefetch import prepared_ahead
 from costopt_trainer.errors import NotRetryable
@@ -35,7 +35,13 @@ from costopt_trainer.models.artifact import save_model
 from costopt_trainer.models.family import fill
 from costopt_trainer.models.loss import count_targets
 from costopt_trainer.models.shape import ModelShape
-from costopt_trainer.models.table import build_model, context_length_of, family_of, settings_that_must_stay
+from costopt_trainer.models.table import (
+    build_model,
+    context_length_of,
+    kind_of_samples,
+    metric_of,
+    settings_that_must_stay,
+)
 from costopt_trainer.phases import phase
 from costopt_trainer.shutdown import watch_for_stop
 from costopt_trainer.storage.checkpoint_files import not_writable
@@ -98,11 +104,17 @@ class Training:
         self.checkpoints.prepare()
         context_length = context_length_of(recipe.model)
         self.cache_dir = storage / names.CACHE_DIR
-        self.data = load_data(recipe.data, context_length=context_length, cache_dir=self.cache_dir, own_folder=storage)
+        self.data = load_data(
+            recipe.data,
+            context_length=context_length,
+            cache_dir=self.cache_dir,
+            own_folder=storage,
+            reads=kind_of_samples(recipe.model),
+        )
         for note in self.data.notes if gang.rank == 0 else ():
             print(note, file=sys.stderr, flush=True)
         self.shape = ModelShape.for_data(recipe.model, self.data)
-        self.metric = family_of(recipe.model).metric
+        self.metric = metric_of(recipe.model)
 
         # ---- model and optimizer
         self.mesh = make_mesh(recipe, gang)
@@ -233,13 +245,12 @@ class Training:
 
         Called from a thread, one step ahead: it reads nothing that a step changes.
         """
-        numbers = sample_indices(
+        return self.data.train_batches(
             seed=self.recipe.seed,
             position=position + self.strategy.data_rank * self.share_size,
             count=self.share_size,
-            num_samples=self.data.num_train_samples,
+            batch_size=self.recipe.batch.micro_batch_size,
         )
-        return [self.data.train_batch(part) for part in numbers.reshape(-1, self.recipe.batch.micro_batch_size)]
 
     def take_step(self, batches: list[Batch], num_targets: int) -> None:
         """One optimizer step on `batches`, this rank's share of a global batch with `num_targets` targets."""

@@ -1,8 +1,9 @@
 """What a source of data is, and the table of them.
 
 A row is called with the settings of `recipe.data` and the job's own storage, and gives a source of documents (which
-become samples by transforms and a tokenizer) or of samples. It finds and checks its files, so that a mistake ends the
-job before anything is built. Every error is the user's to mend: NotRetryable("InvalidData") of one sentence.
+become samples by transforms and a tokenizer), each with a class or without, or of samples. It finds and checks its
+files, so that a mistake ends the job before anything is built. Every error is the user's to mend:
+NotRetryable("InvalidData") of one sentence.
 """
 
 from collections.abc import Iterator
@@ -27,6 +28,20 @@ class DocumentSource(Protocol):
 
 
 @runtime_checkable
+class LabelledSource(DocumentSource, Protocol):
+    """Documents of which each has a class. Those that are held out come behind all others; none has a byte 0."""
+
+    class_names: tuple[str, ...]
+    """The label of each class; at least 2."""
+
+    def is_held_out(self, name: str) -> bool:
+        """Whether the document of that name is for evaluation."""
+
+    def class_of(self, name: str) -> int:
+        """The class of the document of that name, in [0, number of classes)."""
+
+
+@runtime_checkable
 class SampleSource(Protocol):
     """Samples that are ready as they come."""
 
@@ -37,9 +52,10 @@ class SampleSource(Protocol):
 SOURCES: dict[str, str] = {
     "Text": "costopt_trainer.data.sources.text_files:text_files",
     "PythonStandardLibrary": "costopt_trainer.data.sources.standard_library:standard_library",
+    "LabelledText": "costopt_trainer.data.sources.labelled_text:LabelledText",
     "Images": "costopt_trainer.data.sources.image_file:ImageFile",
 }
-"""`recipe.data.type` -> a callable (settings, own_folder) -> DocumentSource or SampleSource."""
+"""`recipe.data.type` -> a callable (settings, own_folder) -> DocumentSource, LabelledSource or SampleSource."""
 
 
 def open_source(settings: DataSettings, own_folder: Path | None = None) -> DocumentSource | SampleSource:

@@ -17,7 +17,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from costopt.schema.data import Tokenizer
 from costopt_trainer.data.documents import SEPARATOR
-from costopt_trainer.data.tokenizers.table import NUM_BYTES
+from costopt_trainer.data.tokenizers.table import NUM_BYTES, SpecialTokens
 
 _SEPARATOR_TEXT = SEPARATOR.decode()
 _SEPARATOR_TOKEN = "\u0100"  # noqa: S105 - byte 0 in the printable alphabet of byte-level BPE; not a secret
@@ -60,6 +60,8 @@ class BytePairs:
 
 class BytePairTokenizer:
     """Learned byte pairs."""
+
+    special_tokens: SpecialTokens | None = None
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer

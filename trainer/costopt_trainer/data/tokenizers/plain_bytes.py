@@ -7,13 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costopt.schema.data import Tokenizer
-from costopt_trainer.data.tokenizers.table import NUM_BYTES
+from costopt_trainer.data.tokenizers.table import NUM_BYTES, SpecialTokens
 
 
 class ByteTokenizer:
     """Bytes as tokens."""
 
     vocabulary_size = NUM_BYTES
+    special_tokens: SpecialTokens | None = None
 
     def encode(self, piece: bytes) -> NDArray[np.uint8]:
         """The bytes themselves."""

@@ -1,7 +1,13 @@
-"""What a tokenizer is, and the table of them."""
+"""What a tokenizer is, and the table of them.
+
+tokenizer_kind      settings -> a kind of tokenizer
+SpecialTokens       tokens that no text has; with_special_tokens: those of a tokenizer, or new ones
+cut_between_words   text -> parts that may be tokenized one by one
+"""
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,12 +23,35 @@ _END_OF_WORD = re.compile(rb"[!-~](?= )")
 """Where a word surely ends, whatever stands around: a visible sign before a blank."""
 
 
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Tokens that stand for no text."""
+
+    pad_id: int
+    """Fills up a sample that is shorter than the others."""
+    mask_id: int | None
+    """Stands for a token that is to be guessed; None: there is none, and so no masked text."""
+    before: tuple[int, ...] = ()
+    """Begin each document, such as [CLS]."""
+    after: tuple[int, ...] = ()
+    """End each document, such as [SEP]."""
+
+    @property
+    def all_ids(self) -> tuple[int, ...]:
+        """Each of them."""
+        return (self.pad_id, *(() if self.mask_id is None else (self.mask_id,)), *self.before, *self.after)
+
+
 class TextTokenizer(Protocol):
     """What turns text into tokens, ready for use. Lossless over all of UTF-8, with byte 0 a token of its own."""
 
     @property
     def vocabulary_size(self) -> int:
         """Tokens in all; every token number is less."""
+
+    @property
+    def special_tokens(self) -> SpecialTokens | None:
+        """Those among its tokens that stand for no text. None: all of them are text."""
 
     def encode(self, piece: bytes) -> NDArray[np.uint32] | NDArray[np.uint8]:
         """The tokens of a piece of valid UTF-8. A piece cut by `cut_between_words` has the tokens of its parts."""
@@ -60,6 +89,17 @@ def tokenizer_kind(settings: Tokenizer) -> TokenizerKind:
     """The kind of tokenizer that `settings.type` names."""
     kind: TokenizerKind = row(TOKENIZERS, settings.type)(settings)
     return kind
+
+
+def with_special_tokens(tokenizer: TextTokenizer) -> tuple[SpecialTokens, int]:
+    """The special tokens of `tokenizer`, and the size of the vocabulary with them.
+
+    A tokenizer without any gets three behind its own: for padding, for hiding a token, and for the beginning of a
+    document. All tasks get all of them, so that they have one vocabulary.
+    """
+    size = tokenizer.vocabulary_size
+    own = tokenizer.special_tokens
+    return (own, size) if own else (SpecialTokens(pad_id=size, mask_id=size + 1, before=(size + 2,)), size + 3)
 
 
 def cut_between_words(piece: bytes, size: int) -> Iterator[bytes]:

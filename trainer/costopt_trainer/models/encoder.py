@@ -1,0 +1,231 @@
+"""A transformer encoder, and any run of its layers: tokens see those before and behind them.
+
+    Encoder            token and position embeddings -> blocks -> head, over each token or over the document
+    Block              attention, then MLPs; with a bottleneck, between two linear layers that fit its narrower width
+    Attention          among all tokens but padding, separate q/k/v/out projections
+    MLP                expand, GELU, contract
+
+Layer norms are before what each part computes, and one before the head (pre-norm), or after what each part adds, and
+one behind the embeddings (post-norm, as in BERT, arXiv 1810.04805). With a bottleneck a block is MobileBERT's (arXiv
+2004.02984): attention and several MLPs work on fewer channels, and the wide stream goes around them; its layer norms
+are kept, where MobileBERT replaces them.
+
+A token that is `pad_id` is no part of a document: nobody sees it, and the mean leaves it out. The model makes the mask
+itself. A piece that lacks the first layer gets it as the last of its input's channels, and one that lacks the last
+layer gives it so, because one tensor is all that passes between pieces.
+
+Heads have a fixed width and their number is read off the q projection, so that a model whose heads or hidden channels
+were pruned, or are shared among ranks, is an ordinary model. What may be pruned, in each layer: whole heads, and hidden
+channels of each MLP.
+
+Shape suffixes: B = batch (samples), T = tokens of a sample, D = embedding width, E = width within a layer (D without a
+bottleneck), N = heads, H = head width, M = hidden width of an MLP, V = vocabulary, K = classes.
+"""
+
+from collections.abc import Iterator
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from costopt.schema import encoder as language
+from costopt_trainer.models.family import LayeredModel, ModelFamily, Prunable
+from costopt_trainer.models.shape import ModelShape, Widths
+
+INITIAL_STD = 0.02
+"""Standard deviation of initial weights (BERT)."""
+
+MLP_EXPANSION = 4
+"""Hidden width of an MLP over the width within its layer, unless `widths` says otherwise."""
+
+
+class Attention(nn.Module):
+    """Self-attention of `inner_width // head_dim` heads. Raises ValueError if that is not a whole number."""
+
+    def __init__(self, width: int, inner_width: int, head_dim: int) -> None:
+        super().__init__()
+        if inner_width % head_dim != 0:
+            raise ValueError(f"attention width must be a multiple of the head width {head_dim}, not {inner_width}")
+        self.head_dim = head_dim
+        self.q = nn.Linear(width, inner_width)
+        self.k = nn.Linear(width, inner_width)
+        self.v = nn.Linear(width, inner_width)
+        self.out = nn.Linear(inner_width, width)
+
+    def forward(self, x_BTE: Tensor, real_BT: Tensor) -> Tensor:
+        """Mixes all positions that are `real_BT`, bool (B, T); (B, T, E) -> (B, T, E)."""
+        # -1 for the heads: pruning may change q, k and v while it traces this line, and a rank may hold some of them.
+        q_BNTH = self.q(x_BTE).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        k_BNTH = self.k(x_BTE).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        v_BNTH = self.v(x_BTE).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        seen_B11T = real_BT[:, None, None, :]
+        mixed_BNTH = F.scaled_dot_product_attention(q_BNTH, k_BNTH, v_BNTH, attn_mask=seen_B11T)
+        return self.out(mixed_BNTH.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    """Two linear layers with a GELU between, applied to each position by itself."""
+
+    def __init__(self, width: int, hidden_width: int) -> None:
+        super().__init__()
+        self.expand = nn.Linear(width, hidden_width)
+        self.contract = nn.Linear(hidden_width, width)
+
+    def forward(self, x_BTE: Tensor) -> Tensor:
+        """(B, T, E) -> (B, T, E) through (B, T, M)."""
+        hidden_BTM = F.gelu(self.expand(x_BTE))
+        return self.contract(hidden_BTM)
+
+
+class Block(nn.Module):
+    """One layer. Dropout falls on what each part adds, not on attention weights, so that fused kernels serve always."""
+
+    def __init__(self, settings: language.Encoder, attention_width: int, mlp_widths: tuple[int, ...]) -> None:
+        super().__init__()
+        width = settings.bottleneck_dim or settings.embedding_dim
+        self.is_pre = settings.norm == "Pre"
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = Attention(width, attention_width, width // settings.num_heads)
+        self.mlp_norms = nn.ModuleList(nn.LayerNorm(width) for _ in mlp_widths)
+        self.mlps = nn.ModuleList(MLP(width, hidden) for hidden in mlp_widths)
+        self.dropout = nn.Dropout(settings.dropout_percent / 100)
+        self.narrow: nn.Linear | None = None
+        self.widen: nn.Linear | None = None
+        self.norm: nn.LayerNorm | None = None
+        if settings.bottleneck_dim is not None:
+            self.narrow = nn.Linear(settings.embedding_dim, width)
+            self.widen = nn.Linear(width, settings.embedding_dim)
+            self.norm = nn.LayerNorm(settings.embedding_dim)
+
+    def forward(self, x_BTD: Tensor, real_BT: Tensor) -> Tensor:
+        """(B, T, D) and what of it is no padding (B, T) -> (B, T, D)."""
+        if self.narrow is None or self.widen is None or self.norm is None:
+            return self._inner(x_BTD, real_BT)
+        if self.is_pre:
+            return x_BTD + self.dropout(self.widen(self._inner(self.narrow(self.norm(x_BTD)), real_BT)))
+        return self.norm(x_BTD + self.dropout(self.widen(self._inner(self.narrow(x_BTD), real_BT))))
+
+    def _inner(self, x_BTE: Tensor, real_BT: Tensor) -> Tensor:
+        if self.is_pre:
+            x_BTE = x_BTE + self.dropout(self.attention(self.attention_norm(x_BTE), real_BT))
+            for norm, mlp in zip(self.mlp_norms, self.mlps, strict=True):
+                x_BTE = x_BTE + self.dropout(mlp(norm(x_BTE)))
+            return x_BTE
+        x_BTE = self.attention_norm(x_BTE + self.dropout(self.attention(x_BTE, real_BT)))
+        for norm, mlp in zip(self.mlp_norms, self.mlps, strict=True):
+            x_BTE = norm(x_BTE + self.dropout(mlp(x_BTE)))
+        return x_BTE
+
+
+class Encoder(LayeredModel):
+    """The model: int64 tokens (B, T), T at most the context length -> logits (B, T, V), or (B, K) for a classifier.
+
+    A piece of it (see `keep_layers`) takes activations (B, T, D + 1) if it lacks the first layer and gives them if it
+    lacks the last; the last channel is 1 for a token and 0 for padding.
+    """
+
+    def __init__(
+        self, settings: language.Encoder, vocabulary_size: int, num_outputs: int, pad_id: int, widths: Widths
+    ) -> None:
+        """`widths` may give `attention`, one inner width per layer, and `mlp`, one per layer and MLP; the defaults are
+        E and 4 E."""
+        super().__init__()
+        dim, inner, of_layer = settings.embedding_dim, settings.bottleneck_dim, settings.mlps_per_layer
+        inner = inner or dim
+        attention_widths = widths.get("attention", (inner,) * settings.num_layers)
+        mlp_widths = widths.get("mlp", (MLP_EXPANSION * inner,) * (settings.num_layers * of_layer))
+        if len(mlp_widths) != settings.num_layers * of_layer:
+            raise ValueError(f"widths must give {of_layer} MLPs for each of {settings.num_layers} layers")
+        self.num_layers = settings.num_layers
+        self.pad_id = pad_id
+        self.pooling: Literal["Mean", "FirstToken"] | None = (
+            settings.pooling if settings.task == "Classification" else None
+        )
+        is_post = settings.norm == "Post"
+        self.token_embedding: nn.Embedding | None = nn.Embedding(vocabulary_size, dim)
+        self.position_embedding: nn.Embedding | None = nn.Embedding(settings.context_length, dim)
+        self.embedding_norm: nn.LayerNorm | None = nn.LayerNorm(dim) if is_post else None
+        self.dropout = nn.Dropout(settings.dropout_percent / 100)
+        self.layers = nn.ModuleDict(
+            {
+                str(layer): Block(settings, width, mlp_widths[layer * of_layer : (layer + 1) * of_layer])
+                for layer, width in enumerate(attention_widths)
+            }
+        )
+        self.norm: nn.LayerNorm | None = None if is_post else nn.LayerNorm(dim)
+        self.head: nn.Linear | None = nn.Linear(dim, num_outputs)
+        self._start_weights()
+
+    def _start_weights(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=INITIAL_STD)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+
+    def drop_ends(self, *, start: bool, end: bool) -> None:
+        if start:
+            self.token_embedding = self.position_embedding = self.embedding_norm = None
+        if end:
+            self.norm = self.head = None
+
+    def widths(self) -> dict[str, tuple[int, ...]]:
+        blocks = [cast(Block, block) for block in self.layers.values()]
+        return {
+            "attention": tuple(block.attention.q.out_features for block in blocks),
+            "mlp": tuple(cast(MLP, mlp).expand.out_features for block in blocks for mlp in block.mlps),
+        }
+
+    def prunable(self) -> Iterator[Prunable]:
+        for block in self.layers.values():
+            attention = cast(Block, block).attention
+            yield Prunable(attention.q, attention.q.out_features, attention.head_dim)
+            for mlp in cast(Block, block).mlps:
+                expand = cast(MLP, mlp).expand
+                yield Prunable(expand, expand.out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens (B, T) or activations (B, T, D + 1) -> logits (B, T, V) or (B, K), or activations (B, T, D + 1)."""
+        if self.token_embedding is not None and self.position_embedding is not None:
+            real_BT = x != self.pad_id
+            positions_T = torch.arange(x.shape[1], device=x.device)
+            x_BTD = self.token_embedding(x) + self.position_embedding(positions_T)
+            x_BTD = self.dropout(x_BTD if self.embedding_norm is None else self.embedding_norm(x_BTD))
+        else:
+            x_BTD, real_BT = x[..., :-1], x[..., -1] > 0
+        for block in self.layers.values():
+            x_BTD = block(x_BTD, real_BT)
+        if self.head is None:
+            return torch.cat([x_BTD, real_BT.unsqueeze(-1).to(x_BTD.dtype)], dim=-1)
+        x_BTD = x_BTD if self.norm is None else self.norm(x_BTD)
+        return self.head(self._pooled(x_BTD, real_BT))
+
+    def _pooled(self, x_BTD: Tensor, real_BT: Tensor) -> Tensor:
+        """What the head sees: each token for itself (B, T, D), or the document (B, D)."""
+        if self.pooling is None:
+            return x_BTD
+        if self.pooling == "FirstToken":
+            return x_BTD[:, 0]
+        weights_BT = real_BT / real_BT.sum(dim=1, keepdim=True).clamp(min=1)
+        return (x_BTD * weights_BT.unsqueeze(-1).to(x_BTD.dtype)).sum(dim=1)
+
+
+class EncoderFamily:
+    """A row of the table: see ModelFamily."""
+
+    may_change = frozenset({"dropoutPercent"})
+
+    def context_length(self, settings: language.Encoder) -> int | None:
+        return settings.context_length
+
+    def build(self, settings: language.Encoder, shape: ModelShape, widths: Widths) -> Encoder:
+        num_outputs = shape.num_classes if settings.task == "Classification" else shape.vocabulary_size
+        if shape.vocabulary_size is None or shape.pad_id is None or num_outputs is None:
+            raise ValueError(
+                "the shape of an Encoder must give vocabulary_size, pad_id and for a classifier num_classes"
+            )
+        return Encoder(settings, shape.vocabulary_size, num_outputs, shape.pad_id, widths)
+
+
+FAMILY: ModelFamily = EncoderFamily()
