@@ -1,7 +1,7 @@
 """Status, bill and failure as text for people. Unknown figures read "unknown", never 0."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TextIO
@@ -30,8 +30,14 @@ WHAT_TO_DO: dict[FailureReason, str] = {
     "CommandNotFound": "Do as the message says",
     "CannotStart": "Do as the message says",
 }
-ACCURACY = "validationAccuracyPermille"
-"""A classifier's evaluation result: correct answers in thousandths."""
+METRICS: dict[str, Callable[[float], str]] = {
+    "validationAccuracyPermille": lambda permille: f"accuracy {permille / 10:.1f}%",
+    "validationMacroF1Permille": lambda permille: f"macro F1 {permille / 10:.1f}%",
+    "validationPerplexityPerToken": lambda perplexity: f"perplexity {perplexity:.2f}",
+    "validationPerplexityPerMaskedToken": lambda perplexity: f"perplexity {perplexity:.2f} per hidden token",
+    "validationBitsPerByte": lambda bits: f"{bits:.4f} bits/byte",
+}
+"""A result of an evaluation -> how people are told of it."""
 READ_THE_LOG = "Read the whole log with `{logs} --stage {stage} --attempt {attempt}`."
 
 
@@ -225,8 +231,9 @@ def progress_text(progress: Progress) -> str:
     parts = [f"step {progress.step}/{progress.total_steps}"]
     parts += [f"loss {float(progress.loss):.4f}"] if progress.loss else []
     parts += [f"validation loss {float(progress.validation_loss):.4f}"] if progress.validation_loss else []
-    accuracy = progress.results.get(ACCURACY)
-    parts += [f"accuracy {float(accuracy) / 10:.1f}%"] if accuracy else []
+    for name, told in METRICS.items():
+        figure = progress.results.get(name)
+        parts += [told(float(figure))] if figure else []
     parts += [f"{progress.tokens_per_second:,} tokens/s"] if progress.tokens_per_second else []
     parts += [f"{progress.samples_per_second:,} samples/s"] if progress.samples_per_second else []
     return "  ".join(parts)

@@ -6,6 +6,8 @@ from pydantic import Field, StringConstraints
 
 from costopt.schema.base import Count, Figure, Name, ShortText, Strict
 
+Target = Literal["Token", "MaskedToken", "Sample"]
+
 EngineName = Literal["TorchEager", "TorchCompiled", "TorchQuantized"]
 
 
@@ -23,7 +25,9 @@ class Measurement(Strict):
     validation_loss: Figure
     """Loss on the held-out split, nats per token (or per sample, for images)."""
     validation_accuracy_permille: Annotated[int, Field(ge=0, le=1000)] | None = None
-    """Held-out samples classified correctly, in thousandths; None for text."""
+    """Held-out samples classified correctly, in thousandths; None of what is no classifier."""
+    validation_macro_f1_permille: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """Mean of the classes' F1 scores on held-out samples, in thousandths; None of what is no classifier."""
     engine: EngineName | None = None
     """What ran it: the fastest of those that were tried on this machine. TorchEager: torch's kernels one by one.
     TorchCompiled: torch.compile. TorchQuantized: torch's own 8-bit kernels (FBGEMM, oneDNN). None: an earlier version
@@ -61,6 +65,10 @@ class VariantStatus(Strict):
     """True: a fresh process loaded the artifact and gave the same output."""
     trivial_loss: Figure | None = None
     """Loss of guessing each held-out target by how frequent it is there: their entropy, in the losses' unit."""
+    loss_per: Target | None = None
+    """What the losses are nats per: a token, one that was hidden, or a sample. None: an earlier version did not say."""
+    bytes_per_token: Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?$", max_length=16)] | None = None
+    """Bytes of text per held-out token, by which losses become bits per byte. None where they are not of each token."""
     validation_samples: Count | None = None
     """Held-out samples that both losses are over: fewer than asked for where they would have taken too long."""
     faults: Annotated[list[VariantFault], Field(max_length=3)] = Field(default_factory=list)

@@ -1,6 +1,6 @@
 """Tiny trainings for tests: in this process, or by real ranks in their own processes.
 
-    recipe, image_recipe    a DecoderLM or ConvNet that trains in moments
+    recipe, image_recipe, encoder_recipe    a DecoderLM, ConvNet or Encoder that trains in moments
     train_here              one rank, in this process
     start_ranks, wait_for   real ranks, in their own processes; train_in_gang does both
     written, losses         what a training left behind
@@ -81,6 +81,28 @@ def image_recipe(path: Path, **changes: Any) -> Recipe:
         model={"type": "ConvNet", "convNet": {"numStages": 2, "baseChannels": 4}},
         data={"type": "Images", "images": {"path": str(path)}},
         **changes,
+    )
+
+
+def encoder_recipe(path: Path, **changes: Any) -> Recipe:
+    """An Encoder of two layers; `encoder` are settings of it besides, and `path` is labelled if it ends in .jsonl."""
+    labelled = path.suffix == ".jsonl"
+    encoder = {
+        "task": "Classification" if labelled else "MaskedLM",
+        "numLayers": 2,
+        "numHeads": 2,
+        "embeddingDim": 16,
+        "contextLength": 16,
+        **changes.pop("encoder", {}),
+    }
+    data = {"type": "LabelledText", "labelledText": {"path": str(path)}}
+    return recipe(
+        path,
+        **{
+            "model": {"type": "Encoder", "encoder": encoder},
+            "data": data if labelled else {"type": "Text", "text": {"path": str(path)}},
+            **changes,
+        },
     )
 
 

@@ -161,9 +161,25 @@ def with_measured(report: VariantStatus, **changed: object) -> VariantStatus:
 
 
 def test_variants_of_a_classifier_show_how_much_they_get_right() -> None:
-    text = text_of(variants_table([with_measured(variant(), validation_accuracy_permille=912)]))
-    assert "accuracy" in text
-    assert "91.2%" in text
+    measured = with_measured(variant(), validation_accuracy_permille=912, validation_macro_f1_permille=874)
+    text = text_of(variants_table([measured.model_copy(update={"loss_per": "Sample"})]))
+    for word in ("accuracy", "91.2%", "macro F1", "87.4%", "loss in nats per sample"):
+        assert word in text
+    assert "perplexity" not in text
+
+
+def test_variants_of_a_language_model_show_perplexity_and_bits_per_byte() -> None:
+    measured = with_measured(variant(), validation_loss="2.5")
+    text = text_of(variants_table([measured.model_copy(update={"loss_per": "Token", "bytes_per_token": "2.0"})]))
+    for word in ("perplexity", "12.18", "bits/byte", "1.8034", "loss in nats per token"):
+        assert word in text
+    assert "accuracy" not in text
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
+    hidden = text_of(variants_table([variant().model_copy(update={"loss_per": "MaskedToken"})]))
+    assert "loss in nats per hidden token" in hidden
+    assert "bits/byte" not in hidden
+    huge = with_measured(variant().model_copy(update={"loss_per": "Token"}), validation_loss="1e300")
+    assert "unknown" in text_of(variants_table([huge]))
 
 
 def test_the_engine_is_named_where_it_is_not_the_plain_one() -> None:
@@ -180,10 +196,18 @@ def test_what_speaks_against_a_variant_is_told_in_table_and_story() -> None:
     assert sentence in changes(JobStatus(), JobStatus(variants=[marked]))
 
 
-def test_progress_on_images_counts_samples_and_shows_the_accuracy() -> None:
-    results = {"validationAccuracyPermille": "934"}
+def test_progress_of_a_classifier_counts_samples_and_shows_how_much_it_gets_right() -> None:
+    results = {"validationAccuracyPermille": "934", "validationMacroF1Permille": "901"}
     text = progress_text(Progress(step=1, total_steps=2, samples_per_second=1234, results=results))
-    assert text == "step 1/2  accuracy 93.4%  1,234 samples/s"
+    assert text == "step 1/2  accuracy 93.4%  macro F1 90.1%  1,234 samples/s"
+
+
+def test_progress_of_a_language_model_shows_perplexity_and_bits_per_byte() -> None:
+    results = {"validationPerplexityPerToken": "9.1234", "validationBitsPerByte": "3.18921"}
+    text = progress_text(Progress(step=1, total_steps=2, results=results))
+    assert text == "step 1/2  perplexity 9.12  3.1892 bits/byte"
+    hidden = progress_text(Progress(step=1, total_steps=2, results={"validationPerplexityPerMaskedToken": "9"}))
+    assert hidden == "step 1/2  perplexity 9.00 per hidden token"
 
 
 @pytest.mark.parametrize(("loss", "verdict"), [("1.9", ": better than both"), ("2.5", "not better than both")])

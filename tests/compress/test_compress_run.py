@@ -78,6 +78,7 @@ def test_an_int8_variant_is_smaller_and_nearly_as_good(
     assert (report.measured.engine, report.baseline.engine) == ("TorchEager", "TorchEager")
     assert report.faults == []
     assert report.measured.validation_accuracy_permille is None
+    assert (report.loss_per, float(report.bytes_per_token or "nan")) == ("Token", 1.0)
     assert read_config(artifact).steps == (weight_only(),)
     assert _leftovers(storage) == []
     lines = capsys.readouterr().out.splitlines()
@@ -92,6 +93,8 @@ def test_a_structured_variant_of_images_has_fewer_parameters(images: Stage) -> N
     assert report.measured.parameters < report.baseline.parameters / 2
     assert load_model(storage / "artifacts/small").widths() == {"channels": (4, 8)}
     assert report.measured.validation_accuracy_permille is not None
+    assert report.measured.validation_macro_f1_permille is not None
+    assert (report.loss_per, report.bytes_per_token) == ("Sample", None)
 
 
 def test_a_variant_that_has_lost_what_was_learned_is_marked_with_the_numbers(

@@ -36,6 +36,8 @@ def test_guessing_by_frequency_gets_the_entropy_of_the_targets(images: tuple[Pat
     assert compared.trivial_loss == pytest.approx(-sum(share * math.log(share) for share in shares if share))
     assert compared.qualities[0].loss == pytest.approx(math.log(4))
     assert compared.qualities[0].accuracy == pytest.approx(shares[0])
+    assert compared.qualities[0].macro_f1 == pytest.approx(2 * shares[0] / (1 + shares[0]) / 4), "of one class only"
+    assert (compared.loss_per, compared.bytes_per_token) == ("Sample", None)
 
 
 def test_when_the_time_is_up_all_have_seen_the_same_samples(

@@ -141,6 +141,7 @@ def longest_report() -> VariantStatus:
         latency_microseconds=10**15,
         validation_loss=FIGURE,
         validation_accuracy_permille=1000,
+        validation_macro_f1_permille=1000,
         engine="TorchQuantized",
     )
     return VariantStatus(
@@ -153,6 +154,8 @@ def longest_report() -> VariantStatus:
         artifact=LONGEST,
         reloaded=False,
         trivial_loss=FIGURE,
+        loss_per="MaskedToken",
+        bytes_per_token="1" * 16,
         validation_samples=10**15,
         faults=[VariantFault(reason="NoBetterThanGuessing", message="x" * 160)] * 3,
     )

@@ -34,7 +34,7 @@ from costopt_trainer.models.table import (
     metric_of,
     settings_that_must_stay,
 )
-from costopt_trainer.training.evaluation import describe_results
+from costopt_trainer.training.evaluation import Totals, describe_results
 from costopt_trainer.training.loop import Training
 from costopt_trainer.training.meter import Meter
 from costopt_trainer.training.process_group import ALONE
@@ -307,7 +307,10 @@ def test_one_more_family_is_settings_a_file_and_a_row(tmp_path: Path) -> None:
 def test_the_unit_of_the_results_is_that_of_the_family(tmp_path: Path) -> None:
     data = Training(recipe(text_file(tmp_path)), tmp_path, ALONE, Meter(), Stop(), job="test").data
     for word, expected in (("DecoderLM", False), ("ConvNet", True)):
-        results = describe_results(metric_of(ModelSettings.model_validate({"type": word})), data, 1.0, 0.5)
+        counts = torch.ones(3, 2, dtype=torch.float64) if expected else None
+        totals = Totals(loss_sum=2.0, num_targets=2, class_counts=counts)
+        results = describe_results(metric_of(ModelSettings.model_validate({"type": word})), data, totals)
         assert ("validationAccuracyPermille" in results) == expected
         assert ("validationLossNatsPerSample" in results) == expected
+        assert ("validationPerplexityPerToken" in results) != expected
     assert json.dumps(results)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import resource
 import shutil
 import signal
@@ -207,6 +208,8 @@ def test_training_learns(text: Path, tmp_path: Path) -> None:
     assert train_here(settings, tmp_path) == 0
     results = {name: float(figure) for name, figure in progress_in(tmp_path).results.items()}
     assert results["validationLossNatsPerByte"] < results["unigramEntropyNatsPerByte"]
+    assert results["validationPerplexityPerToken"] == pytest.approx(math.exp(results["validationLossNatsPerToken"]))
+    assert results["validationBitsPerByte"] == pytest.approx(results["validationLossNatsPerByte"] / math.log(2))
 
 
 def test_an_image_classifier_learns_too(images: Path, tmp_path: Path) -> None:
@@ -217,6 +220,7 @@ def test_an_image_classifier_learns_too(images: Path, tmp_path: Path) -> None:
     assert progress.samples_per_second
     results = progress.results
     assert int(results["validationAccuracyPermille"]) > 850
+    assert int(results["validationMacroF1Permille"]) > 850
     assert float(results["validationLossNatsPerSample"]) < 0.5
 
 

@@ -283,5 +283,6 @@ def _measurement(subject: Subject, latency: Latency, quality: Quality) -> Measur
         latency_microseconds=latency.microseconds,
         validation_loss=f"{quality.loss:.6g}",
         validation_accuracy_permille=None if quality.accuracy is None else round(1000 * quality.accuracy),
+        validation_macro_f1_permille=None if quality.macro_f1 is None else round(1000 * quality.macro_f1),
         engine=latency.running.engine,
     )

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from costopt.schema.recipe import Recipe
+from costopt.schema.variant_report import Target
 from costopt_trainer.compress.engines import Forward
 from costopt_trainer.data import TrainingData
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.loss import IGNORED_TARGET, loss_sum
 from costopt_trainer.models.table import metric_of
 from costopt_trainer.phases import phase
-from costopt_trainer.training.evaluation import spread_indices
+from costopt_trainer.training.evaluation import Totals, class_counts, macro_f1, spread_indices
 
 EVALUATION_LIMIT_SECONDS = 60.0
 """Evaluation ends after the micro-batch that exceeds this."""
@@ -34,6 +35,8 @@ class Quality:
     """Nats per target: a token, or a sample of images."""
     accuracy: float | None
     """Share of targets that were the likeliest class; None if not counted."""
+    macro_f1: float | None
+    """Mean of the classes' F1 scores; None if not counted."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,10 @@ class Comparison:
     """All models on the same samples."""
 
     qualities: tuple[Quality, ...]
+    loss_per: Target
+    """What the losses are per."""
+    bytes_per_token: float | None
+    """Bytes of text per held-out token; None where the losses are not of each token."""
     trivial_loss: float
     """Entropy of the targets, in the unit of the losses: the loss of guessing by frequency."""
     samples: int
@@ -55,10 +62,13 @@ def compare_quality(
     No autocast, whatever the recipe's precision: the loss is that of the weights as they are stored. Raises
     NotRetryable("LossNotFinite") if a loss is infinite or not a number.
     """
-    size, counts_correct = recipe.batch.micro_batch_size, metric_of(recipe.model).accuracy
+    size = recipe.batch.micro_batch_size
+    metric = metric_of(recipe.model)
+    num_classes = data.num_classes if metric.accuracy else None
     indices = spread_indices(data.num_validation_samples, recipe.evaluation.max_samples)
     starts = np.random.default_rng(0).permutation(np.arange(0, len(indices), size))
-    sums = [[0.0, 0] for _ in forwards]
+    losses = [0.0 for _ in forwards]
+    told = [None if num_classes is None else torch.zeros(3, num_classes, dtype=torch.float64) for _ in forwards]
     counts = torch.zeros(0, dtype=torch.int64)
     samples = 0
     end = time.monotonic() + EVALUATION_LIMIT_SECONDS
@@ -71,22 +81,28 @@ def compare_quality(
             counts = _add(counts, targets)
             samples += len(inputs)
             inputs, targets = inputs.to(device), targets.to(device)
-            for forward, both in zip(forwards, sums, strict=True):
+            for which, forward in enumerate(forwards):
                 logits = forward(inputs)
-                both[0] += float(loss_sum(logits, targets))
-                if counts_correct:
-                    both[1] += int((logits.argmax(dim=-1) == targets).sum())
+                losses[which] += float(loss_sum(logits, targets))
+                if (counted := told[which]) is not None:
+                    counted += class_counts(logits, targets).cpu()
                 pieces.done(number, len(starts))
     num_targets = int(counts.sum())
+    totals = [Totals(loss, num_targets, counted) for loss, counted in zip(losses, told, strict=True)]
     qualities = tuple(
-        Quality(loss / num_targets, correct / num_targets if counts_correct else None) for loss, correct in sums
+        Quality(
+            loss=each.loss_sum / num_targets,
+            accuracy=each.accuracy,
+            macro_f1=None if each.class_counts is None else macro_f1(each.class_counts),
+        )
+        for each in totals
     )
     for quality in qualities:
         if not math.isfinite(quality.loss):
             raise NotRetryable(
                 "LossNotFinite", f"the validation loss is {quality.loss}, so the variant cannot be compared"
             )
-    return Comparison(qualities, _entropy(counts), samples)
+    return Comparison(qualities, metric.target, data.validation_bytes_per_token, _entropy(counts), samples)
 
 
 def _add(counts: Tensor, targets: Tensor) -> Tensor:

@@ -172,6 +172,7 @@ def read_trained(folder: Path) -> ArtifactConfig:
 def compare(name: str, both: Measured, *, speed_is_wanted: bool) -> VariantStatus:
     """The report on a verified variant. Ratios and the difference use the figures as shown."""
     baseline, measured, trivial_loss = both.baseline, both.variant, both.comparison.trivial_loss
+    bytes_per_token = both.comparison.bytes_per_token
     increase = Decimal(measured.validation_loss) - Decimal(baseline.validation_loss)
     return VariantStatus(
         name=name,
@@ -183,6 +184,8 @@ def compare(name: str, both: Measured, *, speed_is_wanted: bool) -> VariantStatu
         artifact=f"{names.ARTIFACTS_DIR}/{name}",
         reloaded=True,
         trivial_loss=f"{trivial_loss:.6g}",
+        loss_per=both.comparison.loss_per,
+        bytes_per_token=None if bytes_per_token is None else f"{bytes_per_token:.6f}",
         validation_samples=both.comparison.samples,
         faults=find_faults(baseline, measured, trivial_loss=trivial_loss, speed_is_wanted=speed_is_wanted),
     )

@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol, Self
 from torch import Tensor, nn
 
 from costopt.schema.data_kinds import IMAGES, LABELLED_TEXT, MASKED_TEXT, TEXT
+from costopt.schema.variant_report import Target
 from costopt_trainer.models.loss import loss_sum
 from costopt_trainer.models.shape import ModelShape, Widths
 
@@ -25,17 +26,27 @@ class Metric:
 
     rate: Literal["tokens_per_second", "samples_per_second"]
     """The figure of Progress that tells how fast training is."""
-    loss: str
-    """Name of the validation loss among the results of an evaluation."""
+    target: Target
+    """What a loss is per."""
     accuracy: bool
-    """Whether an evaluation counts the targets that were the likeliest class. It costs a pass over all logits."""
+    """Whether an evaluation counts how often each class was told rightly. It costs a pass over all logits."""
+
+    @property
+    def loss(self) -> str:
+        """Name of the validation loss among the results of an evaluation."""
+        return f"validationLossNatsPer{self.target}"
+
+    @property
+    def perplexity(self) -> str | None:
+        """Name of the perplexity among them; None where nobody would ask for it."""
+        return None if self.accuracy else f"validationPerplexityPer{self.target}"
 
 
-TOKENS = Metric("tokens_per_second", "validationLossNatsPerToken", accuracy=False)
+TOKENS = Metric("tokens_per_second", "Token", accuracy=False)
 """Each token of a sample is a target."""
-MASKED_TOKENS = Metric("tokens_per_second", "validationLossNatsPerMaskedToken", accuracy=False)
+MASKED_TOKENS = Metric("tokens_per_second", "MaskedToken", accuracy=False)
 """Some tokens of a sample are targets."""
-SAMPLES = Metric("samples_per_second", "validationLossNatsPerSample", accuracy=True)
+SAMPLES = Metric("samples_per_second", "Sample", accuracy=True)
 """Each sample is one target, its class."""
 
 METRICS: Mapping[str, Metric] = {

@@ -2,11 +2,14 @@
 
 spread_indices       which samples are evaluated
 validation_totals    sums over this rank's share of them
+class_counts, macro_f1    how often each class was told, was told rightly and was the target
 describe_results     the figures of an evaluation by name
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +18,14 @@ from torch import Tensor
 
 from costopt_trainer.data import TrainingData
 from costopt_trainer.models.family import Metric
-from costopt_trainer.models.loss import count_targets, loss_sum
+from costopt_trainer.models.loss import IGNORED_TARGET, count_targets, loss_sum
 from costopt_trainer.training.meter import figure
+
+ACCURACY, MACRO_F1 = "validationAccuracyPermille", "validationMacroF1Permille"
+"""Among the results of an evaluation."""
+
+LARGEST_LOSS = 700.0
+"""Nats of which a perplexity can still be told: it is larger than the largest float otherwise."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +36,51 @@ class Totals:
     """Cross-entropies in nats."""
     num_targets: int
     """Predicted tokens (or samples)."""
-    num_correct: int
-    """Targets that were the likeliest class; 0 if not counted."""
+    class_counts: Tensor | None = None
+    """For each class how often it was told rightly, was told, and was the target, float64 (3, K) on the CPU; None if
+    not counted."""
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of targets that were the likeliest class, 0 to 1; None if not counted."""
+        return None if self.class_counts is None else float(self.class_counts[0].sum()) / self.num_targets
+
+    def over_ranks(self, add_up: Callable[[Tensor], Tensor]) -> Self:
+        """The sums over all ranks; `add_up` gives the sum of a float64 tensor over them."""
+        counts = torch.empty(0) if self.class_counts is None else self.class_counts.flatten()
+        sums = add_up(torch.cat([torch.tensor([self.loss_sum, self.num_targets], dtype=torch.float64), counts]))
+        return type(self)(
+            float(sums[0]), int(sums[1]), None if self.class_counts is None else sums[2:].view_as(self.class_counts)
+        )
+
+
+def class_counts(logits: Tensor, targets: Tensor) -> Tensor:
+    """What `Totals` has of one batch: logits (..., K) and targets int64 (...) -> float64 (3, K) on their device."""
+    likeliest, counted = logits.argmax(dim=-1), targets != IGNORED_TARGET
+    num_classes = logits.shape[-1]
+    counts = [
+        # By an index, not bincount: that waits for the device, and is not repeatable there.
+        torch.zeros(num_classes, dtype=torch.float64, device=logits.device).index_put_(
+            (classes.flatten(),), of.flatten().double(), accumulate=True
+        )
+        for classes, of in (
+            (likeliest, (likeliest == targets) & counted),
+            (likeliest, counted),
+            (targets.clamp(min=0), counted),
+        )
+    ]
+    return torch.stack(counts)
+
+
+def macro_f1(counts: Tensor) -> float:
+    """Mean of the F1 scores of the classes that were told or were a target, 0 to 1; `counts` as `class_counts` gives.
+
+    F1 is the harmonic mean of precision and recall: 2 x told rightly / (told + target). Each class weighs the same, so
+    that one of few samples counts as much as one of many.
+    """
+    rightly, told, target = counts
+    occurs = told + target > 0
+    return float((2 * rightly[occurs] / (told + target)[occurs]).mean()) if bool(occurs.any()) else 0.0
 
 
 def spread_indices(num_samples: int, max_samples: int) -> npt.NDArray[np.int64]:
@@ -44,7 +96,7 @@ def validation_totals(
     max_samples: int,
     micro_batch_size: int,
     device: torch.device,
-    counts_correct: bool = False,
+    num_classes: int | None = None,
     rank: int = 0,
     world_size: int = 1,
     all_ranks: bool = False,
@@ -55,6 +107,8 @@ def validation_totals(
     `all_ranks`: each round needs `model_forward` on all ranks; one that has nothing left repeats the first samples, and
     does not count them.
 
+    `num_classes`: of a classifier whose answers are to be counted; None: they are not.
+
     `go_on` is called before each micro-batch, equally often on all ranks, with the number done and the total; if it
     returns False, the result is None.
 
@@ -63,7 +117,8 @@ def validation_totals(
     host-device sync point is the reading of the sums at the end.
     """
     indices = spread_indices(data.num_validation_samples, max_samples)
-    sums = torch.zeros(3, dtype=torch.float64, device=device)
+    sums = torch.zeros(2, dtype=torch.float64, device=device)
+    told = None if num_classes is None else torch.zeros(3, num_classes, dtype=torch.float64, device=device)
     with torch.no_grad():
         num_rounds = -(-len(indices) // (world_size * micro_batch_size))
         for number in range(num_rounds):
@@ -81,20 +136,23 @@ def validation_totals(
                 continue
             sums[0] += loss_sum(logits, targets)
             sums[1] += count_targets(targets)
-            if counts_correct:
-                sums[2] += (logits.argmax(dim=-1) == targets).sum()
-    loss, num_targets, num_correct = sums.tolist()
-    return Totals(loss, int(num_targets), int(num_correct))
+            if told is not None:
+                told += class_counts(logits, targets)
+    loss, num_targets = sums.tolist()
+    return Totals(loss, int(num_targets), None if told is None else told.cpu())
 
 
-def describe_results(metric: Metric, data: TrainingData, loss: float, correct: float) -> dict[str, str]:
-    """Named figures of an evaluation and reference figures.
-
-    `loss` is in nats per unit of `metric`, `correct` the share of targets that were the likeliest class, 0 to 1.
-    """
+def describe_results(metric: Metric, data: TrainingData, totals: Totals) -> dict[str, str]:
+    """Named figures of an evaluation, the unit of each in its name, and reference figures."""
+    loss = totals.loss_sum / totals.num_targets
     results = {metric.loss: figure(loss)}
     if data.validation_bytes_per_token is not None:
-        results["validationLossNatsPerByte"] = figure(loss / data.validation_bytes_per_token)
-    if metric.accuracy:
-        results["validationAccuracyPermille"] = str(round(1000 * correct))
+        per_byte = loss / data.validation_bytes_per_token
+        results["validationLossNatsPerByte"] = figure(per_byte)
+        results["validationBitsPerByte"] = figure(per_byte / math.log(2))
+    if metric.perplexity is not None and loss < LARGEST_LOSS:
+        results[metric.perplexity] = figure(math.exp(loss))
+    if totals.class_counts is not None:
+        results[ACCURACY] = str(round(1000 * (totals.accuracy or 0)))
+        results[MACRO_F1] = str(round(1000 * macro_f1(totals.class_counts)))
     return results | {name: figure(entropy) for name, entropy in data.reference_entropies.items()}

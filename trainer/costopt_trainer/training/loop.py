@@ -323,7 +323,7 @@ class Training:
                 max_samples=self.recipe.evaluation.max_samples,
                 micro_batch_size=self.recipe.batch.micro_batch_size,
                 device=self.gang.device,
-                counts_correct=self.metric.accuracy,
+                num_classes=self.data.num_classes if self.metric.accuracy else None,
                 rank=self.strategy.data_rank,
                 world_size=self.strategy.data_size,
                 all_ranks=self.strategy.forward_needs_all_ranks,
@@ -333,12 +333,11 @@ class Training:
         self.meter.lap("evaluation")
         if totals is None:  # told to end between two micro-batches: the next attempt evaluates this step
             self.end_early()
-        sums = torch.tensor([totals.loss_sum, totals.num_targets, totals.num_correct], dtype=torch.float64)
-        loss_sum, num_targets, num_correct = self.gang.sum(sums).tolist()
-        loss = loss_sum / num_targets
+        totals = totals.over_ranks(self.gang.sum)
+        loss = totals.loss_sum / totals.num_targets
         if not isfinite(loss):
             raise diverged(f"the validation loss after step {self.step} is {loss}", self.recipe)
-        results = describe_results(self.metric, self.data, loss, num_correct / num_targets)
+        results = describe_results(self.metric, self.data, totals)
         self.update_progress(validation_loss=figure(loss), results=results)
         self.evaluation_due = False
         self.meter.lap("evaluation")
