@@ -220,13 +220,13 @@ MISTAKES = [
         "images for a language model",
         in_job(f"{RECIPE}.data", {"type": "Images", "images": {"path": "a.npz"}}),
         RECIPE,
-        "model.type ConvNet needs data.type Images",
+        "ConvNet needs Images",
     ),
     MistakeCase(
         "text without labels for a classifier",
         in_job(f"{RECIPE}.model", {"type": "Encoder", "encoder": {"task": "Classification"}}),
         RECIPE,
-        "model.type Encoder with task Classification needs data.type LabelledText",
+        "Encoder with task Classification needs data.type LabelledText",
     ),
     MistakeCase(
         "labelled text for a masked language model",
@@ -240,7 +240,7 @@ MISTAKES = [
             },
         ),
         RECIPE,
-        "model.type Encoder with task Classification needs data.type LabelledText",
+        "Encoder with task Classification needs data.type LabelledText",
     ),
     MistakeCase(
         "heads that do not divide the bottleneck",
