@@ -43,8 +43,17 @@ class Checkpointing(Strict):
 
     every_steps: Annotated[int, Field(ge=1, le=10**8)] = 200
     """Steps between checkpoints; the last step is always saved."""
+    every_seconds: Annotated[int, Field(ge=1, le=10**8)] | None = None
+    """Seconds of training after which a checkpoint is saved whatever its step, counted from the last one's beginning.
+    None: steps alone count."""
     keep_last: Annotated[int, Field(ge=2, le=1000)] = 2
     """Newest checkpoints kept. At least 2, so that a damaged newest one has one before it."""
+    keep_best: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Besides the newest, keep this many of those with the lowest validation loss: of steps that were evaluated as well
+    as saved. None: none. The trained model is that of the last step all the same."""
+    mode: Literal["Async", "Sync"] = "Async"
+    """Async: training goes on while a checkpoint is written, which takes as much host memory again as model and
+    optimizer have; one that is due meanwhile waits for it. Sync: training waits."""
 
 
 class Recipe(Strict):

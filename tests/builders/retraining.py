@@ -19,7 +19,7 @@ from costopt.schema.replica import EXIT_PREEMPTED, ReplicaSettings
 from costopt_trainer.compress.step import StepRun
 from costopt_trainer.data import sample_indices
 from costopt_trainer.models.loss import loss_sum
-from costopt_trainer.training.checkpoint import Snapshot
+from costopt_trainer.training.snapshot import Snapshot
 
 STOP_AT = "STOP_AT"
 """The rank is told to end before this step."""

@@ -117,6 +117,8 @@ class Run:
     signal_after: int | None = None
     """Send the signal below to rank 0 after this many steps: a real one, to the real process."""
     signal: int = signal.SIGTERM
+    killed_in_save: int | None = None
+    """The last rank is killed with SIGKILL while it writes the checkpoint of this step."""
     overflow_at: int | None = None
     """In this step, the gradients of the last rank overflow."""
     begins_as: str | None = None
@@ -133,8 +135,18 @@ def run(recipe: Recipe, storage: Path, **how: Any) -> Run:
 
 def do(run: Run) -> None:
     """Do one run; WORLD_SIZE and so on as in the environment. Ends as `costopt_trainer.training.loop.main` does."""
+    from costopt_trainer.storage import checkpoint_files
     from costopt_trainer.training import loop as train
     from costopt_trainer.training import meter
+
+    is_last = int(os.environ.get("RANK", "0")) == int(os.environ.get("WORLD_SIZE", "1")) - 1
+    write = checkpoint_files.write_tensor_file
+
+    def write_and_be_killed(path: Path, *arguments: Any, **keywords: Any) -> Any:
+        record = write(path, *arguments, **keywords)
+        if f"step-{run.killed_in_save:08d}" in str(path):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return record
 
     class Interrupted(train.Training):
         def take_step(self, *step: Any) -> None:
@@ -152,7 +164,7 @@ def do(run: Run) -> None:
 
     os.environ["OMP_NUM_THREADS"] = "1"  # the number of threads affects the last bits
     os.environ[names.ENV_STORAGE_DIR] = run.storage
-    if run.file_limit_bytes is not None and int(os.environ.get("RANK", "0")) == int(os.environ["WORLD_SIZE"]) - 1:
+    if run.file_limit_bytes is not None and is_last:
         resource.setrlimit(resource.RLIMIT_FSIZE, (run.file_limit_bytes, resource.RLIM_INFINITY))
     if run.begins_as is not None and os.environ.get("RANK", "0") == "0":  # the others wait for it
         oldest = min((Path(run.begins_as) / names.CHECKPOINTS_DIR).iterdir())
@@ -161,6 +173,8 @@ def do(run: Run) -> None:
     settings = ReplicaSettings(
         job_name="test", stage="train", num_nodes=1, processes_per_node=1, recipe=Recipe.model_validate(run.recipe)
     )
+    if run.killed_in_save is not None and is_last:
+        checkpoint_files.write_tensor_file = write_and_be_killed
     before = train.Training, meter.REPORT_EVERY_SECONDS
     train.Training, meter.REPORT_EVERY_SECONDS = Interrupted, 0.0  # type: ignore[misc]  metrics.jsonl gets every step
     try:

@@ -21,9 +21,9 @@ from costopt_trainer.storage.checkpoint_files import (
     damage_in,
     manifest_content,
     read_tensors,
-    write_file,
     write_tensors,
 )
+from costopt_trainer.storage.tensor_file import write_file
 from costopt_trainer.storage.tensor_pieces import DTYPES, MAX_CORNERS, Box, Shard, merge_tensors, parse_tensors
 
 FILE = "model-00000-00000.safetensors"

@@ -11,12 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from costopt.schema.recipe import Checkpointing
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.storage import checkpoint_files
-from costopt_trainer.training import checkpoint
-from costopt_trainer.training.checkpoint import Checkpoints, Snapshot, folder_name
+from costopt_trainer.training import checkpoint_write
+from costopt_trainer.training.async_save import Saves
+from costopt_trainer.training.checkpoint import Checkpoints, folder_name
 from costopt_trainer.training.checkpoint_state import name_changes, refuse_other_training
 from costopt_trainer.training.process_group import ALONE
+from costopt_trainer.training.snapshot import Snapshot
 
 
 def open_checkpoints(folder: Path, keep_last: int = 2) -> Checkpoints:
@@ -32,6 +35,11 @@ def snapshot(step: int, size: int = 100) -> Snapshot:
         random={"cpu": torch.get_rng_state()},
         state={"step": step, "scale": 0.1},
     )
+
+
+def saves_of(checkpoints: Checkpoints, mode: str = "Async", **settings: object) -> Saves:
+    """What a loop of one rank would save them with."""
+    return Saves(checkpoints, ALONE, Checkpointing.model_validate({"mode": mode, **settings}), lambda _: None)
 
 
 def steps(folder: Path) -> list[str]:
@@ -171,17 +179,16 @@ class Killed(BaseException):
 
 
 def kill_at(moment: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every change of the disk counts; the one of number `moment` is not done any more (a write: half of it is)."""
+    """Every change of the disk counts; the one of number `moment` is not done any more (of a write some bytes are)."""
     done: list[str] = []
 
     def counted(name: str, act: Callable[..., object]) -> Callable[..., object]:
         def instead(*arguments: object, **keywords: object) -> object:
             if len(done) == moment:
-                if name == "write_file":
-                    path, content = arguments
+                if name.startswith("write"):
+                    path = arguments[0]
                     assert isinstance(path, Path)
-                    assert isinstance(content, bytes)
-                    path.write_bytes(content[: len(content) // 2])
+                    path.write_bytes(b"{")
                 if name == "rmtree":
                     folder = arguments[0]
                     assert isinstance(folder, Path)
@@ -192,18 +199,22 @@ def kill_at(moment: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return instead
 
-    for module in (checkpoint, checkpoint_files):
-        monkeypatch.setattr(module, "write_file", counted("write_file", checkpoint_files.write_file))
-    monkeypatch.setattr(checkpoint, "sync_folder", counted("sync_folder", checkpoint.sync_folder))
+    for module, name in (
+        (checkpoint_files, "write_tensor_file"),
+        (checkpoint_write, "write_file"),
+        (checkpoint_write, "sync_folder"),
+    ):
+        monkeypatch.setattr(module, name, counted(name, getattr(module, name)))
     monkeypatch.setattr(Path, "rename", counted("rename", Path.rename))
     monkeypatch.setattr(Path, "mkdir", counted("mkdir", Path.mkdir))
     monkeypatch.setattr(shutil, "rmtree", counted("rmtree", shutil.rmtree))
     return done
 
 
-def test_a_kill_at_any_moment_of_saving_leaves_a_whole_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def a_kill_at_any_moment_leaves_a_whole_checkpoint(
+    save: Callable[[Checkpoints, int], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """`save` writes the checkpoint of a step; a Killed in it is raised, or the thread that it runs in ends."""
     moments = 0
     while True:
         folder = tmp_path / str(moments)
@@ -213,7 +224,7 @@ def test_a_kill_at_any_moment_of_saving_leaves_a_whole_checkpoint(
         with monkeypatch.context() as patch:
             done = kill_at(moments, patch)
             try:
-                checkpoints.save(30, snapshot(30))
+                save(checkpoints, 30)
             except Killed:
                 pass
             else:
@@ -227,8 +238,20 @@ def test_a_kill_at_any_moment_of_saving_leaves_a_whole_checkpoint(
         assert checkpoints.newest() == 40
         moments += 1
     assert moments == len(done) > 9
-    assert {"mkdir", "write_file", "sync_folder", "rename", "rmtree"} <= set(done)
-    assert "damaged" not in capsys.readouterr().err
+    assert {"mkdir", "write_tensor_file", "write_file", "sync_folder", "rename", "rmtree"} <= set(done)
+
+
+@pytest.mark.parametrize("mode", ["Async", "Sync"])
+def test_a_kill_at_any_moment_of_saving_leaves_a_whole_checkpoint(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def save(checkpoints: Checkpoints, step: int) -> None:
+        saves = saves_of(checkpoints, mode)
+        saves.begin(step, snapshot(step), 0)
+        saves.settle()
+
+    a_kill_at_any_moment_leaves_a_whole_checkpoint(save, tmp_path, monkeypatch)
+    assert "cannot be used" not in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -295,11 +318,11 @@ def test_storage_without_write_permission_is_refused_before_any_step(tmp_path: P
 
 
 def test_an_error_that_may_pass_is_left_to_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(path: Path, content: bytes) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError(5, "Input/output error")
 
     checkpoints = open_checkpoints(tmp_path)
-    monkeypatch.setattr(checkpoint_files, "write_file", fail)
+    monkeypatch.setattr(checkpoint_files, "write_tensor_file", fail)
     with pytest.raises(OSError, match="Input/output error"):
         checkpoints.save(1, snapshot(1))
 

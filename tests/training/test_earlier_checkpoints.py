@@ -14,8 +14,9 @@ from torch import Tensor
 from builders.trainer import losses, recipe, text_file, train_here, written
 from costopt.schema.recipe import Recipe
 from costopt_trainer.storage.checkpoint_files import damage_in, read_tensors
-from costopt_trainer.training.checkpoint import Checkpoints, Snapshot
+from costopt_trainer.training.checkpoint import Checkpoints
 from costopt_trainer.training.process_group import ALONE
+from costopt_trainer.training.snapshot import Snapshot
 
 EARLIER = Path(__file__).resolve().parents[1] / "cases/checkpoints/version-1/step-00000004"
 

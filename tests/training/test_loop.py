@@ -266,6 +266,7 @@ def test_the_loss_scale_and_its_age_survive_a_resume(text: Path, tmp_path: Path)
     begun.take_step(begun.batches_at(begun.samples_consumed), num_targets=128)
     begun.read_losses()
     begun.save()
+    begun.settle()
     resumed = training(recipe(text, precision="FP16"), tmp_path).scaler.state_dict()
     assert (resumed["scale"], resumed["_growth_tracker"]) == (2.0**11, 42)
 
@@ -331,8 +332,9 @@ def test_weights_that_are_not_finite_are_not_saved(text: Path, tmp_path: Path) -
     begun.take_step(begun.batches_at(begun.samples_consumed), num_targets=128)
     with torch.no_grad():
         next(begun.module.parameters()).view(-1)[3] = float("nan")
+    begun.save()
     with pytest.raises(NotRetryable, match="the weights after step 1 are not finite") as ended:
-        begun.save()
+        begun.settle()
     assert ended.value.reason == "LossNotFinite"
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
@@ -407,7 +409,7 @@ class Some:
 
 def test_progress_says_how_far_training_is_and_where_the_time_went(text: Path, tmp_path: Path) -> None:
     started = time.monotonic()
-    assert train_here(recipe(text), tmp_path) == 0
+    assert train_here(recipe(text, checkpointing={"everySteps": 4, "mode": "Sync"}), tmp_path) == 0
     elapsed_ms = 1000 * (time.monotonic() - started)
     lines = [Progress.model_validate_json(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line.step, line.samples_consumed) for line in lines] == [(step, 8 * step) for step in range(1, 9)]

@@ -41,14 +41,18 @@ def test_every_moment_is_counted_under_exactly_one_head() -> None:
     assert sum(metered.model_dump().values()) == 1500 + sum(range(10, 17))
 
 
-def test_a_completed_checkpoint_makes_the_steps_before_it_productive() -> None:
+def test_a_completed_checkpoint_makes_the_steps_before_its_snapshot_productive() -> None:
     clock = Clock()
     meter = Meter(now=clock)
     clock.pass_ms(100)
     meter.lap("training")
-    meter.checkpoint_completed()
-    clock.pass_ms(30)
-    meter.lap("training")
+    moment = meter.in_steps_ns()
+    for milliseconds, head in ((30, "training"), (4, "checkpoint")):  # while it is written
+        clock.pass_ms(milliseconds)
+        meter.lap(head)
+    metered = meter.metered()
+    assert (metered.productive, metered.since_checkpoint) == (0, 130)
+    meter.checkpoint_completed(moment)
     metered = meter.metered()
     assert (metered.productive, metered.since_checkpoint) == (100, 30)
 

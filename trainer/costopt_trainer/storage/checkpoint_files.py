@@ -1,6 +1,6 @@
 """A checkpoint's files: written durably, and read so that damage is detected.
 
-write_file, write_tensors    new files, synced -> their records in the manifest
+write_tensors                a rank's tensors -> new files, synced, and their records in the manifest
 manifest_content             all records -> the manifest, if that can be read again
 damage_in                    what is wrong with a checkpoint, in words
 read_tensors                 tensors of a kind by name, or a region of each, assembled from their pieces
@@ -24,11 +24,11 @@ from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from costopt.hostile import Hostile, make_folder, open_file, read_json, real_folder
 from costopt_trainer.errors import NotRetryable
+from costopt_trainer.storage.tensor_file import BLOCK_BYTES, FileRecord, write_tensor_file
 from costopt_trainer.storage.tensor_pieces import (
     DTYPES,
     Box,
@@ -42,9 +42,6 @@ from costopt_trainer.storage.tensor_pieces import (
     shards_of,
 )
 
-FileRecord = dict[str, int | str]
-"""A manifest's record of a file: `size` in bytes, `sha256` in hexadecimal."""
-
 Region = Callable[[str, tuple[int, ...]], Box]
 """Name and global shape of a tensor -> the block of it to read."""
 
@@ -56,12 +53,10 @@ MAX_MANIFEST_BYTES = 2**24
 """A tensor takes about 200 bytes, so this is for eighty thousand."""
 
 MAX_FILE_BYTES = 2**30
-"""Tensors are serialised to memory and then written, so this bounds the extra memory of saving (a larger tensor has a
-file of its own)."""
+"""A larger tensor has a file of its own."""
 
 _FILE_NAME = re.compile(r"state\.json|(model|optimizer|random)-[0-9]{5,9}-[0-9]{5,9}\.safetensors")
 """File names that a manifest may have: none leads out of its folder."""
-_BLOCK_BYTES = 2**24
 
 _FOR_GOOD = {
     errno.EACCES,
@@ -205,7 +200,7 @@ def manifest_content(step: int, job: str, files: Mapping[str, FileRecord], tenso
 
 def _digest(stream: BinaryIO, on_block: Callable[[], object]) -> str:
     digest = hashlib.sha256()
-    while block := stream.read(_BLOCK_BYTES):
+    while block := stream.read(BLOCK_BYTES):
         digest.update(block)
         on_block()
     return digest.hexdigest()
@@ -222,25 +217,16 @@ def not_writable(folder: Path, error: OSError) -> Exception:
     return NotRetryable("CheckpointNotWritable", f"cannot write to {folder} ({error.strerror}): {remedy}")
 
 
-def write_file(path: Path, content: bytes) -> FileRecord:
-    """Write and sync a new file; returns its record in the manifest. Raises OSError."""
-    with path.open("xb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-
-
 def write_tensors(
     folder: Path,
     kind: str,
     rank: int,
     tensors: Mapping[str, Tensor | Sequence[Shard]],
-    on_file: Callable[[], object] = lambda: None,
+    on_block: Callable[[], object] = lambda: None,
 ) -> tuple[dict[str, FileRecord], PlainTensors]:
     """Write a rank's tensors and shards as `<kind>-<rank>-<number>.safetensors`; returns their manifest records.
 
-    `on_file` is called after each file. Raises OSError.
+    `on_block` is called after each block of 16 MiB. Raises OSError.
 
     Copies from a GPU: a host-device sync point.
     """
@@ -248,11 +234,9 @@ def write_tensors(
     tables: list[PlainTensors] = []
     for number, group in enumerate(_groups(tensors)):
         name = f"{kind}-{rank:05d}-{number:05d}.safetensors"
-        # Serialised here: errors of safetensors' own writer have no errno.
-        content = save({key: shard.tensor.detach().cpu().contiguous() for key, shard in group.items()})
-        files[name] = write_file(folder / name, content)
+        held = {key: shard.tensor for key, shard in group.items()}
+        files[name] = write_tensor_file(folder / name, held, on_block=on_block)
         tables += [{kind: {key: describe(shard, name)}} for key, shard in group.items()]
-        on_file()
     return files, merge_tensors(tables)
 
 

@@ -43,7 +43,7 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 """safetensors' names of dtypes."""
-_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 MAX_DIMS = 5
 MAX_CORNERS = 2**21
@@ -137,7 +137,7 @@ def shards_of(held: Tensor | Sequence[Shard]) -> Sequence[Shard]:
 def describe(shard: Shard, file: str) -> dict[str, Any]:
     """Plain data of a tensor with one shard in a file."""
     piece = {"file": file, "offsets": list(shard.offsets), "shape": list(shard.tensor.shape)}
-    return {"dtype": _DTYPE_NAMES[shard.tensor.dtype], "shape": list(shard.global_shape), "pieces": [piece]}
+    return {"dtype": DTYPE_NAMES[shard.tensor.dtype], "shape": list(shard.global_shape), "pieces": [piece]}
 
 
 def merge_tensors(parts: Iterable[PlainTensors]) -> PlainTensors:

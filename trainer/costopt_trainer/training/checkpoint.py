@@ -9,8 +9,7 @@
                                             which piece of it is in which file; written last
         evaluation.json                     figures of the evaluation that was due, once it is done
 
-    Checkpoints         write, find and read them, all ranks together
-    random_state, restore_random_state
+    Checkpoints         write, find, read and keep them, all ranks together
 
 A checkpoint is written under a temporary name, synced, then renamed: a kill at any moment leaves the earlier ones
 complete. Older ones are removed only after that. Tensors are assembled from their pieces, so it does not matter how
@@ -20,63 +19,45 @@ job, a link, or one with an invalid manifest or state is skipped like a damaged 
 """
 
 import contextlib
-import json
 import re
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from costopt.files import sync_folder, write_atomically
+from costopt.files import write_atomically
 from costopt.hostile import read_json
 from costopt_trainer.errors import NotRetryable, first_line, memory_reason
 from costopt_trainer.phases import phase
 from costopt_trainer.storage.checkpoint_files import (
-    MANIFEST_FILE,
-    FileRecord,
     Region,
     damage_in,
-    manifest_content,
-    not_writable,
     read_tensors,
     remove,
     storage_folder,
     tensor_names,
-    write_file,
-    write_tensors,
 )
-from costopt_trainer.storage.tensor_pieces import KINDS, PlainTensors, Shard, merge_tensors
+from costopt_trainer.storage.tensor_file import write_file
 from costopt_trainer.training.checkpoint_state import evaluation_of
+from costopt_trainer.training.checkpoint_write import (
+    OPTIMIZER_TENSORS,
+    STATE_FILE,
+    to_json,
+    together,
+    write_checkpoint,
+)
 from costopt_trainer.training.process_group import ProcessGroup
+from costopt_trainer.training.snapshot import Snapshot
 
-STATE_FILE = "state.json"
 EVALUATION_FILE = "evaluation.json"
-OPTIMIZER_TENSORS = "optimizerTensors"
-"""In state.json: how many the optimizer kept. None that has taken no step yet, as when FP16 overflowed, keeps some."""
 
 _NAME = re.compile(r"step-([0-9]{8,15})")
 _LEFTOVER = re.compile(r"\.step-.*")
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """What one rank puts into a checkpoint. It may hold a whole tensor or some of its shards."""
-
-    model: Mapping[str, Tensor | Sequence[Shard]]
-    """Parameters and buffers by name; empty on a rank whose part another rank writes."""
-    optimizer: Mapping[str, Tensor | Sequence[Shard]]
-    """Optimizer state by "<parameter>/<name>"; empty likewise."""
-    random: Mapping[str, Tensor]
-    """States of this rank's random generators, uint8."""
-    state: Mapping[str, Any]
-    """JSON data; that of rank 0 is used."""
 
 
 class Checkpoints:
@@ -85,11 +66,11 @@ class Checkpoints:
     `prepare`, `newest` and `save` must be called by all ranks; an error of one is raised on all.
     """
 
-    def __init__(self, folder: Path, *, job: str, keep_last: int, gang: ProcessGroup) -> None:
-        """`job`: name of their job."""
+    def __init__(self, folder: Path, *, job: str, keep_last: int, gang: ProcessGroup, keep_best: int = 0) -> None:
+        """`job`: name of their job. The newest `keep_last` are kept, and the best `keep_best` by validation loss."""
         self.folder = folder
         self._job = job
-        self._keep_last = keep_last
+        self._keep_last, self._keep_best = keep_last, keep_best
         self._gang = gang
         self.passed_over: str | None = None
         """What `newest` skipped as damaged, in words."""
@@ -117,9 +98,9 @@ class Checkpoints:
                 )
             write_file(probe / f"{self._gang.rank}", bytes(4096))
 
-        self._together(begin, rank_0_only=True)
+        together(self._gang, self.folder, begin, rank_0_only=True)
         try:
-            self._together(try_writing)
+            together(self._gang, self.folder, try_writing)
         finally:
             if self._gang.rank == 0:
                 shutil.rmtree(probe, ignore_errors=True)
@@ -155,7 +136,7 @@ class Checkpoints:
                 )
 
         with phase("LoadingCheckpoint") as pieces:
-            self._together(look, rank_0_only=True)
+            together(self._gang, self.folder, look, rank_0_only=True)
         found, self.passed_over = self._gang.broadcast((found, "; ".join(damaged)[:4000] or None))
         return found
 
@@ -213,90 +194,60 @@ class Checkpoints:
         return {name.removeprefix(own): state for name, state in states.items()}
 
     def save(self, step: int, snapshot: Snapshot) -> None:
-        """Write a checkpoint and, once it is complete, remove those no longer kept.
-
-        Raises NotRetryable("CheckpointNotWritable") if a rank may not write or the disk is full; earlier checkpoints
-        are then untouched.
-        """
-        rank, final = self._gang.rank, self.folder / folder_name(step)
-        partial = self.folder / f".{final.name}.partial"
-        files: dict[str, FileRecord] = {}
-        held: PlainTensors = {}
-
-        def begin() -> None:
-            remove(partial)
-            partial.mkdir()
-
-        def write_part() -> None:
-            random = {f"{rank}/{name}": state for name, state in snapshot.random.items()}
-            for kind, tensors in zip(KINDS, (snapshot.model, snapshot.optimizer, random), strict=True):
-                records, table = write_tensors(partial, kind, rank, tensors, pieces.done)
-                files.update(records)
-                held.update(table)
-
-        def finish() -> None:
-            tensors = merge_tensors(table for _, table in written)
-            # The manifest alone would not miss what is no longer in it.
-            state = {**snapshot.state, OPTIMIZER_TENSORS: len(tensors.get("optimizer", {}))}
-            records = {name: record for each, _ in written for name, record in each.items()}
-            records[STATE_FILE] = write_file(partial / STATE_FILE, _to_json(state))
-            write_file(partial / MANIFEST_FILE, manifest_content(step, self._job, records, tensors))
-            sync_folder(partial)
-            remove(final)  # only exists if it was skipped as damaged
-            partial.rename(final)
-            sync_folder(self.folder)
-
+        """`write` at once, with all ranks of this object's own group."""
         with phase("SavingCheckpoint") as pieces:
-            try:
-                self._together(begin, rank_0_only=True)
-                self._together(write_part)
-                written = self._gang.gather((files, held))
-                self._together(finish, rank_0_only=True)
-            except Exception:
-                if rank == 0:
-                    with contextlib.suppress(OSError):
-                        remove(partial)  # frees its space on a full disk
-                raise
-            if rank == 0:
-                self._remove_old(step)
+            self.write(step, lambda: snapshot, self._gang, pieces.done)
+
+    def write(
+        self, step: int, take: Callable[[], Snapshot], gang: ProcessGroup, on_block: Callable[[], object]
+    ) -> None:
+        """Write a checkpoint and, once it is complete, remove those no longer kept. For any thread.
+
+        All ranks of `gang` must call it; see `write_checkpoint`. Earlier checkpoints are untouched if it fails.
+        """
+        write_checkpoint(self.folder / folder_name(step), step, take, job=self._job, gang=gang, on_block=on_block)
+        if gang.rank == 0:
+            self._remove_old(step)
 
     def add_evaluation(self, step: int, figures: Mapping[str, Any]) -> None:
         """Rank 0 writes the figures of an evaluation beside the checkpoint written before it."""
-        self._together(
-            lambda: write_atomically(self.folder / folder_name(step) / EVALUATION_FILE, _to_json(figures)),
-            rank_0_only=True,
-        )
+
+        def write() -> None:
+            write_atomically(self.folder / folder_name(step) / EVALUATION_FILE, to_json(figures))
+            if self._keep_best and self.best(step)[:1] == [step]:
+                _say(f"the checkpoint of step {step} is the best so far: validation loss {figures['validationLoss']}")
+
+        together(self._gang, self.folder, write, rank_0_only=True)
 
     def read_evaluation(self, step: int) -> dict[str, Any] | None:
         """What `add_evaluation` wrote, on all ranks; None if it is missing or damaged."""
-        figures: dict[str, Any] | None = None
-        if self._gang.rank == 0:
-            with contextlib.suppress(OSError, ValueError):
-                figures = evaluation_of(read_json(self.folder / folder_name(step) / EVALUATION_FILE))
+        figures = self._evaluation(step) if self._gang.rank == 0 else None
         return self._gang.broadcast(figures)
+
+    def best(self, newest: int) -> list[int]:
+        """The steps of the `keep_best` checkpoints with the lowest validation loss, best first; of equals the earlier.
+
+        Those after `newest` do not count.
+        """
+        steps = [step for step in _steps_in(self.folder) if step <= newest]
+        losses = {step: float(figures["validationLoss"]) for step in steps if (figures := self._evaluation(step))}
+        return sorted(losses, key=lambda step: (losses[step], step))[: self._keep_best]
+
+    def _evaluation(self, step: int) -> dict[str, Any] | None:
+        with contextlib.suppress(OSError, ValueError):
+            return evaluation_of(read_json(self.folder / folder_name(step) / EVALUATION_FILE))
+        return None
 
     def _remove_old(self, newest: int) -> None:
         # Later steps were skipped as damaged when the training went back; it is now on a new path.
-        steps = sorted(_steps_in(self.folder))
-        kept = [step for step in steps if step <= newest][-self._keep_last :]
-        for step in steps:
-            if step not in kept:
+        steps = sorted(step for step in _steps_in(self.folder) if step <= newest)
+        kept = {*steps[-self._keep_last :], *(self.best(newest) if self._keep_best else ())}
+        for step in _steps_in(self.folder):
+            if step > newest or step not in kept:
                 try:
                     remove(self.folder / folder_name(step))
                 except OSError as error:
                     _say(f"the old checkpoint of step {step} could not be removed: {error}")
-
-    def _together(self, act: Callable[[], None], *, rank_0_only: bool = False) -> None:
-        """Run `act` on all ranks (or only on the first), and raise an error of one on all."""
-        problem: Exception | None = None
-        if self._gang.rank == 0 or not rank_0_only:
-            try:
-                act()
-            except OSError as error:
-                problem = not_writable(self.folder, error)
-            except Exception as error:  # noqa: BLE001  whatever it is, the other ranks must not wait for this one
-                problem = error
-        self._gang.agree(problem)
 
 
 def folder_name(step: int) -> str:
@@ -307,26 +258,6 @@ def folder_name(step: int) -> str:
 def _steps_in(folder: Path) -> list[int]:
     """Steps of the checkpoints in `folder`, whole or damaged, in no order."""
     return [int(match[1]) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
-
-
-def random_state(device: torch.device) -> dict[str, Tensor]:
-    """States of torch's random generators that dropout draws from on `device`, uint8."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
-
-
-def restore_random_state(states: Mapping[str, Tensor], device: torch.device) -> None:
-    """Restore what `random_state` took; missing states, and those of unused devices, change nothing."""
-    if "cpu" in states:
-        torch.set_rng_state(states["cpu"])
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], device)
-
-
-def _to_json(data: Any) -> bytes:
-    return json.dumps(data, indent=1, sort_keys=True, allow_nan=False).encode()
 
 
 def _say(line: str) -> None:

@@ -45,12 +45,8 @@ from costopt_trainer.models.table import (
 from costopt_trainer.phases import phase
 from costopt_trainer.shutdown import watch_for_stop
 from costopt_trainer.storage.checkpoint_files import not_writable
-from costopt_trainer.training.checkpoint import (
-    Checkpoints,
-    Snapshot,
-    random_state,
-    restore_random_state,
-)
+from costopt_trainer.training.async_save import Saves
+from costopt_trainer.training.checkpoint import Checkpoints
 from costopt_trainer.training.checkpoint_state import fault_of_state, name_changes, refuse_other_training
 from costopt_trainer.training.evaluation import describe_results, validation_totals
 from costopt_trainer.training.meter import Meter, Reporter, figure, startup_ns
@@ -62,7 +58,11 @@ from costopt_trainer.training.parallel.strategy import Batch, Strategy, clip_gra
 from costopt_trainer.training.precision import all_finite, autocast_for, gradient_scaler, slow_precision
 from costopt_trainer.training.process_group import ProcessGroup, join_process_group
 from costopt_trainer.training.schedules import learning_rate
+from costopt_trainer.training.snapshot import Snapshot, random_state, restore_random_state, tensors_of
 from costopt_trainer.training.stopping import Question, Stop
+
+LAST_SAVE_SECONDS = 60.0
+"""How long a training that fails waits for the checkpoint that is being written."""
 
 
 def main(settings: ReplicaSettings) -> None:
@@ -80,8 +80,12 @@ def main(settings: ReplicaSettings) -> None:
         storage = Path(os.environ[names.ENV_STORAGE_DIR])
         training = Training(settings.recipe, storage, gang, meter, stop, job=settings.job_name)
         training.resume()
-        training.run()
-        training.finish()
+        try:
+            training.run()
+            training.finish()
+        except Exception:
+            training.saves.let_end(LAST_SAVE_SECONDS)
+            raise
         gang.leave()
     except RuntimeError as error:
         # All ranks are asked to end at about the same time: one that has lost another was asked as well.
@@ -99,9 +103,13 @@ class Training:
         self.recipe, self.storage, self.gang, self.meter, self.stop = recipe, storage, gang, meter, stop
 
         # ---- storage and data; before the model, because errors are likelier here
-        keep_last = recipe.checkpointing.keep_last
-        self.checkpoints = Checkpoints(storage / names.CHECKPOINTS_DIR, job=job, keep_last=keep_last, gang=gang)
+        saving = recipe.checkpointing
+        folder = storage / names.CHECKPOINTS_DIR
+        self.checkpoints = Checkpoints(
+            folder, job=job, keep_last=saving.keep_last, keep_best=saving.keep_best or 0, gang=gang
+        )
         self.checkpoints.prepare()
+        self.saves = Saves(self.checkpoints, gang, saving, self.refuse_to_save)
         context_length = context_length_of(recipe.model)
         self.cache_dir = storage / names.CACHE_DIR
         self.data = load_data(
@@ -130,8 +138,10 @@ class Training:
         # ---- where we are
         self.step = 0  # finished steps
         self.samples_consumed = 0  # over all ranks: the data position
-        self.saved_step: int | None = None
+        self.saved_step: int | None = None  # of the newest complete checkpoint
         self.evaluation_due = False  # after this step, and not done yet
+        self.evaluated: dict[str, Any] | None = None  # figures of the step that is being saved
+        self.evaluated_ns = 0  # what the meter had counted in steps then
         self.losses: list[Tensor] = []  # of the steps since the last read, on the device, each rank's own part
         self.progress = Progress(step=0, total_steps=recipe.total_steps)  # latest figures
         self.reported_samples = 0
@@ -215,10 +225,18 @@ class Training:
                 meter.lap("data_wait")
 
                 # The hosts agree, over gloo, while the GPUs are still busy with the previous step: how many targets
-                # this global batch has, whether any rank was asked to end, and whether a report is due on rank 0.
-                num_targets, stop_asked, report_due = gang.sum_integers(
-                    own_targets, self.stop.asked, gang.rank == 0 and meter.report_is_due()
+                # this global batch has, whether any rank was asked to end, whether a report or a checkpoint is due by
+                # rank 0's clock, and on how many ranks the checkpoint that is being written has come to its end.
+                num_targets, stop_asked, report_due, save_due, num_over = gang.sum_integers(
+                    own_targets,
+                    self.stop.asked,
+                    gang.rank == 0 and meter.report_is_due(),
+                    gang.rank == 0 and self.saves.is_due_by_time(),
+                    self.saves.is_over(),
                 )
+                if num_over == gang.world_size:
+                    meter.lap("training")
+                    self.settle()
                 if stop_asked:
                     self.end_early()
                 if report_due:
@@ -229,7 +247,7 @@ class Training:
                 self.take_step([on_device(batch, gang.device) for batch in batches], num_targets)
                 last = self.step == recipe.total_steps
                 self.evaluation_due = evaluation_due = last or self.step % recipe.evaluation.every_steps == 0
-                checkpoint_due = last or self.step % recipe.checkpointing.every_steps == 0
+                checkpoint_due = last or save_due > 0 or self.saves.is_due(self.step)
                 if evaluation_due or checkpoint_due:
                     self.read_losses()
                 meter.lap("training")
@@ -237,6 +255,8 @@ class Training:
                     self.save()
                 if evaluation_due:
                     self.evaluate()
+                if last:
+                    self.settle()
                 if evaluation_due or checkpoint_due:
                     self.report()
 
@@ -274,6 +294,10 @@ class Training:
             # In FP16 infinite gradients become NaN here; the scaler has seen them and skips the step.
             norm = self.strategy.gradient_norm()
             clip_gradients(self.module, clip_norm, norm)
+        if self.saves.is_copying:
+            self.meter.lap("training")
+            self.saves.before_change()
+            self.meter.lap("checkpoint")
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -341,21 +365,21 @@ class Training:
         self.update_progress(validation_loss=figure(loss), results=results)
         self.evaluation_due = False
         self.meter.lap("evaluation")
+        if self.step in (self.saved_step, self.saves.step):
+            self.evaluated = {"validationLoss": figure(loss), "results": results}
+            self.evaluated_ns = self.meter.in_steps_ns()
         if self.step == self.saved_step:
-            self.checkpoints.add_evaluation(self.step, {"validationLoss": figure(loss), "results": results})
-            self.meter.checkpoint_completed()
-            self.meter.lap("checkpoint")
+            self.keep_evaluation()
 
     def save(self) -> None:
-        """Write a checkpoint, each rank its part. A sync point."""
-        if self.gang.sum_integers(not all_finite(self.module.parameters())) != [0]:
-            raise diverged(f"the weights after step {self.step} are not finite", self.recipe)
-        self.update_progress(last_checkpoint_step=self.step)
+        """Begin a checkpoint, each rank its part, once the one before it is complete."""
+        self.settle()
+        progress = self.progress.model_copy(update={"metered": None, "last_checkpoint_step": self.step})
         state = {
             "step": self.step,
             "samplesConsumed": self.samples_consumed,
             "scaler": self.scaler.state_dict(),
-            "progress": self.progress.model_copy(update={"metered": None}).to_plain(),
+            "progress": progress.to_plain(),
             "ranks": self.gang.world_size,
             "recipe": self.recipe.to_plain(),
             "identity": self.identity(),
@@ -366,18 +390,44 @@ class Training:
             optimizer=self.strategy.to_save(named_optimizer_state(self.module, self.optimizer)),
             random=random_state(self.gang.device),
             state=state,
+            parameters=frozenset(name for name, _ in self.module.named_parameters()),
         )
-        self.checkpoints.save(self.step, snapshot)
-        self.saved_step = self.step
-        self.meter.checkpoint_completed()
+        self.saves.begin(self.step, snapshot, self.meter.in_steps_ns())
+        if self.recipe.checkpointing.mode == "Sync":
+            self.settle()
         self.meter.lap("checkpoint")
+
+    def settle(self) -> None:
+        """The checkpoint that is being written, if any, is complete afterwards, or its error is raised on all ranks."""
+        saved = self.saves.settle()
+        if saved is not None:
+            self.saved_step = saved.step
+            self.meter.checkpoint_completed(saved.moment_ns)
+            self.update_progress(last_checkpoint_step=saved.step)
+            self.keep_evaluation()
+        self.meter.lap("checkpoint")
+
+    def keep_evaluation(self) -> None:
+        """Put the figures of an evaluation beside the checkpoint of their step, which is complete."""
+        if self.evaluated is not None and self.saved_step is not None:
+            self.checkpoints.add_evaluation(self.saved_step, self.evaluated)
+            self.meter.checkpoint_completed(self.evaluated_ns)
+            self.meter.lap("checkpoint")
+        self.evaluated = None
+
+    def refuse_to_save(self, snapshot: Snapshot) -> None:
+        """Raise NotRetryable for a snapshot that nothing good can come of. A sync point of the thread that saves."""
+        if not all_finite(tensors_of(snapshot.model, snapshot.parameters)):
+            raise diverged(f"the weights after step {snapshot.state['step']} are not finite", self.recipe)
 
     def end_early(self) -> NoReturn:
         """All ranks save the last finished step, and end."""
         self.read_losses()
         self.meter.lap("training")
+        self.settle()
         if self.step not in (0, self.saved_step):
             self.save()
+            self.settle()
         self.report()
         raise SystemExit(EXIT_PREEMPTED)
 

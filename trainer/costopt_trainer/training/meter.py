@@ -80,17 +80,20 @@ class Meter:
         self._heads[head] += now - self._last_ns
         self._last_ns = now
 
-    def checkpoint_completed(self) -> None:
-        """All steps and evaluations so far are in a checkpoint: they are productive now."""
-        self._saved_ns = self._heads["training"] + self._heads["evaluation"]
+    def in_steps_ns(self) -> int:
+        """Time in steps and evaluations so far: what a snapshot taken now would hold."""
+        return self._heads["training"] + self._heads["evaluation"]
+
+    def checkpoint_completed(self, moment_ns: int) -> None:
+        """The steps and evaluations until `in_steps_ns` was `moment_ns` are in a checkpoint: they are productive."""
+        self._saved_ns = max(self._saved_ns, moment_ns)
 
     def metered(self) -> MeteredMilliseconds:
         """The times so far."""
-        in_steps_ns = self._heads["training"] + self._heads["evaluation"]
         return MeteredMilliseconds(
             startup=self._heads["startup"] // NANOSECONDS_PER_MILLISECOND,
             productive=self._saved_ns // NANOSECONDS_PER_MILLISECOND,
-            since_checkpoint=(in_steps_ns - self._saved_ns) // NANOSECONDS_PER_MILLISECOND,
+            since_checkpoint=(self.in_steps_ns() - self._saved_ns) // NANOSECONDS_PER_MILLISECOND,
             data_wait=self._heads["data_wait"] // NANOSECONDS_PER_MILLISECOND,
             checkpoint=self._heads["checkpoint"] // NANOSECONDS_PER_MILLISECOND,
         )

@@ -10,7 +10,7 @@ the code of anybody who can reach a rank's port: neither torch's store nor gloo 
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar, get_args
 
@@ -32,7 +32,9 @@ COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 notices at once anyway."""
 
 MAX_MESSAGE_BYTES = 2**22
-"""Longest JSON that a rank sends: the records of a checkpoint's twenty thousand tensors."""
+"""Longest JSON that a rank sends to all at once, and longest part of what it sends to the first only."""
+MAX_GATHERED_BYTES = 2**26
+"""Longest JSON that a rank sends to the first: the records of a checkpoint's three hundred thousand pieces."""
 MAX_SENTENCE = 10_000
 """Characters of an error that other ranks get."""
 
@@ -45,11 +47,19 @@ class ProcessGroup:
     local_rank: int
     world_size: int
     device: torch.device
+    group: Any = None
+    """torch's group of these ranks; None: the default one."""
+
+    def apart(self) -> "ProcessGroup":
+        """The same ranks with connections (gloo) of their own, for another thread. All ranks must call it together."""
+        if self.world_size == 1:
+            return self
+        return replace(self, group=dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT))
 
     def sum(self, tensor: Tensor) -> Tensor:
         """`tensor` summed over all ranks, in place; the same bits on every rank."""
         if self.world_size > 1:
-            dist.all_reduce(tensor)
+            dist.all_reduce(tensor, group=self.group)
         return tensor
 
     def sum_integers(self, *values: int) -> list[int]:
@@ -77,14 +87,37 @@ class ProcessGroup:
         contents = self._all_gather(_to_tensor(content, max(lengths)))
         return [parse_json(row[:length].numpy().tobytes()) for row, length in zip(contents, lengths, strict=True)]
 
+    def gather_on_first(self, value: T) -> list[T]:
+        """Every rank's `value`, JSON data, in rank order, on rank 0; nothing on the others. Tuples become lists.
+
+        For what grows with the model: no rank but the first receives or keeps it, and one after another, in parts.
+        """
+        if self.world_size == 1:
+            return [value]
+        content = _to_bytes(value)
+        if self.rank > 0:
+            dist.send(torch.tensor([len(content)]), dst=0, group=self.group)
+            for part in _to_tensor(content, len(content)).split(MAX_MESSAGE_BYTES):
+                dist.send(part, dst=0, group=self.group)
+            return []
+        values: list[T] = [parse_json(content, max_bytes=MAX_GATHERED_BYTES)]
+        for rank in range(1, self.world_size):
+            length = torch.empty(1, dtype=torch.int64)
+            dist.recv(length, src=rank, group=self.group)
+            received = torch.empty(_checked(int(length), MAX_GATHERED_BYTES), dtype=torch.uint8)
+            for part in received.split(MAX_MESSAGE_BYTES):
+                dist.recv(part, src=rank, group=self.group)
+            values.append(parse_json(received.numpy().tobytes(), max_bytes=MAX_GATHERED_BYTES))
+        return values
+
     def _broadcast(self, tensor: Tensor) -> Tensor:
-        dist.broadcast(tensor, src=0)
+        dist.broadcast(tensor, src=0, group=self.group)
         return tensor
 
     def _all_gather(self, tensor: Tensor) -> Tensor:
         """Every rank's `tensor`, all of equal shape, as rows."""
         rows = [torch.empty_like(tensor) for _ in range(self.world_size)]
-        dist.all_gather(rows, tensor)
+        dist.all_gather(rows, tensor, group=self.group)
         return torch.stack(rows)
 
     def agree(self, error: Exception | None) -> None:
@@ -159,8 +192,8 @@ def _to_tensor(content: bytes, length: int) -> Tensor:
     return torch.frombuffer(bytearray(content.ljust(length, b"\0")), dtype=torch.uint8)
 
 
-def _checked(length: int) -> int:
+def _checked(length: int, most: int = MAX_MESSAGE_BYTES) -> int:
     """A length sent by another rank, checked before memory is allocated."""
-    if not 0 < length <= MAX_MESSAGE_BYTES:
-        raise RuntimeError(f"a rank must tell at most {MAX_MESSAGE_BYTES} bytes at once, but announced {length}")
+    if not 0 < length <= most:
+        raise RuntimeError(f"a rank must tell at most {most} bytes at once, but announced {length}")
     return length
