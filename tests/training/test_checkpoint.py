@@ -22,8 +22,8 @@ from costopt_trainer.training.process_group import ALONE
 from costopt_trainer.training.snapshot import Snapshot
 
 
-def open_checkpoints(folder: Path, keep_last: int = 2) -> Checkpoints:
-    checkpoints = Checkpoints(folder, job="test", keep_last=keep_last, gang=ALONE)
+def open_checkpoints(folder: Path, keep_last: int = 2, keep_best: int = 0) -> Checkpoints:
+    checkpoints = Checkpoints(folder, job="test", keep_last=keep_last, keep_best=keep_best, gang=ALONE)
     checkpoints.prepare()
     return checkpoints
 
@@ -80,6 +80,65 @@ def test_the_last_ones_are_kept(tmp_path: Path) -> None:
     for step in (5, 10, 15, 20):
         checkpoints.save(step, snapshot(step))
     assert steps(tmp_path) == ["step-00000015", "step-00000020"]
+
+
+def evaluated(checkpoints: Checkpoints, step: int, loss: str) -> None:
+    checkpoints.save(step, snapshot(step))
+    checkpoints.add_evaluation(step, {"validationLoss": loss, "results": {}})
+
+
+def test_the_best_ones_are_kept_besides_and_the_best_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoints = open_checkpoints(tmp_path, keep_best=2)
+    for step, loss in ((5, "3.5"), (10, "1.5"), (15, "2.5"), (20, "1.5"), (25, "9"), (30, "10")):
+        evaluated(checkpoints, step, loss)
+    checkpoints.save(35, snapshot(35))  # not evaluated
+    assert steps(tmp_path) == [folder_name(step) for step in (10, 20, 30, 35)]
+    assert checkpoints.best(35) == [10, 20], "by number, not by text; of equals the earlier first"
+    told = [line for line in capsys.readouterr().err.splitlines() if "best" in line]
+    assert told == [
+        "the checkpoint of step 5 is the best so far: validation loss 3.5",
+        "the checkpoint of step 10 is the best so far: validation loss 1.5",
+    ]
+
+
+def test_without_that_only_the_last_ones_are_kept_and_nothing_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoints = open_checkpoints(tmp_path)
+    for step, loss in ((5, "1"), (10, "2"), (15, "3")):
+        evaluated(checkpoints, step, loss)
+    assert steps(tmp_path) == ["step-00000010", "step-00000015"]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_best_one_of_a_path_that_was_left_pushes_out_no_other(tmp_path: Path) -> None:
+    checkpoints = open_checkpoints(tmp_path, keep_best=1)
+    for step, loss in ((5, "2"), (10, "3"), (15, "3"), (20, "1")):
+        evaluated(checkpoints, step, loss)
+    truncate(tmp_path / folder_name(20))
+    assert checkpoints.newest() == 15
+    evaluated(checkpoints, 18, "4")
+    assert steps(tmp_path) == [folder_name(step) for step in (5, 15, 18)]
+
+
+def test_an_evaluation_that_cannot_be_read_is_not_the_best(tmp_path: Path) -> None:
+    checkpoints = open_checkpoints(tmp_path, keep_best=1)
+    for step in (5, 10, 15, 20):
+        evaluated(checkpoints, step, f"{step}")
+        if step == 5:
+            (tmp_path / folder_name(5) / "evaluation.json").write_text("{}")
+    assert steps(tmp_path) == [folder_name(step) for step in (10, 15, 20)]
+
+
+def test_a_tensor_in_one_piece_is_read_from_its_file_when_it_is_used(tmp_path: Path) -> None:
+    checkpoints = open_checkpoints(tmp_path)
+    checkpoints.save(3, snapshot(3))
+    file = str(tmp_path / folder_name(3) / "model-00000-00000.safetensors")
+    model = checkpoints.read_model(3)
+    assert file in Path("/proc/self/maps").read_text(), "no memory of its own"
+    assert torch.equal(model["weight"], torch.full((100,), 3.0))
 
 
 def truncate(checkpoint: Path) -> None:

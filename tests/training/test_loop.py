@@ -120,6 +120,28 @@ def test_the_saved_model_has_the_weights_of_the_last_checkpoint(text: Path, tmp_
     assert all(torch.equal(saved[name], trained[name]) for name in trained)
 
 
+def test_the_saved_model_is_joined_without_memory_for_another_one(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = recipe(text)
+    assert train_here(settings, tmp_path) == 0
+    weights = tmp_path / "artifacts/model/model.safetensors"
+    before = weights.read_bytes()
+    finished = training(settings, tmp_path)
+    built: list[set[str]] = []
+    build = train.build_model
+
+    def observed(shape: Any) -> Any:
+        model = build(shape)
+        built.append({parameter.device.type for parameter in model.parameters()})
+        return model
+
+    monkeypatch.setattr(train, "build_model", observed)
+    finished.finish()
+    assert built == [{"meta"}]
+    assert weights.read_bytes() == before
+
+
 # ------------------------------------------------------------------------------------------- what a step computes
 
 

@@ -16,7 +16,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from costopt.files import sync_folder
@@ -35,6 +33,7 @@ from costopt_trainer.models.family import LayeredModel, stored_tensors
 from costopt_trainer.models.shape import ModelShape, Widths
 from costopt_trainer.models.table import build_model
 from costopt_trainer.storage.checkpoint_files import remove, storage_folder
+from costopt_trainer.storage.tensor_file import write_tensor_file
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -75,12 +74,8 @@ def save_model(
     remove(partial)
     partial.mkdir()
     tensors, metadata = _plain_tensors(model)
-    weights = partial / WEIGHTS_FILE
-    try:
-        save_file(tensors, weights, metadata=metadata)
-    except SafetensorError as error:
-        raise _as_os_error(error, weights) from error
-    size_bytes = weights.stat().st_size
+    record = write_tensor_file(partial / WEIGHTS_FILE, tensors, metadata=metadata)
+    size_bytes = int(record["size"])
     config = {
         "format": FORMAT,
         "version": FORMAT_VERSION,
@@ -88,7 +83,7 @@ def save_model(
         "widths": None if widths is None else {name: list(sizes) for name, sizes in widths.items()},
         "steps": [step.to_plain() for step in steps],
         "weightsBytes": size_bytes,
-        "weightsSha256": _sha256(weights),
+        "weightsSha256": record["sha256"],
     }
     (partial / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     replace_folder(partial, folder)
@@ -192,8 +187,7 @@ def _plain_tensors(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str,
     quantized: dict[str, torch.Tensor] = {}
     for name, tensor in stored_tensors(model).items():
         if type(tensor) is torch.Tensor:
-            # The copy parts tensors that share memory, which safetensors refuses.
-            tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            tensors[name] = tensor
         else:
             quantized[name] = tensor.cpu()
     if not quantized:
@@ -233,21 +227,10 @@ def _refuse_what_weights_cannot_fill(config: ArtifactConfig) -> None:
         raise ValueError(f"{num_parameters} parameters in {config.weights_bytes} bytes")
 
 
-def _as_os_error(error: SafetensorError, path: Path) -> Exception:
-    """The OSError that safetensors' writer met (it only names the number in its sentence), else `error` itself."""
-    number = re.search(r"\(os error (\d+)\)", str(error))
-    return OSError(int(number[1]), os.strerror(int(number[1])), str(path)) if number else error
-
-
 def _widths(plain: Any) -> Widths | None:
     if plain is None:
         return None
     return {str(name): tuple(int(size) for size in sizes) for name, sizes in plain.items()}
-
-
-def _sha256(path: Path) -> str:
-    with open_file(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _unreadable(folder: Path, why: str) -> NotRetryable:

@@ -163,10 +163,14 @@ def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
 
 
-def fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy what `stored_tensors` gives into `model`, or a piece. Raises RuntimeError for other names or shapes."""
+def fill(model: nn.Module, tensors: Mapping[str, Tensor], *, assign: bool = False) -> None:
+    """Copy what `stored_tensors` gives into `model`, or a piece. Raises RuntimeError for other names or shapes.
+
+    `assign`: take the tensors themselves, as for a model on the meta device, which has no memory to copy to.
+    """
     names = model.state_dict().keys()
     tied = {name: other for name, other in _tied(model).items() if name in names}
     copies = {name: tensors[other] for name, other in tied.items() if other in tensors}
     not_here = {other for other in tied.values() if other not in names}
-    model.load_state_dict({name: value for name, value in tensors.items() if name not in not_here} | copies)
+    here = {name: value for name, value in tensors.items() if name not in not_here} | copies
+    model.load_state_dict(here, assign=assign)

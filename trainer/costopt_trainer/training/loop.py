@@ -432,13 +432,18 @@ class Training:
         raise SystemExit(EXIT_PREEMPTED)
 
     def finish(self) -> None:
-        """Save the trained model: from the checkpoint, which joins the pieces of all ranks."""
+        """Save the trained model: from the checkpoint, which joins the pieces of all ranks, on the host.
+
+        Rank 0 needs no device memory for it, and host memory only for tensors that several ranks hold parts of: the
+        rest is read from its file while it is written.
+        """
         problem: Exception | None = None
         if self.gang.rank == 0:
             folder = self.storage / names.ARTIFACTS_DIR / names.MODEL_DIR
             with phase("SavingModel"):
-                model = build_model(self.shape)
-                fill(model, self.checkpoints.read_model(self.step))
+                with torch.device("meta"):
+                    model = build_model(self.shape)
+                fill(model, self.checkpoints.read_model(self.step), assign=True)
                 try:
                     save_model(folder, model, self.shape)
                 except OSError as error:
