@@ -27,8 +27,8 @@ from costopt.names import CHECKPOINTS_DIR
 from costopt.schema.recipe import Recipe
 from costopt_trainer.data import TrainingData, sample_indices
 from costopt_trainer.models.table import build_model
+from costopt_trainer.reporting.meter import Meter
 from costopt_trainer.training.loop import Stop, Training
-from costopt_trainer.training.meter import Meter
 from costopt_trainer.training.optimizers import make_optimizer
 from costopt_trainer.training.parallel import Batch
 from costopt_trainer.training.process_group import ProcessGroup, join_process_group

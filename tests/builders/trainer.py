@@ -135,9 +135,9 @@ def run(recipe: Recipe, storage: Path, **how: Any) -> Run:
 
 def do(run: Run) -> None:
     """Do one run; WORLD_SIZE and so on as in the environment. Ends as `costopt_trainer.training.loop.main` does."""
+    from costopt_trainer.reporting import meter
     from costopt_trainer.storage import checkpoint_files
     from costopt_trainer.training import loop as train
-    from costopt_trainer.training import meter
 
     is_last = int(os.environ.get("RANK", "0")) == int(os.environ.get("WORLD_SIZE", "1")) - 1
     write = checkpoint_files.write_tensor_file

@@ -14,8 +14,8 @@ from costopt_trainer.models.artifact import load_model, save_model
 from costopt_trainer.models.family import fill, stored_tensors
 from costopt_trainer.models.shape import ModelShape
 from costopt_trainer.models.table import build_model, settings_that_must_stay
+from costopt_trainer.reporting.meter import Meter
 from costopt_trainer.training.loop import Training
-from costopt_trainer.training.meter import Meter
 from costopt_trainer.training.process_group import ALONE
 from costopt_trainer.training.stopping import Stop
 

@@ -34,9 +34,9 @@ from costopt_trainer.models.table import (
     metric_of,
     settings_that_must_stay,
 )
+from costopt_trainer.reporting.meter import Meter
 from costopt_trainer.training.evaluation import Totals, describe_results
 from costopt_trainer.training.loop import Training
-from costopt_trainer.training.meter import Meter
 from costopt_trainer.training.process_group import ALONE
 from costopt_trainer.training.stopping import Stop
 

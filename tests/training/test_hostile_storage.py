@@ -29,10 +29,10 @@ from costopt_trainer.launch.rank_error import RankError, read_error
 from costopt_trainer.launch.termination_message import read_progress, read_report
 from costopt_trainer.models.artifact import load_model, save_model
 from costopt_trainer.replica_settings import read_settings
+from costopt_trainer.reporting.reporter import Reporter
 from costopt_trainer.storage.tensor_pieces import describe, shards_of
 from costopt_trainer.training.checkpoint import Checkpoints
 from costopt_trainer.training.checkpoint_state import fault_of_state
-from costopt_trainer.training.meter import Reporter
 from costopt_trainer.training.process_group import ALONE
 
 STEP = "checkpoints/step-00000008"

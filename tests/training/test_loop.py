@@ -34,9 +34,9 @@ from costopt.schema.replica import EXIT_PREEMPTED, Progress
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.artifact import load_model
 from costopt_trainer.models.decoder_lm import DecoderLM
+from costopt_trainer.reporting.meter import Meter
 from costopt_trainer.training import loop as train
 from costopt_trainer.training.evaluation import spread_indices, validation_totals
-from costopt_trainer.training.meter import Meter
 from costopt_trainer.training.optimizers import make_optimizer
 from costopt_trainer.training.parallel.data import DataParallel
 from costopt_trainer.training.precision import autocast_for, gradient_scaler, slow_precision

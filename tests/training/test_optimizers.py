@@ -17,8 +17,8 @@ from costopt.schema.optimization import Optimizer
 from costopt.schema.recipe import Recipe
 from costopt.schema.unions import tagged_union
 from costopt_trainer.errors import NotRetryable
+from costopt_trainer.reporting.meter import Meter
 from costopt_trainer.training.loop import Stop, Training
-from costopt_trainer.training.meter import Meter
 from costopt_trainer.training.optimizers import (
     OPTIMIZERS,
     factory_of,

@@ -22,8 +22,8 @@ from builders.trainer import (
 )
 from costopt.schema.replica import EXIT_PREEMPTED
 from costopt_trainer.errors import NotRetryable
+from costopt_trainer.reporting.meter import Meter
 from costopt_trainer.training import loop as train
-from costopt_trainer.training.meter import Meter
 from costopt_trainer.training.process_group import ALONE
 
 PATIENCE = 240

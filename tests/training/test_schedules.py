@@ -9,8 +9,8 @@ import pytest
 from builders.trainer import recipe, text_file
 from costopt.schema.optimization import Schedule
 from costopt.schema.recipe import Recipe
+from costopt_trainer.reporting.meter import Meter
 from costopt_trainer.training.loop import Stop, Training
-from costopt_trainer.training.meter import Meter
 from costopt_trainer.training.process_group import ALONE
 from costopt_trainer.training.schedules import SCHEDULES, learning_rate
 

@@ -21,8 +21,9 @@ from builders.trainer import (
 )
 from costopt.schema.recipe import Recipe
 from costopt.schema.replica import EXIT_PREEMPTED
+from costopt_trainer.agreement import Question
 from costopt_trainer.training import loop as train
-from costopt_trainer.training.stopping import Question, Stop
+from costopt_trainer.training.stopping import Stop
 
 
 @pytest.fixture(scope="module")

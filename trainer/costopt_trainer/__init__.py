@@ -7,7 +7,9 @@ compress/           the trained model -> variants
 training/           the training loop and what it is made of (read `training/loop.py` first)
 models/             the networks, and a model kept on disk
 data/               text and images -> samples by position
+reporting/          where time goes, and its reports; without torch
 storage/            files of a checkpoint
+agreement           all ranks agree to end
 replica_settings    environment and settings file -> what to do, or a sentence
 phases              signs of life where no step ends
 shutdown            who ends with whom

@@ -37,12 +37,12 @@ from costopt_trainer.compress.table import apply_steps, changes_shapes, step_of,
 from costopt_trainer.compress.verify import verify_in_fresh_process, write_probe
 from costopt_trainer.data import TrainingData, load_data
 from costopt_trainer.errors import NotRetryable
-from costopt_trainer.models.artifact import ArtifactConfig, load_model, read_config, replace_folder, save_model
+from costopt_trainer.models.artifact import ArtifactConfig, load_model, read_config, save_model
 from costopt_trainer.models.shape import ModelShape
 from costopt_trainer.models.table import context_length_of, kind_of_samples
 from costopt_trainer.phases import Pieces, phase
 from costopt_trainer.shutdown import STOP_SIGNALS, watch_for_stop
-from costopt_trainer.storage.checkpoint_files import not_writable, remove
+from costopt_trainer.storage.folders import not_writable, remove, replace_folder
 from costopt_trainer.training.process_group import ALONE, ProcessGroup, join_process_group
 from costopt_trainer.training.stopping import Stop
 

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from costopt.schema.recipe import Recipe
 from costopt.schema.replica import PhaseName
+from costopt_trainer.agreement import Question
 from costopt_trainer.data import TrainingData
 from costopt_trainer.models.family import LayeredModel
 from costopt_trainer.phases import Pieces
 from costopt_trainer.training.checkpoint import Checkpoints
 from costopt_trainer.training.process_group import ALONE, ProcessGroup
-from costopt_trainer.training.stopping import Question, Stop
+from costopt_trainer.training.stopping import Stop
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 from costopt import names
 from costopt.hostile import Hostile, real_folder
 from costopt.schema.compression import Variant
-from costopt_trainer.storage.checkpoint_files import remove, storage_folder
+from costopt_trainer.storage.folders import remove, storage_folder
 from costopt_trainer.training.checkpoint import Checkpoints
 from costopt_trainer.training.process_group import ProcessGroup
 

@@ -26,7 +26,7 @@ from costopt_trainer.data.entropy import PairCounts
 from costopt_trainer.data.tokenizers.table import TextTokenizer, TokenizerKind, cut_between_words
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.phases import Pieces, phase
-from costopt_trainer.storage.checkpoint_files import remove
+from costopt_trainer.storage.folders import remove
 
 TRAIN_FILE, VALIDATION_FILE, TOKENIZER_FILE = "train.bin", "validation.bin", "tokenizer.json"
 _MADE_FILE = "made.json"

@@ -48,7 +48,7 @@ from costopt_trainer.data.tokenizers.table import TextTokenizer, TokenizerKind, 
 from costopt_trainer.data.transforms.table import Changes, Transform, apply, changes_between
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.phases import phase
-from costopt_trainer.storage.checkpoint_files import remove
+from costopt_trainer.storage.folders import remove
 
 FORMAT_VERSION = 1
 """Part of the key: raise it if the same text and settings give other files."""

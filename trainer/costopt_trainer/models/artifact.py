@@ -3,7 +3,6 @@
     save_model      model -> folder; int8 weights are stored as int8, pruned matrices at their smaller size
     load_model      folder -> model in eval mode on the CPU
     read_config     folder -> what config.json says, checked
-    replace_folder  put a finished folder in the place of an older one
 
 Nothing here is pickled, so that reading a model never runs code that came with it. config.json holds the SHA-256 of
 the weights, because safetensors itself would not notice a flipped bit.
@@ -12,7 +11,6 @@ A folder is written under a temporary name, flushed to disk and renamed: a reade
 killed writer left behind is removed by the next one; a folder has one writer at a time.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -25,14 +23,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from costopt.files import sync_folder
 from costopt.hostile import Hostile, open_file, read_json, real_folder
 from costopt.schema.compression import Step
 from costopt_trainer.errors import NotRetryable, first_line
 from costopt_trainer.models.family import LayeredModel, stored_tensors
 from costopt_trainer.models.shape import ModelShape, Widths
 from costopt_trainer.models.table import build_model
-from costopt_trainer.storage.checkpoint_files import remove, storage_folder
+from costopt_trainer.storage.folders import remove, replace_folder, storage_folder
 from costopt_trainer.storage.tensor_file import write_tensor_file
 
 WEIGHTS_FILE = "model.safetensors"
@@ -159,26 +156,6 @@ def read_config(folder: Path) -> ArtifactConfig:
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise _unreadable(folder, f"its {CONFIG_FILE} is incomplete or damaged ({first_line(error)})") from error
-
-
-def replace_folder(finished: Path, folder: Path) -> None:
-    """Flush `finished` to disk and rename it to `folder`, whose older content is removed afterwards.
-
-    Both must be in the same parent folder. Between two renames `folder` is briefly missing; a writer killed just then
-    is expected to run again, as every attempt here is.
-    """
-    for path in finished.iterdir():
-        with open_file(path) as file:
-            os.fsync(file.fileno())
-    sync_folder(finished)
-    replaced = folder.with_name(f".{folder.name}.replaced")
-    remove(replaced)
-    if os.path.lexists(folder):
-        folder.rename(replaced)
-    finished.rename(folder)
-    sync_folder(folder.parent)
-    with contextlib.suppress(OSError):
-        remove(replaced)
 
 
 def _plain_tensors(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

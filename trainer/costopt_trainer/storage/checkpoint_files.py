@@ -5,18 +5,12 @@ manifest_content             all records -> the manifest, if that can be read ag
 damage_in                    what is wrong with a checkpoint, in words
 read_tensors                 tensors of a kind by name, or a region of each, assembled from their pieces
 tensor_names                 the tensors of a kind
-storage_folder               one of our folders in a storage, created if needed
-remove                       removes a folder atomically
-not_writable                 is a failed write worth another try?
 """
 
-import errno
 import hashlib
 import json
 import os
 import re
-import secrets
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from costopt.hostile import Hostile, make_folder, open_file, read_json, real_folder
+from costopt.hostile import Hostile, open_file, read_json, real_folder
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.storage.tensor_file import BLOCK_BYTES, FileRecord, write_tensor_file
 from costopt_trainer.storage.tensor_pieces import (
@@ -57,20 +51,6 @@ MAX_FILE_BYTES = 2**30
 
 _FILE_NAME = re.compile(r"state\.json|(model|optimizer|random)-[0-9]{5,9}-[0-9]{5,9}\.safetensors")
 """File names that a manifest may have: none leads out of its folder."""
-
-_FOR_GOOD = {
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.ENOTDIR,
-    errno.EEXIST,
-    errno.EISDIR,
-    errno.ENAMETOOLONG,
-}
-"""Write errors that would come back after a restart; others (a network file system's EIO) may pass."""
 
 
 @dataclass(frozen=True)
@@ -206,17 +186,6 @@ def _digest(stream: BinaryIO, on_block: Callable[[], object]) -> str:
     return digest.hexdigest()
 
 
-def not_writable(folder: Path, error: OSError) -> Exception:
-    """A NotRetryable that says what to do about a failed write below `folder`, or `error` itself if it may pass."""
-    if error.errno not in _FOR_GOOD:
-        return error
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        remedy = "free some space or use a larger volume"
-    else:
-        remedy = "it must be a folder that this user may write to"
-    return NotRetryable("CheckpointNotWritable", f"cannot write to {folder} ({error.strerror}): {remedy}")
-
-
 def write_tensors(
     folder: Path,
     kind: str,
@@ -325,31 +294,3 @@ def _stored_tensors(folder: Path, kind: str) -> dict[str, StoredTensor]:
                 piece = Piece(file_name, key, Box.whole(shape))
                 stored[prefix + key] = StoredTensor(header.get_dtype(), shape, (piece,))
     return stored
-
-
-def storage_folder(path: Path) -> Path:
-    """One of our folders in a storage, created if needed.
-
-    Raises OSError, and NotRetryable("CheckpointNotWritable") if its name is a link to another place.
-    """
-    try:
-        return make_folder(path)
-    except Hostile as error:
-        if not path.is_symlink():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from error
-        raise NotRetryable("CheckpointNotWritable", str(error)) from error
-
-
-def remove(path: Path) -> None:
-    """Remove a folder, if it exists. It is renamed first, so that a partial one is never taken for a checkpoint.
-
-    A link or file with that name is itself removed; the link's target stays.
-    """
-    if not os.path.lexists(path):
-        return
-    if path.is_symlink() or not path.is_dir():
-        path.unlink()
-        return
-    if not path.name.startswith("."):
-        path = path.rename(path.with_name(f".{path.name}.{secrets.token_hex(4)}.removed"))
-    shutil.rmtree(path)

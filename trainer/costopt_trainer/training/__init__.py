@@ -8,6 +8,5 @@ schedules          the table of learning-rate schedules
 precision          number formats
 evaluation         the loss on held-out samples
 checkpoint         saving and resuming bit for bit; checkpoint_state: its JSON part
-stopping           stops between micro-batches, agreed on by all ranks
-meter              where time goes, and its reports
+stopping           this rank has been asked to end
 """

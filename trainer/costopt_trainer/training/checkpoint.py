@@ -38,10 +38,9 @@ from costopt_trainer.storage.checkpoint_files import (
     Region,
     damage_in,
     read_tensors,
-    remove,
-    storage_folder,
     tensor_names,
 )
+from costopt_trainer.storage.folders import remove, storage_folder
 from costopt_trainer.storage.tensor_file import write_file
 from costopt_trainer.training.checkpoint_state import evaluation_of
 from costopt_trainer.training.checkpoint_write import (

@@ -14,10 +14,9 @@ from costopt.files import sync_folder
 from costopt_trainer.storage.checkpoint_files import (
     MANIFEST_FILE,
     manifest_content,
-    not_writable,
-    remove,
     write_tensors,
 )
+from costopt_trainer.storage.folders import not_writable, remove
 from costopt_trainer.storage.tensor_file import FileRecord, write_file
 from costopt_trainer.storage.tensor_pieces import KINDS, PlainTensors, merge_tensors
 from costopt_trainer.training.process_group import ProcessGroup

@@ -19,7 +19,7 @@ from torch import Tensor
 from costopt_trainer.data import TrainingData
 from costopt_trainer.models.family import Metric
 from costopt_trainer.models.loss import IGNORED_TARGET, count_targets, loss_sum
-from costopt_trainer.training.meter import figure
+from costopt_trainer.reporting.meter import figure
 
 ACCURACY, MACRO_F1 = "validationAccuracyPermille", "validationMacroF1Permille"
 """Among the results of an evaluation."""

@@ -27,6 +27,7 @@ from torch import Tensor
 from costopt import names
 from costopt.schema.recipe import Recipe
 from costopt.schema.replica import EXIT_PREEMPTED, Progress, ReplicaSettings
+from costopt_trainer.agreement import Question
 from costopt_trainer.data import load_data
 from costopt_trainer.data.listing import differences
 from costopt_trainer.data.prefetch import prepared_ahead
@@ -43,13 +44,14 @@ from costopt_trainer.models.table import (
     settings_that_must_stay,
 )
 from costopt_trainer.phases import phase
+from costopt_trainer.reporting.meter import Meter, figure, startup_ns
+from costopt_trainer.reporting.reporter import Reporter
 from costopt_trainer.shutdown import watch_for_stop
-from costopt_trainer.storage.checkpoint_files import not_writable
+from costopt_trainer.storage.folders import not_writable
 from costopt_trainer.training.async_save import Saves
 from costopt_trainer.training.checkpoint import Checkpoints
 from costopt_trainer.training.checkpoint_state import fault_of_state, name_changes, refuse_other_training
 from costopt_trainer.training.evaluation import describe_results, validation_totals
-from costopt_trainer.training.meter import Meter, Reporter, figure, startup_ns
 from costopt_trainer.training.optimizers import load_optimizer_state, make_optimizer, named_optimizer_state
 from costopt_trainer.training.parallel import build_strategy, make_mesh
 from costopt_trainer.training.parallel.rehearsal import rehearse
@@ -59,7 +61,7 @@ from costopt_trainer.training.precision import all_finite, autocast_for, gradien
 from costopt_trainer.training.process_group import ProcessGroup, join_process_group
 from costopt_trainer.training.schedules import learning_rate
 from costopt_trainer.training.snapshot import Snapshot, random_state, restore_random_state, tensors_of
-from costopt_trainer.training.stopping import Question, Stop
+from costopt_trainer.training.stopping import Stop
 
 LAST_SAVE_SECONDS = 60.0
 """How long a training that fails waits for the checkpoint that is being written."""

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from costopt.schema.replica import Progress, progress_in_log
-from costopt_trainer.training.meter import Meter, Reporter, process_age_ns
+from costopt_trainer.reporting.meter import Meter, process_age_ns
+from costopt_trainer.reporting.reporter import Reporter
 from costopt_trainer.training.process_group import ProcessGroup
 
 MS = 10**6
