@@ -4,9 +4,9 @@ The replica's own meter gives most of it. Work that is in no checkpoint when an 
 LostProgress. The start-up of every attempt but the first is Recovery. Time that no meter covers (waiting for an image,
 ending, a supervisor's own time) is Other.
 
-A replica without a meter never reported. Variants and the user's own programs have no meter and work from their
-beginning, so their time was Productive, or lost with them (a suspended program is assumed to have saved its work).
-Training with a meter that never reported never got past its start.
+Whoever gives a meter is counted by it, also a program of the user's own. A replica without one never reported. Variants
+and programs of the user's own without one work from their beginning, so their time was Productive, or lost with them (a
+suspended program is assumed to have saved its work). A recipe's training that never reported never got past its start.
 """
 
 from collections.abc import Iterator

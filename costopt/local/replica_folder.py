@@ -60,7 +60,7 @@ class LaunchRecord(Strict):
     capacity_type: CapacityType = "OnDemand"
     """Kind of capacity it holds."""
     has_meter: bool = True
-    """False: it runs the user's own program, which does not report where its time goes."""
+    """False: it runs the user's own program, which need not report where its time goes."""
     created_at: Timestamp
     """When its start was decided."""
 

@@ -117,7 +117,7 @@ class UsageRecord(Strict):
     attempt was counted as, whichever replica was the cause: a failure (Failed, Stalled), a disruption (Disrupted), or
     neither: suspended by the job or its queue (Suspended), or not wanted any more (Stopped)."""
     has_meter: bool = True
-    """False: a user's own program, which does not report where its time goes."""
+    """False: a user's own program, which need not report where its time goes; if it does, `metered` counts."""
     metered: MeteredMilliseconds | None = None
     """Its own account of its time. None: it never reported."""
     currency: Currency | None = None

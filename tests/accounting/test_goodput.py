@@ -54,6 +54,16 @@ CASES: list[tuple[str, dict[str, Any], dict[str, int]]] = [
     ("training that has not reported yet is starting", {"outcome": "Running"}, {"Startup": 10000}),
     ("a second attempt that never reported was recovery", {"outcome": "Failed", "attempt": 1}, {"Recovery": 10000}),
     ("a program without a meter that succeeded was productive", {"outcome": "Succeeded"}, {"Productive": 10000}),
+    (
+        "a program of the user's own that gives a meter is counted by it",
+        {"metered": METER, "outcome": "Failed", "has_meter": False, "attempt": 1},
+        {"Recovery": 1000, "Productive": 5000, "LostProgress": 700, "DataWait": 20, "Checkpoint": 300, "Other": 2980},
+    ),
+    (
+        "one that gives none and was suspended may have saved its work",
+        {"outcome": "Suspended", "has_meter": False},
+        {"Productive": 10000},
+    ),
     ("time before it began counts for nothing", {"seconds": -1, "metered": METER}, {}),
 ]
 

@@ -12,7 +12,7 @@ from builders.operator import UID, Story, a_book, a_job, at, child, done, failed
 from builders.plan import INT8, PRUNED
 from cases.mistakes import plain_job, plain_price_book
 from costopt.plan.actions import StartGang
-from costopt.schema.replica import Progress
+from costopt.schema.replica import MeteredMilliseconds, Progress
 from costopt.schema.status import EarlierJob
 from costopt.schema.usage import MAX_RECORDS
 from costopt_operator.decide.node_pricing import classify
@@ -276,6 +276,33 @@ def test_of_a_silent_replica_that_a_queue_takes_back_its_gang_tells_however_long
     records = sorted(story.status.usage.records, key=lambda record: record.index)
     assert [record.index for record in records] == [0, 1]
     assert [record.metered and record.metered.productive for record in records] == [4000, 4000]
+
+
+TRAIN_COMMAND = {"numNodes": 2, "resourcesPerNode": {"requests": {"cpu": 1, "memory": "1Gi"}}, "command": ["train.sh"]}
+
+
+@pytest.mark.parametrize("reports", [True, False])
+def test_of_a_silent_replica_of_a_command_its_gang_tells_only_if_the_command_keeps_a_meter(reports: bool) -> None:
+    story = Story(a_job(train=TRAIN_COMMAND))
+    story.look(0)
+    early = Progress(step=1, total_steps=40, metered=MeteredMilliseconds(startup=1000, productive=2000))
+    logs = {pod(1).uid: LogSight(timedelta(0), progress=early)} if reports else {}
+    for second in (5, 5 + SOON.total_seconds()):
+        story.look(second, child(), pod(0), pod(1), logs=logs)
+    taken_back = child(suspend=True, status={"startTime": None})
+    silent = failed(0, 143, deleted=140)
+    for second in range(62, 80):
+        releases = story.look(second, taken_back, silent, pod(1, deleted=140), logs=logs).releases
+        assert not reports or releases == (), "the other one has more to tell"
+    late = {"step": 3, "totalSteps": 40, "metered": {"startup": 1000, "productive": 4000}} if reports else None
+    told = {"exitCode": 143, "progress": late}
+    other = failed(1, 143, deleted=140, finished=80, message=told)
+    for second in (82, 83 + RECORDS_WITHIN.total_seconds()):
+        story.look(second, taken_back, silent, other, logs=logs)
+    assert story.status.usage is not None
+    records = sorted(story.status.usage.records, key=lambda record: record.index)
+    found = [record.metered and record.metered.productive for record in records]
+    assert found == ([4000, 4000] if reports else [None, None])
 
 
 def test_a_silent_replica_does_not_wait_for_ever_for_one_whose_node_is_lost() -> None:

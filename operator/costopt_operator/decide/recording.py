@@ -93,15 +93,15 @@ def new_usage(snapshot: JobSnapshot, usage: Usage, held_now: Holding, decided: P
 
 
 def _still_speaking(snapshot: JobSnapshot, held_now: Holding, now: datetime) -> set[Cohort]:
-    """The cohorts with a pod that still runs and may report its time. A pod whose node is lost never will."""
-    if snapshot.job.spec.train.command is not None:
-        return set()
-    return {
+    """The cohorts with a pod that still runs and may report its time. A pod whose node is lost never will; and a
+    program of the user's own may say nothing, so it is waited for only if it has given a meter before."""
+    speaking = {
         cohort_of(held.shape)
         for held, pod in held_now.held
         if pod is not None and held.held_until is None and held.shape.stage == TRAIN_STAGE
         if pod.deleted is None or now < parse_time(pod.deleted) + LAST_WORDS_WITHIN
     }
+    return speaking if snapshot.job.spec.train.command is None else speaking & held_now.meters.first.keys()
 
 
 def _by_attempt(each: HeldByPod) -> tuple[object, ...]:
