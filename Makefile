@@ -20,7 +20,7 @@ install: $(STAMP) ## Make .venv and install costopt with everything it needs
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "costopt needs Python 3.11 or newer; set PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[operator,trainer,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[operator,trainer,hf,lightning,dev]'
 	touch $@
 
 quickstart: $(STAMP) ## Train a small GPT on two ranks, compress it, and print what it cost (about 3 minutes)

@@ -13,6 +13,7 @@ marks those that are complete, also when not under costopt, where it does nothin
 """
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from costopt_trainer.storage.folders import remove
 
 TRAINER_PREFIX = f"{PREFIX_CHECKPOINT_DIR}-"
 STATE_PREFIX = "step-"
+FIGURES = {"loss": "loss", "learning_rate": "learning_rate", "eval_loss": "validation_loss"}
+"""Trainer's names of figures, and ours."""
 
 
 class CostOptCallback(TrainerCallback):
@@ -41,6 +44,8 @@ class CostOptCallback(TrainerCallback):
         SESSION.listen()
         if state.global_step:
             SESSION.resumed(state.global_step)
+            for logs in state.log_history:
+                self._take(logs)
         self._report(args, state)
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -59,8 +64,7 @@ class CostOptCallback(TrainerCallback):
     ) -> None:
         """Trainer has read its figures from the device, for which it waited until the step was done."""
         SESSION.lap("training")
-        known = {"loss": "loss", "learning_rate": "learning_rate", "eval_loss": "validation_loss"}
-        self._figures |= {name: logs[key] for key, name in known.items() if key in (logs or {})}
+        self._take(logs or {})
 
     def on_prediction_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -95,6 +99,10 @@ class CostOptCallback(TrainerCallback):
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """The last step is told."""
         self._report(args, state)
+
+    def _take(self, logs: Mapping[str, Any]) -> None:
+        """The figures of one of Trainer's logs."""
+        self._figures |= {name: logs[key] for key, name in FIGURES.items() if key in logs}
 
     def _end_evaluation(self) -> None:
         self._evaluating.close()
