@@ -40,7 +40,12 @@ ENV_LIFELINE_FD = "COSTOPT_LIFELINE_FD"
 ENV_REPLICA_UID = "COSTOPT_REPLICA_UID"
 """On one machine: marks every process of a replica, so that none can be missed when it is ended."""
 ENV_LAUNCHER_STARTED = "COSTOPT_LAUNCHER_STARTED"
-"""For ranks: when the launcher began, in nanoseconds of Unix time. Start-up counts from then."""
+"""For ranks: when the launcher began, or the ranks before them ended, in nanoseconds of the monotonic clock. Start-up
+counts from then."""
+ENV_EARLIER_ROUNDS = "COSTOPT_EARLIER_ROUNDS"
+"""For ranks that were started anew in place: what became of those before them, as JSON."""
+ENV_HEARTBEAT_FILE = "COSTOPT_HEARTBEAT_FILE"
+"""For ranks: where they leave signs of work."""
 ENV_LAUNCHER_PID = "COSTOPT_LAUNCHER_PID"
 """For ranks: the launcher they end with."""
 
@@ -49,6 +54,8 @@ RESERVED_ENVIRONMENT = frozenset(
         ENV_LIFELINE_FD,
         ENV_LAUNCHER_PID,
         ENV_LAUNCHER_STARTED,
+        ENV_EARLIER_ROUNDS,
+        ENV_HEARTBEAT_FILE,
         ENV_REPLICA_UID,
         ENV_SETTINGS_FILE,
         ENV_STORAGE_DIR,

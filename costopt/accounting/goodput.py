@@ -1,12 +1,14 @@
 """Splits a record's held time by cause: what the time was spent on, in whole microseconds, without remainder.
 
 The replica's own meter gives most of it. Work that is in no checkpoint when an attempt is lost must be computed again:
-LostProgress. The start-up of every attempt but the first is Recovery. Time that no meter covers (waiting for an image,
-ending, a supervisor's own time) is Other.
+LostProgress. The start-up of every attempt but the first is Recovery. Ranks that were started anew in place tell what
+was lost before, and their start-up is Recovery too. Time that no meter covers (waiting for an image, ending, a
+supervisor's own time) is Other.
 
 Whoever gives a meter is counted by it, also a program of the user's own. A replica without one never reported. Variants
 and programs of the user's own without one work from their beginning, so their time was Productive, or lost with them (a
 suspended program is assumed to have saved its work). A recipe's training that never reported never got past its start.
+Of a program that was started anew in place, its launcher tells the time that was lost before.
 """
 
 from collections.abc import Iterator
@@ -57,11 +59,16 @@ def _claims(record: UsageRecord) -> Iterator[tuple[Cause, int | None]]:
         return
     meter: MeteredMilliseconds = record.metered
     yield _startup(record), meter.startup
+    yield "Recovery", meter.recovery
     yield "Productive", meter.productive
     yield "DataWait", meter.data_wait
     yield "Checkpoint", meter.checkpoint
+    yield "LostProgress", meter.lost
     yield "Productive" if record.outcome in ("Succeeded", "Running") else "LostProgress", meter.since_checkpoint
-    yield "Other", None
+    tells_of_itself = record.has_meter or any(
+        (meter.startup, meter.productive, meter.data_wait, meter.checkpoint, meter.since_checkpoint)
+    )
+    yield "Other" if tells_of_itself else _cause_without_a_meter(record), None
 
 
 def _startup(record: UsageRecord) -> Cause:

@@ -30,6 +30,7 @@ from costopt.cli.views import (
     failure_text,
     local_place,
     progress_text,
+    restarts_in_place_text,
     stages_table,
     state_of,
 )
@@ -107,6 +108,8 @@ def _print(first: str, reasons: list[str], found: JobStatus, place: Place) -> No
     for stage in found.stages:
         if stage.phase is not None:
             out.print(f"{stage.name}: {stage.phase}", markup=False)
+        if (anew := restarts_in_place_text(stage)) is not None:
+            out.print(anew, markup=False, soft_wrap=True)
     for reason in reasons:
         out.print(reason, markup=False, soft_wrap=True)
     if found.progress is not None:

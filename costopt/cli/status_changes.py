@@ -35,11 +35,13 @@ def _resumption(before: Progress | None, after: Progress | None) -> Iterator[str
     yield f"{TRAIN_STAGE}: resumed from the checkpoint of step {after.resumed_from_step}"
 
 
-def attempt_mark(progress: Progress | None) -> tuple[int | None, int | None]:
-    """Distinguishes the progress of attempts: no two start up in the same number of milliseconds."""
+def attempt_mark(progress: Progress | None) -> tuple[int | None, ...]:
+    """Distinguishes the progress of attempts, and of ranks that were started anew in place: no two attempts start up in
+    the same number of milliseconds."""
     if progress is None:
-        return (None, None)
-    return (progress.resumed_from_step, progress.metered.startup if progress.metered else None)
+        return (None, None, None)
+    startup = progress.metered.startup if progress.metered else None
+    return (progress.resumed_from_step, startup, progress.in_place_restarts)
 
 
 def _stage_changes(before: StageStatus, after: StageStatus, status: JobStatus) -> Iterator[str]:
@@ -48,6 +50,9 @@ def _stage_changes(before: StageStatus, after: StageStatus, status: JobStatus) -
         yield f"{name}: attempt {before.attempt} failed{_why(after, status)}"
     if after.disruptions > before.disruptions:
         yield f"{name}: attempt {before.attempt} was interrupted from outside"
+    if after.in_place_restarts > before.in_place_restarts:
+        cause = after.restarted_for
+        yield f"{name}: ranks started anew in place" + (f" ({cause.reason}: {cause.message})" if cause else "")
     begun = after.state in ("Starting", "Running")
     if begun and (before.state == "Waiting" or after.attempt > before.attempt):
         yield f"{name}: attempt {after.attempt} starts"

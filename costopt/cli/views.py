@@ -13,7 +13,7 @@ from costopt.cli.safe_console import SafeConsole
 from costopt.cli.tables import table
 from costopt.schema.replica import FailureReason, Progress
 from costopt.schema.resources import GPU_RESOURCE
-from costopt.schema.status import Bill, BillLine, Failure, JobStatus, Total
+from costopt.schema.status import Bill, BillLine, Failure, JobStatus, StageStatus, Total
 
 PLAIN_WIDTH = 160
 """Columns if there is no terminal: a table in a file should not wrap."""
@@ -218,12 +218,24 @@ def state_of(status: JobStatus) -> str:
 
 
 def stages_table(status: JobStatus) -> Group:
-    """Stages, their attempts and what was lost."""
+    """Stages, their attempts and what was lost; restarts in place if there were any."""
+    anew = any(stage.in_place_restarts for stage in status.stages)
     rows = [
-        (stage.name, stage.state, str(stage.attempt), str(stage.failures), str(stage.disruptions))
+        (stage.name, stage.state, *map(str, (stage.attempt, stage.failures, stage.disruptions)))
+        + ((str(stage.in_place_restarts),) if anew else ())
         for stage in status.stages
     ]
-    return table("Stages", ("stage", "state", "attempt", "failures", "disruptions"), rows, left=2)
+    columns = ("stage", "state", "attempt", "failures", "disruptions", *(("restarts in place",) if anew else ()))
+    return table("Stages", columns, rows, left=2)
+
+
+def restarts_in_place_text(stage: StageStatus) -> str | None:
+    """Why ranks of its current attempt were started anew in place the last time; None if they were not."""
+    cause = stage.restarted_for
+    if cause is None:
+        return None
+    where = "" if cause.rank is None else f" (rank {cause.rank})"
+    return f"{stage.name}: ranks were started anew in place: {cause.reason}{where}: {cause.message.strip()}"
 
 
 def progress_text(progress: Progress) -> str:

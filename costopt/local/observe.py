@@ -14,7 +14,15 @@ from costopt.plan.evidence import NOTHING, OUT_OF_MEMORY
 from costopt.plan.observed import Replica
 from costopt.plan.silence import Silence
 from costopt.schema.job import JobSpec
-from costopt.schema.replica import EXIT_DONE, TerminationMessage, log_lines, phase_in_log, progress_in_log
+from costopt.schema.replica import (
+    EXIT_DONE,
+    MeteredMilliseconds,
+    Progress,
+    TerminationMessage,
+    log_lines,
+    phase_in_log,
+    progress_in_log,
+)
 from costopt.schema.usage import UsageRecord
 from costopt.schema.variant_report import VariantStatus
 
@@ -128,9 +136,18 @@ def sight(run_folder: RunFolder, folder: ReplicaFolder, launch: LaunchRecord, no
         end_estimated=end is not None and end.estimated,
         outcome="Running",
         has_meter=launch.has_meter,
-        metered=progress.metered if progress else None,
+        metered=_metered(progress, replica.termination),
     )
     return ReplicaSnapshot(replica, usage)
+
+
+def _metered(progress: Progress | None, said: TerminationMessage | None) -> MeteredMilliseconds | None:
+    """The replica's account: its launcher's last word if there is one, else the latest report."""
+    if said is not None and said.progress is not None:
+        return said.progress.metered
+    if progress is not None:
+        return progress.metered
+    return said.earlier_rounds.metered if said is not None and said.earlier_rounds is not None else None
 
 
 def _said_nothing(end: End, log_file: Path) -> TerminationMessage | None:

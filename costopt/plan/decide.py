@@ -43,7 +43,7 @@ from costopt.plan.deadlines import active_milliseconds, deadline_in, deletion_in
 from costopt.plan.foreign_text import safe_progress, safe_report
 from costopt.plan.halts import Halt, find_halt, is_stopping, is_suspended
 from costopt.plan.observed import Observed, Replica
-from costopt.plan.restarts import finish
+from costopt.plan.restarts import finish, with_restarts_in_place
 from costopt.plan.stages import FINAL, IN_FLIGHT, begin_due, gangs_to_start, stages_of, strays_to_stop
 from costopt.schema.replica import Progress
 from costopt.schema.status import Failure, JobStatus, StageStatus
@@ -173,7 +173,8 @@ def _advance_all(
         if stage.state not in IN_FLIGHT:
             stages.append(stage)
             continue
-        step = advance(stage, situation)
+        gang = stage_gang(observed, stage)
+        step = advance(with_restarts_in_place(stage, gang.replicas), situation)
         stages.append(step.stage)
         failure = step.news or failure
         if step.stop:

@@ -33,9 +33,12 @@ def safe_progress(progress: Progress) -> Progress:
     results = {name: value for key, value in progress.results.items() if (name := one_line(key, NAME_LIMIT))}
     passed_over = progress.checkpoints_passed_over
     words = None if passed_over is None else lines(passed_over, MESSAGE_LIMIT)
-    if (results, words) == (progress.results, passed_over):
+    cause = progress.restarted_for
+    if cause is not None:
+        cause = cause.model_copy(update={"message": lines(cause.message, MESSAGE_LIMIT)})
+    if (results, words, cause) == (progress.results, passed_over, progress.restarted_for):
         return progress
-    return progress.model_copy(update={"results": results, "checkpoints_passed_over": words})
+    return progress.model_copy(update={"results": results, "checkpoints_passed_over": words, "restarted_for": cause})
 
 
 def safe_report(report: VariantStatus) -> VariantStatus:

@@ -8,13 +8,17 @@ same resources does so a third time. They are counted by reason over the whole s
 the settings of a stage cannot change within one status.
 """
 
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Literal
 
 from costopt.plan.backoff import losses_in_a_row, pause
 from costopt.plan.causes import FailureKind, is_spent
 from costopt.plan.conditions import MESSAGE_LIMIT
+from costopt.plan.foreign_text import lines
+from costopt.plan.observed import Replica
 from costopt.schema.job import Restarts
+from costopt.schema.replica import EarlierRounds
 from costopt.schema.status import Failure, StageStatus
 
 
@@ -27,8 +31,35 @@ def begin(stage: StageStatus, attempt: int, now: datetime, after: timedelta = ti
             "start_time": stage.start_time or now,
             "attempt_start_time": now + after,
             "failure": None,
+            "in_place_restarts_before": stage.in_place_restarts,
+            "restarted_for": None,
         }
     )
+
+
+def with_restarts_in_place(stage: StageStatus, gang: Iterable[Replica]) -> StageStatus:
+    """The stage with the restarts in place that the `gang` of its current attempt has told of. They go in step, so the
+    replica that tells most is right; what was told once stays, should that one vanish."""
+    told = [progress for replica in gang for progress in _told_by(replica)]
+    most = max(told, key=lambda rounds: rounds.restarts, default=None)
+    if most is None or stage.in_place_restarts_before + most.restarts <= stage.in_place_restarts:
+        return stage
+    cause = most.cause and most.cause.model_copy(update={"message": lines(most.cause.message, MESSAGE_LIMIT)})
+    return stage.model_copy(
+        update={
+            "in_place_restarts": stage.in_place_restarts_before + most.restarts,
+            "restarted_for": cause or stage.restarted_for,
+        }
+    )
+
+
+def _told_by(replica: Replica) -> Iterator[EarlierRounds]:
+    said = replica.termination
+    for progress in (replica.progress, said.progress if said is not None else None):
+        if progress is not None and progress.in_place_restarts:
+            yield EarlierRounds(restarts=progress.in_place_restarts, cause=progress.restarted_for)
+    if said is not None and said.earlier_rounds is not None:
+        yield said.earlier_rounds
 
 
 def finish(stage: StageStatus, state: Literal["Succeeded", "Failed"], now: datetime) -> StageStatus:

@@ -36,6 +36,9 @@ def replica_settings(job: CostOptJob, stage: str, num_nodes: int | None = None) 
         recipe=train.recipe,
         command=train.command,
         variant=variant,
+        # A variant has no account of its own from which the bill could tell what a restart lost.
+        in_place_restarts=job.spec.restarts.in_place if variant is None else 0,
+        hang_timeout_seconds=job.spec.restarts.hang_timeout_seconds,
     )
 
 

@@ -94,6 +94,16 @@ class Restarts(Strict):
     end in between do not start that count anew."""
     max_disruptions: Annotated[int, Field(ge=0, le=10000)] = 20
     """Attempts of one stage that may be lost to the platform (preemption, node loss) before the job fails."""
+    in_place: Annotated[int, Field(ge=0, le=100)] = 3
+    """How often in a row failed ranks of a training are started anew in place: the same pods go on from the last
+    checkpoint, without a new attempt. A checkpoint in between starts the count anew; steps alone do not, for they are
+    lost with the next failure. After that, and when a pod is lost, the attempt ends and counts as failed. Exit codes 78
+    and 143 are not restarted in place. 0 never does. A change holds from the next attempt on."""
+    hang_timeout_seconds: Annotated[int, Field(ge=5, le=86400)] | None = None
+    """A recipe's ranks hang when none of them has shown any sign of work for this long, or one was stopped (SIGSTOP)
+    for this long; then their stacks are logged, and they are restarted in place. Where no step ends (imports,
+    tokenizing, evaluating, saving) a phase may take longer, see docs/techniques/restarts.md. None is 60, or ten times
+    the longest step so far if that is more. A change holds from the next attempt on."""
     backoff_seconds: Annotated[int, Field(ge=0, le=3600)] = 2
     """Longest pause before the attempt that follows a failure; the first disruption costs none. For each further
     attempt lost within ten minutes of its start it doubles, up to maxBackoffSeconds; a job waits between a half and

@@ -31,6 +31,36 @@ EXIT_PREEMPTED = 143
 TERMINATION_MESSAGE_LIMIT_BYTES = 4096
 
 
+FailureReason = Literal[
+    "InvalidSettings",
+    "InvalidData",
+    "LossNotFinite",
+    "CheckpointNotWritable",
+    "CheckpointUnreadable",
+    "RendezvousFailed",
+    "ProcessFailed",
+    "ProcessKilled",
+    "OutOfMemory",
+    "DeviceOutOfMemory",
+    "StorageLimitExceeded",
+    "CommandNotFound",
+    "CannotStart",
+    "StartFailed",
+    "NotStarted",
+    "Stalled",
+    "StartupTimedOut",
+    "ArtifactMismatch",
+    "Preempted",
+    "Evicted",
+    "NodeShutdown",
+    "NodeLost",
+    "Rejected",
+    "PodDeadlineExceeded",
+    "Lost",
+]
+"""Why an attempt ended. What each counts as and what would help stands in one table, costopt/plan/causes.py."""
+
+
 class ReplicaSettings(Strict):
     """Everything a replica needs to know that is the same for all replicas of the attempt."""
 
@@ -48,6 +78,11 @@ class ReplicaSettings(Strict):
     """The user's program, instead of a recipe."""
     variant: Variant | None = None
     """The variant to make; None in the training stage."""
+    in_place_restarts: Count = 0
+    """How often in a row, without a checkpoint in between, failed ranks are started anew by the same launchers."""
+    hang_timeout_seconds: Count | None = None
+    """After how long without any sign of work ranks that take steps hang; also for one that is stopped. None: 60, or
+    ten times the longest step so far if that is more."""
 
 
 class MeteredMilliseconds(Strict):
@@ -63,6 +98,34 @@ class MeteredMilliseconds(Strict):
     """Time in which a step waited for samples."""
     checkpoint: Count = 0
     """Spent saving."""
+    recovery: Count = 0
+    """Start-up of ranks that were started anew in place."""
+    lost: Count = 0
+    """What ranks that failed had done since their last checkpoint, before they were started anew in place."""
+
+
+class RestartCause(Strict):
+    """Why ranks were started anew in place."""
+
+    reason: FailureReason
+    """Why."""
+    message: LongText
+    """Why, in words."""
+    rank: Code | None = None
+    """First failing rank, or the one that was behind. None: not known."""
+    replica_index: Code | None = None
+    """Its replica (completion index)."""
+
+
+class EarlierRounds(Strict):
+    """What a launcher tells the ranks it starts anew in place of those before them."""
+
+    restarts: Count = 0
+    """How often ranks were started anew in this attempt."""
+    metered: MeteredMilliseconds = MeteredMilliseconds()
+    """Where the time went until now."""
+    cause: RestartCause | None = None
+    """Why the last time."""
 
 
 class Progress(Strict):
@@ -92,6 +155,10 @@ class Progress(Strict):
     """Which newer checkpoints were damaged, and how. None: none were."""
     metered: MeteredMilliseconds | None = None
     """Where this attempt's time went so far, in milliseconds."""
+    in_place_restarts: Count | None = None
+    """How often the ranks of this attempt were started anew in place. None: never."""
+    restarted_for: RestartCause | None = None
+    """Why they were the last time. None: they were not."""
     results: dict[ShortText, Figure] = Field(default_factory=dict, max_length=16)
     """Named results of the last evaluation, such as validationLossNatsPerByte and unigramEntropyNatsPerByte."""
 
@@ -232,36 +299,6 @@ def _report(line: str, model: type[Report], mark: str) -> Report | None:
         return None
 
 
-FailureReason = Literal[
-    "InvalidSettings",
-    "InvalidData",
-    "LossNotFinite",
-    "CheckpointNotWritable",
-    "CheckpointUnreadable",
-    "RendezvousFailed",
-    "ProcessFailed",
-    "ProcessKilled",
-    "OutOfMemory",
-    "DeviceOutOfMemory",
-    "StorageLimitExceeded",
-    "CommandNotFound",
-    "CannotStart",
-    "StartFailed",
-    "NotStarted",
-    "Stalled",
-    "StartupTimedOut",
-    "ArtifactMismatch",
-    "Preempted",
-    "Evicted",
-    "NodeShutdown",
-    "NodeLost",
-    "Rejected",
-    "PodDeadlineExceeded",
-    "Lost",
-]
-"""Why an attempt ended. What each counts as and what would help stands in one table, costopt/plan/causes.py."""
-
-
 class TerminationMessage(Strict):
     """Why and how a replica ended."""
 
@@ -285,5 +322,7 @@ class TerminationMessage(Strict):
     """Last log lines of the failing rank."""
     progress: Progress | None = None
     """The last progress of this replica."""
+    earlier_rounds: EarlierRounds | None = None
+    """Of a program that tells no progress: what became of ranks that were started anew in place. None: none were."""
     variant: VariantStatus | None = None
     """The report on the variant that replica 0 of its stage has made; None unless it ended with exit code 0."""

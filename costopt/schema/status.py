@@ -16,7 +16,7 @@ from costopt.schema.base import (
     list_map_keys,
 )
 from costopt.schema.prices import Currency, PricingUnit
-from costopt.schema.replica import FailureReason, Progress
+from costopt.schema.replica import FailureReason, Progress, RestartCause
 from costopt.schema.usage import CapacityType, Cause, Coarsened, Usage
 from costopt.schema.variant_report import VariantStatus
 
@@ -82,6 +82,12 @@ class StageStatus(Strict):
     maxFailures)."""
     disruptions: Count = 0
     """Attempts lost to the platform."""
+    in_place_restarts: Count = 0
+    """How often ranks were started anew in place, in all attempts; these are no failures (see inPlace)."""
+    in_place_restarts_before: Count = 0
+    """Of those, how many in earlier attempts."""
+    restarted_for: RestartCause | None = None
+    """Why the last time in the current attempt. None: not in this attempt."""
     start_time: Timestamp | None = None
     """When the first attempt was decided."""
     completion_time: Timestamp | None = None

@@ -63,6 +63,8 @@ meters = st.none() | st.builds(
     startup=st.integers(0, 10**5),
     productive=st.integers(0, 10**7),
     since_checkpoint=st.integers(0, 10**5),
+    recovery=st.integers(0, 10**5),
+    lost=st.integers(0, 10**5),
     data_wait=st.integers(0, 10**4),
     checkpoint=st.integers(0, 10**4),
 )

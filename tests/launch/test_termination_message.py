@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from builders.hostile import within
 from costopt.oom_kills import count_oom_kills
-from costopt.schema.replica import EXIT_PREEMPTED, FailureReason, MeteredMilliseconds, Progress, TerminationMessage
+from costopt.schema.replica import (
+    EXIT_PREEMPTED,
+    FailureReason,
+    MeteredMilliseconds,
+    Progress,
+    RestartCause,
+    TerminationMessage,
+)
 from costopt.schema.variant_report import Measurement, VariantFault, VariantStatus
 from costopt_trainer.cgroup import usable_processors
 from costopt_trainer.errors import memory_reason
@@ -184,9 +191,9 @@ def test_the_longest_report_and_the_longest_progress_fit_together() -> None:
         last_checkpoint_step=most,
         resumed_from_step=most,
         checkpoints_passed_over="x" * 4096,
-        metered=MeteredMilliseconds(
-            startup=most, productive=most, since_checkpoint=most, data_wait=most, checkpoint=most
-        ),
+        metered=MeteredMilliseconds(**dict.fromkeys(MeteredMilliseconds.model_fields, most)),
+        in_place_restarts=most,
+        restarted_for=RestartCause(reason="ProcessFailed", message="x" * 4096, rank=most, replica_index=most),
         results={f"{number:02}{LONGEST}"[:256]: FIGURE for number in range(16)},
     )
     data = to_bytes(describe(None, replica_index=0, memory_ran_out=False, progress=progress, variant=longest_report()))

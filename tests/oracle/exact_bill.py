@@ -7,7 +7,7 @@ overlaps measure. Numbers are whole, or fractions of whole numbers, so nothing i
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from fractions import Fraction
 from typing import Literal
@@ -96,6 +96,8 @@ class Meter:
     since_checkpoint: Microseconds = 0
     data_wait: Microseconds = 0
     checkpoint: Microseconds = 0
+    recovery: Microseconds = 0
+    lost: Microseconds = 0
 
 
 @dataclass(frozen=True)
@@ -138,17 +140,22 @@ def causes(holding: Holding) -> Iterator[tuple[str, Span]]:
     if meter is None and holding.kind == "Recipe" and holding.outcome != "Succeeded":
         yield begin, (first, last)  # it has not come to its first report
         return
+    may_have_saved = holding.kind == "Command" and holding.outcome == "Suspended"
+    as_a_whole = "Productive" if may_have_saved else unsaved
     if meter is None:
-        may_have_saved = holding.kind == "Command" and holding.outcome == "Suspended"
-        yield "Productive" if may_have_saved else unsaved, (first, last)
+        yield as_a_whole, (first, last)
         return
+    # Of a program without a meter only its launcher speaks: of what was lost before it was started anew in place.
+    is_its_own = replace(meter, recovery=0, lost=0) != Meter()
     parts = (
         (begin, meter.startup),
+        ("Recovery", meter.recovery),
         ("Productive", meter.productive),
         ("DataWait", meter.data_wait),
         ("Checkpoint", meter.checkpoint),
+        ("LostProgress", meter.lost),
         (unsaved, meter.since_checkpoint),
-        ("Other", last - first),
+        ("Other" if is_its_own or holding.kind == "Recipe" else as_a_whole, last - first),
     )
     here = first
     for cause, length in parts:

@@ -104,8 +104,9 @@ def random_record(random: Random, uid: str, around: Microseconds) -> Written:
     metered = None
     if random.random() < 0.6:
         most = random.choice([lasting // 2000, lasting // 10000, 10**6])
-        parts = [random.randint(0, most) for _ in range(5)]
-        names = ("startup", "productive", "since_checkpoint", "data_wait", "checkpoint")
+        names = ("startup", "productive", "since_checkpoint", "data_wait", "checkpoint", "recovery", "lost")
+        told = random.choice([names, names, names[:5], names[5:]])
+        parts = [random.randint(0, most) if name in told else 0 for name in names]
         metered = dict(zip(names, parts, strict=True))
     stage, attempt = random.choice(STAGES), random.choice([0, 0, 1, 2, 117])
     has_meter, outcome = stage != "train" or random.random() < 0.8, random.choice(OUTCOMES)

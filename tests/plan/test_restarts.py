@@ -1,5 +1,6 @@
 """Attempts: what ends one, what it counts as, and when there is no other."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -7,6 +8,8 @@ import pytest
 
 from builders.plan import INT8, PRUNED, START, running, spec, trained
 from costopt.plan.decide import StartGang, StopGang
+from costopt.plan.observed import Replica
+from costopt.schema.replica import EarlierRounds, Progress, RestartCause, TerminationMessage
 
 
 def test_a_replica_that_dies_stops_the_whole_gang_and_starts_the_next_attempt() -> None:
@@ -240,3 +243,55 @@ def test_an_attempt_has_its_own_start_time() -> None:
     world.look()
     assert world.stage().start_time == START
     assert world.stage().attempt_start_time == START + timedelta(seconds=100)
+
+
+def told(replica: Replica, restarts: int, sentence: str = "Rank 1 was killed by SIGKILL.") -> Replica:
+    """A replica whose ranks were started anew in place so often."""
+    cause = RestartCause(reason="ProcessKilled", message=sentence, rank=1, replica_index=1)
+    progress = Progress(step=5, total_steps=100, in_place_restarts=restarts, restarted_for=cause)
+    return replace(replica, progress=progress)
+
+
+def test_restarts_in_place_are_counted_and_are_no_failures() -> None:
+    world = running(spec())
+    first = world.live()[0]
+    world.replicas[first.uid] = told(first, 2)
+    world.look()
+    stage = world.stage()
+    assert (stage.state, stage.attempt, stage.failures, stage.disruptions) == ("Running", 0, 0, 0)
+    assert (stage.in_place_restarts, stage.restarted_for and stage.restarted_for.rank) == (2, 1)
+    world.replicas[first.uid] = first  # its figures cannot be read for a moment
+    world.look()
+    assert world.stage() == stage
+
+
+def test_restarts_in_place_of_earlier_attempts_stay_counted() -> None:
+    world = running(spec())
+    world.replicas[world.live()[0].uid] = told(world.live()[0], 2)
+    world.look()
+    world.replicas[world.live()[0].uid] = told(world.live()[0], 3)  # seen together with the end
+    world.end_all(1)
+    world.look()
+    assert (world.state(), world.stage().failures) == (("Starting", 1), 1)
+    assert (world.stage().in_place_restarts, world.stage().restarted_for) == (3, None)
+    world.look()
+    world.replicas[world.live()[0].uid] = told(world.live()[0], 1)
+    world.look()
+    assert world.stage().in_place_restarts == 4
+
+
+def test_a_program_that_tells_no_progress_has_its_restarts_counted_at_its_end() -> None:
+    world = running(spec())
+    message = TerminationMessage(exit_code=0, earlier_rounds=EarlierRounds(restarts=2))
+    for replica in world.live():
+        world.end(replica, 0)
+        world.replicas[replica.uid] = replace(world.replicas[replica.uid], termination=message)
+    world.look()
+    assert (world.stage().state, world.stage().in_place_restarts) == ("Succeeded", 2)
+
+
+def test_what_a_log_says_of_a_restart_in_place_is_made_safe() -> None:
+    world = running(spec())
+    world.replicas[world.live()[0].uid] = told(world.live()[0], 1, "killed\x1b[31m\u202e")
+    world.look()
+    assert world.stage().restarted_for.message == world.status.progress.restarted_for.message == "killed"

@@ -13,6 +13,8 @@ import yaml
 from builders.golden import check_golden
 from builders.local import INT8, RECIPE, job, recipe_job
 from costopt.names import (
+    ENV_EARLIER_ROUNDS,
+    ENV_HEARTBEAT_FILE,
     ENV_LAUNCHER_PID,
     ENV_LAUNCHER_STARTED,
     ENV_LIFELINE_FD,
@@ -33,6 +35,8 @@ TOLD_TO_A_LAUNCHER = {name for name in RESERVED_ENVIRONMENT if name.startswith("
     ENV_REPLICA_UID,  # by a supervisor
     ENV_LAUNCHER_PID,  # by the launcher to its ranks
     ENV_LAUNCHER_STARTED,  # likewise
+    ENV_EARLIER_ROUNDS,  # likewise
+    ENV_HEARTBEAT_FILE,  # likewise
 }
 
 GPU_NODE = {"requests": {"cpu": 8, "memory": "32Gi"}, "limits": {"nvidia.com/gpu": 4}}

@@ -6,7 +6,15 @@ import pytest
 
 from builders.golden import check_golden
 from builders.local import INT8, RECIPE, job, recipe_job
-from costopt.names import ENV_LAUNCHER_PID, ENV_LAUNCHER_STARTED, ENV_LIFELINE_FD, ENV_REPLICA_UID, RESERVED_ENVIRONMENT
+from costopt.names import (
+    ENV_EARLIER_ROUNDS,
+    ENV_HEARTBEAT_FILE,
+    ENV_LAUNCHER_PID,
+    ENV_LAUNCHER_STARTED,
+    ENV_LIFELINE_FD,
+    ENV_REPLICA_UID,
+    RESERVED_ENVIRONMENT,
+)
 from costopt.render.manifests import manifests
 from costopt.render.processes import Process, left_to_the_cluster, processes
 from costopt.render.references import resolved
@@ -55,6 +63,8 @@ def test_every_variable_of_ours_is_set_so_that_none_is_inherited() -> None:
         ENV_REPLICA_UID,
         ENV_LAUNCHER_PID,
         ENV_LAUNCHER_STARTED,
+        ENV_EARLIER_ROUNDS,
+        ENV_HEARTBEAT_FILE,
     }
     assert ours <= draw(job())[0].environment.keys()
 

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from costopt.schema.replica import Progress, progress_in_log
+from costopt import names
+from costopt.schema.replica import EarlierRounds, MeteredMilliseconds, Progress, progress_in_log
+from costopt_trainer.heartbeat import Heartbeat, make_page, read_beat
+from costopt_trainer.reporting import meter as meter_module
 from costopt_trainer.reporting.meter import Meter, process_age_ns
 from costopt_trainer.reporting.reporter import Reporter
 from costopt_trainer.training.process_group import ProcessGroup
@@ -128,3 +131,43 @@ def test_only_the_first_rank_of_a_replica_writes_its_progress_and_only_the_first
     assert list(tmp_path.iterdir()) == []
     reporter(tmp_path, rank=2, local_rank=0).report(Progress(step=1, total_steps=2))
     assert [path.name for path in tmp_path.iterdir()] == ["progress.json"]
+
+
+def test_ranks_started_anew_go_on_with_the_account_of_those_before_them_and_their_start_is_recovery() -> None:
+    clock = Clock()
+    before = MeteredMilliseconds(startup=900, productive=300, data_wait=5, checkpoint=7, recovery=40, lost=60)
+    meter = Meter(already_ns=100 * MS, now=clock, earlier=EarlierRounds(restarts=2, metered=before))
+    for head in ("startup", "data_wait", "training", "checkpoint"):
+        clock.pass_ms(10)
+        meter.lap(head)  # type: ignore[arg-type]
+    assert meter.metered() == MeteredMilliseconds(
+        startup=900, productive=300, since_checkpoint=10, data_wait=15, checkpoint=17, recovery=150, lost=60
+    )
+    told = meter.goes_on_from(40)
+    assert told == {"in_place_restarts": 2, "restarted_for": None}
+    assert Meter().goes_on_from(0) == {"in_place_restarts": None, "restarted_for": None}
+
+
+def test_what_a_rank_leaves_for_its_launcher_is_what_its_meter_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_page(tmp_path / "page")
+    heart = Heartbeat()
+    heart.attach({names.ENV_HEARTBEAT_FILE: str(tmp_path / "page")})
+    monkeypatch.setattr(meter_module, "HEARTBEAT", heart)
+    clock = Clock()
+    meter = Meter(now=clock)
+    meter.goes_on_from(39)
+    for head in ("startup", "data_wait", "training", "evaluation"):
+        clock.pass_ms(10)
+        meter.lap(head)  # type: ignore[arg-type]
+    meter.checkpoint_completed()
+    clock.pass_ms(5)
+    meter.lap("checkpoint")
+    meter.step_finished(40)
+    clock.pass_ms(3)
+    meter.lap("training")
+    beat = read_beat(tmp_path / "page")
+    assert beat is not None
+    assert (beat.step, beat.steps_here, beat.checkpoints) == (40, 1, 1)
+    assert beat.metered == meter.metered()

@@ -13,6 +13,7 @@ storage/            files of a checkpoint
 agreement           all ranks agree to end
 replica_settings    environment and settings file -> what to do, or a sentence
 phases              signs of life where no step ends
+heartbeat           what a rank leaves for its launcher to see: signs of work, and where its time went
 shutdown            who ends with whom
 cgroup              how many processors this container may use
 tables              from a word in the manifest to the code that it names

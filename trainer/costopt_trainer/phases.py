@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from costopt.schema.replica import STARTUP_PHASES, Phase, PhaseName
+from costopt_trainer.heartbeat import HEARTBEAT
 
 LINE_EVERY_SECONDS = 4.0
 """Between two lines; the shortest stall timeout is 10 seconds."""
@@ -46,6 +47,9 @@ PATIENCE_SECONDS: Mapping[PhaseName, float] = {
 }
 """How long the thread may speak for a phase after its last finished piece; 0: only pieces count."""
 
+FIRST_PIECE_SECONDS = 600.0
+"""How long the first piece of a phase may take before its rank counts as hanging: kernels may be compiled for it."""
+
 
 class Pieces:
     """What a phase is told of its pieces."""
@@ -60,6 +64,8 @@ class Pieces:
     def done(self, finished: float | None = None, of: float | None = None) -> None:
         """A piece is finished: `finished` of `of` in all, where that is known."""
         self.last_piece = self._voice.now()
+        self._voice.known.add(self.name)
+        HEARTBEAT.piece(self.name, PATIENCE_SECONDS[self.name])
         if finished is not None and of:
             self.percent = max(0, min(100, int(100 * finished / of)))
         self._voice.line(self)
@@ -78,7 +84,10 @@ class Voice:
         self._write: Callable[[bytes], object] | None = None
         self._aloud = False
         self._lock = threading.Lock()
+        self._speaker: threading.Thread | None = None
         self._line_at = float("-inf")
+        self.known: set[PhaseName] = set()
+        """Phases of which this process has finished a piece: another will not have to compile anything first."""
         self._stack: list[Pieces] = []
         self._begun = threading.Event()
 
@@ -86,7 +95,9 @@ class Voice:
         """Speak from now on: of all phases if `aloud`, else only of those that this process is alone in."""
         self._write = write or _write_to_stdout
         self._aloud = aloud
-        threading.Thread(target=self._speak_for_opaque_calls, name="phases", daemon=True).start()
+        if self._speaker is None or not self._speaker.is_alive():
+            self._speaker = threading.Thread(target=self._speak_for_opaque_calls, name="phases", daemon=True)
+            self._speaker.start()
 
     def fall_silent(self) -> None:
         """Print nothing more: others speak now."""
@@ -102,16 +113,24 @@ class Voice:
         """
         pieces = Pieces(self, name, aloud=self._aloud or alone)
         self._stack.append(pieces)
+        HEARTBEAT.phase(name, self._patience(name))
         self._begun.set()
         self.line(pieces, at_once=name in STARTUP_PHASES or name == "RunningCommand")
         try:
             yield pieces
         finally:
             self._stack.remove(pieces)
+            self.known.add(name)
             if self._stack:
-                self._stack[-1].last_piece = self.now()
+                outer = self._stack[-1]
+                outer.last_piece = self.now()
+                HEARTBEAT.phase(outer.name, self._patience(outer.name))
             else:
+                HEARTBEAT.phase(None)
                 self._begun.clear()
+
+    def _patience(self, name: PhaseName) -> float:
+        return max(PATIENCE_SECONDS[name], 0 if name in self.known else FIRST_PIECE_SECONDS)
 
     def line(self, pieces: Pieces, *, at_once: bool = False) -> None:
         """Print a line, unless it is too early for one."""

@@ -3,6 +3,7 @@
 Exit codes: 0 done, 143 stopped after a checkpoint, 78 not worth a retry, 1 anything else.
 """
 
+import faulthandler
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from costopt import names
 from costopt.isolation import passed_on
 from costopt.schema.replica import EXIT_DONE, EXIT_NOT_RETRYABLE
 from costopt_trainer.errors import NotRetryable, memory_reason
+from costopt_trainer.heartbeat import HEARTBEAT
 from costopt_trainer.launch.rank_error import ERROR_FILE_VARIABLE, record_error
 from costopt_trainer.launch.termination_message import EXIT_FAILED
 from costopt_trainer.phases import VOICE, phase
@@ -52,6 +54,8 @@ def _run() -> None:
     # Imported where used: a user's program shall not wait for a torch it may not need.
     if settings.command is not None:
         start_program(settings.command)
+    HEARTBEAT.attach()
+    _show_stacks_when_asked()
     # One rank of a replica speaks for all of it: they go in step.
     VOICE.speak_up(aloud=os.environ.get("LOCAL_RANK", "0") == "0")
     if settings.variant is not None:
@@ -64,6 +68,13 @@ def _run() -> None:
             from costopt_trainer.training.loop import main as train  # noqa: PLC0415
 
         train(settings)
+
+
+def _show_stacks_when_asked() -> None:
+    """At SIGUSR1 the stacks of all threads go to stderr, also while the main one waits in C++."""
+    if hasattr(signal, "SIGUSR1"):
+        faulthandler.register(signal.SIGUSR1, all_threads=True)
+        HEARTBEAT.stacks_are_shown()
 
 
 def start_program(argv: Sequence[str], *, becomes_it: bool = sys.platform == "linux") -> NoReturn:

@@ -117,5 +117,7 @@ def own_meter(pod: Pod, snapshot: JobSnapshot) -> MeteredMilliseconds | None:
     """What the pod said at its end, or what its log says."""
     if pod.said is not None and pod.said.progress is not None:
         return pod.said.progress.metered
+    if pod.said is not None and pod.said.earlier_rounds is not None:
+        return pod.said.earlier_rounds.metered
     log = snapshot.logs.get(pod.uid)
     return log.progress.metered if log is not None and log.progress is not None else None

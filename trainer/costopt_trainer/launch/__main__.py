@@ -15,18 +15,16 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
 from costopt import names
 from costopt.files import mark_storage
-from costopt.oom_kills import count_oom_kills
 from costopt.schema.replica import (
     EXIT_DONE,
     EXIT_NOT_RETRYABLE,
-    EXIT_PREEMPTED,
     FailureReason,
     ReplicaSettings,
     TerminationMessage,
@@ -41,10 +39,8 @@ from costopt_trainer.launch.termination_message import (
     EXIT_FAILED,
     MESSAGE_CHARACTERS,
     clean,
-    describe,
-    first_failure,
-    read_progress,
     read_report,
+    stopped_without_ranks,
     write,
 )
 from costopt_trainer.phases import VOICE, phase
@@ -62,24 +58,38 @@ _STARTED_NS = time.monotonic_ns()
 """By the monotonic clock, which all processes of a machine share."""
 
 
+@dataclass
+class LastWords:
+    """What is said of a stop at a moment when no rank runs: more, once there have been some."""
+
+    of_a_stop: Callable[[str], TerminationMessage] = lambda why: stopped_without_ranks(why, None)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run this replica to its end; the exit code."""
     options = _parser().parse_args(argv)
     scratch = Path(tempfile.mkdtemp(prefix="costopt-"))
     sink = Sink(sys.stdout.fileno())
     ranks = LocalRanks(scratch, sink)
+    last_words = LastWords()
     try:
         environment = read_environment(os.environ)
-        if environment.index == 0:  # it reports for its gang until its ranks do
-            VOICE.speak_up(aloud=True, write=sink.write)
-        _watch(ranks, scratch, environment)
+        _speak(environment, sink)
+        _watch(ranks, scratch, environment, last_words)
         settings = read_settings(environment.settings_file)
         check_index(environment, settings)
         if settings.num_nodes == 1:  # a gang of one only connects to itself, whatever its name resolves to
             environment = replace(environment, address=Address("127.0.0.1", environment.address.port))
         _set_defaults(environment, settings, scratch)
         _make_storage(environment)
-        message = _run_ranks(ranks, environment, settings, options.rendezvous_timeout)
+        message = _run_ranks(
+            ranks,
+            environment,
+            settings,
+            rendezvous_timeout=options.rendezvous_timeout,
+            sink=sink,
+            last_words=last_words,
+        )
     except NotRetryable as error:
         message = _without_ranks(EXIT_NOT_RETRYABLE, error.reason, str(error))
     except Exception as error:  # noqa: BLE001 - torch's agent may raise anything, and the exit code must show it
@@ -104,38 +114,36 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run_ranks(
-    ranks: LocalRanks, environment: ReplicaEnvironment, settings: ReplicaSettings, rendezvous_timeout: float
+    ranks: LocalRanks,
+    environment: ReplicaEnvironment,
+    settings: ReplicaSettings,
+    *,
+    rendezvous_timeout: float,
+    sink: Sink,
+    last_words: LastWords,
 ) -> TerminationMessage:
     # These import torch, which takes seconds: by now SIGTERM is handled and settings are checked.
     with phase("Importing"):
-        from costopt_trainer.launch.elastic_agent import ReplicaAgent  # noqa: PLC0415
-        from costopt_trainer.launch.rendezvous import GangRendezvous, RendezvousFailed  # noqa: PLC0415
+        from costopt_trainer.launch.in_place import Replica  # noqa: PLC0415
 
-    def before_start() -> None:
-        if settings.command is not None:
-            with phase("RunningCommand"):
-                pass
-        VOICE.fall_silent()
+    replica = Replica(
+        ranks,
+        environment,
+        settings,
+        rendezvous_timeout=rendezvous_timeout,
+        started_ns=_STARTED_NS,
+        speak=lambda: _speak(environment, sink),
+    )
+    last_words.of_a_stop = replica.stopped_without_ranks
+    message = replica.run()
+    if message.exit_code != EXIT_DONE:
+        return message
+    return message.model_copy(update={"variant": _report_on_variant(environment, settings)})
 
-    rendezvous = GangRendezvous(
-        environment.address,
-        node=environment.index,
-        num_nodes=settings.num_nodes,
-        run_id=f"{settings.job_name}/{settings.stage}/{environment.attempt}",
-        timeout_seconds=rendezvous_timeout,
-    )
-    oom_kills_before = count_oom_kills()
-    try:
-        ReplicaAgent(rendezvous, ranks, processes_per_node=settings.processes_per_node, before_start=before_start).run()
-    except RendezvousFailed as error:
-        return _without_ranks(EXIT_FAILED, "RendezvousFailed", str(error))
-    return describe(
-        first_failure(ranks.ends),
-        replica_index=environment.index,
-        memory_ran_out=(count_oom_kills() or 0) > (oom_kills_before or 0),
-        progress=read_progress(environment.progress_file),
-        variant=_report_on_variant(environment, settings),
-    )
+
+def _speak(environment: ReplicaEnvironment, sink: Sink) -> None:
+    if environment.index == 0:  # it reports for its gang until its ranks do
+        VOICE.speak_up(aloud=True, write=sink.write)
 
 
 def _report_on_variant(environment: ReplicaEnvironment, settings: ReplicaSettings) -> VariantStatus | None:
@@ -162,14 +170,13 @@ def _make_storage(environment: ReplicaEnvironment) -> None:
         mark_storage(folder)
 
 
-def _watch(ranks: LocalRanks, scratch: Path, environment: ReplicaEnvironment) -> None:
+def _watch(ranks: LocalRanks, scratch: Path, environment: ReplicaEnvironment, last_words: LastWords) -> None:
     def on_stop(why: str) -> None:
         _say(f"stopping on {why}")
         with ranks.stopping() as any_started:
             if not any_started:
                 shutil.rmtree(scratch, ignore_errors=True)
-                sentence = f"Stopped on {why} before any rank started."
-                os._exit(_finish(_without_ranks(EXIT_PREEMPTED, "Preempted", sentence)))
+                os._exit(_finish(last_words.of_a_stop(why)))
 
     try:
         watch_for_stop(on_stop, environment.lifeline_fd)

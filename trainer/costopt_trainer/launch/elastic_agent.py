@@ -9,8 +9,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from torch.distributed import Store  # type: ignore[attr-defined]
 from torch.distributed.elastic.agent.server.api import (
@@ -34,8 +33,21 @@ EXIT_BARRIER_SECONDS = 300.0
 _ENDED_KEY = "costopt/ended/{node}"
 
 
+class GangWatch(Protocol):
+    """What the agent asks of whoever knows the rest of the gang."""
+
+    def met(self) -> None:
+        """All replicas have met, and the ranks of the round are about to start."""
+
+    def failed_here(self) -> None:
+        """A rank of this replica has failed, and the others are about to be ended."""
+
+    def is_broken(self) -> bool:
+        """Whether the ranks here are to be ended: those of another replica have failed, or all hang."""
+
+
 class ReplicaAgent(SimpleElasticAgent):
-    """Runs the ranks of one replica once, without restarts; `ranks.ends` says how they ended."""
+    """Runs the ranks of one replica for one round; `ranks.ends` says how they ended."""
 
     def __init__(
         self,
@@ -43,9 +55,10 @@ class ReplicaAgent(SimpleElasticAgent):
         ranks: LocalRanks,
         *,
         processes_per_node: int,
-        before_start: Callable[[], None] = lambda: None,
+        watch: GangWatch,
+        max_rounds: int,
     ) -> None:
-        """`before_start` is called once all replicas have met, before the ranks are started."""
+        """`max_rounds` is what ranks are told of restarts in place; the agent itself makes none."""
         spec = WorkerSpec(
             role="costopt",
             local_world_size=processes_per_node,
@@ -57,7 +70,9 @@ class ReplicaAgent(SimpleElasticAgent):
         )
         super().__init__(spec)
         self._ranks = ranks
-        self._before_start = before_start
+        self._watch = watch
+        self._round = rendezvous.round
+        self._max_rounds = max_rounds
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         environments = {}
@@ -75,17 +90,21 @@ class ReplicaAgent(SimpleElasticAgent):
                 "MASTER_ADDR": str(worker_group.master_addr),
                 "MASTER_PORT": str(worker_group.master_port),
                 "TORCHELASTIC_RUN_ID": worker_group.spec.rdzv_handler.get_run_id(),
-                "TORCHELASTIC_RESTART_COUNT": "0",
-                "TORCHELASTIC_MAX_RESTARTS": "0",
+                "TORCHELASTIC_RESTART_COUNT": str(self._round),
+                "TORCHELASTIC_MAX_RESTARTS": str(max(self._round, self._max_rounds)),
                 "TORCHELASTIC_USE_AGENT_STORE": str(worker_group.spec.rdzv_handler.use_agent_store),
             }
-        self._before_start()
+        self._watch.met()
         pids = self._ranks.start(WORKER_ARGV, environments)
         return dict(enumerate(pids))
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
-        if not self._ranks.poll():
-            return RunResult(state=WorkerState.HEALTHY)
+        if not self._ranks.poll(self._watch.failed_here):
+            if not self._watch.is_broken():
+                return RunResult(state=WorkerState.HEALTHY)
+            self._ranks.end()
+            self._say_ended(worker_group.store)
+            return RunResult(state=WorkerState.FAILED)
         workers = {worker.global_rank: worker for worker in worker_group.workers}
         failures = {
             end.rank: ProcessFailure(workers[end.rank].local_rank, workers[end.rank].id, end.exit_code, error_file="")
@@ -104,7 +123,7 @@ class ReplicaAgent(SimpleElasticAgent):
         self._ranks.end()
 
     def _exit_barrier(self) -> None:
-        """Announce that this replica has ended; replica 0 waits until all have, or until it is told to stop."""
+        """Announce that this replica has ended; replica 0 waits until all have, or one failed, or it is to stop."""
         group = self._worker_group
         self._say_ended(group.store)
         if group.group_rank != 0 or group.store is None:
@@ -112,7 +131,7 @@ class ReplicaAgent(SimpleElasticAgent):
         others = [_ENDED_KEY.format(node=node) for node in range(1, group.group_world_size)]
         deadline = time.monotonic() + EXIT_BARRIER_SECONDS
         while others and not self._ranks.told_to_stop and time.monotonic() < deadline:
-            if group.store.check(others):
+            if group.store.check(others) or self._watch.is_broken():
                 return
             time.sleep(MONITOR_SECONDS)
 

@@ -11,13 +11,15 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from costopt.isolation import passed_on
-from costopt.names import ENV_LAUNCHER_PID
+from costopt.names import ENV_HEARTBEAT_FILE, ENV_LAUNCHER_PID
 from costopt.schema.replica import EXIT_DONE
+from costopt_trainer.heartbeat import Beat, make_page, read_beat
+from costopt_trainer.launch.hangs import is_stopped
 from costopt_trainer.launch.log_relay import RankOutput, Sink
 from costopt_trainer.launch.rank_error import ERROR_FILE_VARIABLE, RankError, error_from_lines, read_error
 from costopt_trainer.launch.termination_message import LOG_TAIL_LINES, RankEnd
@@ -29,6 +31,10 @@ ECHO_PAUSE_SECONDS = 1.0
 LEFTOVER_SECONDS = 1.0
 """How long a rank's own children may outlive it; data loaders and shared-memory trackers clean up by then."""
 DRAIN_SECONDS = 2.0
+STACKS_SECONDS = 2.0
+"""How long ranks that hang may take to print their stacks."""
+STACKS_BEGIN = "(most recent call first)"
+"""In the first line of each stack that faulthandler prints."""
 POLL_SECONDS = 0.05
 
 
@@ -38,16 +44,18 @@ class _Running:
     process: subprocess.Popen[bytes]
     output: RankOutput
     error_file: Path
+    page: Path
+    """Where it leaves signs of work."""
     end: RankEnd | None = None
     has_leftovers: bool = False
     """Whether processes of its group were alive right after it ended; only then may the group be signalled later."""
 
 
 class LocalRanks:
-    """All ranks of this replica. Methods may be called from several threads."""
+    """All ranks of this replica, in one round after the other. Methods may be called from several threads."""
 
     def __init__(self, scratch: Path, sink: Sink, *, failure_grace_seconds: float = FAILURE_GRACE_SECONDS) -> None:
-        """`scratch`: an empty folder for the ranks' error files."""
+        """`scratch`: an empty folder for what ranks leave: error files, signs of work."""
         self._scratch = scratch
         self._sink = sink
         self._failure_grace_seconds = failure_grace_seconds
@@ -64,11 +72,15 @@ class LocalRanks:
         with self._lock:
             for rank, additions in environments.items():
                 error_file = self._scratch / f"rank-{rank}.json"
+                error_file.unlink(missing_ok=True)
+                page = self._scratch / f"rank-{rank}.page"
+                make_page(page)
                 process = subprocess.Popen(
                     argv,
                     env=passed_on()
                     | dict(additions)
-                    | {ERROR_FILE_VARIABLE: str(error_file), ENV_LAUNCHER_PID: str(os.getpid())},
+                    | {ERROR_FILE_VARIABLE: str(error_file), ENV_HEARTBEAT_FILE: str(page)}
+                    | {ENV_LAUNCHER_PID: str(os.getpid())},
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
@@ -78,8 +90,17 @@ class LocalRanks:
                 output = RankOutput(self._sink, b"" if rank == 0 else b"[rank %d] " % rank)
                 output.relay(process.stdout, is_stderr=False)
                 output.relay(process.stderr, is_stderr=True)
-                self._ranks.append(_Running(rank, process, output, error_file))
+                self._ranks.append(_Running(rank, process, output, error_file, page))
             return [rank.process.pid for rank in self._ranks]
+
+    def forget(self) -> bool:
+        """Let go of ranks that have all ended, so that others can be started; False, and nothing, once told to stop."""
+        with self._lock:
+            if self._told_to_stop:
+                return False
+            self._ranks = []
+            self._ending_since = None
+            return True
 
     @contextlib.contextmanager
     def stopping(self) -> Iterator[bool]:
@@ -101,18 +122,55 @@ class LocalRanks:
         """How the ranks that have ended did so."""
         return [running.end for running in self._ranks if running.end is not None]
 
-    def poll(self) -> bool:
+    @property
+    def running(self) -> list[tuple[int, int, Path]]:
+        """Number, process id and page of the ranks that run."""
+        return [(one.rank, one.process.pid, one.page) for one in self._ranks if one.end is None]
+
+    @property
+    def beats(self) -> list[Beat | None]:
+        """What all ranks have left, the first one's first; None for one whose page is gone."""
+        return [read_beat(one.page) for one in self._ranks]
+
+    def first_lines(self) -> list[str]:
+        """The last lines of the first rank, the oldest first."""
+        return [line.text for line in tuple(self._ranks[0].output.lines)] if self._ranks else []
+
+    def show_stacks(self) -> None:
+        """Have each running rank print the stacks of its threads; one that cannot is named in the log."""
+        asked: list[_Running] = []
+        with self._lock:
+            for running in self._ranks:
+                beat = read_beat(running.page)
+                if running.end is not None or beat is None or not beat.shows_stacks:
+                    continue
+                if is_stopped(running.process.pid):
+                    note = f"costopt: rank {running.rank} is stopped (SIGSTOP) and cannot show its stack\n"
+                    self._sink.write(note.encode())
+                    continue
+                self._sink.write(f"costopt: stacks of rank {running.rank}:\n".encode())
+                _signal(running.process.pid, signal.SIGUSR1)
+                asked.append(running)
+        deadline = time.monotonic() + STACKS_SECONDS
+        while asked and time.monotonic() < deadline:
+            asked = [one for one in asked if not any(STACKS_BEGIN in line.text for line in tuple(one.output.lines))]
+            time.sleep(POLL_SECONDS)
+
+    def poll(self, on_failure: Callable[[], None] = lambda: None) -> bool:
         """Check which ranks have ended, and end all others if one failed; True once there is nothing to wait for.
 
         That is: all have ended, or the rest cannot be ended even by SIGKILL (stuck in a driver).
 
         A rank that stopped because it was told to is no failure: the others get all the time they need to save.
+        `on_failure` is called before those others are ended, which may take seconds.
         """
         self._look()
         failed = [end for end in self.ends if end.exit_code != EXIT_DONE and not end.preempted]
         if failed and not self._all_ended() and all(end.is_echo for end in failed):
             self._wait(ECHO_PAUSE_SECONDS)
         done = bool(failed) or self._all_ended()
+        if failed:
+            on_failure()
         if done:
             self.end()
         return done

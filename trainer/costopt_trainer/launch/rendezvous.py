@@ -1,5 +1,8 @@
 """How the launchers of a gang find each other: replica 0 holds torch's store at a known address, the others wait.
 
+They meet once, and keep the store. For each later round, in which ranks are started anew, replica 0 opens a store for
+these ranks alone, at a port of its own: torch's ranks would find the addresses of dead ones in the first.
+
 A static rendezvous like torch's own (node rank and number of nodes are given), with what a cluster also needs: waiting
 for names that do not resolve yet and ports that nobody listens on yet, and one sentence at the timeout.
 """
@@ -19,6 +22,8 @@ from costopt_trainer.replica_settings import Address
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 2.0
 CONNECT_SECONDS = 5.0
+MEET_AGAIN_SECONDS = 30.0
+"""How long replicas that have agreed on another round wait for each other."""
 FIRST_NOTE_SECONDS = 5.0
 """The log mentions the wait after this long, then each time it has doubled."""
 
@@ -70,6 +75,10 @@ class GangRendezvous(RendezvousHandler):
         self._num_nodes = num_nodes
         self._run_id = run_id
         self._timeout_seconds = timeout_seconds
+        self._gang_store: TCPStore | None = None
+        self._ranks_store: TCPStore | None = None
+        self.round = 0
+        """Of the next meeting; the first is 0."""
 
     @property
     def use_agent_store(self) -> bool:
@@ -82,17 +91,62 @@ class GangRendezvous(RendezvousHandler):
             return self._meet()
 
     def _meet(self) -> RendezvousInfo:
+        if self._gang_store is not None:
+            return self._meet_again(self._gang_store)
         if self._node > 0:
             wait_until_reachable(self._address, self._timeout_seconds)
         try:
-            store = PrefixStore(self._run_id, self._open_store())
+            self._gang_store = self._open_store()
         except DistError as error:
             raise RendezvousFailed(self._sentence(error)) from error
         except OSError as error:
             why = os.strerror(error.errno or 0)
             raise RendezvousFailed(f"Replica 0 cannot listen at {self._address}: {why}.") from error
         info = RendezvousStoreInfo(self._address.host, self._address.port)
-        return RendezvousInfo(store, self._node, self._num_nodes, info)
+        return RendezvousInfo(PrefixStore(self._run_id, self._gang_store), self._node, self._num_nodes, info)
+
+    def _meet_again(self, gang_store: TCPStore) -> RendezvousInfo:
+        """Raises RendezvousFailed if another launcher does not come: all have just agreed to."""
+        gang_store.set_timeout(timedelta(seconds=MEET_AGAIN_SECONDS))
+        store = PrefixStore(f"{self._run_id}/{self.round}", gang_store)
+        try:
+            if self._node == 0:
+                self._ranks_store, port = self._open_ranks_store()
+                store.set("port", str(port))
+            port = int(store.get("port"))
+            store.add("here", 1)
+            self._wait_for_all(store)
+        except (DistError, OSError, ValueError) as error:
+            first_line = str(error).partition("\n")[0]
+            raise RendezvousFailed(f"The replicas did not meet again ({first_line}).") from error
+        return RendezvousInfo(store, self._node, self._num_nodes, RendezvousStoreInfo(self._address.host, port))
+
+    def _wait_for_all(self, store: PrefixStore) -> None:
+        deadline = time.monotonic() + MEET_AGAIN_SECONDS
+        while (here := store.add("here", 0)) < self._num_nodes:
+            if time.monotonic() > deadline:
+                raise DistError(f"{here} of {self._num_nodes} came within {MEET_AGAIN_SECONDS:g} s")
+            time.sleep(FIRST_PAUSE_SECONDS)
+
+    def _open_ranks_store(self) -> tuple[TCPStore, int]:
+        listener = _listen(Address(self._address.host, 0))
+        with socket.socket(fileno=os.dup(listener)) as duplicate:
+            port = int(duplicate.getsockname()[1])
+        store = TCPStore(
+            self._address.host if self._address.is_loopback else "127.0.0.1",
+            port,
+            is_master=True,
+            timeout=timedelta(seconds=MEET_AGAIN_SECONDS),
+            wait_for_workers=False,
+            multi_tenant=False,
+            master_listen_fd=listener,
+        )
+        return store, port
+
+    @property
+    def talk_store(self) -> PrefixStore | None:
+        """Where launchers tell each other what they see; None before they have met."""
+        return None if self._gang_store is None else PrefixStore(f"{self._run_id}/talk", self._gang_store.clone())  # type: ignore[attr-defined]
 
     def _open_store(self) -> TCPStore:
         listener = _listen(self._address) if self._node == 0 else None
@@ -123,14 +177,14 @@ class GangRendezvous(RendezvousHandler):
         return self._run_id
 
     def is_closed(self) -> bool:
-        """Never: a replica runs one rendezvous."""
+        """Never."""
         return False
 
     def set_closed(self) -> None:
         """Nothing to close."""
 
     def num_nodes_waiting(self) -> int:
-        """None: the number of replicas is fixed; a restart is a new attempt with new processes."""
+        """None: the number of replicas is fixed."""
         return 0
 
     def shutdown(self) -> bool:

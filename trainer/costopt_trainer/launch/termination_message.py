@@ -8,7 +8,7 @@ whatever the clock says, because an echo often ends before the failure that caus
 
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +35,7 @@ MESSAGE_CHARACTERS = 2000
 NOT_A_COMMAND = {126: "a command could not be executed", 127: "a command or shared library was not found"}
 """Exit codes of a shell, or of the program loader, for this."""
 SIGNALS_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_CUT_FROM_PROGRESS: Mapping[str, object] = {"results": {}, "checkpoints_passed_over": None, "restarted_for": None}
 _MAX_REPORT_BYTES = 2**16
 """Of a progress file or a report on a variant; ours have a few thousand at most."""
 
@@ -117,6 +118,16 @@ def describe(
     )
 
 
+def stopped_without_ranks(why: str, progress: Progress | None, *, between_rounds: bool = False) -> TerminationMessage:
+    """The message of a replica that was told to stop while none of its ranks ran."""
+    sentence = f"Stopped on {why} before any rank started."
+    if between_rounds:
+        step = progress.last_checkpoint_step if progress is not None else None
+        where = "there is no checkpoint yet" if step is None else f"the last checkpoint is that of step {step}"
+        sentence = f"Stopped on {why} while ranks were started anew in place; {where}."
+    return TerminationMessage(exit_code=EXIT_PREEMPTED, reason="Preempted", message=sentence, progress=progress)
+
+
 def _reason_and_sentence(first: RankEnd, memory_ran_out: bool) -> tuple[FailureReason, str]:
     code, error, who = first.exit_code, first.error, f"Rank {first.rank}"
     if error is not None:
@@ -184,7 +195,7 @@ def to_bytes(message: TerminationMessage) -> bytes:
         characters = _most(len(last), lambda count: fits(log_tail=[last[len(last) - count :]]))
         return encode(log_tail=[last[len(last) - characters :]] if characters else [])
     characters = _most(len(text), lambda count: fits(log_tail=[], message=text[:count]))
-    numbers = message.progress and message.progress.model_copy(update={"results": {}, "checkpoints_passed_over": None})
+    numbers = message.progress and message.progress.model_copy(update=_CUT_FROM_PROGRESS)
     if characters > 0 or numbers == message.progress:
         return encode(log_tail=[], message=text[:characters])
     return to_bytes(message.model_copy(update={"progress": numbers}))

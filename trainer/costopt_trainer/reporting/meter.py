@@ -11,12 +11,13 @@ them.
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
 from costopt import names
-from costopt.schema.replica import MeteredMilliseconds
+from costopt.schema.replica import EarlierRounds, MeteredMilliseconds
+from costopt_trainer.heartbeat import HEARTBEAT
 
 Head = Literal["startup", "data_wait", "training", "evaluation", "checkpoint"]
 
@@ -26,6 +27,9 @@ NANOSECONDS_PER_SECOND = 10**9
 REPORT_EVERY_SECONDS = 1.0
 """A report reads the loss from the device, which blocks the host: too costly at every step of a fast model."""
 
+NOT_KEPT: Mapping[str, None] = {"metered": None, "in_place_restarts": None, "restarted_for": None}
+"""What of a progress a checkpoint does not keep: it tells of one attempt."""
+
 
 def figure(value: float) -> str:
     """A finite measured number as text; nine digits distinguish any two float32."""
@@ -33,9 +37,15 @@ def figure(value: float) -> str:
 
 
 def startup_ns() -> int:
-    """Nanoseconds since this rank's launcher began, or, without one, this process."""
+    """Nanoseconds since this rank's launcher began, or those before it ended; without a launcher, this process."""
     started = os.environ.get(names.ENV_LAUNCHER_STARTED, "")
     return max(0, time.monotonic_ns() - int(started)) if started.isdigit() else process_age_ns()
+
+
+def earlier_rounds() -> EarlierRounds:
+    """What the launcher says of the ranks before this one, if it was started anew in place."""
+    told = os.environ.get(names.ENV_EARLIER_ROUNDS)
+    return EarlierRounds.model_validate_json(told) if told else EarlierRounds()
 
 
 def process_age_ns() -> int:
@@ -52,9 +62,16 @@ def process_age_ns() -> int:
 class Meter:
     """Time by head since the process began, in nanoseconds."""
 
-    def __init__(self, already_ns: int = 0, now: Callable[[], int] = time.monotonic_ns) -> None:
-        """`already_ns` had passed before this call; it is start-up too. `now` is a monotonic clock."""
+    def __init__(
+        self,
+        already_ns: int = 0,
+        now: Callable[[], int] = time.monotonic_ns,
+        earlier: EarlierRounds = EarlierRounds(),  # noqa: B008 - frozen
+    ) -> None:
+        """`already_ns` had passed before this call; it is start-up too. `now` is a monotonic clock. `earlier`: the
+        times of ranks before this one count too; the start-up since then is recovery."""
         self._now = now
+        self.earlier = earlier
         self._last_ns = now() - already_ns
         self._heads: dict[Head, int] = dict.fromkeys(
             ("startup", "data_wait", "training", "evaluation", "checkpoint"), 0
@@ -68,6 +85,8 @@ class Meter:
         now = self._now()
         self._heads[head] += now - self._last_ns
         self._last_ns = now
+        HEARTBEAT.account(self._own_ns())
+        HEARTBEAT.beat()
 
     def in_steps_ns(self) -> int:
         """Time in steps and evaluations so far: what a snapshot taken now would hold."""
@@ -76,16 +95,39 @@ class Meter:
     def checkpoint_completed(self, moment_ns: int) -> None:
         """The steps and evaluations until `in_steps_ns` was `moment_ns` are in a checkpoint: they are productive."""
         self._saved_ns = max(self._saved_ns, moment_ns)
+        HEARTBEAT.account(self._own_ns())
+        HEARTBEAT.checkpoint_completed()
+
+    def _own_ns(self) -> tuple[int, int, int, int, int]:
+        """Of this process: startup, productive, since the checkpoint, data wait, checkpoint."""
+        heads = self._heads
+        since_checkpoint = self.in_steps_ns() - self._saved_ns
+        return heads["startup"], self._saved_ns, since_checkpoint, heads["data_wait"], heads["checkpoint"]
 
     def metered(self) -> MeteredMilliseconds:
-        """The times so far."""
-        return MeteredMilliseconds(
-            startup=self._heads["startup"] // NANOSECONDS_PER_MILLISECOND,
-            productive=self._saved_ns // NANOSECONDS_PER_MILLISECOND,
-            since_checkpoint=(self.in_steps_ns() - self._saved_ns) // NANOSECONDS_PER_MILLISECOND,
-            data_wait=self._heads["data_wait"] // NANOSECONDS_PER_MILLISECOND,
-            checkpoint=self._heads["checkpoint"] // NANOSECONDS_PER_MILLISECOND,
+        """The times so far, with those of earlier ranks."""
+        startup, productive, since_checkpoint, data_wait, checkpoint = (
+            nanoseconds // NANOSECONDS_PER_MILLISECOND for nanoseconds in self._own_ns()
         )
+        before, anew = self.earlier.metered, self.earlier.restarts > 0
+        return MeteredMilliseconds(
+            startup=before.startup + (0 if anew else startup),
+            productive=before.productive + productive,
+            since_checkpoint=since_checkpoint,
+            data_wait=before.data_wait + data_wait,
+            checkpoint=before.checkpoint + checkpoint,
+            recovery=before.recovery + (startup if anew else 0),
+            lost=before.lost,
+        )
+
+    def step_finished(self, step: int) -> None:
+        """A step is taken; the launcher sees it, and no report is made."""
+        HEARTBEAT.step(step)
+
+    def goes_on_from(self, step: int) -> dict[str, object]:
+        """Fields of Progress that tell whether these ranks were started anew in place, and why."""
+        HEARTBEAT.goes_on_from(step)
+        return {"in_place_restarts": self.earlier.restarts or None, "restarted_for": self.earlier.cause}
 
     def report_is_due(self) -> bool:
         """Is it time for the next report?"""

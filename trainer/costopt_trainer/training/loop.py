@@ -44,7 +44,7 @@ from costopt_trainer.models.table import (
     settings_that_must_stay,
 )
 from costopt_trainer.phases import phase
-from costopt_trainer.reporting.meter import Meter, figure, startup_ns
+from costopt_trainer.reporting.meter import NOT_KEPT, Meter, earlier_rounds, figure, startup_ns
 from costopt_trainer.reporting.reporter import Reporter
 from costopt_trainer.shutdown import watch_for_stop
 from costopt_trainer.storage.folders import not_writable
@@ -74,7 +74,7 @@ def main(settings: ReplicaSettings) -> None:
     """
     if settings.recipe is None:
         raise NotRetryable("InvalidSettings", "train.recipe must be set for the built-in trainer")
-    meter = Meter(already_ns=startup_ns())
+    meter = Meter(already_ns=startup_ns(), earlier=earlier_rounds())
     stop = Stop()
     watch_for_stop(stop, lifeline_fd=None)
     try:
@@ -198,6 +198,7 @@ class Training:
                 self.evaluation_due = evaluated is None
                 self.progress = Progress.model_validate({**self.progress.to_plain(), **(evaluated or {})})
         self.update_progress(resumed_from_step=step, checkpoints_passed_over=checkpoints.passed_over)
+        self.update_progress(**self.meter.goes_on_from(self.step))
         self.reporter.resume_after(self.step - self.evaluation_due)
         if self.step < recipe.total_steps:
             with phase("Rehearsing") as pieces:
@@ -305,6 +306,7 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         self.losses.append(loss_sum / num_targets)
         self.step += 1
+        self.meter.step_finished(self.step)
         self.samples_consumed += self.recipe.batch.global_batch_size
 
     def keep_state(self) -> Callable[[], None]:
@@ -376,7 +378,7 @@ class Training:
     def save(self) -> None:
         """Begin a checkpoint, each rank its part, once the one before it is complete."""
         self.settle()
-        progress = self.progress.model_copy(update={"metered": None, "last_checkpoint_step": self.step})
+        progress = self.progress.model_copy(update={**NOT_KEPT, "last_checkpoint_step": self.step})
         state = {
             "step": self.step,
             "samplesConsumed": self.samples_consumed,
