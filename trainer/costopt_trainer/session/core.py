@@ -138,7 +138,7 @@ class Session:
         """The checkpoint of `step`, the latest, is complete: what was done so far is kept. On all ranks."""
         self._figures.count(last_checkpoint_step=step)
         self._meter.lap(self._head if self._begun else "startup")
-        self._meter.checkpoint_completed()
+        self._meter.checkpoint_completed(self._meter.in_steps_ns())
         self._write()
 
     def artifact(self, folder: str | Path) -> Path | None:
