@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from costopt.schema.base import Path, Strict
-from costopt.schema.data_kinds import IMAGES, LABELLED_TEXT, TEXT, GivesSamples
+from costopt.schema.data_kinds import IMAGES, LABELLED_TEXT, TABLES, TEXT, GivesSamples
 from costopt.schema.unions import tagged_union
 
 
@@ -84,11 +84,22 @@ class ImageData(GivesSamples):
     """The `.npz` file; it is read with pickle refused. A relative path begins as a text's does."""
 
 
+class TableData(GivesSamples):
+    """Labelled rows from one `.npz` file with `features` (N, F), floating-point, and `labels` (N,), int."""
+
+    gives = TABLES
+
+    path: Path
+    """The `.npz` file; it is read with pickle refused. A relative path begins as a text's does. Features are taken as
+    FP32 and as they are: the model scales each by its mean and standard deviation over the training split, which it
+    keeps with its weights, so that whoever uses the model gives it raw features, too."""
+
+
 @tagged_union
 class DataSettings(Strict):
     """Where samples come from, and how many are held out."""
 
-    type: Literal["Text", "PythonStandardLibrary", "LabelledText", "Images"]
+    type: Literal["Text", "PythonStandardLibrary", "LabelledText", "Images", "Table"]
     """Which of the sources below is read."""
     text: TextData | None = None
     """The text to read when `type` is Text."""
@@ -98,10 +109,12 @@ class DataSettings(Strict):
     """The documents to read when `type` is LabelledText."""
     images: ImageData | None = None
     """The images to read when `type` is Images."""
+    table: TableData | None = None
+    """The table to read when `type` is Table."""
     transforms: Annotated[list[Transform], Field(max_length=16)] | None = None
     """Changes of the text before it becomes tokens, in the order given; counted in the log. Each file is a document, of
-    LabelledText each line. Not for Images. None means none."""
+    LabelledText each line. Not for Images or Table. None means none."""
     tokenizer: Tokenizer = Tokenizer()
-    """How text becomes tokens. Not used by Images."""
+    """How text becomes tokens. Not used by Images and Table."""
     validation_percent: Annotated[int, Field(ge=1, le=50)] = 10
-    """Percent of the bytes (or images, or labelled documents) held out for evaluation, never trained on."""
+    """Percent of the bytes (or images, rows, or labelled documents) held out for evaluation, never trained on."""

@@ -1,6 +1,6 @@
 """Which models can be trained on which data: each class of settings declares one kind of sample, and rules follow.
 
-TEXT, MASKED_TEXT, LABELLED_TEXT, IMAGES     the kinds
+TEXT, MASKED_TEXT, LABELLED_TEXT, IMAGES, TABLES     the kinds
 GivesSamples     settings of a source of data; ReadsSamples: of a family of models
 BySetting        a kind that one of the settings decides, such as a task
 kind_read        settings of a model -> the kind that it reads
@@ -22,6 +22,8 @@ LABELLED_TEXT = "labelled text"
 """The class of each document is to be told."""
 IMAGES = "images"
 """The class of each image is to be told."""
+TABLES = "tables"
+"""The class of each row of features is to be told."""
 
 MADE_FROM: Mapping[str, str] = {MASKED_TEXT: TEXT}
 """Kinds that are made from another one: what gives that one gives this one."""

@@ -14,26 +14,32 @@ from costopt.schema.base import PlainData, Strict
 from costopt.schema.decoder_lm import DecoderLM
 from costopt.schema.defaults import with_defaults
 from costopt.schema.encoder import Encoder
-from costopt.schema.model_families import ConvNet
+from costopt.schema.model_families import LSTM, MLP, ConvNet, ResNet
 from costopt.schema.model_family import FamilySettings
 from costopt.schema.unions import UNIONS, tagged_union
 
-__all__ = ["ConvNet", "DecoderLM", "Encoder", "FamilySettings", "ModelSettings"]
+__all__ = ["LSTM", "MLP", "ConvNet", "DecoderLM", "Encoder", "FamilySettings", "ModelSettings", "ResNet"]
 
 
 @tagged_union
 class ModelSettings(Strict):
     """Which model to train."""
 
-    type: Literal["DecoderLM", "Encoder", "ConvNet"]
-    """DecoderLM, and Encoder with `task` MaskedLM, read `data.text` or `data.pythonStandardLibrary`; Encoder with
-    `task` Classification reads `data.labelledText`; ConvNet reads `data.images`."""
+    type: Literal["DecoderLM", "LSTM", "Encoder", "ConvNet", "ResNet", "MLP"]
+    """DecoderLM, LSTM, and Encoder with `task` MaskedLM read `data.text` or `data.pythonStandardLibrary`; Encoder with
+    `task` Classification reads `data.labelledText`; ConvNet and ResNet read `data.images`; MLP reads `data.table`."""
     decoder_lm: DecoderLM | None = Field(default=None, alias="decoderLM")
     """Settings of a DecoderLM. None means its defaults."""
+    lstm: LSTM | None = None
+    """Settings of an LSTM. None means its defaults."""
     encoder: Encoder | None = None
     """Settings of an Encoder. None means its defaults."""
     conv_net: ConvNet | None = None
     """Settings of a ConvNet. None means its defaults."""
+    res_net: ResNet | None = None
+    """Settings of a ResNet. None means its defaults."""
+    mlp: MLP | None = None
+    """Settings of an MLP. None means its defaults."""
 
 
 def num_layers(model: PlainData) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from costopt.schema.data import DataSettings, ImageData, LabelledTextData, TextData, Tokenizer
+from costopt.schema.data import DataSettings, ImageData, LabelledTextData, TableData, TextData, Tokenizer
 from costopt_trainer.data import load_data
 from costopt_trainer.errors import NotRetryable
 
@@ -79,6 +79,21 @@ def refused_in_one_sentence(settings: DataSettings, sentence: str, cache: Path) 
     assert caught.value.reason == "InvalidData"
     assert "\n" not in str(caught.value)
     assert " must " in str(caught.value)
+
+
+def table_settings(path: Path, *, validation_percent: int = 10) -> DataSettings:
+    return DataSettings(type="Table", table=TableData(path=str(path)), validation_percent=validation_percent)
+
+
+def write_table(path: Path, *, count: int = 60, classes: int = 3) -> Path:
+    """Rows of five features of very different sizes, of which the first two tell the class; sorted by class."""
+    rng = np.random.default_rng(0)
+    labels = np.sort(np.arange(count) % classes)
+    features = rng.normal(size=(count, 5))
+    features[:, 0] += 3 * labels
+    features[:, 1] -= 3 * (labels == 1)
+    np.savez(path, features=1000 + features * 10.0 ** np.arange(5), labels=labels)
+    return path
 
 
 def real_text() -> Path:

@@ -220,7 +220,7 @@ MISTAKES = [
         "images for a language model",
         in_job(f"{RECIPE}.data", {"type": "Images", "images": {"path": "a.npz"}}),
         RECIPE,
-        "ConvNet needs Images",
+        "ConvNet or ResNet needs Images",
     ),
     MistakeCase(
         "text without labels for a classifier",
@@ -260,7 +260,33 @@ MISTAKES = [
             },
         ),
         RECIPE,
-        "data.transforms are changes of text and must not be set if data.type is Images",
+        "data.transforms are changes of text and must not be set if data.type is Images or Table",
+    ),
+    MistakeCase(
+        "a table for a language model",
+        in_job(f"{RECIPE}.data", {"type": "Table", "table": {"path": "a.npz"}}),
+        RECIPE,
+        "MLP needs Table, and DecoderLM or LSTM needs Text or PythonStandardLibrary",
+    ),
+    MistakeCase(
+        "blocks that the stages do not share",
+        changed(
+            in_job(f"{RECIPE}.model", {"type": "ResNet", "resNet": {"numBlocks": 4, "numStages": 3}}),
+            f"{RECIPE}.data",
+            {"type": "Images", "images": {"path": "a.npz"}},
+        ),
+        f"{RECIPE}.model.resNet",
+        "numBlocks must be a multiple of numStages",
+    ),
+    MistakeCase(
+        "factors that are no smaller than the layer",
+        changed(
+            in_job(f"{RECIPE}.model", {"type": "MLP", "mlp": {"width": 64, "rank": 32}}),
+            f"{RECIPE}.data",
+            {"type": "Table", "table": {"path": "a.npz"}},
+        ),
+        f"{RECIPE}.model.mlp",
+        "rank must be less than half of width",
     ),
     MistakeCase(
         "settings of another model type",

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builders.data import image_settings, labelled_settings, text_settings, write_images, write_labelled
+from builders.data import (
+    image_settings,
+    labelled_settings,
+    table_settings,
+    text_settings,
+    write_images,
+    write_labelled,
+    write_table,
+)
 from costopt.schema.data import DataSettings, PythonStandardLibraryData
 from costopt_trainer.data import load_data
 from costopt_trainer.data.documents import SEPARATOR, Document, content_of, joined
@@ -27,6 +35,8 @@ def settings_of(word: str, folder: Path) -> DataSettings:
         return image_settings(write_images(folder / "images.npz"))
     if word == "LabelledText":
         return labelled_settings(write_labelled(folder / "documents.jsonl"))
+    if word == "Table":
+        return table_settings(write_table(folder / "table.npz"))
     limits = PythonStandardLibraryData(max_bytes=200_000)
     return DataSettings(type="PythonStandardLibrary", python_standard_library=limits)
 

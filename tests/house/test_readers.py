@@ -39,7 +39,7 @@ ALLOWED = {
         "write_file",
     ): "made by this very call, and by no other (x)",
     ("trainer/costopt_trainer/compress/verify.py", "find_mismatch"): "in a folder that was made for this process alone",
-    ("trainer/costopt_trainer/data/sources/image_file.py", "_load"): USERS,
+    ("trainer/costopt_trainer/data/sources/npz_file.py", "load_arrays"): USERS,
     ("trainer/costopt_trainer/data/making.py", "__init__"): LOOKED_AT,
     ("trainer/costopt_trainer/data/sources/labelled_text.py", "_lines"): USERS,
     ("trainer/costopt_trainer/data/sources/text_files.py", "_beginning"): USERS,

@@ -15,7 +15,7 @@ from builders.compress import apply, pruned
 from builders.trainer import recipe, text_file
 from costopt.schema import models as language
 from costopt.schema.data import DataSettings
-from costopt.schema.data_kinds import IMAGES, LABELLED_TEXT, MASKED_TEXT, TEXT, data_fits_model
+from costopt.schema.data_kinds import IMAGES, LABELLED_TEXT, MASKED_TEXT, TABLES, TEXT, data_fits_model
 from costopt.schema.model_family import FamilySettings
 from costopt.schema.models import ModelSettings
 from costopt.schema.recipe import Recipe
@@ -53,14 +53,30 @@ VARIATIONS: dict[str, dict[str, Any]] = {
             "sparsity": {"percent": 50},
         },
     },
+    "LSTM with light layers": {
+        "type": "LSTM",
+        "lstm": {"embeddingDim": 16, "tiedEmbeddings": True, "layerRepeats": 2, "sparsity": {"percent": 50}},
+    },
+    "ResNet for large images, with sparse layers": {
+        "type": "ResNet",
+        "resNet": {
+            "numBlocks": 4,
+            "numStages": 2,
+            "largeImages": True,
+            "sparsity": {"percent": 50, "mask": "Magnitude"},
+        },
+    },
+    "MLP with light layers": {"type": "MLP", "mlp": {"width": 32, "rank": 4, "sparsity": {"percent": 50}}},
 }
-"""Settings of the families by what is special about them; made smaller below."""
+"""Settings of the families by what is special about them; a DecoderLM is made smaller below."""
 SMALL = {"numLayers": 2, "numHeads": 4, "embeddingDim": 32, "contextLength": 16}
 
 
 def variation(name: str) -> ModelSettings:
     plain = VARIATIONS[name]
-    return ModelSettings.model_validate({**plain, "decoderLM": {**SMALL, **plain["decoderLM"]}})
+    if "decoderLM" in plain:
+        plain = {**plain, "decoderLM": {**SMALL, **plain["decoderLM"]}}
+    return ModelSettings.model_validate(plain)
 
 
 def shape_of(settings: ModelSettings) -> ModelShape:
@@ -70,6 +86,7 @@ def shape_of(settings: ModelSettings) -> ModelShape:
         MASKED_TEXT: {"vocabulary_size": 53, "pad_id": 50},
         LABELLED_TEXT: {"vocabulary_size": 53, "pad_id": 50, "num_classes": 3, "class_names": ("bad", "good", "so so")},
         IMAGES: {"image_shape": (1, 16, 12), "num_classes": 5},
+        TABLES: {"num_features": 7, "num_classes": 5},
     }
     return ModelShape(settings, **of_data[kind_of_samples(settings)])
 
@@ -78,6 +95,8 @@ def inputs_for(shape: ModelShape, count: int = 2) -> Tensor:
     generator = torch.Generator().manual_seed(2)
     if shape.image_shape is not None:
         return torch.randn(count, *shape.image_shape, generator=generator)
+    if shape.num_features is not None:
+        return torch.randn(count, shape.num_features, generator=generator)
     length = context_length_of(shape.settings)
     assert length is not None, "what reads text says how much of it"
     tokens = torch.randint(0, 50, (count, length), generator=generator)
@@ -202,7 +221,7 @@ class ByteMLP(FamilySettings):
 class LongerModelSettings(ModelSettings):
     """What the language would have with one more family."""
 
-    type: Literal["DecoderLM", "Encoder", "ConvNet", "ByteMLP"]  # type: ignore[assignment]
+    type: Literal[*FAMILIES, "ByteMLP"]  # type: ignore[assignment,valid-type]
     byte_mlp: ByteMLP | None = Field(default=None, alias="byteMLP")
 
 

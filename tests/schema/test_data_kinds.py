@@ -30,20 +30,21 @@ from costopt.schema.recipe import Recipe
 from costopt.schema.unions import tagged_union
 
 
-def test_the_rules_of_today_are_those_that_documents_have_always_had() -> None:
+def test_the_rules_of_today_name_every_word() -> None:
     fits = data_fits_model(ModelSettings, DataSettings)
     assert fits.cel == (
         "((self.model.type == 'Encoder' && (has(self.model.encoder) ? self.model.encoder.task : 'MaskedLM') == "
         "'Classification')) == (self.data.type == 'LabelledText') && "
-        "(self.model.type == 'ConvNet') == (self.data.type == 'Images')"
+        "(self.model.type in ['ConvNet', 'ResNet']) == (self.data.type == 'Images') && "
+        "(self.model.type == 'MLP') == (self.data.type == 'Table')"
     )
     assert fits.message == (
-        "model.type Encoder with task Classification needs data.type LabelledText, ConvNet needs Images, and "
-        "DecoderLM or Encoder with task MaskedLM needs Text or PythonStandardLibrary"
+        "model.type Encoder with task Classification needs data.type LabelledText, ConvNet or ResNet needs "
+        "Images, MLP needs Table, and DecoderLM or LSTM or Encoder with task MaskedLM needs Text or PythonStandardLibrary"
     )
     changes = only_for_text("transforms", "changes of text", DataSettings)
-    assert changes.cel == "self.data.type != 'Images' || !has(self.data.transforms)"
-    assert changes.message == "data.transforms are changes of text and must not be set if data.type is Images"
+    assert changes.cel == "!(self.data.type in ['Images', 'Table']) || !has(self.data.transforms)"
+    assert changes.message == "data.transforms are changes of text and must not be set if data.type is Images or Table"
     assert {fits.message, changes.message} <= {rule.message for rule in Recipe.rules}
 
 

@@ -54,18 +54,21 @@ def prune(model: LayeredModel, settings: Prune, example: Tensor) -> str:
 
 
 def _prune_weights(model: LayeredModel, settings: Prune) -> int:
-    """Set `percent` of each matrix of each linear and convolution layer to zero; returns how many weights that is.
+    """Set `percent` of each matrix of linear, convolution and recurrent layers to zero; returns how many.
 
     Embeddings stay whole, and so does a head that is one.
     """
     method = torch_prune.l1_unstructured if settings.criterion == "L1" else torch_prune.random_unstructured
     removed = 0
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | nn.Conv2d) and f"{name}.weight" not in model.tied:
-            count = module.weight.numel() * settings.percent // 100
-            method(module, name="weight", amount=count)
+        matrices = ("weight",) if isinstance(module, nn.Linear | nn.Conv2d) else getattr(module, "matrices", ())
+        for matrix in matrices:
+            if f"{name}.{matrix}" in model.tied:
+                continue
+            count = getattr(module, matrix).numel() * settings.percent // 100
+            method(module, name=matrix, amount=count)
             # Otherwise the layer would keep the old weights beside a mask, and the file would be twice as large.
-            torch_prune.remove(module, "weight")
+            torch_prune.remove(module, matrix)
             removed += count
     return removed
 

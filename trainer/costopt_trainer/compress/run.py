@@ -204,7 +204,7 @@ def _load_data(recipe: Recipe, config: ArtifactConfig, storage: Path) -> Trainin
     if now != then:
         raise NotRetryable(
             "InvalidData",
-            "the data must be what the model was trained on: (vocabulary, image shape, classes) are now "
+            "the data must be what the model was trained on: (vocabulary, image shape, features, classes) are now "
             f"{now.of_data}, and were {then.of_data}",
         )
     return data

@@ -16,10 +16,20 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 """Inputs and targets on the CPU. Text: both int64 (B, T), the targets are the inputs shifted by one token. Masked text:
 the same, the targets are the tokens that were there where some are hidden, and IGNORED_TARGET elsewhere. Labelled text:
 int64 (B, T), filled up behind with `pad_id`, and classes int64 (B,). Images: float32 (B, C, H, W) in [-1, 1], and
-classes int64 (B,)."""
+classes int64 (B,). Tables: float32 (B, F) as in the file, and classes int64 (B,)."""
 
 BatchOfEpoch = Callable[[NDArray[np.int64], NDArray[np.int64], int], Batch]
 """Samples by number (B,), the epoch of each (B,), and the seed of the training -> the samples as they are then."""
+
+
+@dataclass(frozen=True)
+class FeatureScales:
+    """How the features of a table are spread over its training split."""
+
+    means_F: torch.Tensor
+    """float32 (F,)."""
+    deviations_F: torch.Tensor
+    """Standard deviations, float32 (F,); 1 for a feature that is always the same."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +49,11 @@ class TrainingData:
     fingerprint: str
     """Hash of the content and of the settings that affect samples: equal fingerprints, equal samples."""
     vocabulary_size: int | None = None
-    """Tokens in the vocabulary, with those that no text has, such as `pad_id`; None for images."""
+    """Tokens in the vocabulary, with those that no text has, such as `pad_id`; None for other data than text."""
     image_shape: tuple[int, int, int] | None = None
-    """(channels, height, width); None for text."""
+    """(channels, height, width); None for other data than images."""
+    feature_scales: FeatureScales | None = None
+    """Of each feature; None for other data than tables."""
     num_classes: int | None = None
     """Classes; None for text without labels."""
     class_names: tuple[str, ...] | None = None

@@ -4,8 +4,12 @@ row in the table.
 family       what each row fulfils
 table        the word in the manifest -> where its ModelFamily is
 decoder_lm   DecoderLM
+lstm         LSTM
 encoder      Encoder
 conv_net     ConvNet
+res_net      ResNet
+mlp          MLP
+light        layers with fewer weights, for any of them
 shape        all that is needed to build a model of the right shape, as JSON beside its weights
 loss         cross-entropy, which all of them are trained with
 artifact     a model on disk, rebuilt without code

@@ -3,7 +3,6 @@
 ModelFamily     one row of the table: what is known before there is a model
 LayeredModel    a model: layers that a pipeline shares out, and channels that may be pruned
 Metric          what a model's work is counted in; METRICS: by the kind of samples that it reads
-Metric          what a family's work is counted in: TOKENS or SAMPLES
 stored_tensors, fill      what an artifact holds of a model: each tensor once
 """
 
@@ -14,7 +13,7 @@ from typing import Any, Literal, Protocol, Self
 
 from torch import Tensor, nn
 
-from costopt.schema.data_kinds import IMAGES, LABELLED_TEXT, MASKED_TEXT, TEXT
+from costopt.schema.data_kinds import IMAGES, LABELLED_TEXT, MASKED_TEXT, TABLES, TEXT
 from costopt.schema.variant_report import Target
 from costopt_trainer.models.loss import loss_sum
 from costopt_trainer.models.shape import ModelShape, Widths
@@ -54,6 +53,7 @@ METRICS: Mapping[str, Metric] = {
     MASKED_TEXT: MASKED_TOKENS,
     LABELLED_TEXT: SAMPLES,
     IMAGES: SAMPLES,
+    TABLES: SAMPLES,
 }
 """The kind of samples that a model reads -> what its work is counted in."""
 

@@ -1,11 +1,12 @@
 """All that is needed to build a model of the right shape, as JSON beside its weights."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from costopt.schema import models as language
 from costopt_trainer.data import TrainingData
+from costopt_trainer.data.training_data import FeatureScales
 
 Widths = Mapping[str, tuple[int, ...]]
 """Inner widths of a pruned model, per layer, by what its family calls them."""
@@ -17,29 +18,47 @@ class ModelShape:
 
     settings: language.ModelSettings
     vocabulary_size: int | None = None
-    """Tokens in the vocabulary; None for images."""
+    """Tokens in the vocabulary; None for other data than text."""
     image_shape: tuple[int, int, int] | None = None
-    """(channels, height, width); None for text."""
+    """(channels, height, width); None for other data than images."""
     num_classes: int | None = None
     """Classes to tell apart; None for text without labels."""
     pad_id: int | None = None
     """The token that stands for nothing; None where there is none."""
     class_names: tuple[str, ...] | None = None
     """The label of each class; None if it has none but its number."""
+    num_features: int | None = None
+    """Features of a row; None for other data than tables."""
+    feature_scales: FeatureScales | None = field(default=None, compare=False, repr=False)
+    """What a fresh model begins with. Not written beside the weights: it is one of them."""
 
     @classmethod
     def for_data(cls, settings: language.ModelSettings, data: TrainingData) -> Self:
         """The shape of a model that is trained on `data`."""
-        return cls(settings, data.vocabulary_size, data.image_shape, data.num_classes, data.pad_id, data.class_names)
+        scales = data.feature_scales
+        return cls(
+            settings,
+            vocabulary_size=data.vocabulary_size,
+            image_shape=data.image_shape,
+            num_classes=data.num_classes,
+            pad_id=data.pad_id,
+            class_names=data.class_names,
+            num_features=None if scales is None else len(scales.means_F),
+            feature_scales=scales,
+        )
 
     @property
     def of_data(self) -> tuple[object, ...]:
-        """What only the data can tell: vocabulary, image shape, classes."""
-        return self.vocabulary_size, self.image_shape, self.class_names or self.num_classes
+        """What only the data can tell: vocabulary, image shape, features, classes."""
+        return self.vocabulary_size, self.image_shape, self.num_features, self.class_names or self.num_classes
 
     def to_plain(self) -> dict[str, Any]:
         """The shape as plain JSON data; what only some models have is left out of the others, as it was before."""
-        more = {"padId": self.pad_id, "classNames": None if self.class_names is None else list(self.class_names)}
+        more = {
+            "padId": self.pad_id,
+            "classNames": None if self.class_names is None else list(self.class_names),
+            "numFeatures": self.num_features,
+        }
         return {
             "settings": self.settings.to_plain(),
             "vocabularySize": self.vocabulary_size,
@@ -63,4 +82,5 @@ class ModelShape:
             num_classes=plain["numClasses"],
             pad_id=plain.get("padId"),
             class_names=None if class_names is None else tuple(str(name) for name in class_names),
+            num_features=plain.get("numFeatures"),
         )

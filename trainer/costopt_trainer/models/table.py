@@ -19,7 +19,10 @@ from costopt_trainer.tables import row
 FAMILIES: dict[str, str] = {
     "DecoderLM": "costopt_trainer.models.decoder_lm:FAMILY",
     "Encoder": "costopt_trainer.models.encoder:FAMILY",
+    "LSTM": "costopt_trainer.models.lstm:FAMILY",
     "ConvNet": "costopt_trainer.models.conv_net:FAMILY",
+    "ResNet": "costopt_trainer.models.res_net:FAMILY",
+    "MLP": "costopt_trainer.models.mlp:FAMILY",
 }
 """Imported when a recipe, or a stored model, names it."""
 

@@ -5,4 +5,6 @@ text_files          text: a file, or the files of a folder that match
 standard_library    text: the files of Python's own library
 labelled_text       documents with a label each, in JSON Lines
 image_file          labelled images from one .npz file
+table_file          labelled rows from one .npz file
+npz_file            what both have in common
 """

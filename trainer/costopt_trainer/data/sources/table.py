@@ -54,6 +54,7 @@ SOURCES: dict[str, str] = {
     "PythonStandardLibrary": "costopt_trainer.data.sources.standard_library:standard_library",
     "LabelledText": "costopt_trainer.data.sources.labelled_text:LabelledText",
     "Images": "costopt_trainer.data.sources.image_file:ImageFile",
+    "Table": "costopt_trainer.data.sources.table_file:TableFile",
 }
 """`recipe.data.type` -> a callable (settings, own_folder) -> DocumentSource, LabelledSource or SampleSource."""
 
