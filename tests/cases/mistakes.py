@@ -266,7 +266,7 @@ MISTAKES = [
         "a table for a language model",
         in_job(f"{RECIPE}.data", {"type": "Table", "table": {"path": "a.npz"}}),
         RECIPE,
-        "MLP needs Table, and DecoderLM or LSTM needs Text or PythonStandardLibrary",
+        "MLP needs Table",
     ),
     MistakeCase(
         "blocks that the stages do not share",

@@ -10,8 +10,8 @@ from builders.data import write_table
 from builders.trainer import recipe
 from costopt_trainer.models.artifact import load_model
 from costopt_trainer.models.shape import ModelShape
+from costopt_trainer.reporting.meter import Meter
 from costopt_trainer.training.loop import Training
-from costopt_trainer.training.meter import Meter
 from costopt_trainer.training.process_group import ALONE
 from costopt_trainer.training.stopping import Stop
 

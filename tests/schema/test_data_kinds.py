@@ -40,7 +40,8 @@ def test_the_rules_of_today_name_every_word() -> None:
     )
     assert fits.message == (
         "model.type Encoder with task Classification needs data.type LabelledText, ConvNet or ResNet needs "
-        "Images, MLP needs Table, and DecoderLM or LSTM or Encoder with task MaskedLM needs Text or PythonStandardLibrary"
+        "Images, MLP needs Table, and DecoderLM or LSTM or Encoder with task MaskedLM needs Text or "
+        "PythonStandardLibrary"
     )
     changes = only_for_text("transforms", "changes of text", DataSettings)
     assert changes.cel == "!(self.data.type in ['Images', 'Table']) || !has(self.data.transforms)"
