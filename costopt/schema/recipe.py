@@ -7,6 +7,7 @@ from pydantic import Field
 from costopt.schema.base import Rule, Strict
 from costopt.schema.data import DataSettings
 from costopt.schema.data_kinds import data_fits_model, only_for_text
+from costopt.schema.memory import Memory
 from costopt.schema.models import ModelSettings
 from costopt.schema.optimization import Optimizer, Schedule
 from costopt.schema.parallelism import Parallelism
@@ -76,6 +77,8 @@ class Recipe(Strict):
     optimizer state stay FP32."""
     parallelism: Parallelism = Parallelism()
     """How the ranks share the work."""
+    memory: Memory | None = None
+    """What training does to need less memory. None means its defaults."""
     evaluation: Evaluation = Evaluation()
     """When and on how much held-out data to evaluate."""
     checkpointing: Checkpointing = Checkpointing()

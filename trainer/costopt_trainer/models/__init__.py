@@ -12,5 +12,6 @@ mlp          MLP
 light        layers with fewer weights, for any of them
 shape        all that is needed to build a model of the right shape, as JSON beside its weights
 loss         cross-entropy, which all of them are trained with
+chunked_loss    the same over a large vocabulary, some tokens at a time
 artifact     a model on disk, rebuilt without code
 """

@@ -257,6 +257,15 @@ class DecoderLM(LayeredModel):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B, T) or hidden activations (B, T, D) -> logits (B, T, V) or hidden activations (B, T, D)."""
+        x = self.hidden(x)
+        return x if self.head is None else self.head(x)
+
+    @property
+    def vocabulary_head(self) -> nn.Module | None:
+        return self.head
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """The same without the head."""
         if self.token_embedding is not None:
             positions_T = torch.arange(x.shape[1], device=x.device)
             x = self.token_embedding(x)
@@ -264,9 +273,7 @@ class DecoderLM(LayeredModel):
         for block in self.layers.values():
             for _ in range(self.layer_repeats):
                 x = block(x)
-        if self.norm is not None and self.head is not None:
-            x = self.head(self.norm(x))
-        return x
+        return x if self.norm is None else self.norm(x)
 
 
 class DecoderLMFamily:

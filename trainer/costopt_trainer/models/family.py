@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from costopt.schema.data_kinds import IMAGES, LABELLED_TEXT, MASKED_TEXT, TABLES, TEXT
 from costopt.schema.variant_report import Target
+from costopt_trainer.models.chunked_loss import head_loss_sum
 from costopt_trainer.models.loss import loss_sum
 from costopt_trainer.models.shape import ModelShape, Widths
 
@@ -89,6 +90,8 @@ class LayeredModel(nn.Module):
     tied: Mapping[str, str] = {}
     """Parameters that are another one: name -> name of that other one. `state_dict` has both names; a checkpoint or an
     artifact holds the tensor once, under the other one. A piece that has only the first of them has a copy under it."""
+    chunked_loss: bool | None = None
+    """Whether `loss_sum` computes logits for some tokens at a time; None: where they are large."""
 
     split_plan: Mapping[str, "SplitRole"] = {}
     """What each module does when tensors are split over ranks: name, in which `*` is any layer, -> its role. None: this
@@ -101,9 +104,20 @@ class LayeredModel(nn.Module):
     def loss_sum(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of a micro-batch, summed over its targets, 0-dim float32; what training calls.
 
-        A family whose logits are large may compute it without ever holding all of them.
+        A family with a `vocabulary_head` never holds all logits at once where these are large.
         """
-        return loss_sum(self(inputs), targets)
+        if self.vocabulary_head is None:
+            return loss_sum(self(inputs), targets)
+        return head_loss_sum(self.hidden(inputs), self.vocabulary_head, targets, chunked=self.chunked_loss)
+
+    @property
+    def vocabulary_head(self) -> nn.Module | None:
+        """The layer that makes logits of `hidden(inputs)`; None without one, and in a family that does not say."""
+        return None
+
+    def hidden(self, inputs: Tensor) -> Tensor:
+        """The model up to `vocabulary_head`: inputs (B, ...) -> (..., D). Families that have the one have the other."""
+        raise NotImplementedError
 
     def keep_layers(self, first: int, last: int) -> Self:
         """Reduce this model, in place, to layers [first, last), and return it.

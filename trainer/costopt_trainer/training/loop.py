@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from costopt import names
+from costopt.schema.memory import Memory
 from costopt.schema.recipe import Recipe
 from costopt.schema.replica import EXIT_PREEMPTED, Progress, ReplicaSettings
 from costopt_trainer.agreement import Question
@@ -52,6 +53,7 @@ from costopt_trainer.training.async_save import Saves
 from costopt_trainer.training.checkpoint import Checkpoints
 from costopt_trainer.training.checkpoint_state import fault_of_state, name_changes, refuse_other_training
 from costopt_trainer.training.evaluation import describe_results, validation_totals
+from costopt_trainer.training.memory import save_memory
 from costopt_trainer.training.optimizers import load_optimizer_state, make_optimizer, named_optimizer_state
 from costopt_trainer.training.parallel import build_strategy, make_mesh
 from costopt_trainer.training.parallel.rehearsal import rehearse
@@ -156,6 +158,7 @@ class Training:
         recipe, gang = self.recipe, self.gang
         torch.manual_seed(recipe.seed)  # the same weights on all ranks
         model = build_model(self.shape)
+        save_memory(model, recipe.memory or Memory())
         # But different dropout on each, unless they work on the same samples.
         torch.manual_seed(zlib.crc32(f"{recipe.seed}/{self.mesh.random_rank}".encode()))
         autocast = autocast_for(recipe.precision, gang.device)

@@ -1,0 +1,134 @@
+"""The loss over a large vocabulary in chunks: the same loss and gradients, and never all logits."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from costopt.schema import models as language
+from costopt_trainer.models import chunked_loss
+from costopt_trainer.models.chunked_loss import chunk_size, head_loss_sum
+from costopt_trainer.models.loss import loss_sum
+from costopt_trainer.models.shape import ModelShape
+from costopt_trainer.models.table import build_model
+
+WIDTH, VOCABULARY = 32, 1000
+BOTH = pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
+
+
+class Largest(TorchDispatchMode):
+    """The most elements that the result of an operator had."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = operator(*args, **(kwargs or {}))
+        self.elements = max(self.elements, result.numel() if isinstance(result, Tensor) else 0)
+        return result
+
+
+def case(bias: bool) -> tuple[Tensor, nn.Linear, Tensor]:
+    torch.manual_seed(1)
+    hidden, targets = torch.randn(3, 100, WIDTH), torch.randint(0, VOCABULARY, (3, 100))
+    targets[0, :7] = targets[1] = -100
+    return hidden, nn.Linear(WIDTH, VOCABULARY, bias=bias), targets
+
+
+def results(
+    hidden: Tensor, head: nn.Linear, targets: Tensor, *, chunked: bool, dtype: torch.dtype = torch.float32
+) -> list[Tensor]:
+    """Loss, and gradients of its hundredth."""
+    hidden = hidden.clone().requires_grad_()
+    head.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        loss = head_loss_sum(hidden, head, targets, chunked=chunked)
+    (loss / 100).backward()
+    return [loss.detach(), hidden.grad, *(parameter.grad for parameter in head.parameters())]
+
+
+def errors(found: list[Tensor], exact: list[Tensor]) -> list[float]:
+    return [float((one - other).abs().max() / other.abs().max()) for one, other in zip(found, exact, strict=True)]
+
+
+@BOTH
+def test_loss_and_gradients_are_those_of_the_plain_one(bias: bool) -> None:
+    hidden, head, targets = case(bias)
+    plain = [tensor.clone() for tensor in results(hidden, head, targets, chunked=False)]
+    chunked = results(hidden, head, targets, chunked=True)
+    assert len(plain) == 3 + bias
+    assert [(tensor.dtype, tensor.shape) for tensor in chunked] == [(t.dtype, t.shape) for t in plain]
+    assert max(errors(chunked, plain)) < 5e-6
+    assert chunked[1][1].abs().max() == 0, "ignored targets have no gradient"
+
+
+@BOTH
+def test_in_bf16_it_is_as_exact_as_the_plain_one(bias: bool) -> None:
+    hidden, head, targets = case(bias)
+    exact = [tensor.float() for tensor in results(hidden.double(), head.double(), targets, chunked=False)]
+    hidden, head = hidden.float(), head.float()
+    plain = errors(results(hidden, head, targets, chunked=False, dtype=torch.bfloat16), exact)
+    chunked = errors(results(hidden, head, targets, chunked=True, dtype=torch.bfloat16), exact)
+    assert 1e-4 < max(plain) < 2e-2
+    assert all(one < 1.5 * other + 1e-6 for one, other in zip(chunked, plain, strict=True))
+
+
+def test_never_all_logits_are_there() -> None:
+    hidden, head, targets = case(bias=False)
+    for chunked, largest in ((False, 300 * VOCABULARY), (True, VOCABULARY * WIDTH)):
+        with Largest() as mode:
+            results(hidden, head, targets, chunked=chunked)
+        assert mode.elements == largest
+
+
+@pytest.mark.parametrize(("num_targets", "size"), [(8192, 128), (32, 32), (5, 5), (10**6, 16384)])
+def test_a_chunk_has_about_as_many_logits_as_there_are_hidden_activations(num_targets: int, size: int) -> None:
+    assert chunk_size(num_targets, 50257, 768) == size
+
+
+def test_only_what_is_trained_has_a_gradient() -> None:
+    hidden, head, targets = case(bias=True)
+    head.requires_grad_(False)
+    loss, gradient, *none = results(hidden, head, targets, chunked=True)
+    assert none == [None, None]
+    assert errors([gradient], [results(hidden, head, targets, chunked=False)[1]])[0] < 5e-6
+    with torch.no_grad(), Largest() as mode:
+        assert head_loss_sum(hidden, head, targets, chunked=True).item() == loss.item()
+    assert mode.elements <= VOCABULARY * 32, "without gradients none is computed"
+
+
+def test_gradients_are_taken_once() -> None:
+    loss = head_loss_sum(*case(bias=False), chunked=True)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="only once"):
+        loss.backward()
+
+
+def test_a_head_that_computes_in_its_own_way_is_left_to_it() -> None:
+    class Adapted(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    hidden, _, targets = case(bias=False)
+    head = Adapted(WIDTH, VOCABULARY)
+    assert torch.equal(head_loss_sum(hidden, head, targets, chunked=True), loss_sum(head(hidden), targets))
+    plain = nn.Linear(WIDTH, VOCABULARY)
+    plain.register_forward_hook(lambda _module, _inputs, logits: 2 * logits)
+    assert torch.equal(head_loss_sum(hidden, plain, targets, chunked=True), loss_sum(plain(hidden), targets))
+
+
+@pytest.mark.parametrize("setting", [True, False, None])
+def test_a_language_model_chooses_by_the_size_of_its_logits(
+    setting: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = language.DecoderLM(num_layers=1, num_heads=2, embedding_dim=16, context_length=8)
+    model = build_model(ModelShape(language.ModelSettings(type="DecoderLM", decoder_lm=settings), vocabulary_size=500))
+    model.chunked_loss = setting
+    tokens = torch.randint(0, 500, (20, 8))
+    for large, chunked in ((20 * 8 * 500, True), (20 * 8 * 500 + 1, False)):
+        monkeypatch.setattr(chunked_loss, "LARGE_LOGITS", large)
+        with Largest() as mode:
+            loss = model.loss_sum(tokens, tokens)
+        assert (mode.elements < 20 * 8 * 500) == (chunked if setting is None else setting)
+        torch.testing.assert_close(loss, loss_sum(model(tokens), tokens))
