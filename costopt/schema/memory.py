@@ -16,3 +16,7 @@ class Memory(Strict):
     """Whether head and cross-entropy of a language model are computed for some tokens at a time, so that the logits of
     a micro-batch never exist as a whole. Auto: where there are 67,108,864 of them (256 MiB in FP32) or more. No effect
     on models without a vocabulary."""
+    on_out_of_memory: Literal["HalveMicroBatch", "Fail"] = "HalveMicroBatch"
+    """What to do where a micro-batch does not fit. HalveMicroBatch: halve batch.microBatchSize and double the
+    accumulation, so that global batch and order of samples stay; remembered for later attempts. Fail: the attempt
+    fails. A model with batch norm always fails, for it takes its statistics over a micro-batch."""

@@ -7,6 +7,7 @@ optimizers         the table of optimizers; their state by name
 schedules          the table of learning-rate schedules
 precision          number formats
 memory             what layers keep for their backward pass
+micro_batch        micro-batches as large as fit in memory
 evaluation         the loss on held-out samples
 checkpoint         saving and resuming bit for bit; checkpoint_state: its JSON part
 stopping           this rank has been asked to end

@@ -52,9 +52,15 @@ from costopt_trainer.storage.folders import not_writable
 from costopt_trainer.training.async_save import Saves
 from costopt_trainer.training.checkpoint import Checkpoints
 from costopt_trainer.training.checkpoint_state import fault_of_state, name_changes, refuse_other_training
-from costopt_trainer.training.evaluation import describe_results, validation_totals
+from costopt_trainer.training.evaluation import Totals, describe_results, validation_totals
 from costopt_trainer.training.memory import save_memory
-from costopt_trainer.training.optimizers import load_optimizer_state, make_optimizer, named_optimizer_state
+from costopt_trainer.training.micro_batch import Fitting, cut, in_recipe, try_pass
+from costopt_trainer.training.optimizers import (
+    load_optimizer_state,
+    make_optimizer,
+    named_optimizer_state,
+    state_shapes,
+)
 from costopt_trainer.training.parallel import build_strategy, make_mesh
 from costopt_trainer.training.parallel.rehearsal import rehearse
 from costopt_trainer.training.parallel.shards import Held
@@ -104,7 +110,7 @@ class Training:
     def __init__(
         self, recipe: Recipe, storage: Path, gang: ProcessGroup, meter: Meter, stop: Stop, *, job: str
     ) -> None:
-        self.recipe, self.storage, self.gang, self.meter, self.stop = recipe, storage, gang, meter, stop
+        self.storage, self.gang, self.meter, self.stop = storage, gang, meter, stop
 
         # ---- storage and data; before the model, because errors are likelier here
         saving = recipe.checkpointing
@@ -129,6 +135,8 @@ class Training:
         self.metric = metric_of(recipe.model)
 
         # ---- model and optimizer
+        self.fitting = Fitting(recipe, self.cache_dir, gang)
+        self.recipe = recipe = in_recipe(recipe, self.fitting.size)
         self.mesh = make_mesh(recipe, gang)
         with phase("BuildingModel"):
             self.strategy = self.make_strategy()
@@ -205,11 +213,25 @@ class Training:
         self.reporter.resume_after(self.step - self.evaluation_due)
         if self.step < recipe.total_steps:
             with phase("Rehearsing") as pieces:
-                batches = [on_device(batch, gang.device) for batch in self.batches_at(self.samples_consumed)]
-                rehearse(self.strategy, batches, self.scaler, pieces.goes_on)
+                self.rehearse(pieces.goes_on)
         if step is not None:  # last, so that nothing draws a number in between
             with checkpoints.loading(step):
                 restore_random_state(checkpoints.read_random(step), gang.device)
+
+    def rehearse(self, go_on: Callable[[], bool]) -> None:
+        """Take a step that leaves no trace, with micro-batches that fit in memory: see there."""
+        batches = [on_device(batch, self.gang.device) for batch in self.batches_at(self.samples_consumed)]
+        if not self.strategy.gradients_are_split and self.gang.world_size > 1:
+            autocast = autocast_for(self.recipe.precision, self.gang.device)
+            states = [] if self.optimizer.state else state_shapes(self.recipe.optimizer, self.module)
+            self.fitting.agree(
+                lambda size: try_pass(self.module, cut(batches, size)[0], autocast, states),
+                self.keep_state(),
+                self.module,
+            )
+        self.fitting.fitted(
+            lambda size: rehearse(self.strategy, cut(batches, size), self.scaler, go_on), self.keep_state(), self.module
+        )
 
     def run(self) -> None:
         """Take the remaining steps, with evaluations and checkpoints when they are due."""
@@ -275,7 +297,7 @@ class Training:
             seed=self.recipe.seed,
             position=position + self.strategy.data_rank * self.share_size,
             count=self.share_size,
-            batch_size=self.recipe.batch.micro_batch_size,
+            batch_size=self.fitting.size,
         )
 
     def take_step(self, batches: list[Batch], num_targets: int) -> None:
@@ -283,16 +305,19 @@ class Training:
         rate = learning_rate(self.recipe, self.step + 1)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        undo = self.keep_state() if len(batches) > 1 else None
+        undo = self.keep_state()
         self.is_step_to_end.begin()
         # Sum of token losses over the number of targets of the global batch: each token weighs the same, for any number
         # of ranks and micro-batches.
-        loss_sum = self.strategy.accumulate_gradients(
-            batches, 1 / num_targets, self.scaler, lambda: not self.is_step_to_end.all_end()
+        loss_sum = self.fitting.fitted(
+            lambda size: self.strategy.accumulate_gradients(
+                cut(batches, size), 1 / num_targets, self.scaler, lambda: not self.is_step_to_end.all_end()
+            ),
+            undo,
+            self.module,
         )
         if loss_sum is None:  # told to end between two micro-batches: as if the step had never begun
-            if undo is not None:
-                undo()
+            undo()
             self.end_early()
         self.scaler.unscale_(self.optimizer)
         clip_norm = float(self.recipe.optimizer.gradient_clip_norm)
@@ -314,11 +339,12 @@ class Training:
 
     def keep_state(self) -> Callable[[], None]:
         """Copy what an unfinished step changes; calling the result restores it. No sync point."""
-        random, device = random_state(self.gang.device), self.gang.device
+        random, device, training = random_state(self.gang.device), self.gang.device, self.module.training
         kept = [(buffer, buffer.clone()) for buffer in self.module.buffers()]  # such as moving averages
 
         def undo() -> None:
             self.optimizer.zero_grad(set_to_none=True)
+            self.module.train(training)
             restore_random_state(random, device)
             for buffer, value in kept:
                 buffer.copy_(value)
@@ -348,18 +374,21 @@ class Training:
                 pieces.done(finished, of)
                 return not self.is_evaluation_to_end.all_end()
 
-            totals = validation_totals(
-                self.strategy.forward,
-                self.data,
-                max_samples=self.recipe.evaluation.max_samples,
-                micro_batch_size=self.recipe.batch.micro_batch_size,
-                device=self.gang.device,
-                num_classes=self.data.num_classes if self.metric.accuracy else None,
-                rank=self.strategy.data_rank,
-                world_size=self.strategy.data_size,
-                all_ranks=self.strategy.forward_needs_all_ranks,
-                go_on=go_on,
-            )
+            def totals_of(micro_batch_size: int) -> Totals | None:
+                return validation_totals(
+                    self.strategy.forward,
+                    self.data,
+                    max_samples=self.recipe.evaluation.max_samples,
+                    micro_batch_size=micro_batch_size,
+                    device=self.gang.device,
+                    num_classes=self.data.num_classes if self.metric.accuracy else None,
+                    rank=self.strategy.data_rank,
+                    world_size=self.strategy.data_size,
+                    all_ranks=self.strategy.forward_needs_all_ranks,
+                    go_on=go_on,
+                )
+
+            totals = self.fitting.fitted(totals_of, self.keep_state(), self.module)
         self.module.train()
         self.meter.lap("evaluation")
         if totals is None:  # told to end between two micro-batches: the next attempt evaluates this step

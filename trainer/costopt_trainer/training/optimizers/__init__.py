@@ -5,6 +5,7 @@ adam_w       AdamW
 
 OPTIMIZERS   the word in the manifest -> where its OptimizerFactory is
 make_optimizer       settings and module -> optimizer
+state_shapes         what it will keep
 named_optimizer_state, load_optimizer_state     for checkpoints, which know parameters by name
 """
 
@@ -44,6 +45,12 @@ def make_optimizer(settings: Optimizer, module: nn.Module) -> torch.optim.Optimi
             groups.setdefault((not decays, ranks), {"params": [], "weight_decay": decay})["params"].append(parameter)
     in_order = sorted(groups.items(), key=lambda item: item[0][0])  # matrices first
     return factory_of(settings).make(settings, [group for _, group in in_order])
+
+
+def state_shapes(settings: Optimizer, module: nn.Module) -> list[Mapping[str, torch.Size]]:
+    """Name and shape of what will be kept of each parameter that is trained."""
+    factory = factory_of(settings)
+    return [factory.state_shapes(parameter) for parameter in module.parameters() if parameter.requires_grad]
 
 
 def named_optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
