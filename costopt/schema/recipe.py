@@ -72,9 +72,9 @@ class Recipe(Strict):
     """What turns gradients into steps."""
     schedule: Schedule = Schedule()
     """Learning-rate schedule."""
-    precision: Literal["FP32", "BF16", "FP16"] = "FP32"
-    """FP32; BF16: automatic mixed precision in bfloat16; FP16: the same in float16 with loss scaling. Weights and
-    optimizer state stay FP32."""
+    precision: Literal["FP32", "TF32", "BF16", "FP16"] = "FP32"
+    """FP32; TF32: the same with factors of matrix products rounded to 10 bits, on GPUs that have it; BF16: automatic
+    mixed precision in bfloat16; FP16: the same in float16 with loss scaling. Weights and optimizer state stay FP32."""
     parallelism: Parallelism = Parallelism()
     """How the ranks share the work."""
     memory: Memory | None = None

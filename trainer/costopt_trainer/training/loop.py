@@ -65,7 +65,7 @@ from costopt_trainer.training.parallel import build_strategy, make_mesh
 from costopt_trainer.training.parallel.rehearsal import rehearse
 from costopt_trainer.training.parallel.shards import Held
 from costopt_trainer.training.parallel.strategy import Batch, Strategy, clip_gradients
-from costopt_trainer.training.precision import all_finite, autocast_for, gradient_scaler, slow_precision
+from costopt_trainer.training.precision import all_finite, autocast_for, gradient_scaler, set_tf32, slow_precision
 from costopt_trainer.training.process_group import ProcessGroup, join_process_group
 from costopt_trainer.training.schedules import learning_rate
 from costopt_trainer.training.snapshot import Snapshot, random_state, restore_random_state, tensors_of
@@ -169,6 +169,7 @@ class Training:
         save_memory(model, recipe.memory or Memory())
         # But different dropout on each, unless they work on the same samples.
         torch.manual_seed(zlib.crc32(f"{recipe.seed}/{self.mesh.random_rank}".encode()))
+        set_tf32(recipe.precision)
         autocast = autocast_for(recipe.precision, gang.device)
         note = slow_precision(recipe.precision, gang.device)
         if note and gang.rank == 0:

@@ -1,7 +1,8 @@
 """The number formats of training: which dtype the forward pass computes in, and how FP16 gradients avoid underflow.
 
     autocast_for      a factory of the context that the forward pass runs in
-    slow_precision    a warning about a format without instructions on this processor
+    set_tf32          whether a GPU rounds the factors of float32 products
+    slow_precision    a warning about a format without instructions on this processor or GPU
     gradient_scaler   loss scaling: active in FP16, a no-op otherwise
     all_finite        are these tensors free of infinities and NaNs?
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 from torch.distributed.tensor import DTensor
 
-PrecisionName = Literal["FP32", "BF16", "FP16"]
+PrecisionName = Literal["FP32", "TF32", "BF16", "FP16"]
 Autocast = Callable[[], AbstractContextManager[object]]
 
 _COMPUTE_DTYPES = {"BF16": torch.bfloat16, "FP16": torch.float16}
@@ -28,11 +29,13 @@ _INSTRUCTIONS = {
     "FP16": ("avx512_fp16", "amx_fp16", "fp16_arith"),
 }
 """A CPU with any of these computes in the format; names as in `torch.cpu.get_capabilities`."""
+_BEFORE_AMPERE: dict[PrecisionName, PrecisionName] = {"TF32": "FP32", "BF16": "FP16"}
+"""What NVIDIA's GPUs have had since the compute capability 8.0, and what is faster on those before."""
 
 
 def autocast_for(precision: PrecisionName, device: torch.device) -> Autocast:
-    """A factory of the context that a forward pass runs in; a no-op in FP32."""
-    if precision == "FP32":
+    """A factory of the context that a forward pass runs in; a no-op in FP32 and TF32."""
+    if precision not in _COMPUTE_DTYPES:
         return nullcontext
     dtype = _COMPUTE_DTYPES[precision]
     return lambda: torch.autocast(device.type, dtype=dtype)
@@ -43,16 +46,47 @@ def compute_dtype(precision: PrecisionName) -> torch.dtype | None:
     return _COMPUTE_DTYPES.get(precision)
 
 
+def set_tf32(precision: PrecisionName) -> None:
+    """Have this process' GPU round the factors of float32 products to TF32, if that is the precision asked for.
+
+    Otherwise nothing is changed: torch itself does so in convolutions only.
+    """
+    if precision == "TF32":
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+        torch.backends.cudnn.conv.fp32_precision = "tf32"  # type: ignore[attr-defined]
+        torch.backends.cudnn.rnn.fp32_precision = "tf32"  # type: ignore[attr-defined]
+
+
 def slow_precision(precision: PrecisionName, device: torch.device) -> str | None:
-    """One line for users of a format that this processor only emulates; None if it computes in it."""
+    """One line for users of a format that this device does not have, with what would be faster; None if it has it."""
+    if device.type == "cuda":
+        return _missing_on_gpu(precision, device)
     if device.type != "cpu" or precision == "FP32":
         return None
+    if precision == "TF32":
+        return (
+            "precision TF32: processors do not have it and compute in FP32, which is the same as recipe.precision: FP32"
+        )
     able = torch.cpu.get_capabilities()
     if any(able.get(name, False) for name in _INSTRUCTIONS[precision]):
         return None
     return (
         f"precision {precision}: this processor has no instructions for it ({', '.join(_INSTRUCTIONS[precision])}) and "
-        "imitates it, which is slower than FP32"
+        "imitates it, which is slower: set recipe.precision: FP32"
+    )
+
+
+def _missing_on_gpu(precision: PrecisionName, device: torch.device) -> str | None:
+    faster = _BEFORE_AMPERE.get(precision)
+    if faster is None or not torch.cuda.is_available() or torch.version.hip:
+        return None
+    capability = torch.cuda.get_device_capability(device)
+    if capability >= (8, 0):
+        return None
+    found = ".".join(str(number) for number in capability)
+    return (
+        f"precision {precision}: this GPU does not have it (compute capability {found}, and 8.0 has): "
+        f"set recipe.precision: {faster}"
     )
 
 
