@@ -47,7 +47,7 @@ class Variant(Strict):
     """One compressed form of the trained model. Each variant is made and measured in a pod of its own."""
 
     name: Annotated[Name, Field(max_length=30)]
-    """Name of the variant, used in child names and in the status; not "train"."""
+    """Name of the variant, used in child names and in the status; not "train", "model" or "adapter"."""
     steps: Annotated[list[Step], Field(min_length=1, max_length=8)]
     """Steps in order."""
     resources: NodeResources | None = None
@@ -58,6 +58,11 @@ class Variant(Strict):
             cel="self.name != 'train'",
             message="name must not be 'train', which is the training stage's own name",
             holds=lambda data: data["name"] != "train",
+        ),
+        Rule(
+            cel="!(self.name in ['model', 'adapter'])",
+            message="name must not be 'model' or 'adapter', which are what training leaves",
+            holds=lambda data: data["name"] not in ("model", "adapter"),
         ),
         Rule(
             cel="self.steps.filter(s, s.type == 'Quantize').size() == 0 || "

@@ -4,18 +4,29 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from costopt.schema.base import Path, Strict
+from costopt.schema.base import Path, Rule, Strict
 from costopt.schema.data_kinds import IMAGES, LABELLED_TEXT, TABLES, TEXT, GivesSamples
-from costopt.schema.unions import tagged_union
+from costopt.schema.unions import BESIDE, tagged_union
 
 
 class Tokenizer(Strict):
     """How text becomes tokens."""
 
-    type: Literal["Byte", "BPE"] = "Byte"
-    """Byte: one token per UTF-8 byte, 256 in all. BPE: byte-pair encoding trained on the training split."""
+    type: Literal["Byte", "BPE", "HuggingFace"] = "Byte"
+    """Byte: one token per UTF-8 byte, 256 in all. BPE: byte-pair encoding trained on the training split. HuggingFace:
+    a tokenizer.json of that library."""
     vocabulary_size: Annotated[int, Field(ge=257, le=262144)] = 4096
-    """Tokens in a BPE vocabulary. Not used by Byte."""
+    """Tokens in a BPE vocabulary. Not used by Byte and HuggingFace."""
+    path: Path | None = None
+    """For HuggingFace: a tokenizer.json, or a folder with one. None means that of the model."""
+
+    rules = (
+        Rule(
+            cel="!has(self.path) || self.type == 'HuggingFace'",
+            message="path must not be set unless type is HuggingFace",
+            holds=lambda data: "path" not in data or data["type"] == "HuggingFace",
+        ),
+    )
 
 
 class NormalizeUnicode(Strict):
@@ -114,7 +125,8 @@ class DataSettings(Strict):
     transforms: Annotated[list[Transform], Field(max_length=16)] | None = None
     """Changes of the text before it becomes tokens, in the order given; counted in the log. Each file is a document, of
     LabelledText each line. Not for Images or Table. None means none."""
-    tokenizer: Tokenizer = Tokenizer()
-    """How text becomes tokens. Not used by Images and Table."""
+    tokenizer: Annotated[Tokenizer | None, BESIDE] = None
+    """How text becomes tokens. Not used by Images and Table. None means the tokenizer that the model brings (see
+    HuggingFace), else Byte."""
     validation_percent: Annotated[int, Field(ge=1, le=50)] = 10
     """Percent of the bytes (or images, rows, or labelled documents) held out for evaluation, never trained on."""

@@ -14,6 +14,7 @@ from costopt.schema.base import PlainData, Strict
 from costopt.schema.decoder_lm import DecoderLM
 from costopt.schema.defaults import with_defaults
 from costopt.schema.encoder import Encoder
+from costopt.schema.foreign_models import HuggingFace
 from costopt.schema.model_families import LSTM, MLP, ConvNet, ResNet
 from costopt.schema.model_family import FamilySettings
 from costopt.schema.unions import UNIONS, tagged_union
@@ -25,9 +26,10 @@ __all__ = ["LSTM", "MLP", "ConvNet", "DecoderLM", "Encoder", "FamilySettings", "
 class ModelSettings(Strict):
     """Which model to train."""
 
-    type: Literal["DecoderLM", "LSTM", "Encoder", "ConvNet", "ResNet", "MLP"]
+    type: Literal["DecoderLM", "LSTM", "Encoder", "ConvNet", "ResNet", "MLP", "HuggingFace"]
     """DecoderLM, LSTM, and Encoder with `task` MaskedLM read `data.text` or `data.pythonStandardLibrary`; Encoder with
-    `task` Classification reads `data.labelledText`; ConvNet and ResNet read `data.images`; MLP reads `data.table`."""
+    `task` Classification reads `data.labelledText`; ConvNet and ResNet read `data.images`; MLP reads `data.table`.
+    HuggingFace reads labelled text with `task` SequenceClassification, else text."""
     decoder_lm: DecoderLM | None = Field(default=None, alias="decoderLM")
     """Settings of a DecoderLM. None means its defaults."""
     lstm: LSTM | None = None
@@ -40,19 +42,23 @@ class ModelSettings(Strict):
     """Settings of a ResNet. None means its defaults."""
     mlp: MLP | None = None
     """Settings of an MLP. None means its defaults."""
+    hugging_face: HuggingFace | None = None
+    """Which model of the Hugging Face library, for HuggingFace."""
 
 
 def num_layers(model: PlainData) -> int:
-    """Layers of plain `recipe.model` data. Raises KeyError for a type that is none."""
+    """Layers of plain `recipe.model` data that a pipeline can part. Raises KeyError for a type that is none."""
+    if model["type"] in _WHOLE:
+        return 1
     return int(_value(model, _FAMILIES[model["type"]].layers_field))
 
 
 def split_fault(model: PlainData, tensor: int, *, sequence: bool) -> str | None:
     """The field of plain `recipe.model` data that `tensor` ranks cannot share out; None if they can."""
-    family = _FAMILIES[model["type"]]
     if tensor == 1:
         return None
-    if not family.heads_fields:
+    family = _FAMILIES[model["type"]] if model["type"] not in _WHOLE else None
+    if family is None or not family.heads_fields:
         return "type"
     divided = (*family.heads_fields, *((family.tokens_field,) if sequence and family.tokens_field else ()))
     refused = [field for field in divided if (_value(model, field) or 0) % tensor != 0]
@@ -65,7 +71,8 @@ def cel_num_layers(model: str) -> str:
     cases = [
         f"{model}.type == '{word}' ? {_cel_value(model, word, family.layers_field)}" for word, family in _families()
     ]
-    return f"({' : '.join(cases)} : 0)"
+    whole = [f"{model}.type == '{word}' ? 1" for word in _WHOLE]
+    return f"({' : '.join([*cases, *whole])} : 0)"
 
 
 def cel_can_be_split(model: str, tensor: str, sequence: str) -> str:
@@ -87,6 +94,8 @@ _FAMILIES: dict[str, type[FamilySettings]] = {
     if member.settings is not None and issubclass(member.settings, FamilySettings)
 }
 """The word of a model's type -> the class of its settings."""
+_WHOLE = [word for word in _MEMBERS if word not in _FAMILIES]
+"""Models that are not ours: neither a pipeline nor a split of matrices can cut them."""
 
 
 def _families() -> Iterator[tuple[str, type[FamilySettings]]]:
@@ -114,7 +123,9 @@ def _told(fields: Iterator[tuple[str, str]]) -> str:
     return ", ".join(f"{_MEMBERS[word].key}.{to_camel(field)}" for word, field in fields)
 
 
-LAYERS_FIELDS = _told((word, family.layers_field) for word, family in _families())
+LAYERS_FIELDS = (
+    f"{_told((word, family.layers_field) for word, family in _families())}, and 1 for {' and '.join(_WHOLE)}"
+)
 """Where numbers of layers are written, for sentences."""
 HEADS_FIELDS = _told((word, field) for word, family in _families() for field in family.heads_fields)
 """Where what a split of matrices must divide is written, for sentences."""

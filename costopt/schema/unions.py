@@ -4,8 +4,8 @@
     @tagged_union   the settings that `type` names, as in a recipe's model
 
 A word of `type` names the field of the same name: DecoderLM names decoderLM, SGD names sgd. A new member of a tagged
-union is a word and a field of that name. Settings with a field that has no default must be there if they are named,
-others may be left out. A word without a field has no settings of its own.
+union is a word and a field of that name. Settings with a field that has no default, or of which one must be set, must
+be there if they are named, others may be left out. A word without a field has no settings of its own.
 """
 
 import re
@@ -21,6 +21,8 @@ Model = typing.TypeVar("Model", bound=Strict)
 
 TAG = "type"
 """The field of a tagged union that names the member."""
+BESIDE = object()
+"""Marks settings in a tagged union that hold for every member: Annotated[Settings | None, BESIDE]."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def tagged_union(model: type[Model]) -> type[Model]:
     names = {field_key(name, field): name for name, field in fields.items()}
     blocks = {key: _settings_in(fields[name]) for key, name in names.items() if _settings_in(fields[name])}
     members = tuple(
-        Member(names[key], key, word, block, any(field.is_required() for field in block.model_fields.values()))
+        Member(names[key], key, word, block, _wants_more(block))
         for word in words
         if (block := blocks.get(key := key_of_word(word))) is not None
     )
@@ -121,7 +123,12 @@ def _may_be_none(field: FieldInfo) -> bool:
 def _settings_in(field: FieldInfo) -> type[Strict] | None:
     """The class of settings that may be left out; None for any other field, such as a list of settings."""
     models = (one for one in typing.get_args(field.annotation) if isinstance(one, type) and issubclass(one, Strict))
-    return next(models, None) if _may_be_none(field) else None
+    return next(models, None) if _may_be_none(field) and BESIDE not in field.metadata else None
+
+
+def _wants_more(settings: type[Strict]) -> bool:
+    """Whether settings cannot be left out: a field has no default, or one of several must be set."""
+    return settings in UNIONS or any(field.is_required() for field in settings.model_fields.values())
 
 
 def _listed(names: list[str]) -> str:

@@ -226,7 +226,7 @@ MISTAKES = [
         "text without labels for a classifier",
         in_job(f"{RECIPE}.model", {"type": "Encoder", "encoder": {"task": "Classification"}}),
         RECIPE,
-        "Encoder with task Classification needs data.type LabelledText",
+        "HuggingFace with task SequenceClassification needs data.type LabelledText",
     ),
     MistakeCase(
         "labelled text for a masked language model",
@@ -240,7 +240,7 @@ MISTAKES = [
             },
         ),
         RECIPE,
-        "Encoder with task Classification needs data.type LabelledText",
+        "HuggingFace with task SequenceClassification needs data.type LabelledText",
     ),
     MistakeCase(
         "heads that do not divide the bottleneck",
@@ -292,7 +292,7 @@ MISTAKES = [
         "settings of another model type",
         in_job(f"{RECIPE}.model", {"type": "DecoderLM", "convNet": {}}),
         f"{RECIPE}.model",
-        "only the settings that `type` names may be set",
+        "exactly the settings that `type` names must be set",
     ),
     MistakeCase(
         "settings of another data type",
@@ -357,6 +357,53 @@ MISTAKES = [
         in_job("spec.compress.0.name", "train"),
         "spec.compress[0]",
         "name must not be 'train'",
+    ),
+    MistakeCase(
+        "a variant named model",
+        in_job("spec.compress.0.name", "model"),
+        "spec.compress[0]",
+        "name must not be 'model' or 'adapter'",
+    ),
+    MistakeCase(
+        "a model of the Hugging Face library that is nowhere",
+        in_job(f"{RECIPE}.model", {"type": "HuggingFace"}),
+        f"{RECIPE}.model",
+        "exactly the settings that `type` names must be set (huggingFace for HuggingFace)",
+    ),
+    MistakeCase(
+        "a model of the Hugging Face library from two places",
+        in_job(f"{RECIPE}.model", {"type": "HuggingFace", "huggingFace": {"path": "a", "hub": "org/a"}}),
+        f"{RECIPE}.model.huggingFace",
+        "exactly one of path (a folder with its weights), config (a config.json, or a folder with one, to train from",
+    ),
+    MistakeCase(
+        "an id that no hub has",
+        in_job(f"{RECIPE}.model", {"type": "HuggingFace", "huggingFace": {"hub": "https://hub/org/a"}}),
+        f"{RECIPE}.model.huggingFace.hub",
+        "spec.train.recipe.model.huggingFace.hub in body should match",
+        "it must be the id of a model at the hub, such as org/name or org/name@revision",
+    ),
+    MistakeCase(
+        "adapters for a model from scratch",
+        in_job(f"{RECIPE}.model", {"type": "HuggingFace", "huggingFace": {"config": "a.json", "lora": {}}}),
+        f"{RECIPE}.model.huggingFace",
+        "lora needs path or hub",
+    ),
+    MistakeCase(
+        "a pipeline through a model that it cannot cut",
+        changed(
+            in_job(f"{RECIPE}.model", {"type": "HuggingFace", "huggingFace": {"path": "a"}}),
+            f"{RECIPE}.parallelism",
+            {"pipeline": 2},
+        ),
+        TRAIN,
+        "recipe.parallelism.pipeline must be at most the layers of the model (",
+    ),
+    MistakeCase(
+        "a file of a tokenizer that is learned",
+        in_job(f"{RECIPE}.data.tokenizer", {"type": "BPE", "path": "tokenizer.json"}),
+        f"{RECIPE}.data.tokenizer",
+        "path must not be set unless type is HuggingFace",
     ),
     MistakeCase(
         "a step without its settings",

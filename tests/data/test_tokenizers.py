@@ -10,24 +10,31 @@ import numpy as np
 import pytest
 
 from builders.data import text_settings
+from builders.hugging_face import PROSE, write_tokenizer
 from costopt.schema.data import Tokenizer
 from costopt_trainer.data import load_data
 from costopt_trainer.data.tokenizers.table import TOKENIZERS, TokenizerKind, cut_between_words, tokenizer_kind
+from costopt_trainer.errors import NotRetryable
 
-PROSE = "The cat sat on the mat; the rat sat at the cat. Größe, naïveté, 東京 und 🙂.\n" * 60
+WORDS = ["Byte", "BPE", "HuggingFace like gpt2", "HuggingFace like llama", "HuggingFace like bert"]
+"""Each word of the language; a file of the Hugging Face library with each way to treat blanks."""
 
 
-def kind_of(word: str, **settings: Any) -> TokenizerKind:
-    return tokenizer_kind(Tokenizer.model_construct(type=word, vocabulary_size=settings.get("vocabulary_size", 300)))
+def kind_of(word: str, folder: Path, **settings: Any) -> TokenizerKind:
+    word, _, like = word.partition(" like ")
+    path = str(write_tokenizer(folder / like, like)) if like else None
+    size = settings.get("vocabulary_size", 300)
+    return tokenizer_kind(Tokenizer.model_construct(type=word, vocabulary_size=size, path=path))
 
 
 def test_every_word_of_the_language_has_a_row_and_every_row_a_word() -> None:
     assert set(TOKENIZERS) == set(typing.get_args(Tokenizer.model_fields["type"].annotation))
+    assert set(TOKENIZERS) == {word.partition(" ")[0] for word in WORDS}
 
 
-@pytest.mark.parametrize("word", TOKENIZERS)
-def test_a_tokenizer_is_the_same_for_the_same_text_and_keeps_to_its_bounds(word: str) -> None:
-    kind, text = kind_of(word), PROSE.encode()
+@pytest.mark.parametrize("word", WORDS)
+def test_a_tokenizer_is_the_same_for_the_same_text_and_keeps_to_its_bounds(word: str, tmp_path: Path) -> None:
+    kind, text = kind_of(word, tmp_path), PROSE.encode()
     tokenizer = kind.learn([text])
     smallest, largest = kind.vocabulary_sizes
     assert 2 <= smallest <= tokenizer.vocabulary_size <= largest
@@ -42,13 +49,44 @@ def test_a_tokenizer_is_the_same_for_the_same_text_and_keeps_to_its_bounds(word:
     assert bool(tokenizer.to_json()) == kind.learns
 
 
-@pytest.mark.parametrize("word", TOKENIZERS)
-def test_the_fingerprint_of_a_tokenizer_is_json_and_its_own(word: str) -> None:
-    fingerprint = kind_of(word).fingerprint()
-    assert json.loads(json.dumps(fingerprint)) == fingerprint == kind_of(word).fingerprint()
-    assert all(fingerprint != kind_of(other).fingerprint() for other in TOKENIZERS if other != word)
-    if kind_of(word).learns:
-        assert fingerprint != kind_of(word, vocabulary_size=301).fingerprint()
+@pytest.mark.parametrize("word", WORDS)
+def test_the_fingerprint_of_a_tokenizer_is_json_and_its_own(word: str, tmp_path: Path) -> None:
+    fingerprint = kind_of(word, tmp_path).fingerprint()
+    assert json.loads(json.dumps(fingerprint)) == fingerprint == kind_of(word, tmp_path).fingerprint()
+    assert all(fingerprint != kind_of(other, tmp_path).fingerprint() for other in WORDS if other != word)
+    if kind_of(word, tmp_path).learns:
+        assert fingerprint != kind_of(word, tmp_path, vocabulary_size=301).fingerprint()
+
+
+@pytest.mark.parametrize(("like", "separator"), [("gpt2", 1), ("llama", 1), ("bert", 4)])
+def test_between_two_documents_stands_the_end_of_text_of_the_models_own_tokenizer(
+    like: str, separator: int, tmp_path: Path
+) -> None:
+    tokenizer = kind_of(f"HuggingFace like {like}", tmp_path).learn(())
+    both, one = tokenizer.encode(b"the cat\0the cat").tolist(), tokenizer.encode(b"the cat").tolist()
+    assert both == [*one, separator, *one]
+    assert len(tokenizer.encode(PROSE.encode())) > 100, "it was set up to cut texts"
+
+
+def test_the_models_own_tokenizer_is_used_where_none_is_asked_for(tmp_path: Path) -> None:
+    of_model = write_tokenizer(tmp_path, "gpt2").parent
+    own = kind_of("HuggingFace like gpt2", tmp_path).fingerprint()
+    assert tokenizer_kind(None, of_model).fingerprint() == own
+    assert tokenizer_kind(Tokenizer(type="HuggingFace"), of_model).fingerprint() == own
+    assert tokenizer_kind(Tokenizer(), of_model).fingerprint()["tokenizer"] == "Byte"
+    assert tokenizer_kind(None).fingerprint()["tokenizer"] == "Byte"
+
+
+def test_a_tokenizer_that_is_missing_or_none_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    for path, sentence in (
+        (tmp_path, "must be a tokenizer.json"),
+        (tmp_path / "none", "must be a tokenizer.json that can be read, but there is none"),
+        (None, "data.tokenizer.path must be set, because the model brings no tokenizer of its own"),
+    ):
+        with pytest.raises(NotRetryable, match=sentence) as caught:
+            tokenizer_kind(Tokenizer(type="HuggingFace", path=None if path is None else str(path)))
+        assert caught.value.reason == "InvalidData"
 
 
 @pytest.mark.parametrize(

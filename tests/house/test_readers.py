@@ -31,6 +31,8 @@ ALLOWED = {
     ("costopt/schema/lenient_parse.py", "read_known"): "what a model's parser has read already",
     ("costopt/service_account.py", "_read"): "the kubelet's own files, which are links",
     ("trainer/costopt_trainer/models/artifact.py", "load_model"): LOOKED_AT,
+    ("trainer/costopt_trainer/models/hugging_face/source.py", "_hash_of"): USERS,
+    ("trainer/costopt_trainer/models/hugging_face/source.py", "_weights_in"): USERS,
     ("trainer/costopt_trainer/storage/checkpoint_files.py", "_damage_in_header"): LOOKED_AT,
     ("trainer/costopt_trainer/storage/checkpoint_files.py", "_stored_tensors"): LOOKED_AT,
     ("trainer/costopt_trainer/storage/checkpoint_files.py", "read_tensors"): LOOKED_AT,

@@ -34,13 +34,15 @@ def test_the_rules_of_today_name_every_word() -> None:
     fits = data_fits_model(ModelSettings, DataSettings)
     assert fits.cel == (
         "((self.model.type == 'Encoder' && (has(self.model.encoder) ? self.model.encoder.task : 'MaskedLM') == "
-        "'Classification')) == (self.data.type == 'LabelledText') && "
-        "(self.model.type in ['ConvNet', 'ResNet']) == (self.data.type == 'Images') && "
+        "'Classification') || (self.model.type == 'HuggingFace' && (has(self.model.huggingFace) ? "
+        "self.model.huggingFace.task : 'CausalLM') == 'SequenceClassification')) == (self.data.type == 'LabelledText')"
+        " && (self.model.type in ['ConvNet', 'ResNet']) == (self.data.type == 'Images') && "
         "(self.model.type == 'MLP') == (self.data.type == 'Table')"
     )
     assert fits.message == (
-        "model.type Encoder with task Classification needs data.type LabelledText, ConvNet or ResNet needs "
-        "Images, MLP needs Table, and DecoderLM or LSTM or Encoder with task MaskedLM needs Text or "
+        "model.type Encoder with task Classification or HuggingFace with task SequenceClassification needs data.type "
+        "LabelledText, ConvNet or ResNet needs Images, MLP needs Table, and DecoderLM or LSTM or Encoder with task "
+        "MaskedLM or HuggingFace with task CausalLM or HuggingFace with task MaskedLM needs Text or "
         "PythonStandardLibrary"
     )
     changes = only_for_text("transforms", "changes of text", DataSettings)

@@ -37,7 +37,13 @@ from costopt_trainer.compress.table import apply_steps, changes_shapes, step_of,
 from costopt_trainer.compress.verify import verify_in_fresh_process, write_probe
 from costopt_trainer.data import TrainingData, load_data
 from costopt_trainer.errors import NotRetryable
-from costopt_trainer.models.artifact import ArtifactConfig, load_model, read_config, save_model
+from costopt_trainer.models.artifact import (
+    ArtifactConfig,
+    load_model,
+    read_config,
+    save_model,
+    tokenizer_in,
+)
 from costopt_trainer.models.shape import ModelShape
 from costopt_trainer.models.table import context_length_of, kind_of_samples
 from costopt_trainer.phases import Pieces, phase
@@ -199,6 +205,7 @@ def _load_data(recipe: Recipe, config: ArtifactConfig, storage: Path) -> Trainin
         cache_dir=storage / names.CACHE_DIR,
         own_folder=storage,
         reads=kind_of_samples(config.shape.settings),
+        model_tokenizer=tokenizer_in(storage / names.ARTIFACTS_DIR / names.MODEL_DIR),
     )
     now, then = ModelShape.for_data(config.shape.settings, data), config.shape
     if now != then:

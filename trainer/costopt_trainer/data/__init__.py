@@ -25,7 +25,7 @@ from costopt_trainer.data.labelled import labelled_documents
 from costopt_trainer.data.sampler import sample_indices
 from costopt_trainer.data.sources.table import DocumentSource, LabelledSource, SampleSource, open_source
 from costopt_trainer.data.token_cache import open_shards
-from costopt_trainer.data.tokenizers.table import tokenizer_kind
+from costopt_trainer.data.tokenizers.table import TokenizerKind, tokenizer_kind
 from costopt_trainer.data.training_data import Batch, TrainingData
 from costopt_trainer.data.transforms.table import transforms_of
 from costopt_trainer.data.windows import masked_tokens, next_tokens
@@ -41,11 +41,13 @@ def load_data(
     cache_dir: Path,
     own_folder: Path | None = None,
     reads: str = TEXT,
+    model_tokenizer: Path | None = None,
 ) -> TrainingData:
     """The samples that `settings` describe. Text needs `context_length` and keeps its tokens below `cache_dir`.
 
     `reads` is the kind of samples that the model reads (see schema/data_kinds.py): of a text MASKED_TEXT hides tokens.
-    `own_folder` is the job's storage: what it writes there is not taken for data.
+    `own_folder` is the job's storage: what it writes there is not taken for data. `model_tokenizer` is the folder of
+    the tokenizer that the model brings.
 
     Raises NotRetryable("InvalidData"), with a sentence about the remedy, for anything wrong with the user's data;
     ValueError for text without a context length.
@@ -56,17 +58,22 @@ def load_data(
             return source.samples()
     if context_length is None:
         raise ValueError("text must have a context length")
+    tokenizer = tokenizer_kind(settings.tokenizer, model_tokenizer)
     if isinstance(source, LabelledSource):
-        return labelled_documents(source, settings, context_length, cache_dir)
-    return _samples_of_text(source, settings, context_length, cache_dir, reads)
+        return labelled_documents(source, settings, tokenizer, context_length, cache_dir)
+    return _samples_of_text(source, settings, tokenizer, context_length, cache_dir, reads=reads)
 
 
 def _samples_of_text(
-    source: DocumentSource, settings: DataSettings, context_length: int, cache_dir: Path, reads: str
+    source: DocumentSource,
+    settings: DataSettings,
+    tokenizer: TokenizerKind,
+    context_length: int,
+    cache_dir: Path,
+    *,
+    reads: str,
 ) -> TrainingData:
-    shards = open_shards(
-        source, transforms_of(settings), tokenizer_kind(settings.tokenizer), settings.validation_percent, cache_dir
-    )
+    shards = open_shards(source, transforms_of(settings), tokenizer, settings.validation_percent, cache_dir)
     notes = tuple(
         changes.told(transform.type)
         for changes, transform in zip(shards.changes, settings.transforms or (), strict=True)

@@ -20,7 +20,7 @@ from costopt.schema.data import DataSettings
 from costopt_trainer.data.documents import SEPARATOR
 from costopt_trainer.data.sources.table import LabelledSource
 from costopt_trainer.data.token_cache import TokenShards, open_shards
-from costopt_trainer.data.tokenizers.table import SpecialTokens, Tokens, tokenizer_kind, with_special_tokens
+from costopt_trainer.data.tokenizers.table import SpecialTokens, TokenizerKind, Tokens, with_special_tokens
 from costopt_trainer.data.training_data import Batch, TrainingData
 from costopt_trainer.data.transforms.table import apply, transforms_of
 from costopt_trainer.errors import NotRetryable
@@ -63,14 +63,14 @@ class _Split:
 
 
 def labelled_documents(
-    source: LabelledSource, settings: DataSettings, context_length: int, cache_dir: Path
+    source: LabelledSource, settings: DataSettings, kind: TokenizerKind, context_length: int, cache_dir: Path
 ) -> TrainingData:
     """The samples of `source`. Raises NotRetryable("InvalidData") if the documents cannot be told apart."""
     transforms = transforms_of(settings)
     shards = open_shards(
         source,
         transforms,
-        tokenizer_kind(settings.tokenizer),
+        kind,
         settings.validation_percent,
         cache_dir,
         is_held_out=source.is_held_out,

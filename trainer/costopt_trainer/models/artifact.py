@@ -1,5 +1,6 @@
 """A model on disk: `model.safetensors` beside `config.json`, from which the exact same model is rebuilt.
 
+    save_trained    the trained model -> artifacts/model, and artifacts/adapter if adapters were trained
     save_model      model -> folder; int8 weights are stored as int8, pruned matrices at their smaller size
     load_model      folder -> model in eval mode on the CPU
     read_config     folder -> what config.json says, checked
@@ -14,7 +15,7 @@ killed writer left behind is removed by the next one; a folder has one writer at
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,19 +24,25 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from costopt import names
 from costopt.hostile import Hostile, open_file, read_json, real_folder
 from costopt.schema.compression import Step
 from costopt_trainer.errors import NotRetryable, first_line
 from costopt_trainer.models.family import LayeredModel, stored_tensors
 from costopt_trainer.models.shape import ModelShape, Widths
-from costopt_trainer.models.table import build_model
+from costopt_trainer.models.table import rebuild_model
 from costopt_trainer.storage.folders import remove, replace_folder, storage_folder
 from costopt_trainer.storage.tensor_file import write_tensor_file
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+TOKENIZER_FILE = "tokenizer.json"
+OWN_CONFIG_FILE = "costopt.json"
+"""In place of config.json where that is of another library, which loads the folder as well."""
 FORMAT = "costopt-model"
 FORMAT_VERSION = 1
+FOR_OTHERS = {"format": "pt"}
+"""Metadata that other tools ask for in a file of weights."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,21 @@ class ArtifactConfig:
     """Content hash of the weights file, hexadecimal."""
 
 
+def save_trained(artifacts: Path, model: LayeredModel, shape: ModelShape) -> None:
+    """Write the trained model, and its adapters if only these were trained. Raises as `save_model` does."""
+    if adapter := model.adapter_files():
+        write_folder(artifacts / names.ADAPTER_DIR, adapter)
+    save_model(artifacts / names.MODEL_DIR, model.merged(), shape)
+
+
+def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write `files`, by name, as a folder that replaces what is there. Raises as `save_model` does."""
+    partial = _partial_of(folder)
+    for name, content in files.items():
+        (partial / name).write_bytes(content)
+    replace_folder(partial, folder)
+
+
 def save_model(
     folder: Path,
     model: nn.Module,
@@ -67,11 +89,12 @@ def save_model(
     `widths` must be given if structured pruning changed the layers. Raises OSError if the folder cannot be written, and
     NotRetryable("CheckpointNotWritable") if a link has the name of the folder above it.
     """
-    partial = storage_folder(folder.parent) / f".{folder.name}.partial"
-    remove(partial)
-    partial.mkdir()
+    partial = _partial_of(folder)
     tensors, metadata = _plain_tensors(model)
-    record = write_tensor_file(partial / WEIGHTS_FILE, tensors, metadata=metadata)
+    beside = model.files(quantized=bool(metadata)) if isinstance(model, LayeredModel) else {}
+    for name, content in beside.items():
+        (partial / name).write_bytes(content)
+    record = write_tensor_file(partial / WEIGHTS_FILE, tensors, metadata=metadata or (FOR_OTHERS if beside else {}))
     size_bytes = int(record["size"])
     config = {
         "format": FORMAT,
@@ -82,7 +105,8 @@ def save_model(
         "weightsBytes": size_bytes,
         "weightsSha256": record["sha256"],
     }
-    (partial / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    own = OWN_CONFIG_FILE if beside else CONFIG_FILE
+    (partial / own).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     replace_folder(partial, folder)
     return size_bytes
 
@@ -107,14 +131,15 @@ def load_model(folder: Path) -> LayeredModel:
             f"its {WEIGHTS_FILE} is not the one that {CONFIG_FILE} was written for",
         )
     try:
-        _refuse_what_weights_cannot_fill(config)
+        _refuse_what_weights_cannot_fill(config, folder)
         with torch.random.fork_rng(devices=[]):
-            model = build_model(config.shape, widths=config.widths)
+            model = rebuild_model(config.shape, folder, config.widths)
         with safe_open(weights, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  a safe_open is no mapping
             metadata = file.metadata() or {}
-        _fill(model, tensors, metadata)
+        _fill(model, tensors, {} if metadata == FOR_OTHERS else metadata)
     except (
+        NotRetryable,
         SafetensorError,
         OSError,
         KeyError,
@@ -129,18 +154,19 @@ def load_model(folder: Path) -> LayeredModel:
 
 
 def read_config(folder: Path) -> ArtifactConfig:
-    """What the config.json in `folder` says. Raises NotRetryable("CheckpointUnreadable", sentence)."""
+    """What costopt.json in `folder`, or else config.json, says. Raises NotRetryable("CheckpointUnreadable", ...)."""
+    own = OWN_CONFIG_FILE if os.path.lexists(folder / OWN_CONFIG_FILE) else CONFIG_FILE
     try:
         real_folder(folder)
-        plain = read_json(folder / CONFIG_FILE)
+        plain = read_json(folder / own)
     except Hostile as error:
-        reason = "it is no folder, or a link to one" if folder.is_symlink() else f"its {CONFIG_FILE} {error}"
+        reason = "it is no folder, or a link to one" if folder.is_symlink() else f"its {own} {error}"
         raise _unreadable(folder, reason) from error
     except OSError as error:
-        reason = f"it has no readable {CONFIG_FILE}" if folder.is_dir() else "there is no such folder"
+        reason = f"it has no readable {own}" if folder.is_dir() else "there is no such folder"
         raise _unreadable(folder, reason) from error
     if not isinstance(plain, dict) or plain.get("format") != FORMAT:
-        raise _unreadable(folder, f"its {CONFIG_FILE} is not of the format {FORMAT}")
+        raise _unreadable(folder, f"its {own} is not of the format {FORMAT}")
     if plain.get("version") != FORMAT_VERSION:
         raise _unreadable(
             folder,
@@ -155,14 +181,29 @@ def read_config(folder: Path) -> ArtifactConfig:
             weights_sha256=str(plain["weightsSha256"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise _unreadable(folder, f"its {CONFIG_FILE} is incomplete or damaged ({first_line(error)})") from error
+        raise _unreadable(folder, f"its {own} is incomplete or damaged ({first_line(error)})") from error
+
+
+def tokenizer_in(folder: Path) -> Path | None:
+    """The folder, if the artifact in it has a tokenizer that its model brought; else None."""
+    return folder if (folder / TOKENIZER_FILE).is_file() else None
+
+
+def _partial_of(folder: Path) -> Path:
+    """A new folder beside `folder`, in which it is written."""
+    partial = storage_folder(folder.parent) / f".{folder.name}.partial"
+    remove(partial)
+    partial.mkdir()
+    return partial
 
 
 def _plain_tensors(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Tensors by name as the file holds them, and what is needed to put quantized ones together again."""
     tensors: dict[str, torch.Tensor] = {}
     quantized: dict[str, torch.Tensor] = {}
-    for name, tensor in stored_tensors(model).items():
+    prefix = getattr(model, "weights_prefix", "")
+    for full_name, tensor in stored_tensors(model).items():
+        name = full_name.removeprefix(prefix)
         if type(tensor) is torch.Tensor:
             tensors[name] = tensor
         else:
@@ -182,6 +223,9 @@ def _fill(model: nn.Module, tensors: dict[str, torch.Tensor], metadata: dict[str
         from costopt_trainer.storage.quantized_tensors import unflatten_quantized  # noqa: PLC0415  as above
 
         quantized, tensors = unflatten_quantized(tensors, metadata)
+    prefix = getattr(model, "weights_prefix", "")
+    tensors = {prefix + name: tensor for name, tensor in tensors.items()}
+    quantized = {prefix + name: tensor for name, tensor in quantized.items()}
     expected = stored_tensors(model)
     if expected.keys() != tensors.keys() | quantized.keys():
         differing = sorted(expected.keys() ^ (tensors.keys() | quantized.keys()))
@@ -195,10 +239,10 @@ def _fill(model: nn.Module, tensors: dict[str, torch.Tensor], metadata: dict[str
     model.load_state_dict(tensors, strict=False)
 
 
-def _refuse_what_weights_cannot_fill(config: ArtifactConfig) -> None:
+def _refuse_what_weights_cannot_fill(config: ArtifactConfig, folder: Path) -> None:
     """Raise ValueError for a model of more parameters than the weights have bytes, before memory is taken for it."""
     with torch.device("meta"):
-        model = build_model(config.shape, widths=config.widths)
+        model = rebuild_model(config.shape, folder, config.widths)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     if num_parameters > config.weights_bytes:
         raise ValueError(f"{num_parameters} parameters in {config.weights_bytes} bytes")

@@ -1,6 +1,7 @@
 """What a family of models is, and what one of its models is.
 
 ModelFamily     one row of the table: what is known before there is a model
+FromFolder      a row whose models come from a folder, and go into one, in a format of their own
 LayeredModel    a model: layers that a pipeline shares out, and channels that may be pruned
 Metric          what a model's work is counted in; METRICS: by the kind of samples that it reads
 stored_tensors, fill      what an artifact holds of a model: each tensor once
@@ -9,7 +10,8 @@ stored_tensors, fill      what an artifact holds of a model: each tensor once
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self
+from pathlib import Path
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -92,6 +94,8 @@ class LayeredModel(nn.Module):
     artifact holds the tensor once, under the other one. A piece that has only the first of them has a copy under it."""
     chunked_loss: bool | None = None
     """Whether `loss_sum` computes logits for some tokens at a time; None: where they are large."""
+    weights_prefix: str = ""
+    """What the names of all weights begin with here, and not in the file of an artifact."""
 
     split_plan: Mapping[str, "SplitRole"] = {}
     """What each module does when tensors are split over ranks: name, in which `*` is any layer, -> its role. None: this
@@ -118,6 +122,18 @@ class LayeredModel(nn.Module):
     def hidden(self, inputs: Tensor) -> Tensor:
         """The model up to `vocabulary_head`: inputs (B, ...) -> (..., D). Families that have the one have the other."""
         raise NotImplementedError
+
+    def merged(self) -> "LayeredModel":
+        """The model as it is deployed; may change this one."""
+        return self
+
+    def files(self, *, quantized: bool) -> dict[str, bytes]:  # noqa: ARG002
+        """Further files of its artifact, by name; our own config.json is then called costopt.json."""
+        return {}
+
+    def adapter_files(self) -> dict[str, bytes]:
+        """Files of the adapters that were trained beside frozen weights, by name; none if all was trained."""
+        return {}
 
     def keep_layers(self, first: int, last: int) -> Self:
         """Reduce this model, in place, to layers [first, last), and return it.
@@ -188,3 +204,17 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], *, assign: bool = Fals
     not_here = {other for other in tied.values() if other not in names}
     here = {name: value for name, value in tensors.items() if name not in not_here} | copies
     model.load_state_dict(here, assign=assign)
+
+
+@runtime_checkable
+class FromFolder(Protocol):
+    """A row of the table whose models have a folder of their own, which other tools read too."""
+
+    def tokenizer_folder(self, settings: Any) -> Path | None:
+        """The folder of the tokenizer that the model brings. Raises NotRetryable for what is wrong with the model's."""
+
+    def identity(self, settings: Any) -> dict[str, Any]:
+        """What, besides settings, must be equal to resume a checkpoint, as JSON."""
+
+    def rebuild(self, settings: Any, shape: ModelShape, folder: Path) -> LayeredModel:
+        """A model to be filled with the weights of an artifact. Raises ValueError, OSError or NotRetryable."""

@@ -2,17 +2,19 @@
 
 FAMILIES        `model.type` -> where its ModelFamily is
 family_of       the row that settings name
-build_model     a model of any family
+build_model     a model of any family; rebuild_model: one for the weights of an artifact
+tokenizer_of    where the tokenizer lies that a model brings
 context_length_of, settings_that_must_stay     what holds for settings of any of them
 kind_of_samples, metric_of      what a model of these settings reads, and what its work is counted in
 """
 
+from pathlib import Path
 from typing import Any, cast
 
 from costopt.schema.data_kinds import ReadsSamples, kind_read
 from costopt.schema.models import FamilySettings, ModelSettings
 from costopt.schema.unions import settings_named
-from costopt_trainer.models.family import METRICS, LayeredModel, Metric, ModelFamily
+from costopt_trainer.models.family import METRICS, FromFolder, LayeredModel, Metric, ModelFamily
 from costopt_trainer.models.shape import ModelShape, Widths
 from costopt_trainer.tables import row
 
@@ -23,6 +25,7 @@ FAMILIES: dict[str, str] = {
     "ConvNet": "costopt_trainer.models.conv_net:FAMILY",
     "ResNet": "costopt_trainer.models.res_net:FAMILY",
     "MLP": "costopt_trainer.models.mlp:FAMILY",
+    "HuggingFace": "costopt_trainer.models.hugging_face.family:FAMILY",
 }
 """Imported when a recipe, or a stored model, names it."""
 
@@ -36,6 +39,20 @@ def family_of(settings: ModelSettings) -> ModelFamily:
 def build_model(shape: ModelShape, widths: Widths | None = None) -> LayeredModel:
     """A model of `shape`; see ModelFamily.build, also for what it raises."""
     return family_of(shape.settings).build(settings_named(shape.settings), shape, widths or {})
+
+
+def rebuild_model(shape: ModelShape, folder: Path, widths: Widths | None = None) -> LayeredModel:
+    """A model like the one whose artifact is in `folder`, to be filled with its weights."""
+    family = family_of(shape.settings)
+    if isinstance(family, FromFolder):
+        return family.rebuild(settings_named(shape.settings), shape, folder)
+    return build_model(shape, widths)
+
+
+def tokenizer_of(settings: ModelSettings) -> Path | None:
+    """The folder of the tokenizer that the model brings; None if it brings none. Raises NotRetryable."""
+    family = family_of(settings)
+    return family.tokenizer_folder(settings_named(settings)) if isinstance(family, FromFolder) else None
 
 
 def context_length_of(settings: ModelSettings) -> int | None:
@@ -56,6 +73,8 @@ def metric_of(settings: ModelSettings) -> Metric:
 def settings_that_must_stay(settings: ModelSettings) -> dict[str, Any]:
     """Type and settings that shape the weights, as plain data: what takes effect by default or by a preset, and the
     same written out, are one."""
-    named, may_change = settings_named(settings), family_of(settings).may_change
+    named, family = settings_named(settings), family_of(settings)
     plain = named.shaping() if isinstance(named, FamilySettings) else {} if named is None else named.to_plain()
-    return {"type": settings.type, **{key: value for key, value in plain.items() if key not in may_change}}
+    must_stay = {key: value for key, value in plain.items() if key not in family.may_change}
+    from_folder = family.identity(named) if isinstance(family, FromFolder) else {}
+    return {"type": settings.type, **must_stay, **from_folder}

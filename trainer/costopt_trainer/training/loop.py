@@ -33,7 +33,7 @@ from costopt_trainer.data import load_data
 from costopt_trainer.data.listing import differences
 from costopt_trainer.data.prefetch import prepared_ahead
 from costopt_trainer.errors import NotRetryable
-from costopt_trainer.models.artifact import save_model
+from costopt_trainer.models.artifact import save_trained
 from costopt_trainer.models.family import fill
 from costopt_trainer.models.loss import count_targets
 from costopt_trainer.models.shape import ModelShape
@@ -43,6 +43,7 @@ from costopt_trainer.models.table import (
     kind_of_samples,
     metric_of,
     settings_that_must_stay,
+    tokenizer_of,
 )
 from costopt_trainer.phases import phase
 from costopt_trainer.reporting.meter import NOT_KEPT, Meter, earlier_rounds, figure, startup_ns
@@ -128,6 +129,7 @@ class Training:
             cache_dir=self.cache_dir,
             own_folder=storage,
             reads=kind_of_samples(recipe.model),
+            model_tokenizer=tokenizer_of(recipe.model),
         )
         for note in self.data.notes if gang.rank == 0 else ():
             print(note, file=sys.stderr, flush=True)
@@ -476,13 +478,13 @@ class Training:
         """
         problem: Exception | None = None
         if self.gang.rank == 0:
-            folder = self.storage / names.ARTIFACTS_DIR / names.MODEL_DIR
+            folder = self.storage / names.ARTIFACTS_DIR
             with phase("SavingModel"):
                 with torch.device("meta"):
                     model = build_model(self.shape)
                 fill(model, self.checkpoints.read_model(self.step), assign=True)
                 try:
-                    save_model(folder, model, self.shape)
+                    save_trained(folder, model, self.shape)
                 except OSError as error:
                     problem = not_writable(folder, error)
                 except NotRetryable as error:

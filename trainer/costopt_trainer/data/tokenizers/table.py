@@ -8,6 +8,7 @@ cut_between_words   text -> parts that may be tokenized one by one
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -43,7 +44,7 @@ class SpecialTokens:
 
 
 class TextTokenizer(Protocol):
-    """What turns text into tokens, ready for use. Lossless over all of UTF-8, with byte 0 a token of its own."""
+    """What turns text into tokens, ready for use. Our own are lossless over all of UTF-8, with byte 0 a token."""
 
     @property
     def vocabulary_size(self) -> int:
@@ -81,12 +82,18 @@ class TokenizerKind(Protocol):
 TOKENIZERS: dict[str, str] = {
     "Byte": "costopt_trainer.data.tokenizers.plain_bytes:PlainBytes",
     "BPE": "costopt_trainer.data.tokenizers.byte_pairs:BytePairs",
+    "HuggingFace": "costopt_trainer.data.tokenizers.hugging_face:HuggingFaceFiles",
 }
 """`recipe.data.tokenizer.type` -> a callable (settings) -> TokenizerKind."""
 
 
-def tokenizer_kind(settings: Tokenizer) -> TokenizerKind:
-    """The kind of tokenizer that `settings.type` names."""
+def tokenizer_kind(settings: Tokenizer | None, of_model: Path | None = None) -> TokenizerKind:
+    """The kind of tokenizer that `settings.type` names. `of_model`: the folder of the model's own, if it has one, which
+    is used where `settings` are left out."""
+    if settings is None:
+        settings = Tokenizer(type="Byte" if of_model is None else "HuggingFace")
+    if settings.type == "HuggingFace" and settings.path is None and of_model is not None:
+        settings = settings.model_copy(update={"path": str(of_model)})
     kind: TokenizerKind = row(TOKENIZERS, settings.type)(settings)
     return kind
 

@@ -1,0 +1,324 @@
+"""Models of the Hugging Face library: trained here, loaded by the library with the same logits, or refused in words."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from builders.compress import apply, pruned, weight_only
+from builders.hugging_face import (
+    CAUSAL,
+    VOCABULARY,
+    config_file,
+    from_scratch,
+    model_folder,
+    settings,
+    write_tokenizer,
+)
+from builders.trainer import recipe, text_file, train_here, written
+from costopt.schema.models import ModelSettings
+from costopt_trainer.compress.run import make_variant
+from costopt_trainer.errors import NotRetryable
+from costopt_trainer.models.artifact import load_model, save_model
+from costopt_trainer.models.hugging_face.library import library
+from costopt_trainer.models.shape import ModelShape
+from costopt_trainer.models.table import build_model, settings_that_must_stay, tokenizer_of
+
+
+def some_tokens(count: int = 2, length: int = 16) -> Tensor:
+    return torch.randint(2, VOCABULARY, (count, length), generator=torch.Generator().manual_seed(3))
+
+
+def loaded_by_the_library(folder: Path, auto_class: str = "AutoModelForCausalLM") -> Any:
+    """The model, of which every weight must be in the folder."""
+    model, told = getattr(library(), auto_class).from_pretrained(folder, output_loading_info=True)
+    assert not told["missing_keys"]
+    assert not told["unexpected_keys"]
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model_folder(tmp_path_factory.mktemp("gpt2"), "gpt2")
+
+
+@pytest.mark.parametrize("kind", CAUSAL)
+def test_a_model_from_scratch_is_saved_so_that_the_library_gives_the_same_logits(tmp_path: Path, kind: str) -> None:
+    shape = from_scratch(tmp_path / "config", kind)
+    torch.manual_seed(1)
+    model, tokens = build_model(shape), some_tokens()
+    model.loss_sum(tokens, tokens).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert len(model.blocks()) == 2
+    held = model.state_dict()
+    assert set(model.tied) == ({"model.lm_head.weight"} if kind in ("gpt2", "qwen2") else set())
+    assert not held.keys() & model.tied.keys(), "a weight under two names is held once"
+
+    save_model(tmp_path / "m", model, shape)
+    expected = model.eval()(tokens)
+    assert torch.equal(load_model(tmp_path / "m")(tokens), expected)
+    assert torch.equal(loaded_by_the_library(tmp_path / "m")(tokens).logits, expected)
+    with safe_open(tmp_path / "m/model.safetensors", framework="pt") as file:
+        assert {f"model.{name}" for name in file.keys()} == held.keys()  # noqa: SIM118
+    assert json.loads((tmp_path / "m/config.json").read_text())["model_type"] == kind
+
+
+def test_a_trained_folder_keeps_its_tokenizer_and_can_be_trained_again(tmp_path: Path, gpt2: Path) -> None:
+    own = tokenizer_of(settings("path", gpt2))
+    assert own == gpt2
+    model = {"type": "HuggingFace", "huggingFace": {"path": str(gpt2), "contextLength": 16}}
+    trained = recipe(text_file(tmp_path), model=model, totalSteps=3)
+    assert train_here(trained, tmp_path / "s") == 0
+    folder = tmp_path / "s/artifacts/model"
+    assert (folder / "tokenizer.json").read_bytes() == (gpt2 / "tokenizer.json").read_bytes()
+    assert library().AutoTokenizer.from_pretrained(folder)("the cat").input_ids
+    before, after = loaded_by_the_library(gpt2), loaded_by_the_library(folder)
+    assert not torch.equal(before(some_tokens()).logits, after(some_tokens()).logits)
+    assert tokenizer_of(settings("path", folder)) == folder
+
+
+def test_a_resume_with_adapters_gives_the_same_bits_and_keeps_only_them(tmp_path: Path, gpt2: Path) -> None:
+    lora = {"rank": 2, "alpha": 4, "dropoutPercent": 10, "targetModules": ["c_attn"]}
+    model = {"type": "HuggingFace", "huggingFace": {"path": str(gpt2), "contextLength": 16, "lora": lora}}
+    settings = recipe(text_file(tmp_path), model=model)
+    assert train_here(settings, tmp_path / "whole") == 0
+    assert train_here(settings, tmp_path / "parts", stop_after=4) == 143
+    assert train_here(settings, tmp_path / "parts") == 0
+    assert written(tmp_path / "whole", 8) == written(tmp_path / "parts", 8)
+
+    [file] = (tmp_path / "whole/checkpoints/step-00000008").glob("model-*.safetensors")
+    with safe_open(file, framework="pt") as tensors:
+        assert all(".lora_" in name for name in tensors.keys())  # noqa: SIM118
+    assert file.stat().st_size < (gpt2 / "model.safetensors").stat().st_size / 10
+
+    artifacts, tokens = tmp_path / "whole/artifacts", some_tokens()
+    merged = loaded_by_the_library(artifacts / "model")(tokens).logits
+    assert torch.equal(load_model(artifacts / "model")(tokens), merged)
+    import peft
+
+    beside = peft.PeftModel.from_pretrained(loaded_by_the_library(gpt2), artifacts / "adapter").eval()
+    assert torch.allclose(beside(tokens).logits, merged, atol=1e-5)
+    assert not torch.allclose(loaded_by_the_library(gpt2)(tokens).logits, merged, atol=1e-4), "it has learned something"
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen2"])
+def test_variants_load_again_and_the_library_takes_what_it_can_read(tmp_path: Path, kind: str) -> None:
+    shape, tokens = from_scratch(tmp_path / "config", kind), some_tokens()
+    torch.manual_seed(1)
+    save_model(tmp_path / "trained", build_model(shape), shape)
+    if kind != "gpt2":  # none of its layers is torch's own linear layer
+        small = load_model(tmp_path / "trained")
+        apply(small, [pruned("Unstructured", 50)], tokens)
+        save_model(tmp_path / "pruned", small, shape)
+        assert torch.equal(loaded_by_the_library(tmp_path / "pruned")(tokens).logits, small(tokens))
+        apply(small, [weight_only()], tokens)
+        save_model(tmp_path / "int8", small, shape, steps=[weight_only()])
+        assert torch.equal(load_model(tmp_path / "int8")(tokens), small(tokens))
+        with pytest.raises((OSError, ValueError), match=r"config\.json"):
+            library().AutoModelForCausalLM.from_pretrained(tmp_path / "int8")
+    for step, sentence in ((pruned("Structured", 50), "prune.structure must be Unstructured"),) + (
+        ((weight_only(), "needs a model with at least one linear layer"),) if kind == "gpt2" else ()
+    ):
+        with pytest.raises(NotRetryable, match=sentence):
+            apply(load_model(tmp_path / "trained"), [step], tokens)
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    plain = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**plain, **changes}))
+
+
+def only_pickles(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def half_downloaded(folder: Path) -> None:
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
+
+
+def a_file_missing(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    parts = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": parts}))
+
+
+MISTAKES: list[tuple[str, Callable[[Path], object], dict[str, Any], str]] = [
+    ("weights as a pickle", only_pickles, {}, "safetensors, but has only pytorch_model.bin, and reading that can run"),
+    ("no weights", lambda f: (f / "model.safetensors").unlink(), {}, "but has no model.safetensors"),
+    ("half a file", half_downloaded, {}, "model.safetensors is damaged: is the download complete"),
+    ("a file missing", a_file_missing, {}, "model-00002-of-00002.safetensors is missing: is the download complete"),
+    ("no config", lambda f: (f / "config.json").unlink(), {}, "must have a config.json, but there is no"),
+    ("config of ours", lambda f: (f / "config.json").write_text("{}"), {}, "which names its model_type"),
+    ("config that is none", lambda f: (f / "config.json").write_text("{"), {}, "a config.json that can be read"),
+    ("an unknown type", lambda f: edit(f, model_type="gpt77"), {}, "of a type that transformers .* knows, not 'gpt77'"),
+    (
+        "code in the folder",
+        lambda f: edit(f, model_type="own", auto_map={"AutoConfig": "a.B"}),
+        {},
+        "is defined by Python code in its folder, which only runs with trustRemoteCode: true",
+    ),
+    (
+        "an encoder",
+        lambda f: edit(f, model_type="bert"),
+        {},
+        "but type bert can be trained for MaskedLM or Seq",
+    ),
+    ("other layers", lambda f: edit(f, n_layer=3), {}, "but has none for transformer.h.2.attn"),
+    ("other widths", lambda f: edit(f, n_embd=16), {}, "but has other shapes for transformer.h.0"),
+    (
+        "a configuration of nonsense",
+        lambda f: edit(f, n_head="two"),
+        {},
+        "transformers can (read|build)",
+    ),
+    ("too long", lambda f: None, {"contextLength": 33}, "contextLength must be at most 32, not 33"),
+    ("no such layer", lambda f: None, {"lora": {"targetModules": ["q_proj"]}}, "'q_proj' is none: there are c_attn, c"),
+]
+
+
+@pytest.mark.parametrize(
+    ("mistake", "changes", "sentence"), [row[1:] for row in MISTAKES], ids=[r[0] for r in MISTAKES]
+)
+def test_a_folder_that_cannot_be_trained_is_refused_in_one_sentence(
+    tmp_path: Path, gpt2: Path, mistake: Callable[[Path], object], changes: dict[str, Any], sentence: str
+) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    for file in gpt2.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    mistake(folder)
+    shape = ModelShape(settings("path", folder, **changes), vocabulary_size=VOCABULARY)
+    with pytest.raises(NotRetryable, match=sentence) as caught:
+        build_model(shape)
+    assert caught.value.reason == "InvalidSettings"
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_is_not_there_and_a_hub_out_of_reach_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(NotRetryable, match=r"must be a folder on the machine .* but there is none"):
+        tokenizer_of(settings("path", tmp_path / "none"))
+    monkeypatch.setenv("COSTOPT_STORAGE_DIR", str(tmp_path))
+    library()  # without a network
+    hub = ModelSettings.model_validate({"type": "HuggingFace", "huggingFace": {"hub": "org/none@v1"}})
+    with pytest.raises(NotRetryable, match=r"can be fetched from here .* give model.huggingFace.path"):
+        tokenizer_of(hub)
+
+
+def test_a_tokenizer_of_another_vocabulary_than_the_model_is_refused(tmp_path: Path, gpt2: Path) -> None:
+    for shape, sentence in (
+        (ModelShape(settings("path", gpt2), vocabulary_size=256), "leave data.tokenizer out"),
+        (
+            ModelShape(settings("config", config_file(tmp_path, "llama")), vocabulary_size=301),
+            r"300 tokens \(vocab_size\), but the tokenizer has 301",
+        ),
+    ):
+        with pytest.raises(NotRetryable, match=sentence):
+            build_model(shape)
+
+
+@pytest.mark.parametrize("package", ["transformers", "peft"])
+def test_a_package_that_is_not_installed_is_named(gpt2: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(NotRetryable, match=rf"needs the package {package}, which is not installed .* costopt\[hf\]"):
+        build_model(ModelShape(settings("path", gpt2, lora={}), vocabulary_size=VOCABULARY))
+
+
+def test_other_frozen_weights_or_another_tokenizer_are_another_training(tmp_path: Path, gpt2: Path) -> None:
+    def folder(name: str) -> Path:
+        (tmp_path / name).mkdir()
+        for file in gpt2.iterdir():
+            (tmp_path / name / file.name).write_bytes(file.read_bytes())
+        return tmp_path / name
+
+    same, other = folder("same"), folder("other")
+    tensors = library().AutoModelForCausalLM.from_pretrained(other)
+    with torch.no_grad():
+        next(tensors.parameters())[0, 0] += 1
+    tensors.save_pretrained(other)
+    with_adapters = {"lora": {"rank": 2}}
+    assert settings_that_must_stay(settings("path", gpt2, **with_adapters)) == settings_that_must_stay(
+        settings("path", same, **with_adapters)
+    ), "where it lies does not matter"
+    changed = settings_that_must_stay(settings("path", other, **with_adapters))
+    assert changed != settings_that_must_stay(settings("path", gpt2, **with_adapters))
+    assert settings_that_must_stay(settings("path", other)) == settings_that_must_stay(settings("path", gpt2)), (
+        "if all weights are trained, the checkpoint holds them"
+    )
+
+    text = text_file(tmp_path)
+    model = {"type": "HuggingFace", "huggingFace": {"path": str(same), "contextLength": 16}}
+    assert train_here(recipe(text, model=model, totalSteps=4), tmp_path / "s", stop_after=2) == 143
+    write_tokenizer(same, "llama")
+    edit(same, vocab_size=VOCABULARY)
+    with pytest.raises(NotRetryable, match="of another training: data was"):
+        train_here(recipe(text, model=model, totalSteps=4), tmp_path / "s")
+
+
+@pytest.mark.slow
+def test_a_variant_of_such_a_model_is_made_and_measured(tmp_path: Path) -> None:
+    from costopt.schema.compression import Variant
+
+    folder = model_folder(tmp_path / "llama", "llama")
+    model = {"type": "HuggingFace", "huggingFace": {"path": str(folder), "contextLength": 16}}
+    trained = recipe(text_file(tmp_path), model=model, totalSteps=3)
+    assert train_here(trained, tmp_path / "s") == 0
+    report = make_variant(Variant(name="int8", steps=[weight_only()]), trained, tmp_path / "s")
+    assert report is not None
+    assert report.reloaded
+    assert (tmp_path / "s/artifacts/int8/tokenizer.json").exists()
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder with a masked-token head, as BERT's folder has."""
+    folder = model_folder(tmp_path_factory.mktemp("bert"), "bert", "AutoModelForMaskedLM")
+    write_tokenizer(folder, "bert")
+    return folder
+
+
+def test_nothing_attends_to_what_fills_a_sample_up(bert: Path) -> None:
+    shape = ModelShape(
+        settings("path", bert, task="SequenceClassification"),
+        vocabulary_size=own_size(bert),
+        num_classes=3,
+        pad_id=0,
+        class_names=("bad", "good", "so so"),
+    )
+    torch.manual_seed(1)
+    model = build_model(shape).eval()
+    tokens = some_tokens(2, 8)
+    filled = torch.cat([tokens, torch.zeros(2, 4, dtype=torch.int64)], dim=1)
+    assert model(tokens).shape == (2, 3)
+    assert torch.allclose(model(filled), model(tokens), atol=1e-6)
+
+
+def own_size(folder: Path) -> int:
+    return int(library().AutoTokenizer.from_pretrained(folder).vocab_size)
+
+
+@pytest.mark.parametrize("task", ["MaskedLM", "SequenceClassification"])
+def test_an_encoder_is_trained_for_its_task_and_loaded_by_the_library(tmp_path: Path, bert: Path, task: str) -> None:
+    data: dict[str, Any] = {"type": "Text", "text": {"path": str(text_file(tmp_path))}}
+    if task == "SequenceClassification":
+        lines = [{"text": f"the {word} cat", "label": word} for word in ("big", "small", "rat")] * 8
+        (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        data = {"type": "LabelledText", "labelledText": {"path": str(tmp_path / "a.jsonl")}, "validationPercent": 30}
+    model = {"type": "HuggingFace", "huggingFace": {"path": str(bert), "contextLength": 16, "task": task}}
+    trained = recipe(tmp_path, model=model, data=data, totalSteps=3)
+    assert train_here(trained, tmp_path / "s") == 0
+    folder, tokens = tmp_path / "s/artifacts/model", some_tokens()
+    theirs = loaded_by_the_library(folder, f"AutoModelFor{task}")
+    assert torch.equal(theirs(tokens, attention_mask=tokens != 0).logits, load_model(folder)(tokens))
+    if task == "SequenceClassification":
+        assert theirs.config.id2label == {0: "big", 1: "rat", 2: "small"}
+        [line] = (tmp_path / "s/metrics.jsonl").read_text().splitlines()[-1:]
+        assert "validationAccuracyPermille" in line

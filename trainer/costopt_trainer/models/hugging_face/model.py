@@ -1,0 +1,129 @@
+"""A model of the library as a LayeredModel: its blocks, what of it a checkpoint holds, and the files of its folder.
+
+Shape suffixes: B = batch, T = tokens, V = vocabulary.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+from costopt_trainer.models.family import LayeredModel, Prunable
+from costopt_trainer.models.hugging_face.lora import adapter_files
+
+_PREFIX = "model."
+UNREADABLE_CONFIG_FILE = "architecture.json"
+"""The library's config.json where it cannot read the weights: it would fill in fresh ones."""
+
+
+class HuggingFaceModel(LayeredModel):
+    """A whole model; a pipeline cannot cut it. Its weights have the library's names, after `model.`."""
+
+    num_layers = 1
+    weights_prefix = _PREFIX
+
+    def __init__(
+        self, model: nn.Module, config: Any, files_to_keep: Mapping[str, bytes], pad_id: int | None = None
+    ) -> None:
+        """`model` is one of the library, with its `config`; or one of peft around it, of which only what is trained
+        goes into checkpoints. `files_to_keep` are written with it, by name. `pad_id` fills samples up behind: nothing
+        attends to it. None: no sample is filled up."""
+        super().__init__()
+        self.model: Any = model
+        self.config = config
+        self.files_to_keep = dict(files_to_keep)
+        self.pad_id = pad_id
+        self.has_adapters = hasattr(model, "peft_config")
+        stays = {name for name, weight in self.named_parameters(remove_duplicate=False) if not weight.requires_grad}
+        self._not_saved = frozenset(stays if self.has_adapters else ())
+        self._ties: dict[str, str] = {}
+        """While weights are loaded: what is tied, and may have been parted by tensors put in place of others."""
+        self.register_state_dict_post_hook(_leave_out)
+        self.register_load_state_dict_pre_hook(_note_ties)
+        self.register_load_state_dict_post_hook(_do_not_miss)
+
+    @property
+    def tied(self) -> Mapping[str, str]:  # type: ignore[override]  compression may part them
+        """Parameters that are another one, as they are now."""
+        first: dict[int, str] = {}
+        tied = {}
+        for name, parameter in self.named_parameters(remove_duplicate=False):
+            if first.setdefault(id(parameter), name) != name:
+                tied[name] = first[id(parameter)]
+        return tied
+
+    def not_saved(self) -> set[str]:
+        """Names that no checkpoint holds: what is another parameter, and what adapters leave as it was."""
+        return {*self._not_saved, *self.tied}
+
+    def blocks(self) -> list[nn.Module]:
+        """The longest list of layers."""
+        lists = [list(module) for module in self.model.modules() if isinstance(module, nn.ModuleList)]
+        return max(lists, key=len, default=[])
+
+    def forward(self, x_BT: Tensor) -> Tensor:
+        """Tokens (B, T) -> logits (B, T, V), or (B, K) of a classifier."""
+        if self.pad_id is None:
+            return self.model(input_ids=x_BT, use_cache=False).logits
+        return self.model(input_ids=x_BT, attention_mask=x_BT != self.pad_id).logits
+
+    def keep_layers(self, first: int, last: int) -> Self:
+        """As LayeredModel says: there is one layer, the whole."""
+        if (first, last) != (0, 1):
+            raise ValueError(f"a model of the Hugging Face library is one layer: 0, 1 and not {first}, {last}")
+        return self
+
+    def drop_ends(self, *, start: bool, end: bool) -> None:
+        """Nothing to drop."""
+
+    def widths(self) -> dict[str, tuple[int, ...]]:
+        return {}
+
+    def prunable(self) -> Iterator[Prunable]:
+        return iter(())
+
+    def merged(self) -> "HuggingFaceModel":
+        """The model with its adapters added to the matrices that they belong to."""
+        if not self.has_adapters:
+            return self
+        plain = self.model.merge_and_unload()
+        return HuggingFaceModel(plain, self.config, self.files_to_keep, self.pad_id)
+
+    def adapter_files(self) -> dict[str, bytes]:
+        return adapter_files(self.model) if self.has_adapters else {}
+
+    def files(self, *, quantized: bool) -> dict[str, bytes]:
+        """The library's config.json, the tokenizer and whatever else belongs in the folder of the model."""
+        config = copy.deepcopy(self.config)
+        config.architectures = [type(self.model).__name__]
+        config.dtype = "float32"
+        config.name_or_path = ""
+        if getattr(config, "tie_word_embeddings", False) and not self.tied:
+            config.tie_word_embeddings = False
+        name = UNREADABLE_CONFIG_FILE if quantized else "config.json"
+        files = {**self.files_to_keep, name: (config.to_json_string() + "\n").encode()}
+        generation = getattr(self.model, "generation_config", None)
+        if generation is not None and self.model.can_generate():
+            files["generation_config.json"] = (generation.to_json_string() + "\n").encode()
+        return files
+
+
+def _leave_out(module: nn.Module, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
+    assert isinstance(module, HuggingFaceModel)  # noqa: S101  it registers this itself
+    for name in module.not_saved():
+        state.pop(prefix + name, None)
+
+
+def _note_ties(module: nn.Module, *_arguments: Any) -> None:
+    assert isinstance(module, HuggingFaceModel)  # noqa: S101  as above
+    module._ties = dict(module.tied)  # noqa: SLF001  its own
+
+
+def _do_not_miss(module: nn.Module, keys: Any) -> None:
+    assert isinstance(module, HuggingFaceModel)  # noqa: S101  as above
+    for name, other in module._ties.items():  # noqa: SLF001  as above
+        owner, _, attribute = name.rpartition(".")
+        setattr(module.get_submodule(owner), attribute, module.get_parameter(other))
+    not_saved = module.not_saved()
+    keys.missing_keys[:] = [name for name in keys.missing_keys if name not in not_saved]
