@@ -44,8 +44,8 @@ class HuggingFaceModel(LayeredModel):
         self.register_load_state_dict_post_hook(_do_not_miss)
 
     @property
-    def tied(self) -> Mapping[str, str]:  # type: ignore[override]  compression may part them
-        """Parameters that are another one, as they are now."""
+    def tied(self) -> Mapping[str, str]:  # type: ignore[override]
+        """Parameters that are another one, as they are now: compression may part them."""
         first: dict[int, str] = {}
         tied = {}
         for name, parameter in self.named_parameters(remove_duplicate=False):
