@@ -155,7 +155,7 @@ def causes(holding: Holding) -> Iterator[tuple[str, Span]]:
         ("Checkpoint", meter.checkpoint),
         ("LostProgress", meter.lost),
         (unsaved, meter.since_checkpoint),
-        ("Other" if is_its_own or holding.kind == "Recipe" else as_a_whole, last - first),
+        (as_a_whole if holding.kind == "Command" and not is_its_own else "Other", last - first),
     )
     here = first
     for cause, length in parts:
