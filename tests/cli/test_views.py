@@ -19,6 +19,8 @@ from costopt.cli.views import (
     failure_text,
     local_place,
     progress_text,
+    restarts_in_place_text,
+    stages_table,
     total_cost,
 )
 from costopt.schema.prices import PriceBook
@@ -243,6 +245,21 @@ def test_a_failure_says_why_where_its_last_words_and_what_to_do() -> None:
     assert "costopt logs runs/tiny --stage train --attempt 2" in text
 
 
+ANEW = {"reason": "Stalled", "message": "rank 3 has been stopped", "rank": 3}
+
+
+def test_restarts_in_place_have_a_column_once_there_are_some_and_their_cause_a_line() -> None:
+    out = io.StringIO()
+    console(out).print(stages_table(status(inPlaceRestarts=4)), stages_table(status()))
+    with_some, without = out.getvalue().split("Stages")[1:]
+    assert "restarts in place" in with_some
+    assert " 4" in with_some
+    assert "restarts in place" not in without
+    told = restarts_in_place_text(status(restartedFor=ANEW).stages[0])
+    assert told == "train: ranks were started anew in place: Stalled (rank 3): rank 3 has been stopped"
+    assert restarts_in_place_text(status().stages[0]) is None
+
+
 def status(**stage: object) -> JobStatus:
     progress = Progress(step=50, total_steps=100, last_checkpoint_step=40)
     return JobStatus(
@@ -280,6 +297,11 @@ def resumed(passed_over: str | None = None) -> JobStatus:
             ["train: attempt 1 starts"],
         ),
         (status(), status(state="Failed", failures=1), ["train: attempt 0 failed", "train: failed"]),
+        (
+            status(),
+            status(inPlaceRestarts=1, restartedFor=ANEW),
+            ["train: ranks started anew in place (Stalled: rank 3 has been stopped)"],
+        ),
         (status(), resumed(), ["train: resumed from the checkpoint of step 30"]),
         (
             status(),

@@ -98,7 +98,7 @@ def test_a_stop_between_two_rounds_ends_at_once_and_says_which_checkpoint_there_
         assert first.wait() == 143
         message = first.termination
     assert message.reason == "Preempted"
-    assert message.message == "Stopped on SIGTERM while ranks were started anew in place; there is no checkpoint yet."
+    assert message.message == "Stopped on SIGTERM while ranks were started anew in place; no progress was reported yet."
 
 
 def test_a_lost_launcher_ends_the_attempt_within_a_bound(tmp_path: Path) -> None:

@@ -554,7 +554,7 @@ def test_sigterm_before_the_first_step_ends_at_once_without_a_checkpoint(text: P
     codes, errors = wait_for([rank])
     absent.wait()
     assert codes == [EXIT_PREEMPTED]
-    assert "ending before the first step: SIGTERM" in errors[0]
+    assert "ending before the first step; what checkpoints hold stays: SIGTERM" in errors[0]
     assert not (tmp_path / "storage" / "checkpoints").exists()
 
 

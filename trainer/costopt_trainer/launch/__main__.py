@@ -39,6 +39,8 @@ from costopt_trainer.launch.termination_message import (
     EXIT_FAILED,
     MESSAGE_CHARACTERS,
     clean,
+    last_checkpoint,
+    read_progress,
     read_report,
     stopped_without_ranks,
     write,
@@ -172,7 +174,7 @@ def _make_storage(environment: ReplicaEnvironment) -> None:
 
 def _watch(ranks: LocalRanks, scratch: Path, environment: ReplicaEnvironment, last_words: LastWords) -> None:
     def on_stop(why: str) -> None:
-        _say(f"stopping on {why}")
+        _say(f"stopping on {why}; {last_checkpoint(read_progress(environment.progress_file))}")
         with ranks.stopping() as any_started:
             if not any_started:
                 shutil.rmtree(scratch, ignore_errors=True)

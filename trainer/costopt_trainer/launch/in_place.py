@@ -111,7 +111,7 @@ class Replica:
                 self._talk.tell_end(self._rendezvous.round, self._leaving(str(error)))
                 return failed or _without_a_rank("RendezvousFailed", str(error))
             message = self._describe()
-            if message.exit_code == EXIT_DONE and self._round.broken_by is None:
+            if message.exit_code == EXIT_DONE and not self._another_failed():
                 self._talk.tell_end(self._rendezvous.round, self._end(message, leaves=True))
                 return message
             failed = self._accounted(message)
@@ -198,6 +198,12 @@ class Replica:
             progress=read_progress(self._environment.progress_file),
         )
 
+    def _another_failed(self) -> bool:
+        """Whether ranks elsewhere failed after those here had ended well. Replica 0 has waited for the others."""
+        if self._round.broken_by is None and self._environment.index == 0:
+            self._round.broken_by = self._talk.heard_failure(self._rendezvous.round)
+        return self._round.broken_by is not None
+
     def _accounted(self, message: TerminationMessage) -> TerminationMessage:
         """The message with the account of all rounds, the one that has failed included."""
         now_ns = time.monotonic_ns()
@@ -264,7 +270,7 @@ class Replica:
         if verdict.why:
             _say(f"ranks are not started anew in place: {verdict.why}")
         cause = verdict.cause
-        if cause is None or self._is_own_failure():
+        if cause is None or message.exit_code == EXIT_DONE or self._is_own_failure():
             return message
         return cause.model_copy(
             update={

@@ -118,13 +118,19 @@ def describe(
     )
 
 
+def last_checkpoint(progress: Progress | None) -> str:
+    """Where training stands should nothing more be saved, as the end of a sentence."""
+    if progress is None:
+        return "no progress was reported yet"
+    step = progress.last_checkpoint_step
+    return "there is no checkpoint yet" if step is None else f"the last checkpoint is that of step {step}"
+
+
 def stopped_without_ranks(why: str, progress: Progress | None, *, between_rounds: bool = False) -> TerminationMessage:
     """The message of a replica that was told to stop while none of its ranks ran."""
     sentence = f"Stopped on {why} before any rank started."
     if between_rounds:
-        step = progress.last_checkpoint_step if progress is not None else None
-        where = "there is no checkpoint yet" if step is None else f"the last checkpoint is that of step {step}"
-        sentence = f"Stopped on {why} while ranks were started anew in place; {where}."
+        sentence = f"Stopped on {why} while ranks were started anew in place; {last_checkpoint(progress)}."
     return TerminationMessage(exit_code=EXIT_PREEMPTED, reason="Preempted", message=sentence, progress=progress)
 
 

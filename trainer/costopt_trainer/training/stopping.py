@@ -12,7 +12,7 @@ class Stop:
     `otherwise` is its message if no step is being taken.
     """
 
-    def __init__(self, otherwise: str = "ending before the first step") -> None:
+    def __init__(self, otherwise: str = "ending before the first step; what checkpoints hold stays") -> None:
         self._otherwise = otherwise
         self.asked = False
         self.in_steps = False
