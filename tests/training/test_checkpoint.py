@@ -60,7 +60,8 @@ def test_what_was_saved_is_what_is_read(tmp_path: Path) -> None:
     assert torch.equal(model["weight"], torch.full((100,), 3.0))
     assert model["norm.num_batches"].shape == ()
     assert checkpoints.read_model(3, lambda name: name == "weight").keys() == {"weight"}
-    assert checkpoints.read_optimizer(3, {"weight"}.__contains__).keys() == {"weight/exp_avg", "weight/step"}
+    optimizer = checkpoints.read_optimizer(3, lambda name: name.startswith("weight/"))
+    assert optimizer.keys() == {"weight/exp_avg", "weight/step"}
     assert torch.equal(checkpoints.read_random(3)["cpu"], torch.get_rng_state())
 
 

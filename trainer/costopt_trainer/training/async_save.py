@@ -121,7 +121,8 @@ class Saves:
     def let_end(self, seconds: float) -> None:
         """The training fails for another reason: a checkpoint that is being written may still become complete."""
         if self._thread is not None and self._thread.is_alive():
-            self._thread.join(seconds)
+            with phase("SavingCheckpoint"):  # so that this is not taken for a rank that hangs
+                self._thread.join(seconds)
 
     def _write_copy(self, saved: Saved, begun: Snapshot) -> None:
         failure: Exception | None = None

@@ -72,7 +72,7 @@ from costopt_trainer.training.schedules import learning_rate
 from costopt_trainer.training.snapshot import Snapshot, random_state, restore_random_state, tensors_of
 from costopt_trainer.training.stopping import Stop
 
-LAST_SAVE_SECONDS = 60.0
+LAST_SAVE_SECONDS = 30.0
 """How long a training that fails waits for the checkpoint that is being written."""
 
 
