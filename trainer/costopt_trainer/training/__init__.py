@@ -9,6 +9,8 @@ precision          number formats
 memory             what layers keep for their backward pass
 micro_batch        micro-batches as large as fit in memory
 evaluation         the loss on held-out samples
-checkpoint         saving and resuming bit for bit; checkpoint_state: its JSON part
+snapshot           what goes into a checkpoint, copied to host memory
+checkpoint         saving and resuming bit for bit; checkpoint_state: its JSON part; checkpoint_write: writing one
+async_save         saving while training goes on
 stopping           this rank has been asked to end
 """
