@@ -130,3 +130,6 @@ class DataSettings(Strict):
     HuggingFace), else Byte."""
     validation_percent: Annotated[int, Field(ge=1, le=50)] = 10
     """Percent of the bytes (or images, rows, or labelled documents) held out for evaluation, never trained on."""
+    workers: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Threads of each rank that prepare samples ahead, one step each: more than one where reading takes longer than a
+    step, such as from a network volume. Changes no sample. None means 1."""

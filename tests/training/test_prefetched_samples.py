@@ -41,7 +41,9 @@ def no_thread_outlives_its_training() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def prepared_when_asked_for(prepare: Callable[[int], Any], positions: Iterable[int]) -> Iterator[Iterator[Any]]:
+def prepared_when_asked_for(
+    prepare: Callable[[int], Any], positions: Iterable[int], *, workers: int
+) -> Iterator[Iterator[Any]]:
     yield map(prepare, positions)
 
 
@@ -60,11 +62,12 @@ def fail_in_step(number: int, error: BaseException, monkeypatch: pytest.MonkeyPa
     return threads
 
 
-@pytest.mark.parametrize("kind", ["text", "images"])
+@pytest.mark.parametrize("kind", ["text, three workers", "images"])
 def test_a_training_ends_in_the_same_bits_as_without_also_after_a_stop(
     kind: str, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = recipe(text) if kind == "text" else image_recipe(image_file(tmp_path))
+    data = {"type": "Text", "text": {"path": str(text)}, "workers": 3}
+    settings = image_recipe(image_file(tmp_path)) if kind == "images" else recipe(text, data=data)
     assert train_here(settings, tmp_path / "ahead") == 0
     assert train_here(settings, tmp_path / "parts", stop_after=5) == EXIT_PREEMPTED
     assert train_here(settings, tmp_path / "parts") == 0

@@ -1,9 +1,11 @@
-"""Prepares the samples of the next step on a thread while the device works on this one.
+"""Prepares the samples of the next steps on threads while the device works on this one.
 
-Samples depend only on the argument, so the thread changes when they are made and nothing else.
+Samples depend only on the argument, so threads change when they are made and nothing else. Threads and not processes:
+they end with their process and not before, so that a signal to all of it does not end them while the training saves.
 """
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
@@ -15,24 +17,30 @@ Prepared = TypeVar("Prepared")
 
 @contextlib.contextmanager
 def prepared_ahead(
-    prepare: Callable[[Argument], Prepared], arguments: Iterable[Argument]
+    prepare: Callable[[Argument], Prepared], arguments: Iterable[Argument], *, workers: int = 1
 ) -> Iterator[Iterator[Prepared]]:
-    """An iterator over `prepare(argument)` for each argument, in order: the next one is made while one is in use.
+    """An iterator over `prepare(argument)` for each argument, in order: the next ones are made while one is in use.
 
-    At most two results are in memory: the last one yielded, and the next. What `prepare` raises is raised when its
-    result is requested, after all earlier results. On leaving, however that happens, nothing new is started and the
-    thread has ended; for this, leaving waits for at most one running call of `prepare`.
+    Each of the `workers` is at most one ahead, so at most `workers` + 1 results are in memory, the last one yielded
+    among them. What `prepare` raises is raised when its result is requested, after all earlier results. On leaving,
+    however that happens, nothing new is started and the threads have ended; for this, leaving waits for calls of
+    `prepare` that run.
     """
     remaining = iter(arguments)
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch") as thread:
+    threads = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="prefetch")
+    pending: deque[Future[Prepared]] = deque()
 
-        def begin_next() -> list[Future[Prepared]]:
-            return [thread.submit(prepare, argument) for argument in islice(remaining, 1)]
+    def begin(count: int) -> None:
+        pending.extend(threads.submit(prepare, argument) for argument in islice(remaining, count))
 
-        def in_order(pending: list[Future[Prepared]]) -> Iterator[Prepared]:
-            while pending:
-                result = pending.pop().result()
-                pending = begin_next()
-                yield result
+    def in_order() -> Iterator[Prepared]:
+        while pending:
+            result = pending.popleft().result()
+            begin(1)
+            yield result
 
-        yield in_order(begin_next())  # the first starts at once: its user may have other work first
+    try:
+        begin(workers)  # the first start at once: their user may have other work first
+        yield in_order()
+    finally:
+        threads.shutdown(cancel_futures=True)

@@ -248,7 +248,7 @@ class Training:
         global_batch_size = recipe.batch.global_batch_size
         end = self.samples_consumed + (recipe.total_steps - self.step) * global_batch_size
         positions = range(self.samples_consumed, end, global_batch_size)
-        with prepared_ahead(self.batches_at, positions) as prepared:
+        with prepared_ahead(self.batches_at, positions, workers=recipe.data.workers or 1) as prepared:
             for batches in prepared:
                 own_targets = (
                     sum(int(count_targets(targets)) for _, targets in batches) if self.strategy.holds_loss else 0
@@ -294,14 +294,16 @@ class Training:
     def batches_at(self, position: int) -> list[Batch]:
         """This rank's micro-batches, on the host, of the step that starts at `position` consumed samples.
 
-        Called from a thread, one step ahead: it reads nothing that a step changes.
+        Called from threads, ahead of the step: of what steps change it reads the size of micro-batches only, which may
+        be outdated then.
         """
-        return self.data.train_batches(
+        batches = self.data.train_batches(
             seed=self.recipe.seed,
             position=position + self.strategy.data_rank * self.share_size,
             count=self.share_size,
             batch_size=self.fitting.size,
         )
+        return [pinned(batch, self.gang.device) for batch in batches]
 
     def take_step(self, batches: list[Batch], num_targets: int) -> None:
         """One optimizer step on `batches`, this rank's share of a global batch with `num_targets` targets."""
@@ -513,12 +515,19 @@ class Training:
         return {"model": model, "data": self.data.fingerprint, "seed": self.recipe.seed}
 
 
-def on_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch on `device`; copied from pinned memory, so the host does not wait for it."""
+def pinned(batch: Batch, device: torch.device) -> Batch:
+    """The batch in memory that `device` reads by itself; made where it is prepared, for that copy takes time."""
     if device.type == "cpu":
         return batch
+    with torch.cuda.device(device):  # a new thread would begin with the first GPU, and take memory there
+        inputs, targets = batch
+        return inputs.pin_memory(), targets.pin_memory()
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on `device`. From pinned memory the host does not wait for the copy."""
     inputs, targets = batch
-    return inputs.pin_memory().to(device, non_blocking=True), targets.pin_memory().to(device, non_blocking=True)
+    return inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
 
 
 def diverged(what: str, recipe: Recipe) -> NotRetryable:
