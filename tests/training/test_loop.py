@@ -187,9 +187,9 @@ def test_ranks_exchange_gradients_in_the_last_micro_batch_only(text: Path, tmp_p
 
         on = True
 
-        def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        def __call__(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
             exchanges.append(self.on)
-            return begun.module(inputs)
+            return begun.module.loss_sum(inputs, targets)
 
         @contextlib.contextmanager
         def no_sync(self) -> Iterator[None]:
@@ -440,6 +440,8 @@ def test_progress_says_how_far_training_is_and_where_the_time_went(text: Path, t
     assert lines[3].results.keys() == {
         "validationLossNatsPerToken",
         "validationLossNatsPerByte",
+        "validationBitsPerByte",
+        "validationPerplexityPerToken",
         "unigramEntropyNatsPerByte",
         "bigramEntropyNatsPerByte",
     }
