@@ -107,3 +107,16 @@ def test_ci_runs_lint_and_every_target() -> None:
     assert sorted(runs) == sorted({*TARGETS, "lint", "cluster-binaries"})
     assert runs.index("cluster-binaries") < runs.index("test"), "what needs them in `make test` finds them"
     assert "set -euo pipefail" in script
+
+
+@pytest.mark.parametrize("broken", ["none", "e2e", "test-slow", "test-cluster"])
+def test_ci_fails_with_any_target_and_ends_both_that_run_together(broken: str, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    make = tmp_path / "make"
+    make.write_text(f'#!/bin/sh\necho "$1" >>{ran}\n[ "$1" != {broken} ]\n')
+    make.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "COSTOPT_TEST_KUBECONFIG": "given"}
+    done = subprocess.run([ROOT / ".ci/run"], env=environment, capture_output=True, check=False)
+    assert (done.returncode == 0) == (broken == "none")
+    if broken != "test-cluster":
+        assert {*TARGETS} <= {*ran.read_text().split()}
