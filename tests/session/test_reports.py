@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from builders.session import Clock, progress_of, session_in, told_in
-from costopt.schema.replica import MeteredMilliseconds
+from costopt import names
+from costopt.schema.replica import EarlierRounds, MeteredMilliseconds, RestartCause
 
 
 def test_time_that_is_not_claimed_is_that_of_steps_and_productive_once_a_checkpoint_holds_it(tmp_path: Path) -> None:
@@ -35,6 +36,27 @@ def test_time_that_is_not_claimed_is_that_of_steps_and_productive_once_a_checkpo
     assert told.metered is not None
     assert (told.metered.productive, told.metered.since_checkpoint) == (350, 400)
     assert (told.step, told.total_steps, told.last_checkpoint_step) == (2, 2, 1)
+
+
+def test_a_program_that_was_started_anew_in_place_tells_so_and_its_start_is_recovery(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cause = RestartCause(reason="ProcessKilled", message="Rank 1 was killed by SIGKILL.", rank=1)
+    earlier = EarlierRounds(restarts=2, metered=MeteredMilliseconds(startup=700, productive=300, lost=40), cause=cause)
+    monkeypatch.setenv(names.ENV_EARLIER_ROUNDS, earlier.model_dump_json(by_alias=True, exclude_none=True))
+    clock = Clock()
+    session = session_in(tmp_path, clock)
+    clock.pass_ms(1000)
+    session.resumed(5)
+    session.report(step=5, total_steps=9)
+    clock.pass_ms(60)
+    session.report(step=6, total_steps=9)
+    session.checkpoint_saved(6)
+    told = progress_of(tmp_path)
+    assert (told.in_place_restarts, told.restarted_for) == (2, cause)
+    assert told.metered is not None
+    assert (told.metered.startup, told.metered.productive, told.metered.lost) == (700, 360, 40)
+    assert told.metered.recovery >= 1000
 
 
 def test_a_claim_within_another_is_its_own(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ launch/             one process per replica: starts the ranks, passes SIGTERM on
 worker              one process per rank: ties it to its launcher, then becomes rank
 rank                runs the training, a variant or the user's program, and says why it failed
 compress/           the trained model -> variants
-session/            the same for programs of the user's own; without torch
+session/            reports, stops and artifacts of programs of the user's own; without torch
 training/           the training loop and what it is made of (read `training/loop.py` first)
 models/             the networks, and a model kept on disk
 data/               text and images -> samples by position

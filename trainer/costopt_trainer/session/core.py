@@ -17,14 +17,15 @@ from typing import NoReturn, SupportsFloat, SupportsIndex
 
 from costopt import names
 from costopt.hostile import Hostile
-from costopt.schema.replica import EXIT_DONE, EXIT_PREEMPTED, PhaseName
+from costopt.schema.replica import EXIT_DONE, EXIT_PREEMPTED, EarlierRounds, PhaseName
 from costopt_trainer.agreement import Question
 from costopt_trainer.errors import NotRetryable, first_line
+from costopt_trainer.heartbeat import HEARTBEAT
 from costopt_trainer.phases import VOICE, Pieces, Voice
-from costopt_trainer.reporting.meter import Head, Meter, startup_ns
+from costopt_trainer.reporting.meter import Head, Meter, earlier_rounds, startup_ns
 from costopt_trainer.reporting.reporter import Reporter
 from costopt_trainer.session.complete import publish_folder
-from costopt_trainer.session.figures import Figures
+from costopt_trainer.session.figures import Figures, whole
 from costopt_trainer.session.ranks import Ranks
 from costopt_trainer.shutdown import leave_at_once
 
@@ -55,7 +56,9 @@ class Session:
         self._question: Question | None = None
         self._pid = os.getpid()
         self._listens = self._begun = self._speaks = False
-        self._meter = Meter(already_ns=startup_ns(), now=now)
+        if self._storage is not None:
+            HEARTBEAT.attach(environment)  # so that the launcher knows where the time of a killed rank went
+        self._meter = Meter(startup_ns(), now, earlier_rounds() if self._storage is not None else EarlierRounds())
         self._head: Head = "training"
         self._reporter: Reporter | None = None
         if self._storage is not None:
@@ -63,6 +66,8 @@ class Session:
             self._reporter = Reporter(self.ranks, progress_file, self._storage / names.METRICS_FILE)
         self._voice = voice
         self._figures = Figures(self._say)
+        self._earlier: dict[str, object] = {}
+        """What is told of the ranks before this one, if it was started anew in place."""
         self._has_news = False
         self._said: set[str] = set()
 
@@ -107,10 +112,16 @@ class Session:
         over all ranks, gives the samples per second. Figures that are infinite or no number are left out, with a line.
         Raises ValueError for steps that are no whole numbers from 0, and for what no report can hold.
         """
-        self._has_news |= not self._figures.has_steps
+        before = self._figures.step
+        self._has_news |= before is None
         self._begin()
         self._meter.lap(self._head)
         self._figures.count(step=step, total_steps=total_steps, samples_consumed=samples_consumed)
+        now = whole("step", step)
+        if before is None:
+            self._earlier = self._meter.goes_on_from(now)
+        elif now > before:
+            self._meter.step_finished(now)
         self._figures.measure(
             results,
             loss=loss,
@@ -264,10 +275,15 @@ class Session:
 
     def _write(self) -> None:
         """Tell the latest figures; before the first report there is nothing to tell."""
-        if self._reporter is None or not self._figures.has_steps or self.ranks.local_rank != 0:
+        if self._reporter is None or self._figures.step is None or self.ranks.local_rank != 0:
             return
         passed_over = "; ".join(self.passed_over)[:MOST_CHARACTERS] or None
-        progress = self._figures.progress(self._meter.metered(), self._meter.tokens_per_second, passed_over)
+        progress = self._figures.progress(
+            self._meter.metered(),
+            self._meter.tokens_per_second,
+            checkpoints_passed_over=passed_over,
+            **self._earlier,
+        )
         self._try_to(lambda reporter: reporter.report(progress))
         self._meter.reported()
         self._has_news = False

@@ -38,26 +38,25 @@ class Figures:
         self._results = self._results if results is None else results
 
     @property
-    def has_steps(self) -> bool:
-        """Whether there is anything to tell."""
-        return "step" in self._counts
+    def step(self) -> int | None:
+        """The last step; None: there is nothing to tell yet."""
+        return self._counts.get("step")
 
     def progress(
-        self, metered: MeteredMilliseconds, rate_of: Callable[[int], int | None], passed_over: str | None
+        self, metered: MeteredMilliseconds, rate_of: Callable[[int], int | None], **others: object
     ) -> Progress:
-        """All of it, with what `rate_of` says of the samples since the last time. Raises ValueError for what no
-        report can hold, such as more than 16 results."""
+        """All of it, with what `rate_of` says of the samples since the last time, and `others` of its fields. Raises
+        ValueError for what no report can hold, such as more than 16 results."""
         measured = {name: self._told(name, value) for name, value in self._measured.items()}
         tokens = measured.pop("tokens_per_second", None)
         results = {name: told for name, value in self._results.items() if (told := self._told(name, value)) is not None}
-        figures: dict[str, Any] = {**self._counts, **measured}
+        figures: dict[str, Any] = {**self._counts, **measured, **others}
         try:
             return Progress(
                 **figures,
                 tokens_per_second=None if tokens is None else max(0, int(float(tokens))),
                 samples_per_second=self._rate(rate_of),
                 results=results,
-                checkpoints_passed_over=passed_over,
                 metered=metered,
             )
         except ValidationError as error:
