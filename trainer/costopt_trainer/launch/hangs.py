@@ -88,9 +88,12 @@ def _how_far(sight: Sight) -> tuple[int, int]:
 
 
 def limit_of(beat: Beat | None, asked_seconds: float | None, *, gives_signs: bool) -> float | None:
-    """How many seconds a rank that shows `beat` may be silent. None: for ever, since it gives no signs."""
+    """How many seconds a rank that shows `beat` may be silent. None: for ever; its signs may be far
+    apart for good reasons."""
+    if not gives_signs:
+        return None
     if beat is None or not beat.beats:
-        return START_SECONDS if gives_signs else None
+        return START_SECONDS
     in_steps = asked_seconds or max(SHORTEST_SECONDS, STEPS * beat.longest_step_seconds)
     if beat.phase is not None:
         return max(beat.patience_seconds, in_steps)
@@ -110,7 +113,8 @@ class Watch:
     def __init__(
         self, asked_seconds: float | None, *, gives_signs: bool, now: Callable[[], float] = time.monotonic
     ) -> None:
-        """`gives_signs`: ranks are ours; a program of the user's need not give signs."""
+        """`gives_signs`: they train a recipe; the making of a variant, or a program of the user's, may give none for
+        long."""
         self._asked_seconds, self._gives_signs, self._now = asked_seconds, gives_signs, now
         self._looked_at: float | None = None
         self._seen: dict[int, _Seen] = {}
