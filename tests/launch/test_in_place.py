@@ -133,17 +133,17 @@ def test_a_training_whose_ranks_are_killed_and_hang_ends_with_the_weights_of_one
     assert codes == [0, 0], errors
     with gang(tmp_path, recipe=settings.to_plain(), hangTimeoutSeconds=5) as (first, second):
         wait_for(lambda: (found := progress_of(second)) is not None and found.last_checkpoint_step)
-        os.kill(rank_of(second), signal.SIGKILL)
-        wait_for(lambda: restarts(second) == 1)
-        stopped = rank_of(first)
-        os.kill(stopped, signal.SIGSTOP)
+        for number, victim in enumerate((second, first), start=1):
+            os.kill(rank_of(victim), signal.SIGKILL)
+            wait_for(lambda number=number: restarts(second) == number)
+        os.kill(rank_of(first), signal.SIGSTOP)
         assert (first.wait(), second.wait()) == (0, 0), first.notes + second.notes
         ended = [first.termination.progress, second.termination.progress]
     model = "artifacts/model/model.safetensors"
     assert (tmp_path / "storage" / model).read_bytes() == (tmp_path / "whole" / model).read_bytes()
     for progress in ended:
         assert progress is not None
-        assert (progress.step, progress.in_place_restarts) == (100, 2)
+        assert (progress.step, progress.in_place_restarts) == (100, 3)
         assert progress.restarted_for is not None
         assert (progress.restarted_for.reason, progress.restarted_for.rank) == ("Stalled", 0)
         assert progress.restarted_for.message.startswith("rank 0 has been stopped (SIGSTOP) after step ")
