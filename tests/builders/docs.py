@@ -19,7 +19,7 @@ CLASSES = ("sh", "console", "yaml", "text")
 PAGES = tuple(
     sorted(
         str(path.relative_to(ROOT))
-        for folder in (".", "docs", "benchmarks", "charts/costopt")
+        for folder in (".", "docs", "docs/techniques", "benchmarks", "charts/costopt")
         for path in (ROOT / folder).glob("*.md")
     )
 )
