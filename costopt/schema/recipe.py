@@ -77,6 +77,10 @@ class Recipe(Strict):
     mixed precision in bfloat16; FP16: the same in float16 with loss scaling. Weights and optimizer state stay FP32."""
     parallelism: Parallelism = Parallelism()
     """How the ranks share the work."""
+    compile: bool | None = None
+    """Whether layers are compiled (torch.compile), each by itself, before the first step. It takes from seconds to
+    minutes, for which the image needs a C++ compiler; later attempts find what was compiled on the job's storage. Not
+    together with memory.activationCheckpointing. None means false."""
     memory: Memory | None = None
     """What training does to need less memory. None means its defaults."""
     evaluation: Evaluation = Evaluation()

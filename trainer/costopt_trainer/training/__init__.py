@@ -8,6 +8,7 @@ schedules          the table of learning-rate schedules
 precision          number formats
 memory             what layers keep for their backward pass
 micro_batch        micro-batches as large as fit in memory
+compiling          layers compiled, and kept for later attempts
 evaluation         the loss on held-out samples
 snapshot           what goes into a checkpoint, copied to host memory
 checkpoint         saving and resuming bit for bit; checkpoint_state: its JSON part; checkpoint_write: writing one

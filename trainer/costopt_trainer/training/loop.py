@@ -53,6 +53,7 @@ from costopt_trainer.storage.folders import not_writable
 from costopt_trainer.training.async_save import Saves
 from costopt_trainer.training.checkpoint import Checkpoints
 from costopt_trainer.training.checkpoint_state import fault_of_state, name_changes, refuse_other_training
+from costopt_trainer.training.compiling import compile_blocks, compiled, eagerly
 from costopt_trainer.training.evaluation import Totals, describe_results, validation_totals
 from costopt_trainer.training.memory import save_memory
 from costopt_trainer.training.micro_batch import Fitting, cut, in_recipe, try_pass
@@ -169,6 +170,8 @@ class Training:
         torch.manual_seed(recipe.seed)  # the same weights on all ranks
         model = build_model(self.shape)
         save_memory(model, recipe.memory or Memory())
+        if recipe.compile:
+            compile_blocks(model, self.cache_dir, aloud=gang.rank == 0)
         # But different dropout on each, unless they work on the same samples.
         torch.manual_seed(zlib.crc32(f"{recipe.seed}/{self.mesh.random_rank}".encode()))
         set_tf32(recipe.precision)
@@ -215,8 +218,8 @@ class Training:
         self.update_progress(**self.meter.goes_on_from(self.step))
         self.reporter.resume_after(self.step - self.evaluation_due)
         if self.step < recipe.total_steps:
-            with phase("Rehearsing") as pieces:
-                self.rehearse(pieces.goes_on)
+            with phase("Compiling" if recipe.compile else "Rehearsing") as pieces:
+                compiled(lambda: self.rehearse(pieces.goes_on))
         if step is not None:  # last, so that nothing draws a number in between
             with checkpoints.loading(step):
                 restore_random_state(checkpoints.read_random(step), gang.device)
@@ -232,9 +235,13 @@ class Training:
                 self.keep_state(),
                 self.module,
             )
+        undo, as_in_a_step = self.keep_state(), bool(self.recipe.compile)
         self.fitting.fitted(
-            lambda size: rehearse(self.strategy, cut(batches, size), self.scaler, go_on), self.keep_state(), self.module
+            lambda size: rehearse(self.strategy, cut(batches, size), self.scaler, go_on, as_in_a_step=as_in_a_step),
+            undo,
+            self.module,
         )
+        undo()
 
     def run(self) -> None:
         """Take the remaining steps, with evaluations and checkpoints when they are due."""
@@ -373,7 +380,7 @@ class Training:
         self.strategy.share_buffers()
         self.module.eval()
         self.is_evaluation_to_end.begin()
-        with phase("Evaluating") as pieces:
+        with phase("Evaluating") as pieces, eagerly(self.recipe.compile):
 
             def go_on(finished: int, of: int) -> bool:
                 pieces.done(finished, of)

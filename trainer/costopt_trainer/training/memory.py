@@ -37,7 +37,7 @@ def save_memory(model: LayeredModel, memory: Memory) -> None:
         _recompute(block, selective=memory.activation_checkpointing == "Selective")
 
 
-class _Recomputed:
+class Recomputed:
     """Comes before the class of a module: its forward pass is computed again when its backward pass needs it."""
 
     contexts: _Contexts
@@ -55,8 +55,8 @@ def _recompute(block: nn.Module, *, selective: bool) -> None:
     counting = [module for module in block.modules() if isinstance(module, _NormBase)]
     # Another class and not a wrapper, so that parameters keep their names; as FSDP2 does it.
     kind = type(block)
-    block.__class__ = type(f"Recomputed{kind.__name__}", (_Recomputed, kind), {})
-    cast(_Recomputed, block).contexts = partial(_without_counting_twice, contexts, counting) if counting else contexts
+    block.__class__ = type(f"Recomputed{kind.__name__}", (Recomputed, kind), {})
+    cast(Recomputed, block).contexts = partial(_without_counting_twice, contexts, counting) if counting else contexts
 
 
 def _policy(_context: Any, operator: Any, *_inputs: Any, **_named: Any) -> CheckpointPolicy:
