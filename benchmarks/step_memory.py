@@ -1,0 +1,116 @@
+"""Memory and time of a training step: plain, with activation checkpointing, with the chunked loss, and compiled.
+
+    make bench, or: PYTHONPATH=.:trainer python benchmarks/step_memory.py [--rounds 3] [--steps 4] [--only plain full]
+
+Each measurement is a process of its own, forked from one that has imported all and computed nothing: it makes the same
+model with the same weights and takes the same steps. Variants take turns in rounds, so that what else the machine does
+falls on all. The time is the median of the steps after the first of each process; memory is the peak above what the
+process held before its first step: on a GPU of torch's allocator, else of the whole process (VmHWM), where freed memory
+may stay with the process for a while. The loss after the last step must be that of the plain variant, or the comparison
+is refused.
+"""
+
+import argparse
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from costopt.schema.memory import Memory
+from costopt.schema.models import ModelSettings
+from costopt_trainer.models.shape import ModelShape
+from costopt_trainer.models.table import build_model
+from costopt_trainer.training.compiling import compile_blocks
+from costopt_trainer.training.memory import save_memory
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {"memory": {"chunkedLoss": "Never"}},
+    "selective": {"memory": {"chunkedLoss": "Never", "activationCheckpointing": "Selective"}},
+    "full": {"memory": {"chunkedLoss": "Never", "activationCheckpointing": "Full"}},
+    "chunked": {"memory": {"chunkedLoss": "Always"}},
+    "full, chunked": {"memory": {"chunkedLoss": "Always", "activationCheckpointing": "Full"}},
+    "compiled": {"memory": {"chunkedLoss": "Never"}, "compile": True},
+}
+MODEL = {"numLayers": 6, "numHeads": 4, "embeddingDim": 128, "contextLength": 256}
+VOCABULARY, SAMPLES = 8192, 4
+
+
+def measure(variant: str, steps: int, cache: Path) -> dict[str, Any]:
+    """In this process: seconds of each step, MiB at the peak, and the last loss."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    settings = ModelSettings.model_validate({"type": "DecoderLM", "decoderLM": MODEL})
+    model = build_model(ModelShape(settings, vocabulary_size=VOCABULARY)).to(device)
+    save_memory(model, Memory.model_validate(VARIANTS[variant]["memory"]))
+    if VARIANTS[variant].get("compile"):
+        compile_blocks(model, cache, aloud=True)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    tokens = torch.randint(0, VOCABULARY, (SAMPLES, MODEL["contextLength"] + 1), device=device)
+    before = held_mib(device)
+    times = []
+    loss = torch.zeros(())
+    for _ in range(steps):
+        began = time.perf_counter()
+        loss = model.loss_sum(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()) / tokens[:, 1:].numel()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        value = loss.item()  # waits for the device
+        times.append(time.perf_counter() - began)
+    return {"seconds": times[1:], "first": times[0], "mib": peak_mib(device) - before, "loss": value}
+
+
+def held_mib(device: torch.device) -> float:
+    """What is held now; the peak is counted from here."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated() / 2**20
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
+    return status_kib("VmRSS") / 1024
+
+
+def peak_mib(device: torch.device) -> float:
+    """The most that was held since."""
+    return torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else status_kib("VmHWM") / 1024
+
+
+def status_kib(name: str) -> int:
+    """A line of this process' status."""
+    return int(Path("/proc/self/status").read_text().partition(f"{name}:")[2].split()[0])
+
+
+def main() -> None:
+    """Measure, compare, print."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--steps", type=int, default=4)
+    options.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    given = options.parse_args()
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in given.only}
+    with tempfile.TemporaryDirectory() as cache:
+        for number in range(given.rounds):
+            for name, results in found.items():
+                with multiprocessing.get_context("fork").Pool(1) as process:
+                    results.append(process.apply(measure, (name, given.steps, Path(cache))))
+                print(f"round {number + 1} of {given.rounds}: {name}, {results[-1]}", file=sys.stderr, flush=True)
+    base = found[given.only[0]]
+    seconds = {name: statistics.median(t for one in results for t in one["seconds"]) for name, results in found.items()}
+    mib = {name: statistics.median(one["mib"] for one in results) for name, results in found.items()}
+    print(f"{'':15} {'ms/step':>8} {'ratio':>6} {'MiB':>7} {'ratio':>6} {'first step, s':>30}")
+    for name, results in found.items():
+        if abs(results[0]["loss"] - base[0]["loss"]) > 1e-3 * base[0]["loss"]:
+            raise SystemExit(f"{name} ends with another loss: {results[0]['loss']}, not {base[0]['loss']}")
+        first = ", ".join(f"{one['first']:.1f}" for one in results)
+        print(
+            f"{name:15} {1000 * seconds[name]:8.0f} {seconds[name] / seconds[given.only[0]]:6.2f} "
+            f"{mib[name]:7.0f} {mib[name] / mib[given.only[0]]:6.2f} {first:>30}"
+        )
+
+
+if __name__ == "__main__":
+    main()
