@@ -85,6 +85,17 @@ class More:
     """The same over plain data with its defaults."""
 
 
+_CEL_WORDS = {
+    *("as", "break", "const", "continue", "else", "false", "for", "function", "if", "import", "in", "let", "loop"),
+    *("namespace", "null", "package", "return", "true", "var", "void", "while"),
+}
+
+
+def cel_field(key: str) -> str:
+    """The name of a field in CEL, which Kubernetes escapes where CEL has reserved it."""
+    return f"__{key}__" if key in _CEL_WORDS else key
+
+
 def cel_list(names: Iterable[str]) -> str:
     """The names as a list of texts in CEL."""
     return "[" + ", ".join(f"'{name}'" for name in names) + "]"

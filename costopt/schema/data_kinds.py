@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from costopt.schema.base import PlainData, Rule, Strict, cel_list, field_key
+from costopt.schema.base import PlainData, Rule, Strict, cel_field, cel_list, field_key
 from costopt.schema.unions import TAG, UNIONS, Member
 
 TEXT = "text"
@@ -81,7 +81,7 @@ class _Reader:
         return f"{self.word} with {self.setting} {self.value}" if self.setting else self.word
 
     def cel(self) -> str:
-        given = f"self.model.{self.key}"
+        given = f"self.model.{cel_field(self.key)}"
         value = f"has({given}) ? {given}.{self.setting} : '{self.default}'"
         return f"self.model.{TAG} == '{self.word}'" + (f" && ({value}) == '{self.value}'" if self.setting else "")
 
@@ -111,7 +111,7 @@ def data_fits_model(models: type[Strict], sources: type[Strict]) -> Rule:
     agree = [f"({_cel_reads(readers[kind])}) == ({_cel_in('data', givers[kind])})" for kind in kinds[:-1]]
     # Settings that must be there and are not are another rule's: of what they would read nothing is known.
     unknown = {
-        f"self.model.{TAG} == '{reader.word}' && !has(self.model.{reader.key})"
+        f"self.model.{TAG} == '{reader.word}' && !has(self.model.{cel_field(reader.key)})"
         for kind in kinds
         for reader in readers[kind]
         if reader.setting and not reader.default

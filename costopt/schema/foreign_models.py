@@ -1,17 +1,19 @@
-"""Models that are not our own: those of the Hugging Face library.
+"""Models that are not our own: those of the Hugging Face library, and those of the user's own package.
 
 HuggingFace     which model of that library, and its task
+Import          a function of the user's, which makes the model
 LoRA            what is trained of it, if not all
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
 from costopt.schema.base import Path, Rule, Strict
-from costopt.schema.data_kinds import LABELLED_TEXT, MASKED_TEXT, TEXT, BySetting, ReadsSamples
+from costopt.schema.data_kinds import IMAGES, LABELLED_TEXT, MASKED_TEXT, TEXT, BySetting, ReadsSamples
 from costopt.schema.unions import one_of
 
+FUNCTION_PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
 HUB_PATTERN = r"^([A-Za-z0-9][-\w.]*/)?[A-Za-z0-9][-\w.]*(@[-\w./]+)?$"
 
 
@@ -71,3 +73,31 @@ class HuggingFace(ReadsSamples):
             holds=lambda data: "lora" not in data or "config" not in data,
         ),
     )
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether code of others is run to build such a model."""
+        return self.trust_remote_code
+
+
+class Import(ReadsSamples):
+    """A model that a function of the user's own package makes: it returns a torch.nn.Module that maps a batch of inputs
+    to logits, tokens (B, T) -> (B, T, V), or labelled text (B, T) and images (B, C, H, W) -> (B, K)."""
+
+    reads = BySetting(
+        "data", {"Text": TEXT, "MaskedText": MASKED_TEXT, "LabelledText": LABELLED_TEXT, "Images": IMAGES}
+    )
+    runs_code: ClassVar[bool] = True
+
+    function: Annotated[str, StringConstraints(pattern=FUNCTION_PATTERN, min_length=3, max_length=256)]
+    """Where it is, such as `package.module:function`. It is called with `arguments` and, of vocabulary_size,
+    num_classes, image_shape, pad_id and context_length, those that it has a parameter for and that the data tells."""
+    path: Path | None = None
+    """A folder that is searched for the package, after all that is installed. None means that it is installed where the
+    job trains, as in an image of your own. PYTHONPATH is not obeyed."""
+    arguments: Annotated[dict[str, Any], Field(max_length=64)] | None = None
+    """Further arguments by name: texts, numbers, lists and mappings."""
+    data: Literal["Text", "MaskedText", "LabelledText", "Images"] = "Text"
+    """What it is trained on: each token of a text, hidden tokens of a text, or the class of a document or an image."""
+    context_length: Annotated[int, Field(ge=8, le=1048576)] = 128
+    """Tokens per sample. Not used by Images."""

@@ -14,7 +14,7 @@ from costopt.schema.base import PlainData, Strict
 from costopt.schema.decoder_lm import DecoderLM
 from costopt.schema.defaults import with_defaults
 from costopt.schema.encoder import Encoder
-from costopt.schema.foreign_models import HuggingFace
+from costopt.schema.foreign_models import HuggingFace, Import
 from costopt.schema.model_families import LSTM, MLP, ConvNet, ResNet
 from costopt.schema.model_family import FamilySettings
 from costopt.schema.unions import UNIONS, tagged_union
@@ -26,10 +26,10 @@ __all__ = ["LSTM", "MLP", "ConvNet", "DecoderLM", "Encoder", "FamilySettings", "
 class ModelSettings(Strict):
     """Which model to train."""
 
-    type: Literal["DecoderLM", "LSTM", "Encoder", "ConvNet", "ResNet", "MLP", "HuggingFace"]
+    type: Literal["DecoderLM", "LSTM", "Encoder", "ConvNet", "ResNet", "MLP", "HuggingFace", "Import"]
     """DecoderLM, LSTM, and Encoder with `task` MaskedLM read `data.text` or `data.pythonStandardLibrary`; Encoder with
     `task` Classification reads `data.labelledText`; ConvNet and ResNet read `data.images`; MLP reads `data.table`.
-    HuggingFace reads labelled text with `task` SequenceClassification, else text."""
+    HuggingFace reads labelled text with `task` SequenceClassification, else text; Import reads what its `data` says."""
     decoder_lm: DecoderLM | None = Field(default=None, alias="decoderLM")
     """Settings of a DecoderLM. None means its defaults."""
     lstm: LSTM | None = None
@@ -44,6 +44,8 @@ class ModelSettings(Strict):
     """Settings of an MLP. None means its defaults."""
     hugging_face: HuggingFace | None = None
     """Which model of the Hugging Face library, for HuggingFace."""
+    import_: Import | None = Field(default=None, alias="import")
+    """Which function of your own package makes the model, for Import."""
 
 
 def num_layers(model: PlainData) -> int:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from pydantic.fields import FieldInfo
 
-from costopt.schema.base import PlainData, Rule, Strict, field_key
+from costopt.schema.base import PlainData, Rule, Strict, cel_field, field_key
 
 Model = typing.TypeVar("Model", bound=Strict)
 
@@ -136,7 +136,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _cel_of(member: Member) -> str:
-    named, given = f"self.{TAG} == '{member.word}'", f"has(self.{member.key})"
+    named, given = f"self.{TAG} == '{member.word}'", f"has(self.{cel_field(member.key)})"
     return f"({named}) == {given}" if member.required else f"({named} || !{given})"
 
 

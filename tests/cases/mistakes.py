@@ -220,13 +220,13 @@ MISTAKES = [
         "images for a language model",
         in_job(f"{RECIPE}.data", {"type": "Images", "images": {"path": "a.npz"}}),
         RECIPE,
-        "ConvNet or ResNet needs Images",
+        "ConvNet or ResNet or Import with data Images needs Images",
     ),
     MistakeCase(
         "text without labels for a classifier",
         in_job(f"{RECIPE}.model", {"type": "Encoder", "encoder": {"task": "Classification"}}),
         RECIPE,
-        "HuggingFace with task SequenceClassification needs data.type LabelledText",
+        "Import with data LabelledText needs data.type LabelledText",
     ),
     MistakeCase(
         "labelled text for a masked language model",
@@ -240,7 +240,7 @@ MISTAKES = [
             },
         ),
         RECIPE,
-        "HuggingFace with task SequenceClassification needs data.type LabelledText",
+        "Import with data LabelledText needs data.type LabelledText",
     ),
     MistakeCase(
         "heads that do not divide the bottleneck",
@@ -368,7 +368,7 @@ MISTAKES = [
         "a model of the Hugging Face library that is nowhere",
         in_job(f"{RECIPE}.model", {"type": "HuggingFace"}),
         f"{RECIPE}.model",
-        "exactly the settings that `type` names must be set (huggingFace for HuggingFace)",
+        "exactly the settings that `type` names must be set (huggingFace for HuggingFace, import for Import)",
     ),
     MistakeCase(
         "a model of the Hugging Face library from two places",
@@ -382,6 +382,13 @@ MISTAKES = [
         f"{RECIPE}.model.huggingFace.hub",
         "spec.train.recipe.model.huggingFace.hub in body should match",
         "it must be the id of a model at the hub, such as org/name or org/name@revision",
+    ),
+    MistakeCase(
+        "a function without its module",
+        in_job(f"{RECIPE}.model", {"type": "Import", "import": {"function": "build"}}),
+        f"{RECIPE}.model.import.function",
+        "spec.train.recipe.model.import.function in body should match",
+        "it must be a module and a function in it, such as package.module:function",
     ),
     MistakeCase(
         "adapters for a model from scratch",

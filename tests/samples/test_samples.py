@@ -12,13 +12,14 @@ import pytest
 import yaml
 
 from builders.cli import costopt
+from builders.hugging_face import PROSE, model_folder
 from costopt.render.text import to_yaml
 from costopt.schema.job import CostOptJob
 from costopt.schema.resources import parse_quantity
 
 SAMPLES = Path(__file__).resolve().parents[2] / "manifests/samples"
 
-RUN_HERE = {"quickstart", "model-parallel", "own-script"}
+RUN_HERE = {"quickstart", "model-parallel", "own-script", "finetune-lora"}
 """The others ask for GPUs or for a cluster."""
 NAMES = sorted(path.stem for path in SAMPLES.glob("*.yaml"))
 
@@ -101,6 +102,20 @@ def test_model_parallel_trains_with_its_layers_on_two_ranks(tmp_path: Path) -> N
     assert float(status["progress"]["validationLoss"]) < 3.3  # 5.5 untrained
     manifest = json.loads((tmp_path / "here/checkpoints/step-00000030/manifest.json").read_text())
     assert len([name for name in manifest["files"] if name.startswith("model")]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_adapters_are_trained_on_two_nodes_that_share_out_the_weights(tmp_path: Path) -> None:
+    model_folder(tmp_path / "model", "llama", max_position_embeddings=64)
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus/prose.txt").write_text(PROSE * 8)
+    status = finished(tmp_path, "finetune-lora", totalSteps=12)
+    assert status["conditions"][0]["reason"] == "Completed"
+    assert float(status["progress"]["validationLoss"]) < 5.6  # a fair guess among 300 tokens
+    artifacts = tmp_path / "here/artifacts"
+    assert (artifacts / "adapter/adapter_model.safetensors").exists()
+    assert (artifacts / "model/tokenizer.json").exists()
 
 
 @pytest.mark.slow

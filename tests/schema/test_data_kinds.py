@@ -32,17 +32,22 @@ from costopt.schema.unions import tagged_union
 
 def test_the_rules_of_today_name_every_word() -> None:
     fits = data_fits_model(ModelSettings, DataSettings)
+    imported = (
+        "(self.model.type == 'Import' && (has(self.model.__import__) ? self.model.__import__.data : 'Text') == '{}')"
+    )
     assert fits.cel == (
         "((self.model.type == 'Encoder' && (has(self.model.encoder) ? self.model.encoder.task : 'MaskedLM') == "
         "'Classification') || (self.model.type == 'HuggingFace' && (has(self.model.huggingFace) ? "
-        "self.model.huggingFace.task : 'CausalLM') == 'SequenceClassification')) == (self.data.type == 'LabelledText')"
-        " && (self.model.type in ['ConvNet', 'ResNet']) == (self.data.type == 'Images') && "
-        "(self.model.type == 'MLP') == (self.data.type == 'Table')"
+        "self.model.huggingFace.task : 'CausalLM') == 'SequenceClassification') || "
+        f"{imported.format('LabelledText')}) == (self.data.type == 'LabelledText') && "
+        f"(self.model.type in ['ConvNet', 'ResNet'] || {imported.format('Images')}) == "
+        "(self.data.type == 'Images') && (self.model.type == 'MLP') == (self.data.type == 'Table')"
     )
     assert fits.message == (
-        "model.type Encoder with task Classification or HuggingFace with task SequenceClassification needs data.type "
-        "LabelledText, ConvNet or ResNet needs Images, MLP needs Table, and DecoderLM or LSTM or Encoder with task "
-        "MaskedLM or HuggingFace with task CausalLM or HuggingFace with task MaskedLM needs Text or "
+        "model.type Encoder with task Classification or HuggingFace with task SequenceClassification or Import with "
+        "data LabelledText needs data.type LabelledText, ConvNet or ResNet or Import with data Images needs Images, "
+        "MLP needs Table, and DecoderLM or LSTM or Encoder with task MaskedLM or HuggingFace with task CausalLM or "
+        "HuggingFace with task MaskedLM or Import with data Text or Import with data MaskedText needs Text or "
         "PythonStandardLibrary"
     )
     changes = only_for_text("transforms", "changes of text", DataSettings)

@@ -45,7 +45,7 @@ from costopt_trainer.models.artifact import (
     tokenizer_in,
 )
 from costopt_trainer.models.shape import ModelShape
-from costopt_trainer.models.table import context_length_of, kind_of_samples
+from costopt_trainer.models.table import context_length_of, kind_of_samples, runs_code
 from costopt_trainer.phases import Pieces, phase
 from costopt_trainer.shutdown import STOP_SIGNALS, watch_for_stop
 from costopt_trainer.storage.folders import not_writable, remove, replace_folder
@@ -100,6 +100,9 @@ def make_variant(
     artifacts = storage / names.ARTIFACTS_DIR
     trained = artifacts / names.MODEL_DIR
     config = read_trained(trained)
+    if runs_code(config.shape.settings) and config.shape.settings != recipe.model:
+        # A storage may be written by others, and must not decide which code is run.
+        raise NotRetryable("InvalidSettings", f"{trained} holds another model than the recipe's: train it anew")
     data = _load_data(recipe, config, storage)
     with phase("LoadingModel"):
         baseline, model = load_model(trained), load_model(trained)

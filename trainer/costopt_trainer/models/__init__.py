@@ -13,5 +13,7 @@ light        layers with fewer weights, for any of them
 shape        all that is needed to build a model of the right shape, as JSON beside its weights
 loss         cross-entropy, which all of them are trained with
 chunked_loss    the same over a large vocabulary, some tokens at a time
+hugging_face/    models of that library
+imported     models that a function of the user makes
 artifact     a model on disk, rebuilt without code
 """

@@ -26,6 +26,7 @@ FAMILIES: dict[str, str] = {
     "ResNet": "costopt_trainer.models.res_net:FAMILY",
     "MLP": "costopt_trainer.models.mlp:FAMILY",
     "HuggingFace": "costopt_trainer.models.hugging_face.family:FAMILY",
+    "Import": "costopt_trainer.models.imported:FAMILY",
 }
 """Imported when a recipe, or a stored model, names it."""
 
@@ -53,6 +54,11 @@ def tokenizer_of(settings: ModelSettings) -> Path | None:
     """The folder of the tokenizer that the model brings; None if it brings none. Raises NotRetryable."""
     family = family_of(settings)
     return family.tokenizer_folder(settings_named(settings)) if isinstance(family, FromFolder) else None
+
+
+def runs_code(settings: ModelSettings) -> bool:
+    """Whether code of others is run to build such a model, as its user has allowed."""
+    return bool(getattr(settings_named(settings), "runs_code", False))
 
 
 def context_length_of(settings: ModelSettings) -> int | None:

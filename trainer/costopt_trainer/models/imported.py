@@ -1,0 +1,129 @@
+"""Models that a function of the user's own package makes.
+
+Our processes find only what is installed (costopt/isolation.py), so the package is installed where the job trains, or
+its folder is named and searched last: nothing of ours is ever taken from it.
+"""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+from costopt.schema import foreign_models as language
+from costopt_trainer.errors import NotRetryable, first_line, memory_reason
+from costopt_trainer.models.family import LayeredModel, ModelFamily, Prunable
+from costopt_trainer.models.shape import ModelShape, Widths
+
+
+class ImportedModel(LayeredModel):
+    """A whole model; a pipeline cannot cut it. Its own `loss_sum(inputs, targets)` is used if it has one."""
+
+    num_layers = 1
+    weights_prefix = "model."
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def blocks(self) -> list[nn.Module]:
+        """The longest list of layers, if there is any."""
+        lists = [list(module) for module in self.model.modules() if isinstance(module, nn.ModuleList)]
+        return max(lists, key=len, default=[])
+
+    def loss_sum(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        own = getattr(self.model, "loss_sum", None)
+        loss: Tensor = super().loss_sum(inputs, targets) if own is None else own(inputs, targets)
+        return loss
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Inputs (B, ...) -> logits (B, ..., K)."""
+        logits: Tensor = self.model(inputs)
+        return logits
+
+    def keep_layers(self, first: int, last: int) -> Self:
+        """As LayeredModel says: there is one layer, the whole."""
+        if (first, last) != (0, 1):
+            raise ValueError(f"an imported model is one layer: 0, 1 and not {first}, {last}")
+        return self
+
+    def drop_ends(self, *, start: bool, end: bool) -> None:
+        """Nothing to drop."""
+
+    def widths(self) -> dict[str, tuple[int, ...]]:
+        return {}
+
+    def prunable(self) -> Iterator[Prunable]:
+        return iter(())
+
+
+class ImportFamily:
+    """A row of the table: see ModelFamily."""
+
+    may_change = frozenset({"path"})
+
+    def context_length(self, settings: language.Import) -> int | None:
+        return None if settings.data == "Images" else settings.context_length
+
+    def build(self, settings: language.Import, shape: ModelShape, widths: Widths) -> ImportedModel:
+        if shape.vocabulary_size is None and shape.image_shape is None:
+            raise ValueError("the shape of an Import must give what the data tells")
+        if widths:
+            raise ValueError("an imported model has no widths that could change")
+        of_data = {
+            "vocabulary_size": shape.vocabulary_size,
+            "num_classes": shape.num_classes,
+            "image_shape": shape.image_shape,
+            "pad_id": shape.pad_id,
+            "context_length": self.context_length(settings),
+        }
+        told = {name: value for name, value in of_data.items() if value is not None}
+        make = _function(settings)
+        try:
+            takes = inspect.signature(make).parameters
+            takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
+            given = {name: value for name, value in told.items() if takes_any or name in takes}
+            model = make(**{**given, **(settings.arguments or {})})
+        except Exception as error:
+            if memory_reason([kind.__name__ for kind in type(error).__mro__], str(error)) is not None:
+                raise
+            raise _wrong(settings, f"must return a model, but raises {_told(error)}") from error
+        if not isinstance(model, nn.Module):
+            raise _wrong(settings, f"must return a torch.nn.Module, but returns a {type(model).__name__}")
+        return ImportedModel(model)
+
+
+def _function(settings: language.Import) -> Callable[..., Any]:
+    module, _, name = settings.function.partition(":")
+    if settings.path is not None and (folder := str(Path(settings.path).absolute())) not in sys.path:
+        sys.path.append(folder)
+    try:
+        function = getattr(importlib.import_module(module), name, None)
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):
+            raise _wrong(settings, f"must be importable, but importing {module} raises {_told(error)}") from error
+        raise _wrong(
+            settings,
+            f"must be installed where the job trains, but there is no module {error.name}: install its package in the "
+            "image, or name its folder in model.import.path (PYTHONPATH is not obeyed)",
+        ) from error
+    except Exception as error:
+        # Whatever the user's own code does while it is imported.
+        raise _wrong(settings, f"must be importable, but importing {module} raises {_told(error)}") from error
+    if not callable(function):
+        raise _wrong(settings, f"must name a function, but {module} has none of the name {name}")
+    return function  # type: ignore[no-any-return]
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {first_line(error)}".rstrip(": ")
+
+
+def _wrong(settings: language.Import, what: str) -> NotRetryable:
+    return NotRetryable("InvalidSettings", f"model.import.function: {settings.function} {what}")
+
+
+FAMILY: ModelFamily = ImportFamily()
