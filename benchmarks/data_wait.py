@@ -40,7 +40,7 @@ def forget(path: Path) -> None:
 
 def reader(path: Path, turn: int) -> Callable[[int], Batch]:
     """Reads the samples of a step, from a fresh map."""
-    from costopt_trainer.data import _windows  # noqa: PLC0415  what a training calls
+    from costopt_trainer.data import _windows
 
     tokens = np.memmap(path, dtype=np.uint16, mode="r")
     count = (TOKENS - 1) // CONTEXT

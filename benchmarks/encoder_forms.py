@@ -83,7 +83,7 @@ def recipe(documents: Path, form: dict[str, Any], steps: int) -> Recipe:
 
 def naive_bayes(training: Training) -> tuple[float, float]:
     """Accuracy and macro F1, 0 to 1, on the documents that `training` holds out."""
-    from costopt_trainer.data.sources.table import LabelledSource, open_source  # noqa: PLC0415
+    from costopt_trainer.data.sources.table import LabelledSource, open_source
 
     source = open_source(training.recipe.data)
     assert isinstance(source, LabelledSource)

@@ -12,7 +12,10 @@ volumes      further volumes of these pods
 degrees      how the degrees of parallelism share out the ranks
 data_kinds   which models can be trained on which data
 recipe       the built-in trainer's settings; optimization: its optimizer and schedule
-models       the families of models; decoder_lm, encoder, model_families: settings of each; model_family: of all
+rank_rules   what the ranks of a training must satisfy
+parallelism  how ranks share the work; memory: what is done where it is short
+models       the families of models; decoder_lm, encoder, model_families, foreign_models: settings of each
+model_family  what the settings of all families declare
 data         sources, transforms and tokenizer
 compression  variants and their steps
 prices       PriceBook

@@ -404,7 +404,7 @@ MISTAKES = [
             {"pipeline": 2},
         ),
         TRAIN,
-        "recipe.parallelism.pipeline must be at most the layers of the model (",
+        "(pipeline times stagesPerRank) must be at most the layers of the model (",
     ),
     MistakeCase(
         "a file of a tokenizer that is learned",

@@ -161,7 +161,7 @@ def test_what_a_rank_leaves_for_its_launcher_is_what_its_meter_says(
     for head in ("startup", "data_wait", "training", "evaluation"):
         clock.pass_ms(10)
         meter.lap(head)  # type: ignore[arg-type]
-    meter.checkpoint_completed()
+    meter.checkpoint_completed(meter.in_steps_ns())
     clock.pass_ms(5)
     meter.lap("checkpoint")
     meter.step_finished(40)

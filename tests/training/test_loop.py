@@ -39,7 +39,7 @@ from costopt_trainer.training import loop as train
 from costopt_trainer.training.evaluation import spread_indices, validation_totals
 from costopt_trainer.training.optimizers import make_optimizer
 from costopt_trainer.training.parallel.data import DataParallel
-from costopt_trainer.training.precision import autocast_for, gradient_scaler, slow_precision
+from costopt_trainer.training.precision import gradient_scaler, slow_precision
 from costopt_trainer.training.process_group import ALONE
 
 
@@ -528,7 +528,7 @@ def test_a_disk_without_room_for_the_trained_model_is_no_matter_for_a_retry(text
     resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
     try:
         with pytest.raises(
-            NotRetryable, match=r"cannot write to .*model \(File too large\): free some space"
+            NotRetryable, match=r"cannot write to .*artifacts \(File too large\): free some space"
         ) as refused:
             finished.finish()
     finally:
@@ -570,7 +570,8 @@ def test_sigterm_at_the_last_step_leaves_its_evaluation_and_the_model_to_the_nex
     assert (tmp_path / "artifacts" / "model").is_dir()
 
 
-def test_a_data_parallel_rank_alone_needs_no_process_group(text: Path) -> None:
+def test_a_data_parallel_rank_alone_needs_no_process_group(text: Path, tmp_path: Path) -> None:
+    alone = training(recipe(text), tmp_path)
+    assert isinstance(alone.strategy, DataParallel)
     assert not torch.distributed.is_initialized()
-    layer = DataParallel(torch.nn.Linear(2, 2), ALONE, autocast_for("FP32", ALONE.device))
-    assert layer.saves_module
+    assert alone.strategy.to_save(alone.module.state_dict()).keys() == alone.module.state_dict().keys()

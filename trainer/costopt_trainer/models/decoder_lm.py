@@ -92,9 +92,9 @@ class Attention(nn.Module):
         v_BKTH = self.v(x_BTD).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         if self.rotary_base is not None:
             q_BNTH, k_BKTH = rotated(q_BNTH, self.rotary_base), rotated(k_BKTH, self.rotary_base)
-        if self.shares_keys:
+        times = q_BNTH.shape[1] // k_BKTH.shape[1]
+        if times > 1:
             # Spelt out: asked to do it by itself (enable_gqa), attention leaves its fast kernels on some devices.
-            times = q_BNTH.shape[1] // k_BKTH.shape[1]
             k_BKTH, v_BKTH = (heads.repeat_interleave(times, dim=1) for heads in (k_BKTH, v_BKTH))
         mixed_BNTH = F.scaled_dot_product_attention(q_BNTH, k_BKTH, v_BKTH, is_causal=True)
         return self.out(mixed_BNTH.transpose(1, 2).flatten(2))

@@ -115,7 +115,7 @@ def _function(settings: language.Import) -> Callable[..., Any]:
         raise _wrong(settings, f"must be importable, but importing {module} raises {_told(error)}") from error
     if not callable(function):
         raise _wrong(settings, f"must name a function, but {module} has none of the name {name}")
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def _told(error: BaseException) -> str:
