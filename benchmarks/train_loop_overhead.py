@@ -87,7 +87,7 @@ class Observed(Training):
 def our_loop(recipe: Recipe, storage: Path, gang: ProcessGroup) -> Observed:
     """The trainer's own loop, from the start, reports and all."""
     shutil.rmtree(storage / CHECKPOINTS_DIR, ignore_errors=True)
-    training = Observed(recipe, storage, gang, Meter(), Stop())
+    training = Observed(recipe, storage, gang, Meter(), Stop(), job="benchmark")
     with contextlib.redirect_stdout(io.StringIO()):
         training.resume()
         training.run()

@@ -1,0 +1,277 @@
+"""The same Hugging Face model, samples and batch under our trainer and its peers: tokens per second and peak memory.
+
+    make bench-train, or: PYTHONPATH=.:trainer:tests python benchmarks/train_peers.py [--rounds 3] [--steps 30]
+        [--threads 1 2] [--width 128] [--layers 4]
+
+Peers: a loop written by hand for this one case, Trainer of transformers, and Fabric of Lightning; all with the same fused
+AdamW, clipping and batches, without evaluations, checkpoints and logs. Each runs in a process of its own, and they take
+turns in rounds. Tokens per second are of the median step; the peak is resident memory above that of the process before it
+had a model. Last losses must be near each other, or the comparison is refused: Trainer and Fabric get whole windows, as
+the library shifts labels by itself, and so one target less for each.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+PEERS = ("costopt", "by hand", "transformers Trainer", "Lightning Fabric")
+BATCH, CONTEXT = 8, 128
+LEARNING_RATE, CLIP = 1e-3, 1.0
+WARM_UP = 3
+LOSS_TOLERANCE = 0.15
+
+
+def write_config(folder: Path, width: int, layers: int) -> None:
+    """A Llama-shaped model over bytes."""
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": width,
+        "intermediate_size": 3 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 256,
+        "max_position_embeddings": CONTEXT,
+        "tie_word_embeddings": False,
+    }
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def recipe_of(config: Path, steps: int) -> Any:
+    """The recipe of it."""
+    from costopt.schema.recipe import Recipe
+
+    return Recipe.model_validate(
+        {
+            "model": {"type": "HuggingFace", "huggingFace": {"config": str(config), "contextLength": CONTEXT}},
+            "data": {"type": "PythonStandardLibrary", "pythonStandardLibrary": {"maxBytes": 2_000_000}},
+            "batch": {"globalBatchSize": BATCH, "microBatchSize": BATCH},
+            "totalSteps": steps,
+            "optimizer": {"learningRate": str(LEARNING_RATE), "weightDecay": "0", "adamW": {"beta2": "0.999"}},
+            "schedule": {"minLearningRate": str(LEARNING_RATE)},
+            "evaluation": {"everySteps": steps, "maxSamples": 1},
+            "checkpointing": {"everySteps": steps},
+        }
+    )
+
+
+def run_costopt(recipe: Any, storage: Path, began: list[float]) -> float:
+    """Our loop, from the start; the last loss."""
+    from costopt_trainer.reporting.meter import Meter
+    from costopt_trainer.training.loop import Training
+    from costopt_trainer.training.process_group import ALONE
+    from costopt_trainer.training.stopping import Stop
+
+    class Observed(Training):
+        def take_step(self, *step: Any) -> None:
+            began.append(time.perf_counter())
+            super().take_step(*step)
+
+        def save(self) -> None:
+            """Nobody else saves either."""
+
+    training = Observed(recipe, storage, ALONE, Meter(), Stop(), job="benchmark")
+    training.resume()
+    training.run()
+    return float(training.progress.loss or "nan")
+
+
+def batches_of(recipe: Any, storage: Path) -> Iterator[tuple[Any, Any]]:
+    """The same samples in the same order, one batch a step."""
+    from costopt_trainer.data import load_data
+
+    data = load_data(recipe.data, context_length=CONTEXT, cache_dir=storage / "cache", own_folder=storage)
+    for step in range(recipe.total_steps):
+        yield data.train_batches(seed=recipe.seed, position=step * BATCH, count=BATCH, batch_size=BATCH)[0]
+
+
+def fresh_model(config: Path) -> Any:
+    """The library's own, with fresh weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(config))
+
+
+def run_by_hand(recipe: Any, storage: Path, began: list[float], config: Path) -> float:
+    """A loop for this one case."""
+    import torch
+    import torch.nn.functional as F
+
+    model = fresh_model(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True)
+    loss = torch.zeros(())
+    for inputs, targets in batches_of(recipe, storage):
+        began.append(time.perf_counter())
+        logits = model(input_ids=inputs, use_cache=False).logits
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return float(loss)
+
+
+def run_trainer(recipe: Any, storage: Path, began: list[float], config: Path) -> float:
+    """Trainer of transformers."""
+    from torch.utils.data import IterableDataset
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    class Samples(IterableDataset):  # type: ignore[type-arg]
+        def __iter__(self) -> Iterator[dict[str, Any]]:
+            for inputs, _ in batches_of(recipe, storage):
+                yield from ({"input_ids": row, "labels": row} for row in inputs)
+
+    class Notes(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            began.append(time.perf_counter())
+
+    arguments = TrainingArguments(
+        output_dir=str(storage / "trainer"),
+        per_device_train_batch_size=BATCH,
+        max_steps=recipe.total_steps,
+        learning_rate=LEARNING_RATE,
+        lr_scheduler_type="constant",
+        weight_decay=0.0,
+        max_grad_norm=CLIP,
+        optim="adamw_torch_fused",
+        logging_strategy="no",
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    trainer = Trainer(model=fresh_model(config), args=arguments, train_dataset=Samples(), callbacks=[Notes()])
+    trainer.train()
+    return _last_loss(trainer.model, recipe, storage)
+
+
+def run_fabric(recipe: Any, storage: Path, began: list[float], config: Path) -> float:
+    """Fabric of Lightning."""
+    import torch
+    from lightning.fabric import Fabric
+
+    fabric = Fabric(accelerator="cpu", devices=1)
+    model = fresh_model(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True)
+    model, optimizer = fabric.setup(model, optimizer)
+    for inputs, _ in batches_of(recipe, storage):
+        began.append(time.perf_counter())
+        loss = model(input_ids=inputs, labels=inputs, use_cache=False).loss
+        fabric.backward(loss)
+        fabric.clip_gradients(model, optimizer, max_norm=CLIP, error_if_nonfinite=False)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return _last_loss(model, recipe, storage)
+
+
+def _last_loss(model: Any, recipe: Any, storage: Path) -> float:
+    import torch
+
+    inputs = list(batches_of(recipe, storage))[-1][0]
+    model.eval()
+    with torch.no_grad():
+        return float(model(input_ids=inputs, labels=inputs).loss)
+
+
+def child(peer: str, threads: int, steps: int, config: Path, storage: Path) -> None:
+    """One peer in this process; prints a line of JSON."""
+    import torch
+    import transformers  # noqa: F401  before memory is measured
+
+    if peer == "Lightning Fabric":
+        import lightning.fabric  # noqa: F401
+
+    torch.set_num_threads(threads)
+    recipe = recipe_of(config, steps)
+    runs: dict[str, Callable[..., float]] = {
+        "by hand": run_by_hand,
+        "transformers Trainer": run_trainer,
+        "Lightning Fabric": run_fabric,
+    }
+    next(batches_of(recipe, storage))  # tokens are made
+    before = _resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the highest so far is forgotten
+    began: list[float] = []
+    loss = run_costopt(recipe, storage, began) if peer == PEERS[0] else runs[peer](recipe, storage, began, config)
+    seconds = [later - earlier for earlier, later in pairwise(began)][WARM_UP:]
+    result = {"seconds": seconds, "peak": _resident("VmHWM") - before, "loss": loss}
+    print("result " + json.dumps(result), flush=True)
+    os._exit(0)
+
+
+def _resident(field: str) -> int:
+    """Resident memory in bytes, as Linux counts it (proc(5) status)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+
+def measure(peer: str, threads: int, steps: int, config: Path, storage: Path) -> dict[str, Any]:
+    """One round of one peer."""
+    arguments = [peer, str(threads), str(steps), str(config), str(storage)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TRANSFORMERS_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, __file__, "--child", *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("result ")]
+    if not lines:
+        sys.exit(f"{peer} failed: {done.stderr[-2000:]}")
+    found: dict[str, Any] = json.loads(lines[-1].removeprefix("result "))
+    return found
+
+
+def main() -> None:
+    """Measure, compare, print."""
+    if sys.argv[1:2] == ["--child"]:
+        peer, threads, steps, config, storage = sys.argv[2:]
+        child(peer, int(threads), int(steps), Path(config), Path(storage))
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--steps", type=int, default=30)
+    options.add_argument("--threads", type=int, nargs="+", default=sorted({1, os.cpu_count() or 1}))
+    options.add_argument("--width", type=int, default=128)
+    options.add_argument("--layers", type=int, default=4)
+    given = options.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder, "model")
+        write_config(config, given.width, given.layers)
+        for threads in given.threads:
+            found: dict[str, list[dict[str, Any]]] = {peer: [] for peer in PEERS}
+            for number in range(given.rounds):
+                for peer, rounds in found.items():
+                    storage = Path(folder, f"storage-{threads}-{number}-{PEERS.index(peer)}")
+                    storage.mkdir()
+                    rounds.append(measure(peer, threads, given.steps, config, storage))
+            table(found, threads)
+
+
+def table(found: dict[str, list[dict[str, Any]]], threads: int) -> None:
+    """Print it; exits if a peer learns something else."""
+    losses = {peer: statistics.median(each["loss"] for each in rounds) for peer, rounds in found.items()}
+    if max(losses.values()) - min(losses.values()) > LOSS_TOLERANCE:
+        sys.exit(f"the losses differ: {losses}")
+    by_hand = statistics.median(second for each in found["by hand"] for second in each["seconds"])
+    print(f"| {threads} threads | tokens/s | to the loop by hand | peak memory, MiB | last loss |")
+    print("|---|---|---|---|---|")
+    for peer, rounds in found.items():
+        seconds = statistics.median(second for each in rounds for second in each["seconds"])
+        peak = statistics.median(each["peak"] for each in rounds) / 2**20
+        print(
+            f"| {peer} | {BATCH * CONTEXT / seconds:,.0f} | {by_hand / seconds:.3f} | {peak:.0f} | {losses[peer]:.3f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
