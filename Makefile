@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test test-slow test-cluster cluster-binaries control-plane e2e e2e-cluster e2e-pieces \
-	images lint format generate bench bench-operator fuzz clean
+	images lint format generate bench bench-train bench-operator fuzz clean
 # Each test belongs to one of test, test-slow, test-cluster and e2e; tests/house/test_targets.py holds them to it.
 PYTEST := $(BIN)/python -m pytest --durations=10
 IN_TWO := --numprocesses=2 --dist=worksteal
@@ -79,6 +79,10 @@ generate: $(STAMP) ## Write the CRDs, docs/reference.md and what the chart deriv
 
 bench: $(STAMP) ## Measure against a peer in the same run; figures are in benchmarks/README.md
 	@for program in benchmarks/*.py; do echo "== $$program"; PYTHONPATH=.:operator:tests $(BIN)/python $$program || exit 1; done
+
+bench-train: $(STAMP) ## Measure the trainer against its peers, its layouts against each other, and what restarts cost
+	@for program in train_peers parallel_memory checkpoint_stall step_memory restart_times; do \
+	echo "== $$program"; PYTHONPATH=.:trainer:tests $(BIN)/python benchmarks/$$program.py || exit 1; done
 
 bench-operator: cluster-binaries ## Measure the operator on a control plane started here (about 20 minutes)
 	PYTHONPATH=.:operator:tests:benchmarks $(BIN)/python -m operator_load

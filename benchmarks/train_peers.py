@@ -3,11 +3,11 @@
     make bench-train, or: PYTHONPATH=.:trainer:tests python benchmarks/train_peers.py [--rounds 3] [--steps 30]
         [--threads 1 2] [--width 128] [--layers 4]
 
-Peers: a loop written by hand for this one case, Trainer of transformers, and Fabric of Lightning; all with the same fused
-AdamW, clipping and batches, without evaluations, checkpoints and logs. Each runs in a process of its own, and they take
-turns in rounds. Tokens per second are of the median step; the peak is resident memory above that of the process before it
-had a model. Last losses must be near each other, or the comparison is refused: Trainer and Fabric get whole windows, as
-the library shifts labels by itself, and so one target less for each.
+Peers: a loop written by hand for this one case, Trainer of transformers, and Fabric of Lightning; all with the same
+fused AdamW, clipping and batches, without evaluations, checkpoints and logs. Each runs in a process of its own; they take
+turns in rounds. Tokens per second are of the median step; the peak is resident memory above that of the process when
+everything is imported. Last losses must be near each other, or the comparison is refused: Trainer and Fabric get whole
+windows, as the library shifts labels by itself, and so one target less for each.
 """
 
 import argparse
@@ -188,14 +188,16 @@ def _last_loss(model: Any, recipe: Any, storage: Path) -> float:
 
 def child(peer: str, threads: int, steps: int, config: Path, storage: Path) -> None:
     """One peer in this process; prints a line of JSON."""
+    # Imported, and used once, before memory is measured.
+    import lightning.fabric  # noqa: F401
     import torch
-    import transformers  # noqa: F401  before memory is measured
+    from transformers import Trainer  # noqa: F401
 
-    if peer == "Lightning Fabric":
-        import lightning.fabric  # noqa: F401
+    import costopt_trainer.training.loop  # noqa: F401
 
     torch.set_num_threads(threads)
     recipe = recipe_of(config, steps)
+    fresh_model(config)
     runs: dict[str, Callable[..., float]] = {
         "by hand": run_by_hand,
         "transformers Trainer": run_trainer,
