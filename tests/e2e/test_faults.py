@@ -77,10 +77,23 @@ def outcomes(job: LiveJob) -> dict[int, list[str]]:
     return {attempt: sorted(each) for attempt, each in found.items()}
 
 
-def test_a_killed_rank_is_one_failure_and_the_weights_are_the_same(
+def test_a_killed_rank_is_started_anew_in_its_pod_and_the_weights_are_the_same(
     node: RealCluster, team: Team, undisturbed: str
 ) -> None:
     job, storage, pods = under_way(node, team)
+    assert send(pods[1], RANK, signal.SIGKILL) == 1
+    since = Since("SIGKILL of a rank that may be started anew in place")
+    since.until(lambda: job.stage().get("inPlaceRestarts", 0) == 1, "its gang trains again")
+    assert {pod["metadata"]["uid"] for pod in job.pods()} == {pod["metadata"]["uid"] for pod in pods}
+    status = ended_as_if_undisturbed(team, job, storage, undisturbed)
+    assert counted(status) == (0, 0)
+    assert outcomes(job)[0] == ["Succeeded", "Succeeded"]
+
+
+def test_a_killed_rank_is_one_failure_and_the_weights_are_the_same(
+    node: RealCluster, team: Team, undisturbed: str
+) -> None:
+    job, storage, pods = under_way(node, team, restarts={"inPlace": 0})
     assert send(pods[1], RANK, signal.SIGKILL) == 1
     since = Since("SIGKILL of a rank")
     since.until(lambda: gone_on(job, pods), "the pods of the next attempt run")
