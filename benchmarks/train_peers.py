@@ -4,7 +4,7 @@
         [--threads 1 2] [--width 128] [--layers 4]
 
 Peers: a loop written by hand for this one case, Trainer of transformers, and Fabric of Lightning; all with the same
-fused AdamW, clipping and batches, without evaluations, checkpoints and logs. Each runs in a process of its own, they take
+fused AdamW, clipping and batches, without evaluations, checkpoints and logs. Each runs in its own process; they take
 turns in rounds. Tokens per second are of the median step; the peak is resident memory above that of the process when
 everything is imported. Last losses must be near each other, or the comparison is refused: Trainer and Fabric get whole
 windows, as the library shifts labels by itself, and so one target less for each.
