@@ -2,10 +2,11 @@
 
     PYTHONPATH=.:trainer:tests python benchmarks/parallel_memory.py [--width 512] [--layers 6] [--steps 6] [--rounds 3]
 
-Each layout trains the same model on the same samples, in processes of its own; the layouts take turns in rounds. What
-is counted of a rank is the highest resident memory while it builds the model and trains, less what it held just before
-(torch itself and its libraries). The losses of all layouts must agree, or the comparison is refused. On one machine the
-ranks share its cores and exchange through memory: times tell what a layout costs in work, not what a network would.
+Each layout trains the same model on the same samples, in processes of its own; the layouts take turns in rounds. What is
+counted of a rank is the highest resident memory while it builds the model and trains, less what it held just before
+(torch itself and its libraries); what is freed is given back at once. The losses of all layouts must agree, or the
+comparison is refused. On one machine the ranks share its cores and exchange through memory: times tell what a layout
+costs in work, not what a network would.
 """
 
 import argparse
@@ -32,6 +33,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "pipeline 2": {"parallelism": {"pipeline": 2}},
 }
 TOLERANCE = 1e-3
+RETURNS_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+"""Memory that is freed is no longer resident: left to itself, the C library keeps much of it."""
 
 
 def make_recipe(name: str, width: int, layers: int, steps: int) -> Recipe:
@@ -94,7 +97,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, float]:
     """One round of one layout: the larger peak of both ranks, the slower's time, the loss."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = [name, str(options.width), str(options.layers), str(options.steps), folder]
-        ranks = start_as_ranks(["benchmarks.parallel_memory", "--rank", *arguments], 2)
+        ranks = start_as_ranks(["benchmarks.parallel_memory", "--rank", *arguments], 2, **RETURNS_AT_ONCE)
         outputs = [rank.communicate(timeout=1800)[0] for rank in ranks]
     results = [
         json.loads(line.removeprefix("result "))
