@@ -2,7 +2,7 @@
 
     PYTHONPATH=.:trainer:tests python benchmarks/parallel_memory.py [--width 512] [--layers 6] [--steps 6] [--rounds 3]
 
-Each layout trains the same model on the same samples, in processes of its own; the layouts take turns in rounds. What is
+Each layout trains the same model on the same samples, in processes of its own; they take turns in rounds. What is
 counted of a rank is the highest resident memory while it builds the model and trains, less what it held just before
 (torch itself and its libraries); what is freed is given back at once. The losses of all layouts must agree, or the
 comparison is refused. On one machine the ranks share its cores and exchange through memory: times tell what a layout
