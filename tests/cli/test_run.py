@@ -34,9 +34,9 @@ def checkpoint_is_written(run: Path) -> bool:
     return any((run / "checkpoints").glob("step-*/manifest.json"))
 
 
-def long_manifest(folder: Path) -> None:
+def long_manifest(folder: Path, **spec: Any) -> None:
     """Training without variants, long enough to be interrupted."""
-    write_manifest(folder, train={"recipe": {**TRAINING, "totalSteps": 400}}, compress=[])
+    write_manifest(folder, train={"recipe": {**TRAINING, "totalSteps": 400}}, compress=[], **spec)
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def test_a_killed_runner_loses_nothing(tmp_path: Path, undisturbed: Path) -> Non
 
 
 def test_a_killed_rank_restarts_the_whole_gang_to_bitwise_the_same_weights(tmp_path: Path, undisturbed: Path) -> None:
-    long_manifest(tmp_path)
+    long_manifest(tmp_path, restarts={"inPlace": 0})
     run = tmp_path / "runs/tiny"
     first = start_costopt(tmp_path, "run", "job.yaml")
     wait_until(lambda: checkpoint_is_written(run))
