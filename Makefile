@@ -36,7 +36,7 @@ fuzz: $(STAMP) ## Hold more random histories against the oracle of tests/oracle 
 	COSTOPT_FUZZ_SEEDS=$${SEEDS:-2000} $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal tests/oracle
 
 test-cluster: cluster-binaries ## Run the tests that need a Kubernetes control plane, on a real one started here
-	$(PYTEST) $(IN_TWO) tests/cluster
+	$(PYTEST) $(IN_TWO) $(if $(E2E_FOLLOWS),--ignore=tests/cluster/test_docs.py) tests/cluster
 
 cluster-binaries: $(STAMP) ## Build that control plane's programs once (Go; about 10 minutes); nothing if they are there
 	PYTHONPATH=tests $(BIN)/python -m cluster.build
