@@ -4,6 +4,7 @@ The quickstart is run by tests/docs/test_quickstart.py, as the README says.
 """
 
 import json
+import math
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,7 @@ def test_adapters_are_trained_on_two_nodes_that_share_out_the_weights(tmp_path: 
     (tmp_path / "corpus/prose.txt").write_text(PROSE * 8)
     status = finished(tmp_path, "finetune-lora", totalSteps=12)
     assert status["conditions"][0]["reason"] == "Completed"
-    assert float(status["progress"]["validationLoss"]) < 5.6  # a fair guess among 300 tokens
+    assert float(status["progress"]["validationLoss"]) < math.log(300)  # better than a guess among 300 tokens
     artifacts = tmp_path / "here/artifacts"
     assert (artifacts / "adapter/adapter_model.safetensors").exists()
     assert (artifacts / "model/tokenizer.json").exists()

@@ -72,14 +72,12 @@ def test_layers_that_are_recomputed_are_not_compiled_and_one_sentence_says_so(tm
 @pytest.mark.slow
 @pytest.mark.usefixtures("fresh_compiler")
 def test_without_a_compiler_a_training_ends_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from torch._inductor import config, cpp_builder
+    from torch._inductor import config
 
     monkeypatch.setattr(config.cpp, "cxx", (None, "/nonexistent/g++"))
-    cpp_builder.get_cpp_compiler.cache_clear()
     with pytest.raises(NotRetryable, match=r"recipe.compile must be left out: .* cannot be compiled here") as error:
         train_here(compiling(text_file(tmp_path)), tmp_path / "run")
     assert error.value.reason == "InvalidSettings"
-    cpp_builder.get_cpp_compiler.cache_clear()
 
 
 @pytest.mark.slow
