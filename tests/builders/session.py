@@ -73,5 +73,5 @@ def start_program(folder: Path, code: str, *, under_costopt: bool = True) -> sub
 def run_program(folder: Path, code: str, *, under_costopt: bool = True) -> subprocess.CompletedProcess[str]:
     """Run a program in `folder` to its end."""
     process = start_program(folder, code, under_costopt=under_costopt)
-    output, errors = process.communicate(timeout=240)
+    output, errors = process.communicate(timeout=800)
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)

@@ -233,7 +233,7 @@ def start_as_ranks(program: list[str], world_size: int, **environment: str) -> l
 
 
 def wait_for(
-    ranks: list[subprocess.Popen[str]], seconds: float = 240, *, said: list[str] | None = None
+    ranks: list[subprocess.Popen[str]], seconds: float = 800, *, said: list[str] | None = None
 ) -> tuple[list[int], list[str]]:
     """Exit codes and stderr of all ranks; none stays running. `said` gets their stdout."""
     try:

@@ -96,7 +96,7 @@ def test_ctrl_c_saves_and_suspends_and_the_same_command_resumes_to_the_same_weig
     first = start_costopt(tmp_path, "run", "job.yaml")
     wait_until(lambda: checkpoint_is_written(run))
     first.send_signal(signal.SIGINT)
-    output, _ = first.communicate(timeout=240)
+    output, _ = first.communicate(timeout=800)
     assert first.returncode == 130, output
     assert "saving a checkpoint, then suspending" in output
     assert "Suspended as asked. Run the same command again to resume." in output
@@ -120,7 +120,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before_and_said_
     first = start_costopt(tmp_path, "run", "job.yaml")
     wait_until(lambda: len(list((run / "checkpoints").glob("step-*/manifest.json"))) > 1)
     first.send_signal(signal.SIGINT)
-    first.communicate(timeout=240)
+    first.communicate(timeout=800)
     before, newest = sorted((run / "checkpoints").glob("step-*"))[-2:]
     damaged = max(newest.glob("model-*"))
     damaged.write_bytes(damaged.read_bytes()[:-1])
@@ -167,7 +167,7 @@ def test_a_killed_rank_restarts_the_whole_gang_to_bitwise_the_same_weights(tmp_p
     first = start_costopt(tmp_path, "run", "job.yaml")
     wait_until(lambda: checkpoint_is_written(run))
     os.kill(a_rank_of(run), signal.SIGKILL)
-    output, _ = first.communicate(timeout=240)
+    output, _ = first.communicate(timeout=800)
     assert first.returncode == 0, output
     status = RunFolder(run).status()
     assert (status.stages[0].attempt, status.stages[0].failures) == (1, 1)
@@ -224,7 +224,7 @@ def test_a_second_run_beside_the_first_is_refused_and_a_second_ctrl_c_stops_at_o
     assert f"is being run by process {first.pid}" in beside.stderr
     first.send_signal(signal.SIGINT)
     first.send_signal(signal.SIGTERM)
-    output, _ = first.communicate(timeout=240)
+    output, _ = first.communicate(timeout=800)
     assert "stopping now" in output
     assert first.returncode in (130, 143), output
     assert processes_below(run) == []

@@ -29,7 +29,7 @@ from costopt_trainer.models.artifact import load_model
 from costopt_trainer.storage.checkpoint_files import read_tensors
 from costopt_trainer.training.evaluation import validation_totals
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 GPIPE = {"pipeline": 2, "schedule": "GPipe"}
 ONE_F_ONE_B = {"pipeline": 2, "schedule": "OneFOneB"}

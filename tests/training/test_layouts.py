@@ -16,7 +16,7 @@ from costopt.schema.replica import EXIT_PREEMPTED, Progress
 from costopt_trainer.models.artifact import load_model
 from costopt_trainer.storage.checkpoint_files import read_tensors
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 STEPS = 20
 TOLERANCE = 2e-6
