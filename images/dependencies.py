@@ -32,9 +32,10 @@ os._exit(0)  # a group's destructor may wait for ever
 
 
 def requirements() -> list[str]:
-    """What pyproject.toml lists for the package itself and for its extra [trainer]."""
+    """What pyproject.toml lists for the package itself and for its extras [trainer] and [hf]."""
     project = tomllib.loads(PROJECT.read_text())["project"]
-    return [*project["dependencies"], *project["optional-dependencies"]["trainer"]]
+    extras = project["optional-dependencies"]
+    return [*project["dependencies"], *extras["trainer"], *extras["hf"]]
 
 
 def for_cpus(metadata: str) -> str:
