@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from costopt.schema.base import PlainData, Rule, Strict
+from costopt.schema.base import PlainData, Rule, Strict, cel_list
 
 ScheduleName = Literal["GPipe", "OneFOneB", "Interleaved", "ZeroBubble"]
 
@@ -57,7 +57,7 @@ class Parallelism(Strict):
         ),
         Rule(
             cel="!has(self.stagesPerRank) || self.stagesPerRank == 1 || has(self.schedule) && self.schedule in "
-            "['Interleaved', 'ZeroBubble']",
+            + cel_list(WITH_SEVERAL_STAGES),
             message="stagesPerRank must be 1 unless schedule is Interleaved or ZeroBubble",
             holds=lambda data: data.get("stagesPerRank", 1) == 1 or data["schedule"] in WITH_SEVERAL_STAGES,
         ),

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from builders.session import MS, Clock
 from costopt import names
 from costopt.schema.replica import EarlierRounds, MeteredMilliseconds, Progress, progress_in_log
 from costopt_trainer.heartbeat import Heartbeat, make_page, read_beat
@@ -13,21 +14,6 @@ from costopt_trainer.reporting import meter as meter_module
 from costopt_trainer.reporting.meter import Meter, process_age_ns
 from costopt_trainer.reporting.reporter import Reporter
 from costopt_trainer.training.process_group import ProcessGroup
-
-MS = 10**6
-
-
-class Clock:
-    """Nanoseconds, moved by hand."""
-
-    def __init__(self) -> None:
-        self.now = 10**15
-
-    def __call__(self) -> int:
-        return self.now
-
-    def pass_ms(self, milliseconds: float) -> None:
-        self.now += int(milliseconds * MS)
 
 
 def test_every_moment_is_counted_under_exactly_one_head() -> None:

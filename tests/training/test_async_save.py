@@ -152,18 +152,6 @@ def test_a_checkpoint_is_due_by_steps_or_by_the_time_since_the_last_one_began(tm
 # ------------------------------------------------------------------------------------------------------- what fails
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 256 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], check=False)
-    if mounted.returncode != 0:
-        pytest.skip("needs the right to mount a small disk")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
 def fill(disk: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         (disk / "other").write_bytes(bytes(2**20))

@@ -3,7 +3,6 @@
 import os
 import resource
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -331,18 +330,6 @@ def test_a_write_that_fails_leaves_the_ones_before_and_is_not_worth_a_retry(tmp_
     assert refused.value.reason == "CheckpointNotWritable"
     assert steps(tmp_path) == ["step-00000010"]
     assert checkpoints.newest() == 10
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 256 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], check=False)
-    if mounted.returncode != 0:
-        pytest.skip("needs the right to mount a small disk")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_full_disk_leaves_the_ones_before_and_gets_its_room_back(small_disk: Path) -> None:

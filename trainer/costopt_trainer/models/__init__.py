@@ -9,6 +9,7 @@ encoder      Encoder
 conv_net     ConvNet
 res_net      ResNet
 mlp          MLP
+whole        what models that are not our own share
 light        layers with fewer weights, for any of them
 shape        all that is needed to build a model of the right shape, as JSON beside its weights
 loss         cross-entropy, which all of them are trained with

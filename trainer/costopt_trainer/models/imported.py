@@ -7,32 +7,28 @@ its folder is named and searched last: nothing of ours is ever taken from it.
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from torch import Tensor, nn
 
 from costopt.schema import foreign_models as language
 from costopt_trainer.errors import NotRetryable, first_line, memory_reason
-from costopt_trainer.models.family import LayeredModel, ModelFamily, Prunable
+from costopt_trainer.models.family import ModelFamily
 from costopt_trainer.models.shape import ModelShape, Widths
+from costopt_trainer.models.whole import WholeModel
 
 
-class ImportedModel(LayeredModel):
+class ImportedModel(WholeModel):
     """A whole model; a pipeline cannot cut it. Its own `loss_sum(inputs, targets)` is used if it has one."""
 
-    num_layers = 1
+    called = "an imported model"
     weights_prefix = "model."
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-
-    def blocks(self) -> list[nn.Module]:
-        """The longest list of layers, if there is any."""
-        lists = [list(module) for module in self.model.modules() if isinstance(module, nn.ModuleList)]
-        return max(lists, key=len, default=[])
 
     def loss_sum(self, inputs: Tensor, targets: Tensor) -> Tensor:
         own = getattr(self.model, "loss_sum", None)
@@ -43,21 +39,6 @@ class ImportedModel(LayeredModel):
         """Inputs (B, ...) -> logits (B, ..., K)."""
         logits: Tensor = self.model(inputs)
         return logits
-
-    def keep_layers(self, first: int, last: int) -> Self:
-        """As LayeredModel says: there is one layer, the whole."""
-        if (first, last) != (0, 1):
-            raise ValueError(f"an imported model is one layer: 0, 1 and not {first}, {last}")
-        return self
-
-    def drop_ends(self, *, start: bool, end: bool) -> None:
-        """Nothing to drop."""
-
-    def widths(self) -> dict[str, tuple[int, ...]]:
-        return {}
-
-    def prunable(self) -> Iterator[Prunable]:
-        return iter(())
 
 
 class ImportFamily:

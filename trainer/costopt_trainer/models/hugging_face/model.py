@@ -4,23 +4,23 @@ Shape suffixes: B = batch, T = tokens, V = vocabulary.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
-from costopt_trainer.models.family import LayeredModel, Prunable
 from costopt_trainer.models.hugging_face.lora import adapter_files
+from costopt_trainer.models.whole import WholeModel
 
 _PREFIX = "model."
 UNREADABLE_CONFIG_FILE = "architecture.json"
 """The library's config.json where it cannot read the weights: it would fill in fresh ones."""
 
 
-class HuggingFaceModel(LayeredModel):
+class HuggingFaceModel(WholeModel):
     """A whole model; a pipeline cannot cut it. Its weights have the library's names, after `model.`."""
 
-    num_layers = 1
+    called = "a model of the Hugging Face library"
     weights_prefix = _PREFIX
 
     def __init__(
@@ -57,31 +57,11 @@ class HuggingFaceModel(LayeredModel):
         """Names that no checkpoint holds: what is another parameter, and what adapters leave as it was."""
         return {*self._not_saved, *self.tied}
 
-    def blocks(self) -> list[nn.Module]:
-        """The longest list of layers."""
-        lists = [list(module) for module in self.model.modules() if isinstance(module, nn.ModuleList)]
-        return max(lists, key=len, default=[])
-
     def forward(self, x_BT: Tensor) -> Tensor:
         """Tokens (B, T) -> logits (B, T, V), or (B, K) of a classifier."""
         if self.pad_id is None:
             return self.model(input_ids=x_BT, use_cache=False).logits
         return self.model(input_ids=x_BT, attention_mask=x_BT != self.pad_id).logits
-
-    def keep_layers(self, first: int, last: int) -> Self:
-        """As LayeredModel says: there is one layer, the whole."""
-        if (first, last) != (0, 1):
-            raise ValueError(f"a model of the Hugging Face library is one layer: 0, 1 and not {first}, {last}")
-        return self
-
-    def drop_ends(self, *, start: bool, end: bool) -> None:
-        """Nothing to drop."""
-
-    def widths(self) -> dict[str, tuple[int, ...]]:
-        return {}
-
-    def prunable(self) -> Iterator[Prunable]:
-        return iter(())
 
     def merged(self) -> "HuggingFaceModel":
         """The model with its adapters added to the matrices that they belong to."""
