@@ -64,7 +64,7 @@ def test_data_wait_checkpoint_lost_progress_and_recovery_of_a_command_are_in_its
     assert first.metered.productive >= 200, "two steps, which the checkpoint holds"
     assert first.metered.since_checkpoint >= 100, "and the third"
     hours = causes(status)
-    # In milliseconds. A bill shows hours to nine digits, so the two lines of a cause, one for each attempt, may be too low by a digit.
+    # In milliseconds. A bill shows hours to nine digits: the two lines of a cause, one for each attempt, may lack one.
     spent = {cause: (hours[cause] + LAST_DIGIT) * 3_600_000 for cause in hours}
     assert spent["Startup"] >= first.metered.startup - 1
     assert spent["Recovery"] >= second.metered.startup - 1
