@@ -33,8 +33,10 @@ import torch
 from costopt.schema.recipe import Recipe
 from costopt_trainer.reporting.meter import Meter
 from costopt_trainer.storage import checkpoint_files
-from costopt_trainer.training.loop import Stop, Training
+from costopt_trainer.training.loop import run_steps
 from costopt_trainer.training.process_group import ProcessGroup, join_process_group
+from costopt_trainer.training.stopping import Stop
+from costopt_trainer.training.training import Training
 
 
 @dataclass
@@ -54,14 +56,17 @@ class Figures:
 class Observed(Training):
     """A training that notes how long its steps take and for how long checkpoints hold it."""
 
-    def run(self) -> None:
+    def resume(self) -> None:
+        super().resume()
         self.figures = Figures()
         self.held: dict[int, float] = {}  # by the step of the checkpoint
         self.began: dict[int, float] = {}
         self.is_held = False
         wait = self.saves.before_change
         self.saves.before_change = lambda: self.holding(wait)  # type: ignore[method-assign]
-        super().run()
+
+    def end(self) -> None:
+        """Choose what counts."""
         counted = sorted(self.held)[1:-1]
         self.figures.held = [self.held[step] for step in counted]
 
@@ -136,7 +141,8 @@ def trained(recipe: Recipe, gang: ProcessGroup) -> Observed:
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         training = Observed(recipe, Path(folder), gang, Meter(), Stop(), job="benchmark")
         training.resume()
-        training.run()
+        run_steps(training)
+        training.end()
     return training
 
 

@@ -29,9 +29,11 @@ import torch
 from costopt.schema.recipe import Recipe
 from costopt_trainer.models.table import build_model
 from costopt_trainer.training.evaluation import ACCURACY, MACRO_F1, class_counts, macro_f1
-from costopt_trainer.training.loop import Stop, Training
+from costopt_trainer.training.loop import run_steps
 from costopt_trainer.training.meter import Meter
 from costopt_trainer.training.process_group import ALONE
+from costopt_trainer.training.stopping import Stop
+from costopt_trainer.training.training import Training
 
 PACKAGES = ("asyncio", "email", "multiprocessing", "unittest", "xml", "idlelib", "tkinter", "lib2to3", "http", "ctypes")
 FEWEST, MOST = 100, 400
@@ -116,7 +118,7 @@ def trained(settings: Recipe, storage: Path) -> Training:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         training = Training(settings, storage, ALONE, Meter(), Stop(), job="benchmark")
         training.resume()
-        training.run()
+        run_steps(training)
     return training
 
 

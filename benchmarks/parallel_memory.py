@@ -58,9 +58,9 @@ def rank_main(recipe: Recipe, storage: Path) -> None:
     import torch
 
     from costopt_trainer.reporting.meter import Meter
-    from costopt_trainer.training.loop import Training
     from costopt_trainer.training.process_group import join_process_group
     from costopt_trainer.training.stopping import Stop
+    from costopt_trainer.training.training import Training
 
     torch.set_num_threads(1)
     gang = join_process_group()

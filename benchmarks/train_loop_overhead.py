@@ -28,11 +28,13 @@ from costopt.schema.recipe import Recipe
 from costopt_trainer.data import TrainingData, sample_indices
 from costopt_trainer.models.table import build_model
 from costopt_trainer.reporting.meter import Meter
-from costopt_trainer.training.loop import Stop, Training
+from costopt_trainer.training.loop import run_steps
 from costopt_trainer.training.optimizers import make_optimizer
 from costopt_trainer.training.parallel import Batch
 from costopt_trainer.training.process_group import ProcessGroup, join_process_group
 from costopt_trainer.training.schedules import learning_rate
+from costopt_trainer.training.stopping import Stop
+from costopt_trainer.training.training import Training
 
 
 def make_recipe(total_steps: int) -> Recipe:
@@ -73,11 +75,9 @@ def bare_loop(recipe: Recipe, data: TrainingData, model: nn.Module, device: torc
 class Observed(Training):
     """A training that notes when each step begins."""
 
-    began: list[float]
-
-    def run(self) -> None:
-        self.began = []
-        super().run()
+    def resume(self) -> None:
+        super().resume()
+        self.began: list[float] = []
 
     def take_step(self, batches: list[Batch], num_targets: int) -> None:
         self.began.append(time.perf_counter())
@@ -90,7 +90,7 @@ def our_loop(recipe: Recipe, storage: Path, gang: ProcessGroup) -> Observed:
     training = Observed(recipe, storage, gang, Meter(), Stop(), job="benchmark")
     with contextlib.redirect_stdout(io.StringIO()):
         training.resume()
-        training.run()
+        run_steps(training)
     return training
 
 

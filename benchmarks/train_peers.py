@@ -69,9 +69,10 @@ def recipe_of(config: Path, steps: int) -> Any:
 def run_costopt(recipe: Any, storage: Path, began: list[float]) -> float:
     """Our loop, from the start; the last loss."""
     from costopt_trainer.reporting.meter import Meter
-    from costopt_trainer.training.loop import Training
+    from costopt_trainer.training.loop import run_steps
     from costopt_trainer.training.process_group import ALONE
     from costopt_trainer.training.stopping import Stop
+    from costopt_trainer.training.training import Training
 
     class Observed(Training):
         def take_step(self, *step: Any) -> None:
@@ -83,7 +84,7 @@ def run_costopt(recipe: Any, storage: Path, began: list[float]) -> float:
 
     training = Observed(recipe, storage, ALONE, Meter(), Stop(), job="benchmark")
     training.resume()
-    training.run()
+    run_steps(training)
     return float(training.progress.loss or "nan")
 
 

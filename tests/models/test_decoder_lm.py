@@ -15,9 +15,10 @@ from costopt_trainer.models.family import fill, stored_tensors
 from costopt_trainer.models.shape import ModelShape
 from costopt_trainer.models.table import build_model, settings_that_must_stay
 from costopt_trainer.reporting.meter import Meter
-from costopt_trainer.training.loop import Training
+from costopt_trainer.training.loop import run_steps
 from costopt_trainer.training.process_group import ALONE
 from costopt_trainer.training.stopping import Stop
+from costopt_trainer.training.training import Training
 
 SMALL = {"numLayers": 2, "numHeads": 4, "embeddingDim": 32, "contextLength": 16}
 TOKENS = torch.randint(0, 50, (2, 16), generator=torch.Generator().manual_seed(2))
@@ -187,9 +188,9 @@ def test_a_preset_trains_and_resumes_to_the_bit(tmp_path: Path, preset: str) -> 
 
             begun.take_step = step  # type: ignore[method-assign]
             with pytest.raises(SystemExit):
-                begun.run()
+                run_steps(begun)
             return begun
-        begun.run()
+        run_steps(begun)
         begun.finish()
         return begun
 

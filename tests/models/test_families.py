@@ -38,9 +38,10 @@ from costopt_trainer.models.table import (
 )
 from costopt_trainer.reporting.meter import Meter
 from costopt_trainer.training.evaluation import Totals, describe_results
-from costopt_trainer.training.loop import Training
+from costopt_trainer.training.loop import run_steps
 from costopt_trainer.training.process_group import ALONE
 from costopt_trainer.training.stopping import Stop
+from costopt_trainer.training.training import Training
 
 VARIATIONS: dict[str, dict[str, Any]] = {
     "DecoderLM of preset GPT2": {"type": "DecoderLM", "decoderLM": {"preset": "GPT2"}},
@@ -320,7 +321,7 @@ def test_one_more_family_is_settings_a_file_and_a_row(tmp_path: Path) -> None:
         return begun
 
     whole = training()
-    whole.run()
+    run_steps(whole)
     whole.finish()
     assert isinstance(whole.module, ByteMLPModel)
     results = whole.progress.results

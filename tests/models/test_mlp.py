@@ -11,9 +11,10 @@ from builders.trainer import recipe
 from costopt_trainer.models.artifact import load_model
 from costopt_trainer.models.shape import ModelShape
 from costopt_trainer.reporting.meter import Meter
-from costopt_trainer.training.loop import Training
+from costopt_trainer.training.loop import run_steps
 from costopt_trainer.training.process_group import ALONE
 from costopt_trainer.training.stopping import Stop
+from costopt_trainer.training.training import Training
 
 
 def test_a_model_of_a_table_learns_and_its_artifact_takes_raw_features(tmp_path: Path) -> None:
@@ -27,7 +28,7 @@ def test_a_model_of_a_table_learns_and_its_artifact_takes_raw_features(tmp_path:
     )
     training = Training(settings, tmp_path, ALONE, Meter(), Stop(), job="test")
     training.resume()
-    training.run()
+    run_steps(training)
     training.finish()
     assert int(training.progress.results["validationAccuracyPermille"]) > 850
     trained: Any = load_model(tmp_path / "artifacts/model")

@@ -20,6 +20,7 @@ from costopt_trainer.training.async_save import Saved, Saves
 from costopt_trainer.training.checkpoint import Checkpoints
 from costopt_trainer.training.process_group import ALONE
 from costopt_trainer.training.snapshot import HostCopies, Snapshot, random_state
+from costopt_trainer.training.training import Training
 
 
 class Gate:
@@ -222,7 +223,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_ends_in_the_same_bit
             acts.append("write 4")
         return written_by_thread(path, *arguments, **keywords)
 
-    class Observed(train.Training):
+    class Observed(Training):
         def take_step(self, *step: Any) -> None:
             super().take_step(*step)
             acts.append(f"step {self.step}")
@@ -254,7 +255,7 @@ def test_a_stop_while_one_is_written_waits_for_it_and_saves_the_step_it_came_in(
 ) -> None:
     gate = Gate()
 
-    class Observed(train.Training):
+    class Observed(Training):
         def end_early(self) -> Any:
             assert gate.reached.wait(120)
             gate.is_open.set()
@@ -278,7 +279,7 @@ def test_a_training_that_fails_lets_the_checkpoint_be_completed(
 ) -> None:
     gate = Gate()
 
-    class Failing(train.Training):
+    class Failing(Training):
         def take_step(self, *step: Any) -> None:
             super().take_step(*step)
             if self.step == 5:
@@ -296,7 +297,7 @@ def test_a_training_that_fails_lets_the_checkpoint_be_completed(
 def test_time_makes_a_checkpoint_due_at_any_step(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Saves, "is_due_by_time", lambda self: self.step is None)
     saved: list[int] = []
-    save = train.Training.save
-    monkeypatch.setattr(train.Training, "save", lambda self: (saved.append(self.step), save(self))[1])
+    save = Training.save
+    monkeypatch.setattr(Training, "save", lambda self: (saved.append(self.step), save(self))[1])
     assert train_here(recipe(text, checkpointing={"everySteps": 1000, "everySeconds": 60}), tmp_path) == 0
     assert saved == [1, 8]

@@ -34,13 +34,17 @@ from costopt.schema.replica import EXIT_PREEMPTED, Progress
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.artifact import load_model
 from costopt_trainer.models.decoder_lm import DecoderLM
+from costopt_trainer.models.table import build_model
 from costopt_trainer.reporting.meter import Meter
-from costopt_trainer.training import loop as train
+from costopt_trainer.training.divergence import diverged
 from costopt_trainer.training.evaluation import spread_indices, validation_totals
+from costopt_trainer.training.loop import run_steps
 from costopt_trainer.training.optimizers import make_optimizer
 from costopt_trainer.training.parallel.data import DataParallel
 from costopt_trainer.training.precision import gradient_scaler, slow_precision
 from costopt_trainer.training.process_group import ALONE
+from costopt_trainer.training.stopping import Stop
+from costopt_trainer.training.training import Training
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +63,10 @@ def make_recipe(kind: str, text: Path, images: Path, **changes: Any) -> Recipe:
     return recipe(text, precision=kind, **changes)
 
 
-def training(recipe: Recipe, storage: Path) -> train.Training:
+def training(recipe: Recipe, storage: Path) -> Training:
     """A training at its start or newest checkpoint, to be looked into."""
     storage.mkdir(parents=True, exist_ok=True)
-    begun = train.Training(recipe, storage, ALONE, Meter(), train.Stop(), job="test")
+    begun = Training(recipe, storage, ALONE, Meter(), Stop(), job="test")
     begun.resume()
     return begun
 
@@ -129,14 +133,14 @@ def test_the_saved_model_is_joined_without_memory_for_another_one(
     before = weights.read_bytes()
     finished = training(settings, tmp_path)
     built: list[set[str]] = []
-    build = train.build_model
+    build = build_model
 
     def observed(shape: Any) -> Any:
         model = build(shape)
         built.append({parameter.device.type for parameter in model.parameters()})
         return model
 
-    monkeypatch.setattr(train, "build_model", observed)
+    monkeypatch.setattr("costopt_trainer.training.training.build_model", observed)
     finished.finish()
     assert built == [{"meta"}]
     assert weights.read_bytes() == before
@@ -320,7 +324,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_before_it_is_saved(
 
 def test_lower_clipping_is_advised_where_gradients_are_clipped(text: Path) -> None:
     clipped = recipe(text, optimizer={"learningRate": "1", "gradientClipNorm": "2.5"})
-    assert "or lower optimizer.gradientClipNorm (now 2.5)" in str(train.diverged("it is nan", clipped))
+    assert "or lower optimizer.gradientClipNorm (now 2.5)" in str(diverged("it is nan", clipped))
 
 
 @pytest.mark.parametrize(("asked", "refused"), [(3, True), (4, False), (5, False)])
@@ -459,7 +463,7 @@ def test_reports_do_not_come_at_every_quick_step(
     text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begun = training(recipe(text, evaluation={"everySteps": 8}, checkpointing={"everySteps": 8}), tmp_path)
-    begun.run()
+    run_steps(begun)
     told = [json.loads(line)["step"] for line in capsys.readouterr().out.splitlines()]
     assert told == [0, 8]
 

@@ -18,7 +18,7 @@ from costopt.schema.recipe import Recipe
 from costopt.schema.unions import tagged_union
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.reporting.meter import Meter
-from costopt_trainer.training.loop import Stop, Training
+from costopt_trainer.training.loop import run_steps
 from costopt_trainer.training.optimizers import (
     OPTIMIZERS,
     factory_of,
@@ -27,6 +27,8 @@ from costopt_trainer.training.optimizers import (
     named_optimizer_state,
 )
 from costopt_trainer.training.process_group import ALONE
+from costopt_trainer.training.stopping import Stop
+from costopt_trainer.training.training import Training
 
 
 def network() -> nn.Module:
@@ -179,17 +181,17 @@ def test_one_more_optimizer_is_settings_a_factory_and_a_row(tmp_path: Path, monk
         return begin_with_sgd(tmp_path, folder)
 
     whole = training("whole")
-    whole.run()
+    run_steps(whole)
     assert isinstance(whole.optimizer, torch.optim.SGD)
     assert whole.progress.learning_rate == "0"
 
     halves = training("halves")
     stop_after(halves, 5)
     with pytest.raises(SystemExit):
-        halves.run()
+        run_steps(halves)
     resumed = training("halves")
     assert resumed.step == 5
-    resumed.run()
+    run_steps(resumed)
     assert same(whole.module.state_dict(), resumed.module.state_dict())
     assert same(
         named_optimizer_state(whole.module, whole.optimizer), named_optimizer_state(resumed.module, resumed.optimizer)
@@ -212,7 +214,7 @@ def test_a_checkpoint_of_steps_that_all_overflowed_is_whole_without_any_state_of
 
     monkeypatch.setattr(training, "take_step", take_one)
     with pytest.raises(SystemExit):
-        training.run()
+        run_steps(training)
     overflowing.remove()
     assert named_optimizer_state(training.module, training.optimizer) == {}
     assert begin_with_sgd(tmp_path, "storage", precision="FP16").step == 1

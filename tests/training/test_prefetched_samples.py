@@ -24,7 +24,10 @@ from costopt.schema.replica import EXIT_PREEMPTED
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.reporting.meter import Meter
 from costopt_trainer.training import loop as train
+from costopt_trainer.training.loop import run_steps
 from costopt_trainer.training.process_group import ALONE
+from costopt_trainer.training.stopping import Stop
+from costopt_trainer.training.training import Training
 
 PATIENCE = 240
 
@@ -49,16 +52,16 @@ def prepared_when_asked_for(
 
 def fail_in_step(number: int, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The thread that reads the samples of step `number` meets `error`; the result lists who read what."""
-    original, threads = train.Training.batches_at, []
+    original, threads = Training.batches_at, []
 
-    def batches_at(self: train.Training, position: int) -> Any:
+    def batches_at(self: Training, position: int) -> Any:
         if self.stop.in_steps:
             threads.append(threading.get_ident())
             if position == (number - 1) * self.recipe.batch.global_batch_size:
                 raise error
         return original(self, position)
 
-    monkeypatch.setattr(train.Training, "batches_at", batches_at)
+    monkeypatch.setattr(Training, "batches_at", batches_at)
     return threads
 
 
@@ -100,7 +103,7 @@ def test_a_loop_that_fails_ends_with_its_thread(text: Path, tmp_path: Path, monk
     def take_step(*_step: object) -> None:
         raise RuntimeError("another rank is gone")
 
-    monkeypatch.setattr(train.Training, "take_step", take_step)
+    monkeypatch.setattr(Training, "take_step", take_step)
     with pytest.raises(RuntimeError, match="another rank"):
         train_here(recipe(text), tmp_path)
 
@@ -116,9 +119,9 @@ def test_reading_that_goes_on_while_a_step_is_taken_is_no_wait_for_data(
 ) -> None:
     """Time goes by only while samples are read: a second for those of each step, while the one before is taken."""
     seconds, read, taken = [0], [threading.Event() for _ in range(8)], [threading.Event() for _ in range(8)]
-    original = train.Training.batches_at, train.Training.take_step
+    original = Training.batches_at, Training.take_step
 
-    def batches_at(self: train.Training, position: int) -> Any:
+    def batches_at(self: Training, position: int) -> Any:
         batches = original[0](self, position)
         step = position // 8
         if self.stop.in_steps:
@@ -127,17 +130,17 @@ def test_reading_that_goes_on_while_a_step_is_taken_is_no_wait_for_data(
             read[step].set()
         return batches
 
-    def take_step(self: train.Training, *step: Any) -> None:
+    def take_step(self: Training, *step: Any) -> None:
         taken[self.step].set()
         for samples in read[self.step + 1 : self.step + 2]:
             assert samples.wait(PATIENCE)
         original[1](self, *step)
 
-    monkeypatch.setattr(train.Training, "batches_at", batches_at)
-    monkeypatch.setattr(train.Training, "take_step", take_step)
+    monkeypatch.setattr(Training, "batches_at", batches_at)
+    monkeypatch.setattr(Training, "take_step", take_step)
     meter = Meter(now=lambda: seconds[0] * 10**9)
-    begun = train.Training(recipe(text), tmp_path, ALONE, meter, train.Stop(), job="test")
+    begun = Training(recipe(text), tmp_path, ALONE, meter, Stop(), job="test")
     begun.resume()
-    begun.run()
+    run_steps(begun)
     assert meter.metered().data_wait == 1000, "of the first step alone, for which nothing could be done before"
     assert meter.metered().productive == 7000

@@ -10,9 +10,11 @@ from builders.trainer import recipe, text_file
 from costopt.schema.optimization import Schedule
 from costopt.schema.recipe import Recipe
 from costopt_trainer.reporting.meter import Meter
-from costopt_trainer.training.loop import Stop, Training
+from costopt_trainer.training.loop import run_steps
 from costopt_trainer.training.process_group import ALONE
 from costopt_trainer.training.schedules import SCHEDULES, learning_rate
+from costopt_trainer.training.stopping import Stop
+from costopt_trainer.training.training import Training
 
 
 def test_every_word_of_the_language_has_a_row_and_every_row_a_word() -> None:
@@ -67,6 +69,6 @@ def test_one_more_schedule_is_a_word_a_function_and_a_row(tmp_path: Path, monkey
     settings = LongerRecipe.model_validate({**plain, "schedule": {"type": "Constant"}})
     begun = Training(settings, tmp_path, ALONE, Meter(), Stop(), job="test")
     begun.resume()
-    begun.run()
+    run_steps(begun)
     assert begun.step == 3
     assert {group["lr"] for group in begun.optimizer.param_groups} == {0.002}

@@ -24,6 +24,7 @@ from costopt.schema.replica import EXIT_PREEMPTED
 from costopt_trainer.agreement import Question
 from costopt_trainer.training import loop as train
 from costopt_trainer.training.stopping import Stop
+from costopt_trainer.training.training import Training
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +54,15 @@ def stop_at_micro_batch(monkeypatch: pytest.MonkeyPatch, kind: str, number: int)
                 current[-1].stop.asked = True
         return asked(self)
 
-    current: list[train.Training] = []
-    begin = train.Training.run
+    current: list[Training] = []
+    begin = train.run_steps
 
-    def remembered(self: train.Training) -> None:
-        current.append(self)
-        begin(self)
+    def remembered(training: Training) -> None:
+        current.append(training)
+        begin(training)
 
     monkeypatch.setattr(Question, "all_end", all_end)
-    monkeypatch.setattr(train.Training, "run", remembered)
+    monkeypatch.setattr(train, "run_steps", remembered)
 
 
 @pytest.mark.parametrize("checkpoint_every", [4, 3])
@@ -105,9 +106,9 @@ def test_a_due_checkpoint_is_saved_before_a_due_evaluation(
 ) -> None:
     acts: list[str] = []
     for name in ("save", "evaluate"):
-        act = getattr(train.Training, name)
+        act = getattr(Training, name)
         monkeypatch.setattr(
-            train.Training, name, lambda self, act=act, name=name: (acts.append(f"{name} {self.step}"), act(self))[1]
+            Training, name, lambda self, act=act, name=name: (acts.append(f"{name} {self.step}"), act(self))[1]
         )
     assert train_here(recipe(text), tmp_path) == 0
     assert acts == ["save 4", "evaluate 4", "save 8", "evaluate 8"]
@@ -121,8 +122,8 @@ def test_an_evaluation_that_was_done_is_not_done_again(
     assert train_here(settings, tmp_path / "run", stop_after=5) == EXIT_PREEMPTED
     (tmp_path / "run/checkpoints/step-00000005").rename(tmp_path / "run/gone")
     evaluated: list[int] = []
-    evaluate = train.Training.evaluate
-    monkeypatch.setattr(train.Training, "evaluate", lambda self: (evaluated.append(self.step), evaluate(self))[1])
+    evaluate = Training.evaluate
+    monkeypatch.setattr(Training, "evaluate", lambda self: (evaluated.append(self.step), evaluate(self))[1])
     assert train_here(settings, tmp_path / "run") == 0
     assert evaluated == [8]
     assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")

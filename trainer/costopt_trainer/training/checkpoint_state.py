@@ -3,6 +3,7 @@
 fault_of_state           what is wrong with state.json, in words
 evaluation_of            the figures in evaluation.json, if they are valid
 refuse_other_training    training ends unless the checkpoint has the same model, data and seed
+refuse_fewer_steps       training ends if the checkpoint is past its last step
 name_changes             differences in words
 """
 
@@ -93,3 +94,13 @@ def name_changes(before: Mapping[str, Any], after: Mapping[str, Any], prefix: st
 
 def _in_words(value: Any) -> str:
     return "not set" if value is None else value if isinstance(value, str) else json.dumps(value)
+
+
+def refuse_fewer_steps(step: int, total_steps: int) -> None:
+    """Raise NotRetryable if the checkpoint's step is past the last one: its model is not the requested one."""
+    if step > total_steps:
+        raise NotRetryable(
+            "InvalidSettings",
+            f"totalSteps is {total_steps}, but training has come to step {step} already: ask for that many, "
+            "or use other storage to start anew",
+        )
