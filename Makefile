@@ -81,7 +81,7 @@ bench: $(STAMP) ## Measure against a peer in the same run; figures are in benchm
 	@for program in benchmarks/*.py; do echo "== $$program"; PYTHONPATH=.:operator:tests $(BIN)/python $$program || exit 1; done
 
 bench-train: $(STAMP) ## Measure the trainer against its peers, its layouts against each other, and what restarts cost
-	@for program in train_peers parallel_memory checkpoint_stall step_memory restart_times; do \
+	@for program in train_peers nano_gpt parallel_memory checkpoint_stall step_memory restart_times; do \
 	echo "== $$program"; PYTHONPATH=.:trainer:tests $(BIN)/python benchmarks/$$program.py || exit 1; done
 
 bench-operator: cluster-binaries ## Measure the operator on a control plane started here (about 20 minutes)

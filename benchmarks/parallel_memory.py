@@ -3,10 +3,11 @@
     PYTHONPATH=.:trainer:tests python benchmarks/parallel_memory.py [--width 512] [--layers 6] [--steps 6] [--rounds 3]
 
 Each layout trains the same model on the same samples, in processes of its own; they take turns in rounds. What is
-counted of a rank is the highest resident memory while it builds the model and trains, less what it held just before
-(torch itself and its libraries); what is freed is given back at once. The losses of all layouts must agree, or the
-comparison is refused. On one machine the ranks share its cores and exchange through memory: times tell what a layout
-costs in work, not what a network would.
+counted of a rank are the bytes that torch's allocator has given out and not got back, at their highest from before the
+model is built to the end of the second step: weights, gradients, optimizer state, activations, and what is exchanged.
+(Resident memory would count what the C library keeps of freed blocks too.) The steps after these are timed. The losses
+of all layouts must agree, or the comparison is refused. On one machine the ranks share its cores and exchange through
+memory: times tell what a layout costs in work, not what a network would.
 """
 
 import argparse
@@ -33,8 +34,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "pipeline 2": {"parallelism": {"pipeline": 2}},
 }
 TOLERANCE = 1e-3
-RETURNS_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536"}
-"""Memory that is freed is no longer resident: left to itself, the C library keeps much of it."""
+OBSERVED_STEPS = 2
+"""The second has all that later ones have: the first makes the optimizer's state only at its end."""
 
 
 def make_recipe(name: str, width: int, layers: int, steps: int) -> Recipe:
@@ -65,8 +66,8 @@ def rank_main(recipe: Recipe, storage: Path) -> None:
     torch.set_num_threads(1)
     gang = join_process_group()
     gang.sum_integers(1)
-    before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the highest so far is forgotten
+    observer = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True)
+    observer.start()
     training = Training(recipe, storage, gang, Meter(), Stop(), job="benchmark")
     training.resume()
     times = []
@@ -77,27 +78,30 @@ def rank_main(recipe: Recipe, storage: Path) -> None:
         began = time.perf_counter()
         training.take_step(batches, num_targets)
         times.append(time.perf_counter() - began)
+        if step + 1 == OBSERVED_STEPS:
+            observer.stop()
     training.read_losses()
     result = {
-        "peak": _resident("VmHWM") - before,
-        "seconds": statistics.median(times[1:]),
+        "peak": _peak_bytes(observer, storage / f"trace-{gang.rank}.json"),
+        "seconds": statistics.median(times[OBSERVED_STEPS:]),
         "loss": float(training.progress.loss or "nan"),
     }
     print("result " + json.dumps(result), flush=True)
     gang.leave()
 
 
-def _resident(field: str) -> int:
-    """Resident memory in bytes, as Linux counts it (proc(5) status)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+def _peak_bytes(observer: Any, file: Path) -> int:
+    """Of all allocations while it observed, as the allocator counts them."""
+    observer.export_chrome_trace(str(file))
+    events = json.loads(file.read_bytes())["traceEvents"]
+    return max(int(event["args"]["Total Allocated"]) for event in events if event.get("name") == "[memory]")
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, float]:
     """One round of one layout: the larger peak of both ranks, the slower's time, the loss."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = [name, str(options.width), str(options.layers), str(options.steps), folder]
-        ranks = start_as_ranks(["benchmarks.parallel_memory", "--rank", *arguments], 2, **RETURNS_AT_ONCE)
+        ranks = start_as_ranks(["benchmarks.parallel_memory", "--rank", *arguments], 2)
         outputs = [rank.communicate(timeout=1800)[0] for rank in ranks]
     results = [
         json.loads(line.removeprefix("result "))
