@@ -34,19 +34,23 @@ INITIAL_STD = 0.02
 NORM_EPSILON = 1e-5
 
 
-def rotated(x_BNTH: Tensor, base: int) -> Tensor:
-    """Each head's channels turned, in pairs (c, c + H/2), by angles that grow with the position (RoPE).
+def rotation(num_tokens: int, width: int, base: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and signed sines (T, H) of the angles by which `rotated` turns.
 
-    The angles are computed anew: that is little beside the matrices, and leaves no buffer to shard or to move.
+    They are computed anew each time: that is little beside the matrices, and leaves no buffer to shard or to move.
     """
-    num_tokens, width = x_BNTH.shape[-2:]
-    channels_H = torch.arange(width, device=x_BNTH.device, dtype=torch.float32)
-    positions_T = torch.arange(num_tokens, device=x_BNTH.device, dtype=torch.float32)
+    channels_H = torch.arange(width, device=device, dtype=torch.float32)
+    positions_T = torch.arange(num_tokens, device=device, dtype=torch.float32)
     half = width // 2
     angles_TH = torch.outer(positions_T, base ** (-2 / width * (channels_H % half)))
-    sines_TH = torch.where(channels_H < half, -angles_TH.sin(), angles_TH.sin())
+    sines_TH = angles_TH.sin()
+    return angles_TH.cos(), torch.where(channels_H < half, -sines_TH, sines_TH)
+
+
+def rotated(x_BNTH: Tensor, cosines_TH: Tensor, sines_TH: Tensor) -> Tensor:
+    """Each head's channels turned, in pairs (c, c + H/2), by angles that grow with the position (RoPE)."""
     # Rolled rather than cut and joined, which pruning could not follow.
-    turned = x_BNTH.float() * angles_TH.cos() + x_BNTH.float().roll(half, dims=-1) * sines_TH
+    turned = x_BNTH.float() * cosines_TH + x_BNTH.float().roll(x_BNTH.shape[-1] // 2, dims=-1) * sines_TH
     return turned.type_as(x_BNTH)
 
 
@@ -91,7 +95,8 @@ class Attention(nn.Module):
         k_BKTH = self.k(x_BTD).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         v_BKTH = self.v(x_BTD).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         if self.rotary_base is not None:
-            q_BNTH, k_BKTH = rotated(q_BNTH, self.rotary_base), rotated(k_BKTH, self.rotary_base)
+            turn = rotation(x_BTD.shape[-2], self.head_dim, self.rotary_base, x_BTD.device)
+            q_BNTH, k_BKTH = rotated(q_BNTH, *turn), rotated(k_BKTH, *turn)
         times = q_BNTH.shape[1] // k_BKTH.shape[1]
         if times > 1:
             # Spelt out: asked to do it by itself (enable_gqa), attention leaves its fast kernels on some devices.
