@@ -6,12 +6,13 @@ from pydantic import Field
 
 from costopt.schema.base import Rule
 from costopt.schema.data_kinds import LABELLED_TEXT, MASKED_TEXT, BySetting
-from costopt.schema.model_family import FamilySettings
+from costopt.schema.model_family import LowRank, SharedLayers, SparseLayers
 
 
-class Encoder(FamilySettings):
+class Encoder(LowRank, SharedLayers, SparseLayers):
     """A transformer encoder, in which each token sees all others (learned positions, untied embeddings): it fills in
-    hidden tokens, as BERT does, or tells the class of a document. With bottleneckDim it is built as MobileBERT is."""
+    hidden tokens, as BERT does, or tells the class of a document. With bottleneckDim it is built as MobileBERT is (rank
+    leaves the two linear layers whole that fit its widths)."""
 
     reads = BySetting("task", {"MaskedLM": MASKED_TEXT, "Classification": LABELLED_TEXT})
     layers_field = "num_layers"
@@ -47,5 +48,11 @@ class Encoder(FamilySettings):
             cel="(has(self.bottleneckDim) ? self.bottleneckDim : self.embeddingDim) % self.numHeads == 0",
             message="embeddingDim (or bottleneckDim, if set) must be a multiple of numHeads",
             holds=lambda data: data.get("bottleneckDim", data["embeddingDim"]) % data["numHeads"] == 0,
+        ),
+        Rule(
+            cel="!has(self.rank) || 2 * self.rank < (has(self.bottleneckDim) ? self.bottleneckDim : self.embeddingDim)",
+            message="rank must be so small that two factors have fewer weights than the matrix: less than half of "
+            "embeddingDim (or bottleneckDim, if set)",
+            holds=lambda data: "rank" not in data or 2 * data["rank"] < data.get("bottleneckDim", data["embeddingDim"]),
         ),
     )

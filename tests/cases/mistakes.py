@@ -325,6 +325,12 @@ MISTAKES = [
         "rotaryBase must not be set unless positions are Rotary",
     ),
     MistakeCase(
+        "factors that are no smaller than the matrix of a bottleneck",
+        in_job(f"{RECIPE}.model", {"type": "Encoder", "encoder": {"bottleneckDim": 32, "rank": 16}}),
+        f"{RECIPE}.model.encoder",
+        "rank must be so small that two factors have fewer weights than the matrix: less than half of embeddingDim (or",
+    ),
+    MistakeCase(
         "factors that are no smaller than the matrix",
         in_job(f"{RECIPE}.model.decoderLM", {"embeddingDim": 64, "numKeyValueHeads": 1, "rank": 13}),
         f"{RECIPE}.model.decoderLM",

@@ -56,6 +56,17 @@ VARIATIONS: dict[str, dict[str, Any]] = {
             "sparsity": {"percent": 50},
         },
     },
+    "Encoder with light layers": {
+        "type": "Encoder",
+        "encoder": {
+            "numLayers": 2,
+            "embeddingDim": 32,
+            "contextLength": 16,
+            "rank": 4,
+            "layerRepeats": 2,
+            "sparsity": {"percent": 50},
+        },
+    },
     "LSTM with light layers": {
         "type": "LSTM",
         "lstm": {"embeddingDim": 16, "tiedEmbeddings": True, "layerRepeats": 2, "sparsity": {"percent": 50}},

@@ -26,6 +26,15 @@ def decoder(**settings: Any) -> Any:
     return build_model(ModelShape(ModelSettings.model_validate(plain), vocabulary_size=50))
 
 
+def encoder(**settings: Any) -> Any:
+    torch.manual_seed(1)
+    plain = {"type": "Encoder", "encoder": {**SMALL, **settings}}
+    return build_model(ModelShape(ModelSettings.model_validate(plain), vocabulary_size=50, pad_id=49))
+
+
+MAKE = {"DecoderLM": decoder, "Encoder": encoder}
+
+
 def in_layers(model: Any) -> int:
     return sum(weight.numel() for weight in model.layers.parameters() if weight.dim() == 2)
 
@@ -36,8 +45,9 @@ def flops(model: Any) -> int:
     return counter.get_total_flops()
 
 
-def test_factors_of_a_matrix_have_as_many_weights_as_the_rank_says() -> None:
-    whole, light = decoder(), decoder(rank=4)
+@pytest.mark.parametrize("family", MAKE)
+def test_factors_of_a_matrix_have_as_many_weights_as_the_rank_says(family: str) -> None:
+    whole, light = MAKE[family](), MAKE[family](rank=4)
     square, wide = 4 * (32 + 32), 4 * (32 + 128)
     assert in_layers(light) == 2 * (4 * square + 2 * wide)
     assert in_layers(light) < in_layers(whole) / 4
@@ -50,8 +60,9 @@ def test_factors_start_so_that_their_product_is_as_large_as_a_matrix() -> None:
     assert (layer.up.weight @ layer.down.weight).std().item() == pytest.approx(0.02, rel=0.1)
 
 
-def test_a_layer_that_is_repeated_is_two_layers_with_the_same_weights() -> None:
-    shared, deep = decoder(layerRepeats=2).eval(), decoder(numLayers=4).eval()
+@pytest.mark.parametrize("family", MAKE)
+def test_a_layer_that_is_repeated_is_two_layers_with_the_same_weights(family: str) -> None:
+    shared, deep = MAKE[family](layerRepeats=2).eval(), MAKE[family](numLayers=4).eval()
     weights = deep.state_dict()
     for name, weight in shared.state_dict().items():
         start, _, rest = name.removeprefix("layers.").partition(".")
@@ -78,8 +89,11 @@ def test_as_many_weights_are_zero_as_was_asked_for_and_the_others_make_up_for_th
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("rank", [None, 4])
-def test_zeros_stay_zero_under_each_optimizer_and_all_else_learns(optimizer: Any, rank: int | None) -> None:
-    model = decoder(sparsity={"percent": 60}, **({} if rank is None else {"rank": rank}))
+@pytest.mark.parametrize("family", MAKE)
+def test_zeros_stay_zero_under_each_optimizer_and_all_else_learns(
+    family: str, optimizer: Any, rank: int | None
+) -> None:
+    model = MAKE[family](sparsity={"percent": 60}, **({} if rank is None else {"rank": rank}))
     assert sum(isinstance(module, nn.Linear) and (module.weight == 0).any().item() for module in model.modules()) >= 12
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     stepped = make_optimizer(Optimizer(type=optimizer), model)

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from costopt.schema import encoder as language
 from costopt_trainer.models.family import LayeredModel, ModelFamily, Prunable
+from costopt_trainer.models.light import Linear, last_linear, linear, make_sparse, normal_
 from costopt_trainer.models.shape import ModelShape, Widths
 
 INITIAL_STD = 0.02
@@ -41,17 +42,19 @@ MLP_EXPANSION = 4
 
 
 class Attention(nn.Module):
-    """Self-attention of `inner_width // head_dim` heads. Raises ValueError if that is not a whole number."""
+    """Self-attention of heads that are `width // settings.num_heads` wide. Raises ValueError if `inner_width` is not a
+    whole number of them."""
 
-    def __init__(self, width: int, inner_width: int, head_dim: int) -> None:
+    def __init__(self, settings: language.Encoder, width: int, inner_width: int) -> None:
         super().__init__()
+        rank, sparsity, head_dim = settings.rank, settings.sparsity, width // settings.num_heads
         if inner_width % head_dim != 0:
             raise ValueError(f"attention width must be a multiple of the head width {head_dim}, not {inner_width}")
         self.head_dim = head_dim
-        self.q = nn.Linear(width, inner_width)
-        self.k = nn.Linear(width, inner_width)
-        self.v = nn.Linear(width, inner_width)
-        self.out = nn.Linear(inner_width, width)
+        self.q = linear(width, inner_width, bias=True, rank=rank, sparsity=sparsity)
+        self.k = linear(width, inner_width, bias=True, rank=rank, sparsity=sparsity)
+        self.v = linear(width, inner_width, bias=True, rank=rank, sparsity=sparsity)
+        self.out = linear(inner_width, width, bias=True, rank=rank, sparsity=sparsity)
 
     def forward(self, x_BTE: Tensor, real_BT: Tensor) -> Tensor:
         """Mixes all positions that are `real_BT`, bool (B, T); (B, T, E) -> (B, T, E)."""
@@ -67,10 +70,11 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """Two linear layers with a GELU between, applied to each position by itself."""
 
-    def __init__(self, width: int, hidden_width: int) -> None:
+    def __init__(self, settings: language.Encoder, width: int, hidden_width: int) -> None:
         super().__init__()
-        self.expand = nn.Linear(width, hidden_width)
-        self.contract = nn.Linear(hidden_width, width)
+        rank, sparsity = settings.rank, settings.sparsity
+        self.expand = linear(width, hidden_width, bias=True, rank=rank, sparsity=sparsity)
+        self.contract = linear(hidden_width, width, bias=True, rank=rank, sparsity=sparsity)
 
     def forward(self, x_BTE: Tensor) -> Tensor:
         """(B, T, E) -> (B, T, E) through (B, T, M)."""
@@ -86,9 +90,9 @@ class Block(nn.Module):
         width = settings.bottleneck_dim or settings.embedding_dim
         self.is_pre = settings.norm == "Pre"
         self.attention_norm = nn.LayerNorm(width)
-        self.attention = Attention(width, attention_width, width // settings.num_heads)
+        self.attention = Attention(settings, width, attention_width)
         self.mlp_norms = nn.ModuleList(nn.LayerNorm(width) for _ in mlp_widths)
-        self.mlps = nn.ModuleList(MLP(width, hidden) for hidden in mlp_widths)
+        self.mlps = nn.ModuleList(MLP(settings, width, hidden) for hidden in mlp_widths)
         self.dropout = nn.Dropout(settings.dropout_percent / 100)
         self.narrow: nn.Linear | None = None
         self.widen: nn.Linear | None = None
@@ -138,6 +142,7 @@ class Encoder(LayeredModel):
         if len(mlp_widths) != settings.num_layers * of_layer:
             raise ValueError(f"widths must give {of_layer} MLPs for each of {settings.num_layers} layers")
         self.num_layers = settings.num_layers
+        self.layer_repeats = settings.layer_repeats or 1
         self.pad_id = pad_id
         self.pooling: Literal["Mean", "FirstToken"] | None = (
             settings.pooling if settings.task == "Classification" else None
@@ -155,14 +160,18 @@ class Encoder(LayeredModel):
         )
         self.norm: nn.LayerNorm | None = None if is_post else nn.LayerNorm(dim)
         self.head: nn.Linear | None = nn.Linear(dim, num_outputs)
-        self._start_weights()
+        self._start_weights(settings)
 
-    def _start_weights(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
+    def _start_weights(self, settings: language.Encoder) -> None:
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=INITIAL_STD)
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
+            elif isinstance(module, Linear) and not name.endswith((".down", ".up")):
+                normal_(module, INITIAL_STD)
+        if settings.sparsity is not None:
+            for module in self.layers.modules():
+                if isinstance(module, nn.Linear):
+                    make_sparse(module.weight, settings.sparsity)
 
     def drop_ends(self, *, start: bool, end: bool) -> None:
         if start:
@@ -180,10 +189,10 @@ class Encoder(LayeredModel):
     def prunable(self) -> Iterator[Prunable]:
         for block in self.layers.values():
             attention = cast(Block, block).attention
-            yield Prunable(attention.q, attention.q.out_features, attention.head_dim)
+            yield Prunable(last_linear(attention.q), attention.q.out_features, attention.head_dim)
             for mlp in cast(Block, block).mlps:
                 expand = cast(MLP, mlp).expand
-                yield Prunable(expand, expand.out_features)
+                yield Prunable(last_linear(expand), expand.out_features)
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B, T) or activations (B, T, D + 1) -> logits (B, T, V) or (B, K), or activations (B, T, D + 1)."""
@@ -195,7 +204,8 @@ class Encoder(LayeredModel):
         else:
             x_BTD, real_BT = x[..., :-1], x[..., -1] > 0
         for block in self.layers.values():
-            x_BTD = block(x_BTD, real_BT)
+            for _ in range(self.layer_repeats):
+                x_BTD = block(x_BTD, real_BT)
         if self.head is None:
             return torch.cat([x_BTD, real_BT.unsqueeze(-1).to(x_BTD.dtype)], dim=-1)
         x_BTD = x_BTD if self.norm is None else self.norm(x_BTD)
