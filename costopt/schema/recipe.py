@@ -79,8 +79,8 @@ class Recipe(Strict):
     """How the ranks share the work."""
     compile: bool | None = None
     """Whether layers are compiled (torch.compile), each by itself, before the first step. It takes from seconds to
-    minutes, for which the image needs a C++ compiler; later attempts find what was compiled on the job's storage. Not
-    together with memory.activationCheckpointing. None means false."""
+    minutes, for which the image needs a C++ compiler; later attempts find what was compiled on the job's storage. None
+    means false."""
     memory: Memory | None = None
     """What training does to need less memory. None means its defaults."""
     evaluation: Evaluation = Evaluation()

@@ -21,12 +21,13 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shell(node: RealCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
-    """His shell. Some commands last as long as a job. At the end the definitions go, which kubectl has made."""
-    yield Shell(tmp_path_factory.mktemp("programs"), node.environment, seconds=600)
+    """His shell. Some commands last as long as a job, and longer beside other tests. At the end the definitions go, which kubectl has made."""
+    yield Shell(tmp_path_factory.mktemp("programs"), node.environment, seconds=1500)
     definitions = ("costoptjobs.costopt.dev", "pricebooks.costopt.dev")
     node.kubectl("delete", "crd", *definitions, "--ignore-not-found", "--timeout=100s")
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("leg", JOURNEY, ids=lambda leg: f"{leg.page} {leg.heading or ''}".strip())
 def test_what_a_page_says_of_a_cluster_is_so(node: RealCluster, shell: Shell, here: Path, leg: Leg) -> None:
     for _ in range(3):

@@ -4,16 +4,22 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from builders.launch import replica
 from builders.trainer import losses, recipe, text_file, train_here, written
+from costopt.schema.memory import Memory
+from costopt.schema.models import ModelSettings
 from costopt.schema.recipe import Recipe
 from costopt.schema.replica import EXIT_PREEMPTED
 from costopt_trainer.errors import NotRetryable
-from costopt_trainer.training.compiling import FOLDER, _fault_of, compiled
+from costopt_trainer.models.shape import ModelShape
+from costopt_trainer.models.table import build_model
+from costopt_trainer.training.compiling import FOLDER, _fault_of, compile_blocks, compiled
+from costopt_trainer.training.memory import save_memory
 
 
 @pytest.fixture
@@ -62,11 +68,41 @@ def test_a_resumed_training_finds_what_was_compiled_and_ends_in_the_same_bits(tm
     assert oct((tmp_path / "parts/cache" / FOLDER).stat().st_mode)[-3:] == "700"
 
 
-def test_layers_that_are_recomputed_are_not_compiled_and_one_sentence_says_so(tmp_path: Path) -> None:
-    both = compiling(text_file(tmp_path), memory={"activationCheckpointing": "Full"})
-    with pytest.raises(NotRetryable, match="must not be set both: leave one out") as error:
-        train_here(both, tmp_path / "run")
-    assert error.value.reason == "InvalidSettings"
+def kept_bytes(model: Any) -> int:
+    """What a forward pass keeps for the backward pass."""
+    kept = [0]
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept[0] += tensor.numel() * tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(torch.arange(64).view(4, 16) % 50).sum().backward()
+    return kept[0]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("fresh_compiler")
+def test_compiled_layers_that_are_recomputed_keep_less_and_learn_the_same(tmp_path: Path) -> None:
+    settings = {"numLayers": 2, "numHeads": 4, "embeddingDim": 32, "contextLength": 16}
+    shape = ModelShape(ModelSettings.model_validate({"type": "DecoderLM", "decoderLM": settings}), vocabulary_size=50)
+    kept: dict[str, int] = {}
+    gradients: list[torch.Tensor] = []
+    for number, words in enumerate(("None", "Full", "Selective", "Full")):
+        start_anew()
+        torch.manual_seed(1)
+        model = build_model(shape)
+        save_memory(model, Memory.model_validate({"activationCheckpointing": words}))
+        if number < 3:
+            compile_blocks(model, tmp_path, aloud=True)
+        kept[f"{words} {number}"] = kept_bytes(model)
+        assert (torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0) == (number < 3)
+        found = torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
+        gradients.append(found)
+        torch.testing.assert_close(found, gradients[0], rtol=1e-4, atol=1e-5)
+    everything, full, selective, uncompiled = kept.values()
+    assert full == uncompiled
+    assert full < selective < everything
 
 
 @pytest.mark.slow

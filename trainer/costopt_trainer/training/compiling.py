@@ -15,6 +15,7 @@ import stat
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,13 +35,7 @@ def compile_blocks(model: LayeredModel, folder: Path, *, aloud: bool) -> None:
     """Have each layer of `model` compiled when it is first used; what comes of it is kept below `folder`.
 
     Where that folder is not only this user's, compiled code is kept for this attempt only, with one line if `aloud`.
-    Raises NotRetryable("InvalidSettings") for layers that are recomputed: torch's compiler does not know them so.
     """
-    if any(isinstance(block, Recomputed) for block in model.blocks()):
-        raise NotRetryable(
-            "InvalidSettings",
-            "recipe.compile and recipe.memory.activationCheckpointing must not be set both: leave one out",
-        )
     from torch._dynamo import config  # noqa: PLC0415  takes a second, and most trainings are not compiled
 
     if fault := _fault_of(folder / FOLDER):
@@ -52,9 +47,13 @@ def compile_blocks(model: LayeredModel, folder: Path, *, aloud: bool) -> None:
     blocks = list(model.blocks())
     config.optimize_ddp = False  # it would cut a layer where DDP's buckets end
     config.recompile_limit = max(config.recompile_limit, 2 * len(blocks))  # layers that share no graph
+    compiler = partial(torch.compile, dynamic=False)
     for block in blocks:
         # The method and not the module, so that what FSDP does before and after is not compiled.
-        block.forward = torch.compile(block.forward, dynamic=False)
+        if isinstance(block, Recomputed):
+            block.compile_by(compiler)
+        else:
+            block.forward = compiler(block.forward)
 
 
 def eagerly(is_compiled: bool | None) -> AbstractContextManager[Any]:

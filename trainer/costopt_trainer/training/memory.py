@@ -41,13 +41,23 @@ class Recomputed:
     """Comes before the class of a module: its forward pass is computed again when its backward pass needs it."""
 
     contexts: _Contexts
+    selective: bool
+    compiled_own: Callable[..., Any] | None = None
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """As the module's own."""
-        own = super().forward  # type: ignore[misc]
+        own = self.compiled_own or super().forward  # type: ignore[misc]
         if not torch.is_grad_enabled():
             return own(*inputs, **named)
         return checkpoint(own, *inputs, use_reentrant=False, context_fn=self.contexts, **named)
+
+    def compile_by(self, compiler: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        """Have the forward pass compiled: what is kept selectively only the compiler can tell of what it compiles; else
+        the layer by itself, for the compiler would keep more than its input."""
+        if self.selective:
+            self.forward = compiler(self.forward)  # type: ignore[method-assign]
+        else:
+            self.compiled_own = compiler(super().forward)  # type: ignore[misc]
 
 
 def _recompute(block: nn.Module, *, selective: bool) -> None:
@@ -56,7 +66,9 @@ def _recompute(block: nn.Module, *, selective: bool) -> None:
     # Another class and not a wrapper, so that parameters keep their names; as FSDP2 does it.
     kind = type(block)
     block.__class__ = type(f"Recomputed{kind.__name__}", (Recomputed, kind), {})
-    cast(Recomputed, block).contexts = partial(_without_counting_twice, contexts, counting) if counting else contexts
+    recomputed = cast(Recomputed, block)
+    recomputed.contexts = partial(_without_counting_twice, contexts, counting) if counting else contexts
+    recomputed.selective = selective
 
 
 def _policy(_context: Any, operator: Any, *_inputs: Any, **_named: Any) -> CheckpointPolicy:
