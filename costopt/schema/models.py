@@ -57,7 +57,7 @@ def num_layers(model: PlainData) -> int:
 
 def split_fault(model: PlainData, tensor: int, *, sequence: bool) -> str | None:
     """The field of plain `recipe.model` data that `tensor` ranks cannot share out; None if they can."""
-    if tensor == 1:
+    if tensor == 1 or (model["type"] in _BY_OWN_PLAN and not sequence):
         return None
     family = _FAMILIES[model["type"]] if model["type"] not in _WHOLE else None
     if family is None or not family.heads_fields:
@@ -86,6 +86,7 @@ def cel_can_be_split(model: str, tensor: str, sequence: str) -> str:
             demands.append(f"(!{sequence} || {_cel_value(model, word, family.tokens_field)} % {tensor} == 0)")
         demands += [f"!({_cel_has(model, word, field)})" for field in family.whole_fields]
         cases.append(f"{model}.type == '{word}' ? {' && '.join(demands)}")
+    cases += [f"{model}.type == '{word}' ? !{sequence}" for word in _BY_OWN_PLAN]
     return f"({tensor} == 1 || ({' : '.join(cases)} : false))"
 
 
@@ -97,7 +98,9 @@ _FAMILIES: dict[str, type[FamilySettings]] = {
 }
 """The word of a model's type -> the class of its settings."""
 _WHOLE = [word for word in _MEMBERS if word not in _FAMILIES]
-"""Models that are not ours: neither a pipeline nor a split of matrices can cut them."""
+"""Models that are not ours: a pipeline cannot cut them."""
+_BY_OWN_PLAN = ["HuggingFace"]
+"""Those of them whose matrices may be split: only where they train can their own plan be read."""
 
 
 def _families() -> Iterator[tuple[str, type[FamilySettings]]]:

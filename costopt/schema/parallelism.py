@@ -26,7 +26,8 @@ class Parallelism(Strict):
     hybrid sharding."""
     tensor: Annotated[int, Field(ge=1, le=4096)] = 1
     """Ranks that split the matrices of each layer and work on the same samples (tensor parallel); for ranks of one
-    node, since they talk in each layer. It must divide the attention heads."""
+    node, since they talk in each layer. It must divide the attention heads. A model of the Hugging Face library is
+    split by its own plan, if it has one."""
     pipeline: Annotated[int, Field(ge=1, le=4096)] = 1
     """Ranks that the layers of one replica are split over, which pass micro-batches from one to the next; for models
     that one device cannot hold. With one micro-batch in each step it is plain model parallelism."""

@@ -149,7 +149,8 @@ RANK_RULES = (
     Rule(
         cel=f"!has(self.recipe) || {_TENSOR} < 1 || {cel_can_be_split('self.recipe.model', _TENSOR, _SEQUENCE)}",
         message=f"recipe.parallelism.tensor must divide {HEADS_FIELDS}, with sequenceParallel the tokens of a sample "
-        "as well, and be 1 for other models",
+        "as well, and be 1 for other models; HuggingFace takes it where its model has a plan for it, without "
+        "sequenceParallel",
         holds=_tensors_are_split,
     ),
     Rule(

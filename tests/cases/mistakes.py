@@ -413,6 +413,16 @@ MISTAKES = [
         "(pipeline times stagesPerRank) must be at most the layers of the model (",
     ),
     MistakeCase(
+        "positions shared out in a model that is split by its own plan",
+        changed(
+            in_job(f"{RECIPE}.model", {"type": "HuggingFace", "huggingFace": {"path": "a"}}),
+            f"{RECIPE}.parallelism",
+            {"tensor": 2, "sequenceParallel": True},
+        ),
+        TRAIN,
+        "HuggingFace takes it where its model has a plan for it, without sequenceParallel",
+    ),
+    MistakeCase(
         "a file of a tokenizer that is learned",
         in_job(f"{RECIPE}.data.tokenizer", {"type": "BPE", "path": "tokenizer.json"}),
         f"{RECIPE}.data.tokenizer",

@@ -1,6 +1,7 @@
 """Models of the Hugging Face library: trained here, loaded by the library with the same logits, or refused in words."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -383,3 +384,34 @@ def test_two_ranks_train_such_a_model_as_one_does(tmp_path: Path) -> None:
         loaded_by_the_library(tmp_path / "two/artifacts/model")(tokens).logits,
         atol=1e-5,
     )
+
+
+SPLITS: list[tuple[str, dict[str, Any], int, str]] = [
+    ("gpt2", {}, 2, "must be 1: transformers has no tensor-parallel plan for type gpt2; parallelism.shard shares"),
+    ("bert", {}, 2, "must be 1: transformers has no tensor-parallel plan for type bert; parallelism.shard shares"),
+    ("mixtral", {}, 2, "must be 1: the plan of type mixtral has .*experts.*, which is not known here; parallelism"),
+    ("llama", {}, 4, r"must divide num_key_value_heads 2 of the model, and 4 does not: degrees that fit are 1, 2$"),
+    ("llama", {"intermediate_size": 45}, 2, r"intermediate_size 45, the width of .*mlp\.\w+ 45 of the .* fit are 1$"),
+]
+
+
+@pytest.mark.parametrize(("kind", "changes", "ranks", "sentence"), SPLITS)
+def test_what_ranks_cannot_split_is_refused_in_one_sentence(
+    tmp_path: Path, kind: str, changes: dict[str, Any], ranks: int, sentence: str
+) -> None:
+    task = "MaskedLM" if kind == "bert" else "CausalLM"
+    file = config_file(tmp_path, kind, **changes)
+    with torch.device("meta"):
+        shape = ModelShape(settings("config", file, task=task), vocabulary_size=VOCABULARY, pad_id=0)
+        model = build_model(shape)
+    fault = model.split_fault(ranks, sequence=False)
+    assert fault is not None
+    assert re.search(sentence, fault), fault
+    assert fault.startswith("recipe.parallelism.tensor must ")
+
+
+def test_a_split_by_the_librarys_plan_has_no_sequence_parallel(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        model = build_model(from_scratch(tmp_path, "llama"))
+    assert model.split_fault(2, sequence=False) is None
+    assert "sequenceParallel must be false" in str(model.split_fault(2, sequence=True))

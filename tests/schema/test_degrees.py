@@ -13,6 +13,7 @@ from costopt.schema.degrees import (
     degrees_of,
     fault_of_degrees,
 )
+from costopt.schema.models import split_fault
 from costopt.schema.parallelism import Parallelism
 
 
@@ -65,3 +66,9 @@ def test_ranks_that_get_other_samples_are_replicas_times_shards(degrees: list[in
     given = {"pipeline": pipeline, "shard": shard, "tensor": tensor}
     assert data_parallel_ranks(ranks, given) == replicas * shard
     assert degrees_of(ranks, given) == {**given, "dataParallel": replicas}
+
+
+def test_only_where_it_trains_can_be_told_whether_a_model_of_another_library_is_split() -> None:
+    assert split_fault({"type": "HuggingFace", "huggingFace": {"path": "a"}}, 2, sequence=False) is None
+    assert split_fault({"type": "HuggingFace", "huggingFace": {"path": "a"}}, 2, sequence=True) == "type"
+    assert split_fault({"type": "Import", "import": {"function": "a:b"}}, 2, sequence=False) == "type"

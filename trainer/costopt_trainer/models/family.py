@@ -72,10 +72,24 @@ class Prunable:
     """Consecutive channels that only go together, such as the width of a head."""
 
 
-SplitRole = Literal["columns", "rows", "embedding", "head", "norm", "entry", "sublayer"]
+SplitRole = Literal[
+    "columns",
+    "rows",
+    "embedding",
+    "head",
+    "norm",
+    "entry",
+    "sublayer",
+    "gathered columns",
+    "rows of whole inputs",
+    "norm of heads",
+]
 """Of a module in a model whose tensors are split: a linear layer split by its outputs (columns) or its inputs (rows);
 an embedding split as the head is, which shares its matrix; the head, whose outputs stay split; and, where positions are
-shared out between layers, a norm, what gives the first layer its input (entry), and what needs all (sublayer)."""
+shared out between layers, a norm, what gives the first layer its input (entry), and what needs all (sublayer).
+
+Where layers do more with a matrix than hand it on: columns whose outputs are gathered, rows whose inputs are there as a
+whole, and a norm that each rank applies to its own heads."""
 
 
 class LayeredModel(nn.Module):
@@ -100,6 +114,13 @@ class LayeredModel(nn.Module):
     split_plan: Mapping[str, "SplitRole"] = {}
     """What each module does when tensors are split over ranks: name, in which `*` is any layer, -> its role. None: this
     model cannot be split so."""
+
+    def split_fault(self, ranks: int, *, sequence: bool) -> str | None:  # noqa: ARG002
+        """Why `ranks` cannot split the tensors of this model, as the sentence of an error; None if they can.
+
+        `sequence`: and share out positions between the layers.
+        """
+        return None if self.split_plan else "recipe.parallelism.tensor must be 1: this model cannot be split by tensors"
 
     def blocks(self) -> Sequence[nn.Module]:
         """The layers that this piece holds, in order: what is sharded, recomputed or compiled one by one."""

@@ -9,7 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from costopt_trainer.models.family import SplitRole
 from costopt_trainer.models.hugging_face.lora import adapter_files
+from costopt_trainer.models.hugging_face.split import fault_of, plan_of
 from costopt_trainer.models.whole import WholeModel
 
 _PREFIX = "model."
@@ -52,6 +54,14 @@ class HuggingFaceModel(WholeModel):
             if first.setdefault(id(parameter), name) != name:
                 tied[name] = first[id(parameter)]
         return tied
+
+    @property
+    def split_plan(self) -> Mapping[str, SplitRole]:  # type: ignore[override]
+        """That of the library for this architecture, in our words."""
+        return {_PREFIX + name: role for name, role in plan_of(self.model).roles.items()}
+
+    def split_fault(self, ranks: int, *, sequence: bool) -> str | None:
+        return fault_of(self.model, self.config, ranks, sequence=sequence)
 
     def not_saved(self) -> set[str]:
         """Names that no checkpoint holds: what is another parameter, and what adapters leave as it was."""

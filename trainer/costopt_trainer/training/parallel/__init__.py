@@ -50,11 +50,10 @@ def build_strategy(recipe: Recipe, model: LayeredModel, mesh: Mesh, autocast: Au
     Raises NotRetryable("InvalidSettings") if it cannot be cut or split so.
     """
     settings, precision = recipe.parallelism, recipe.precision
-    if mesh.degrees["tensor"] > 1 and not model.split_plan:
-        raise NotRetryable(
-            "InvalidSettings",
-            f"recipe.parallelism.tensor must be 1: a model of the type {recipe.model.type} cannot be split by tensors",
-        )
+    if (tensor := mesh.degrees["tensor"]) > 1:
+        fault = model.split_fault(tensor, sequence=settings.sequence_parallel)
+        if fault is not None:
+            raise NotRetryable("InvalidSettings", fault)
     if mesh.degrees["pipeline"] > 1:
         num_micro_batches = recipe.batch.global_batch_size // (mesh.data_size * recipe.batch.micro_batch_size)
         return Pipeline(model, mesh, autocast, settings, precision, num_micro_batches=num_micro_batches)

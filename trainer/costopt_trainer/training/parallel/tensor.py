@@ -29,8 +29,9 @@ _POSITIONS = 1
 def split_tensors(model: LayeredModel, devices: DeviceMesh, *, sequence: bool) -> None:
     """Split the parameters of `model` over `devices`, which has one dimension, by `model.split_plan`."""
     styles = {name: style for name, role in model.split_plan.items() if (style := _style(role, sequence)) is not None}
+    tied = dict(model.tied)  # a model may tell it by what is one tensor now
     parallelize_module(model, devices, {name: style for name, style in styles.items() if _is_there(model, name)})
-    for copy, original in model.tied.items():  # each of them was split by itself
+    for copy, original in tied.items():  # each of them was split by itself
         owner, _, name = copy.rpartition(".")
         setattr(model.get_submodule(owner), name, model.get_parameter(original))
 
@@ -46,6 +47,13 @@ def _style(role: SplitRole, sequence: bool) -> ParallelStyle | None:
             return RowwiseParallel(input_layouts=Replicate(), output_layouts=Replicate())
         case "head":
             return ColwiseParallel(input_layouts=between, output_layouts=Shard(-1), use_local_output=False)
+        case "gathered columns":
+            return ColwiseParallel(output_layouts=Replicate())
+        case "rows of whole inputs":
+            return RowwiseParallel(input_layouts=Replicate())
+        case "norm of heads":
+            # It treats all but the last dimension alike. So the first can stand for whichever has the heads.
+            return SequenceParallel(sequence_dim=0, use_local_output=True)
         case _ if not sequence:
             return None
         case "norm":
