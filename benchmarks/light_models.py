@@ -127,7 +127,7 @@ def main() -> None:
         for name, one in trained.items():
             one.model.eval()
             totals = validation_totals(
-                one.model, data, max_samples=256, micro_batch_size=BATCH, device=torch.device("cpu")
+                one.model.each_logits, data, max_samples=256, micro_batch_size=BATCH, device=torch.device("cpu")
             )
             assert totals is not None
             figures = weights_in_use(one.model), operations(one.model, data), statistics.median(one.seconds)

@@ -3,11 +3,12 @@
     recipe, image_recipe, encoder_recipe    a DecoderLM, ConvNet or Encoder that trains in moments
     train_here              one rank, in this process
     start_ranks, wait_for   real ranks, in their own processes; train_in_gang does both
-    written, losses         what a training left behind
+    written, losses, largest_tensor    what a training left behind
 
 As a program, this file is one rank: it does the runs in the given JSON file, one after another.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -123,6 +124,8 @@ class Run:
     """In this step, the gradients of the last rank overflow."""
     begins_as: str | None = None
     """A storage, whose oldest checkpoint this one begins with: as if that training had been killed right after it."""
+    watches_tensors: bool = False
+    """Each rank writes down how many elements the largest tensor had that it made: see `largest_tensor`."""
     file_limit_bytes: int | None = None
     """The last rank cannot write files larger than this: its disk is full."""
 
@@ -178,7 +181,14 @@ def do(run: Run) -> None:
     before = train.Training, meter.REPORT_EVERY_SECONDS
     train.Training, meter.REPORT_EVERY_SECONDS = Interrupted, 0.0  # type: ignore[misc]  metrics.jsonl gets every step
     try:
-        train.main(settings)
+        with contextlib.ExitStack() as watching:
+            if run.watches_tensors:
+                from builders.largest import Largest
+
+                largest = watching.enter_context(Largest())
+                file = Path(run.storage) / f"largest-{os.environ.get('RANK', '0')}"
+                watching.callback(lambda: file.write_text(str(largest.elements)))
+            train.main(settings)
     finally:
         train.Training, meter.REPORT_EVERY_SECONDS = before  # type: ignore[misc]
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
@@ -257,6 +267,11 @@ def written(storage: Path, step: int) -> dict[str, bytes]:
     """Every tensor file of a checkpoint: weights, optimizer and random states, as bytes."""
     folder = storage / names.CHECKPOINTS_DIR / f"step-{step:08d}"
     return {path.name: path.read_bytes() for path in sorted(folder.glob("*.safetensors"))}
+
+
+def largest_tensor(storage: Path) -> int:
+    """The elements of the largest tensor that any rank made, of a run that watches tensors."""
+    return max(int(file.read_text()) for file in storage.glob("largest-*"))
 
 
 def losses(storage: Path) -> dict[int, str]:

@@ -1,32 +1,19 @@
 """The loss over a large vocabulary in chunks: the same loss and gradients, and never all logits."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from builders.largest import Largest
 from costopt.schema import models as language
 from costopt_trainer.models import chunked_loss
-from costopt_trainer.models.chunked_loss import chunk_size, head_loss_sum
+from costopt_trainer.models.chunked_loss import chunk_size, each_chunk, head_loss_sum
 from costopt_trainer.models.loss import loss_sum
 from costopt_trainer.models.shape import ModelShape
 from costopt_trainer.models.table import build_model
 
 WIDTH, VOCABULARY = 32, 1000
 BOTH = pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
-
-
-class Largest(TorchDispatchMode):
-    """The most elements that the result of an operator had."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = operator(*args, **(kwargs or {}))
-        self.elements = max(self.elements, result.numel() if isinstance(result, Tensor) else 0)
-        return result
 
 
 def case(bias: bool) -> tuple[Tensor, nn.Linear, Tensor]:
@@ -98,11 +85,29 @@ def test_only_what_is_trained_has_a_gradient() -> None:
     assert mode.elements <= VOCABULARY * 32, "without gradients none is computed"
 
 
-def test_gradients_are_taken_once() -> None:
+def test_gradients_are_taken_once_unless_asked_for_more_often() -> None:
     loss = head_loss_sum(*case(bias=False), chunked=True)
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="only once"):
         loss.backward()
+    hidden, head, targets = case(bias=True)
+    loss = head_loss_sum(hidden.requires_grad_(), head, targets, chunked=True, once=False)
+    first, again = (torch.autograd.grad(2 * loss, [hidden, *head.parameters()], retain_graph=True) for _ in range(2))
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+
+
+@BOTH
+def test_an_evaluation_gets_all_logits_but_never_at_once(bias: bool) -> None:
+    hidden, head, targets = case(bias)
+    pieces: dict[bool, list[tuple[Tensor, Tensor]]] = {True: [], False: []}
+    for chunked, found in pieces.items():
+        with torch.no_grad():
+            each_chunk(hidden, head, targets, lambda *piece, found=found: found.append(piece), chunked=chunked)
+    assert [logits.shape for logits, _ in pieces[False]] == [(3, 100, VOCABULARY)]
+    assert {len(logits) for logits, _ in pieces[True]} == {32, 300 % 32}
+    together = torch.cat([logits for logits, _ in pieces[True]])
+    torch.testing.assert_close(together, pieces[False][0][0].flatten(0, 1))
+    assert torch.equal(torch.cat([their for _, their in pieces[True]]), targets.flatten())
 
 
 def test_a_head_that_computes_in_its_own_way_is_left_to_it() -> None:

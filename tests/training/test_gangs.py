@@ -119,7 +119,7 @@ def test_what_two_ranks_evaluate_is_the_model_they_save(name: str, pair: Trained
     context_length = None if "ConvNet" in name else 16
     data = load_data(settings.data, context_length=context_length, cache_dir=pair.folder / name / "cache")
     totals = validation_totals(
-        load_model(pair.folder / name / "artifacts" / "model"),
+        load_model(pair.folder / name / "artifacts" / "model").each_logits,
         data,
         max_samples=settings.evaluation.max_samples,
         micro_batch_size=settings.batch.micro_batch_size,

@@ -389,10 +389,18 @@ def test_evaluated_samples_are_spread_over_the_split_and_counted_once(text: Path
     assert spread_indices(0, 4).tolist() == []
     begun = training(recipe(text), tmp_path)
     begun.module.eval()
-    whole = validation_totals(begun.module, begun.data, max_samples=7, micro_batch_size=7, device=ALONE.device)
+    whole = validation_totals(
+        begun.module.each_logits, begun.data, max_samples=7, micro_batch_size=7, device=ALONE.device
+    )
     parts = [
         validation_totals(
-            begun.module, begun.data, max_samples=7, micro_batch_size=2, device=ALONE.device, rank=rank, world_size=3
+            begun.module.each_logits,
+            begun.data,
+            max_samples=7,
+            micro_batch_size=2,
+            device=ALONE.device,
+            rank=rank,
+            world_size=3,
         )
         for rank in range(3)
     ]
@@ -408,10 +416,10 @@ def test_the_loss_is_that_of_the_definition(text: Path, tmp_path: Path) -> None:
         probabilities = begun.module(inputs).softmax(-1).double()
     expected = -probabilities.gather(-1, targets[..., None]).log().sum()
     everything = validation_totals(
-        begun.strategy.forward, begun.data, max_samples=10**6, micro_batch_size=3, device=ALONE.device
+        begun.strategy.each_logits, begun.data, max_samples=10**6, micro_batch_size=3, device=ALONE.device
     )
     first_three = validation_totals(
-        begun.strategy.forward,
+        begun.strategy.each_logits,
         Some(begun.data, 3),  # type: ignore[arg-type]
         max_samples=3,
         micro_batch_size=3,

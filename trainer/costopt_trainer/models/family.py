@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from costopt.schema.data_kinds import IMAGES, LABELLED_TEXT, MASKED_TEXT, TABLES, TEXT
 from costopt.schema.variant_report import Target
-from costopt_trainer.models.chunked_loss import head_loss_sum
+from costopt_trainer.models.chunked_loss import Use, each_chunk, head_loss_sum
 from costopt_trainer.models.loss import loss_sum
 from costopt_trainer.models.shape import ModelShape, Widths
 
@@ -107,7 +107,7 @@ class LayeredModel(nn.Module):
     """Parameters that are another one: name -> name of that other one. `state_dict` has both names; a checkpoint or an
     artifact holds the tensor once, under the other one. A piece that has only the first of them has a copy under it."""
     chunked_loss: bool | None = None
-    """Whether `loss_sum` computes logits for some tokens at a time; None: where they are large."""
+    """Whether logits are computed for some tokens at a time; None: where they are large."""
     weights_prefix: str = ""
     """What the names of all weights begin with here, and not in the file of an artifact."""
 
@@ -134,6 +134,13 @@ class LayeredModel(nn.Module):
         if self.vocabulary_head is None:
             return loss_sum(self(inputs), targets)
         return head_loss_sum(self.hidden(inputs), self.vocabulary_head, targets, chunked=self.chunked_loss)
+
+    def each_logits(self, inputs: Tensor, targets: Tensor, use: Use) -> None:
+        """Call `use` with the logits of a micro-batch and their targets: some at a time where `loss_sum` has so."""
+        if self.vocabulary_head is None:
+            use(self(inputs), targets)
+        else:
+            each_chunk(self.hidden(inputs), self.vocabulary_head, targets, use, chunked=self.chunked_loss)
 
     @property
     def vocabulary_head(self) -> nn.Module | None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from costopt_trainer.data import TrainingData
+from costopt_trainer.models.chunked_loss import Use
 from costopt_trainer.models.family import Metric
 from costopt_trainer.models.loss import IGNORED_TARGET, count_targets, loss_sum
 from costopt_trainer.reporting.meter import figure
@@ -90,7 +91,7 @@ def spread_indices(num_samples: int, max_samples: int) -> npt.NDArray[np.int64]:
 
 
 def validation_totals(
-    model_forward: Callable[[Tensor], Tensor | None],
+    each_logits: Callable[[Tensor, Tensor, Use], None],
     data: TrainingData,
     *,
     max_samples: int,
@@ -104,7 +105,7 @@ def validation_totals(
 ) -> Totals | None:
     """Sums over micro-batches rank, rank + world_size, ... of the evaluated samples.
 
-    `all_ranks`: each round needs `model_forward` on all ranks; one that has nothing left repeats the first samples, and
+    `all_ranks`: each round needs `each_logits` on all ranks; one that has nothing left repeats the first samples, and
     does not count them.
 
     `num_classes`: of a classifier whose answers are to be counted; None: they are not.
@@ -112,13 +113,20 @@ def validation_totals(
     `go_on` is called before each micro-batch, equally often on all ranks, with the number done and the total; if it
     returns False, the result is None.
 
-    `model_forward` maps inputs on `device` to logits, or to None on a rank that only takes part in computing them,
-    whose totals are then zero. The caller puts the model into eval mode, so that no random number is drawn. The only
-    host-device sync point is the reading of the sums at the end.
+    `each_logits` calls what it is given with logits of inputs on `device` and their targets, all or some at a time; not
+    on a rank that only takes part in computing them, whose totals are then zero. The caller puts the model into eval
+    mode, so that no random number is drawn. The only host-device sync point is the reading of the sums at the end.
     """
     indices = spread_indices(data.num_validation_samples, max_samples)
     sums = torch.zeros(2, dtype=torch.float64, device=device)
     told = None if num_classes is None else torch.zeros(3, num_classes, dtype=torch.float64, device=device)
+
+    def add(logits: Tensor, targets: Tensor) -> None:
+        sums[0] += loss_sum(logits, targets)
+        sums[1] += count_targets(targets)
+        if told is not None:
+            told.add_(class_counts(logits, targets))
+
     with torch.no_grad():
         num_rounds = -(-len(indices) // (world_size * micro_batch_size))
         for number in range(num_rounds):
@@ -131,13 +139,7 @@ def validation_totals(
             start = start if counts else 0
             inputs, targets = data.validation_batch(indices[start : start + micro_batch_size])
             inputs, targets = inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
-            logits = model_forward(inputs)
-            if logits is None or not counts:
-                continue
-            sums[0] += loss_sum(logits, targets)
-            sums[1] += count_targets(targets)
-            if told is not None:
-                told += class_counts(logits, targets)
+            each_logits(inputs, targets, add if counts else lambda _logits, _targets: None)
     loss, num_targets = sums.tolist()
     return Totals(loss, int(num_targets), None if told is None else told.cpu())
 

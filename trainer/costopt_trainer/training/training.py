@@ -184,7 +184,7 @@ class Training(Learner):
 
             def totals_of(micro_batch_size: int) -> Totals | None:
                 return validation_totals(
-                    self.strategy.forward,
+                    self.strategy.each_logits,
                     self.data,
                     max_samples=self.recipe.evaluation.max_samples,
                     micro_batch_size=micro_batch_size,

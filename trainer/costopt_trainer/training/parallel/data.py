@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
+from costopt_trainer.models.chunked_loss import Use
 from costopt_trainer.models.family import LayeredModel
 from costopt_trainer.storage.tensor_pieces import Shard
 from costopt_trainer.training.parallel.mesh import Mesh
@@ -77,10 +78,10 @@ class DataParallel:
         scaler.scale(loss * weight).backward()
         return loss.detach()
 
-    def forward(self, inputs: Tensor) -> Tensor | None:
+    def each_logits(self, inputs: Tensor, targets: Tensor, use: Use) -> None:
         """As the protocol says; each rank for itself."""
         with self._autocast():
-            return self.module(inputs)
+            self.module.each_logits(inputs, targets, use)
 
     def gradient_norm(self) -> Tensor:
         """As the protocol says; all ranks hold the same gradients."""

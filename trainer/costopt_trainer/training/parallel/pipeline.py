@@ -16,8 +16,8 @@ from torch.distributed.pipelining import (
 )
 
 from costopt.schema.parallelism import WITH_SEVERAL_STAGES, Parallelism
+from costopt_trainer.models.chunked_loss import Use
 from costopt_trainer.models.family import LayeredModel
-from costopt_trainer.models.loss import loss_sum
 from costopt_trainer.storage.tensor_pieces import Shard
 from costopt_trainer.training.parallel.mesh import Mesh
 from costopt_trainer.training.parallel.sharded import broadcast_buffers, shard_states, sum_over_replicas
@@ -116,8 +116,10 @@ class Pipeline:
             case "ZeroBubble":
                 return ScheduleInterleavedZeroBubble(stages, count, loss_fn=loss, scale_grads=False)
 
-    def _weighted_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        loss = loss_sum(logits, targets)
+    def _weighted_loss(self, leaving: Tensor, targets: Tensor) -> Tensor:
+        # ZeroBubble asks for the gradients of weights later than for those of activations.
+        once = self._schedule_name != "ZeroBubble"
+        loss = self._stages[self._num_stages - 1].loss_sum(leaving, targets, once=once)
         self._total += loss.detach()
         return self._scaler.scale(loss * self._weight)
 
@@ -143,10 +145,11 @@ class Pipeline:
         self._ends.sum_gradients()
         return self._total
 
-    def forward(self, inputs: Tensor) -> Tensor | None:
+    def each_logits(self, inputs: Tensor, targets: Tensor, use: Use) -> None:
         """As the protocol says; all ranks must call it with the same inputs. Any batch size will do."""
         passed = self._pass_on(inputs)
-        return passed[self._num_stages - 1][1] if self._is_last else None
+        if self._is_last:
+            self._stages[self._num_stages - 1].each_logits(passed[self._num_stages - 1][1], targets, use)
 
     def _pass_on(self, inputs: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
         """What came into each of this rank's stages and what left it, when the model was given `inputs`."""

@@ -24,6 +24,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import loss_parallel
 
 from costopt.schema.parallelism import Parallelism
+from costopt_trainer.models.chunked_loss import Use
 from costopt_trainer.models.family import LayeredModel
 from costopt_trainer.storage.tensor_pieces import Shard
 from costopt_trainer.training.parallel.mesh import Mesh
@@ -106,7 +107,8 @@ class Sharded:
                 precision,
                 reshard_after_forward=settings.reshard_after_forward,
             )
-            register_fsdp_forward_method(model, "loss_sum")
+            for method in ("loss_sum", "each_logits"):
+                register_fsdp_forward_method(model, method)
         # Offloaded parameters stay where they are; buffers have been moved.
         self.module: LayeredModel = model if self._is_sharded else model.to(mesh.gang.device)
 
@@ -132,12 +134,16 @@ class Sharded:
             sum_over_replicas(self.module, self._mesh.group("dataParallel"))
         return total if self.holds_loss else torch.zeros_like(total)
 
-    def forward(self, inputs: Tensor) -> Tensor | None:
+    def each_logits(self, inputs: Tensor, targets: Tensor, use: Use) -> None:
         """As the protocol says; all ranks must call it equally often."""
+
+        def use_whole(logits: Tensor, their_targets: Tensor) -> None:
+            whole = logits.full_tensor() if isinstance(logits, DTensor) else logits
+            if self.holds_loss:
+                use(whole, their_targets)
+
         with self._autocast():
-            logits = self.module(inputs)
-        whole = logits.full_tensor() if isinstance(logits, DTensor) else logits
-        return whole if self.holds_loss else None
+            self.module.each_logits(inputs, targets, use_whole)
 
     def gradient_norm(self) -> Tensor:
         """As the protocol says."""

@@ -11,12 +11,17 @@ from itertools import accumulate
 
 from torch import Tensor, nn
 
+from costopt_trainer.models.chunked_loss import Use, each_chunk, head_loss_sum
 from costopt_trainer.models.family import LayeredModel
+from costopt_trainer.models.loss import loss_sum
 from costopt_trainer.training.precision import Autocast
 
 
 class Stage(nn.Module):
-    """Some layers, computed in the training's precision: the pipeline calls them itself."""
+    """Some layers, computed in the training's precision: the pipeline calls them itself.
+
+    Where the last stage has a vocabulary's head it stops before that: the logits are the loss's own matter.
+    """
 
     def __init__(self, layers: LayeredModel, autocast: Autocast) -> None:
         super().__init__()
@@ -26,7 +31,25 @@ class Stage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         with self.autocast():
             # Convolutions give their channels last, but ranks send each other dense tensors only.
-            return self.layers(x).contiguous()
+            head = self.layers.vocabulary_head
+            return (self.layers(x) if head is None else self.layers.hidden(x)).contiguous()
+
+    def loss_sum(self, x: Tensor, targets: Tensor, *, once: bool = True) -> Tensor:
+        """The loss of what `forward` of the last stage gives: see `head_loss_sum`."""
+        with self.autocast():
+            head = self.layers.vocabulary_head
+            if head is None:
+                return loss_sum(x, targets)
+            return head_loss_sum(x, head, targets, chunked=self.layers.chunked_loss, once=once)
+
+    def each_logits(self, x: Tensor, targets: Tensor, use: Use) -> None:
+        """Call `use` with the logits of what `forward` of the last stage gives, and their targets."""
+        with self.autocast():
+            head = self.layers.vocabulary_head
+            if head is None:
+                use(x, targets)
+            else:
+                each_chunk(x, head, targets, use, chunked=self.layers.chunked_loss)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ Strategy             the protocol
 gradients_of, clip_gradients
 
 `accumulate_gradients` leaves in `.grad` the gradient of the sum of token losses times the weight given, as if one
-process had seen the whole batch; `forward` runs the whole model.
+process had seen the whole batch; `each_logits` runs the whole model.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
+from costopt_trainer.models.chunked_loss import Use
 from costopt_trainer.models.family import LayeredModel
 from costopt_trainer.storage.tensor_pieces import Shard
 from costopt_trainer.training.parallel.shards import local
@@ -38,7 +39,7 @@ class Strategy(Protocol):
     gradients_are_split: bool
     """True if no rank holds the gradients of the whole model."""
     forward_needs_all_ranks: bool
-    """True if all ranks must call `forward` equally often, whatever their shares."""
+    """True if all ranks must call `each_logits` equally often, whatever their shares."""
 
     def accumulate_gradients(
         self, batches: Sequence[Batch], weight: float, scaler: GradScaler, go_on: GoOn = lambda: True
@@ -50,8 +51,11 @@ class Strategy(Protocol):
         of no use.
         """
 
-    def forward(self, inputs: Tensor) -> Tensor | None:
-        """The whole model's logits for `inputs`; None on a rank that does not hold them, or only copies of them."""
+    def each_logits(self, inputs: Tensor, targets: Tensor, use: Use) -> None:
+        """Call `use` with the model's logits for `inputs` and their targets: some at a time where the loss has so.
+
+        Not on a rank that does not hold them, or only copies of them.
+        """
 
     def gradient_norm(self) -> Tensor:
         """L2 norm of the whole model's gradient, 0-dim, the same on all ranks."""
