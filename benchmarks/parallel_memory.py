@@ -58,6 +58,7 @@ def rank_main(recipe: Recipe, storage: Path) -> None:
     """One rank's part; prints its peak in bytes, the median time of a step and the last loss."""
     import torch
 
+    from benchmarks.measured.allocations import Allocations
     from costopt_trainer.reporting.meter import Meter
     from costopt_trainer.training.process_group import join_process_group
     from costopt_trainer.training.stopping import Stop
@@ -66,8 +67,8 @@ def rank_main(recipe: Recipe, storage: Path) -> None:
     torch.set_num_threads(1)
     gang = join_process_group()
     gang.sum_integers(1)
-    observer = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True)
-    observer.start()
+    allocations, peak = Allocations(), 0
+    allocations.start()
     training = Training(recipe, storage, gang, Meter(), Stop(), job="benchmark")
     training.resume()
     times = []
@@ -79,22 +80,15 @@ def rank_main(recipe: Recipe, storage: Path) -> None:
         training.take_step(batches, num_targets)
         times.append(time.perf_counter() - began)
         if step + 1 == OBSERVED_STEPS:
-            observer.stop()
+            peak = allocations.stop()
     training.read_losses()
     result = {
-        "peak": _peak_bytes(observer, storage / f"trace-{gang.rank}.json"),
+        "peak": peak,
         "seconds": statistics.median(times[OBSERVED_STEPS:]),
         "loss": float(training.progress.loss or "nan"),
     }
     print("result " + json.dumps(result), flush=True)
     gang.leave()
-
-
-def _peak_bytes(observer: Any, file: Path) -> int:
-    """Of all allocations while it observed, as the allocator counts them."""
-    observer.export_chrome_trace(str(file))
-    events = json.loads(file.read_bytes())["traceEvents"]
-    return max(int(event["args"]["Total Allocated"]) for event in events if event.get("name") == "[memory]")
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, float]:

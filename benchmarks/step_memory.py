@@ -4,10 +4,9 @@
 
 Each measurement is a process of its own, forked from one that has imported all and computed nothing: it makes the same
 model with the same weights and takes the same steps. Variants take turns in rounds, so that what else the machine does
-falls on all. The time is the median of the steps after the first of each process; memory is the peak above what the
-process held before its first step: on a GPU of torch's allocator, else of the whole process (VmHWM), where freed memory
-may stay with the process for a while. The loss after the last step must be that of the plain variant, or the comparison
-is refused.
+falls on all. Memory is what torch's allocator has given out in the first two steps, at its peak, above what the model
+takes; the time is the median of the steps after these. The loss after the last step must be that of the plain variant,
+or the comparison is refused.
 """
 
 import argparse
@@ -21,6 +20,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.measured.allocations import Allocations
 from costopt.schema.memory import Memory
 from costopt.schema.models import ModelSettings
 from costopt_trainer.models.shape import ModelShape
@@ -38,6 +38,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 MODEL = {"numLayers": 6, "numHeads": 4, "embeddingDim": 128, "contextLength": 256}
 VOCABULARY, SAMPLES = 8192, 4
+OBSERVED_STEPS = 2
+"""The second has all that later ones have: the first makes the optimizer's state only at its end."""
 
 
 def measure(variant: str, steps: int, cache: Path) -> dict[str, Any]:
@@ -51,10 +53,11 @@ def measure(variant: str, steps: int, cache: Path) -> dict[str, Any]:
         compile_blocks(model, cache, aloud=True)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     tokens = torch.randint(0, VOCABULARY, (SAMPLES, MODEL["contextLength"] + 1), device=device)
-    before = held_mib(device)
+    allocations, peak = Allocations(), 0
+    allocations.start()
     times = []
     loss = torch.zeros(())
-    for _ in range(steps):
+    for step in range(OBSERVED_STEPS + steps):
         began = time.perf_counter()
         loss = model.loss_sum(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()) / tokens[:, 1:].numel()
         loss.backward()
@@ -62,26 +65,9 @@ def measure(variant: str, steps: int, cache: Path) -> dict[str, Any]:
         optimizer.zero_grad(set_to_none=True)
         value = loss.item()  # waits for the device
         times.append(time.perf_counter() - began)
-    return {"seconds": times[1:], "first": times[0], "mib": peak_mib(device) - before, "loss": value}
-
-
-def held_mib(device: torch.device) -> float:
-    """What is held now; the peak is counted from here."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated() / 2**20
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
-    return status_kib("VmRSS") / 1024
-
-
-def peak_mib(device: torch.device) -> float:
-    """The most that was held since."""
-    return torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else status_kib("VmHWM") / 1024
-
-
-def status_kib(name: str) -> int:
-    """A line of this process' status."""
-    return int(Path("/proc/self/status").read_text().partition(f"{name}:")[2].split()[0])
+        if step + 1 == OBSERVED_STEPS:
+            peak = allocations.stop()
+    return {"seconds": times[OBSERVED_STEPS:], "first": times[0], "mib": peak / 2**20, "loss": value}
 
 
 def main() -> None:

@@ -6,9 +6,9 @@
 Peers: a loop written by hand for this one case, Trainer of transformers, and Fabric of Lightning; all with the same
 fused AdamW, clipping and batches, without evaluations, checkpoints and logs. Each runs in its own process; they take
 turns in rounds. Tokens per second are of the median step; the first step begins so many seconds after everything is
-imported and the tokens are made; the peak is resident memory above that of the process then. Last losses must be near
-each other, or the comparison is refused: Trainer and Fabric get whole windows, as the library shifts labels by itself,
-and so one target less for each.
+imported and the tokens are made; the peak is what torch's allocator gave out in a run of few steps. Last losses must be
+near each other, or the comparison is refused: Trainer and Fabric get whole windows, as the library shifts labels by
+itself, and so one target less for each.
 """
 
 import argparse
@@ -28,6 +28,8 @@ PEERS = ("costopt", "by hand", "transformers Trainer", "Lightning Fabric")
 BATCH, CONTEXT = 8, 128
 LEARNING_RATE, CLIP = 1e-3, 1.0
 WARM_UP = 3
+MEMORY_STEPS = 3
+"""A run of so many steps is slow, since it counts memory."""
 LOSS_TOLERANCE = 0.15
 
 
@@ -190,12 +192,13 @@ def _last_loss(model: Any, recipe: Any, storage: Path) -> float:
 
 def child(peer: str, threads: int, steps: int, config: Path, storage: Path) -> None:
     """One peer in this process; prints a line of JSON."""
-    # Imported, and used once, before memory is measured.
+    # Imported, and used once, before anything is measured.
     import lightning.fabric  # noqa: F401
     import torch
     from transformers import Trainer  # noqa: F401
 
     import costopt_trainer.training.loop  # noqa: F401
+    from benchmarks.measured.allocations import Allocations
 
     torch.set_num_threads(threads)
     recipe = recipe_of(config, steps)
@@ -206,21 +209,22 @@ def child(peer: str, threads: int, steps: int, config: Path, storage: Path) -> N
         "Lightning Fabric": run_fabric,
     }
     next(batches_of(recipe, storage))  # tokens are made
-    before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the highest so far is forgotten
+    counts_memory = steps == MEMORY_STEPS
+    allocations = Allocations()
+    if counts_memory:
+        allocations.start()
     began: list[float] = []
     start = time.perf_counter()
     loss = run_costopt(recipe, storage, began) if peer == PEERS[0] else runs[peer](recipe, storage, began, config)
     seconds = [later - earlier for earlier, later in pairwise(began)][WARM_UP:]
-    result = {"first": began[0] - start, "seconds": seconds, "peak": _resident("VmHWM") - before, "loss": loss}
+    result = {
+        "first": began[0] - start,
+        "seconds": seconds,
+        "peak": allocations.stop() if counts_memory else 0,
+        "loss": loss,
+    }
     print("result " + json.dumps(result), flush=True)
     os._exit(0)
-
-
-def _resident(field: str) -> int:
-    """Resident memory in bytes, as Linux counts it (proc(5) status)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def measure(peer: str, threads: int, steps: int, config: Path, storage: Path) -> dict[str, Any]:
@@ -259,6 +263,11 @@ def main() -> None:
                     storage = Path(folder, f"storage-{threads}-{number}-{PEERS.index(peer)}")
                     storage.mkdir()
                     rounds.append(measure(peer, threads, given.steps, config, storage))
+            for peer, rounds in found.items():
+                storage = Path(folder, f"storage-{threads}-memory-{PEERS.index(peer)}")
+                storage.mkdir()
+                peak = measure(peer, threads, MEMORY_STEPS, config, storage)["peak"]
+                rounds[:] = [{**each, "peak": peak} for each in rounds]
             table(found, threads)
 
 

@@ -1,0 +1,1 @@
+"""What several benchmarks measure in the same way."""
