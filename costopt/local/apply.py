@@ -134,7 +134,7 @@ class Gangs:
                 argv=list(self._argv or process.argv),
                 resources={name: format(quantity, "f") for name, quantity in resources.items()},
                 product=self._devices.product if resources.get(GPU_RESOURCE) else None,
-                has_meter=self._job.spec.train.command is None,
+                has_meter=not self._job.spec.runs_command(process.stage),
                 created_at=now,
             ),
         )

@@ -34,7 +34,7 @@ from costopt.schema.job import CostOptJob
 from costopt.schema.status import JobStatus
 from costopt.schema.variant_report import VariantStatus
 
-IDENTITY = ("train", "compress")
+IDENTITY = ("train", "compress", "evaluation")
 """Parts of the spec that may not change between runs: checkpoints and artifacts belong to them."""
 
 MAX_LEDGER_BYTES = 2**26
@@ -88,12 +88,13 @@ class RunFolder:
                 "name another folder with --run-dir"
             )
         then, now = first.spec.to_plain(), job.spec.to_plain()
-        changed = [part for part in IDENTITY if then[part] != now[part]]
+        changed = [part for part in IDENTITY if then.get(part) != now.get(part)]
         if changed and anew:
             write_json(self.path / JOB_FILE, job.to_plain())
         elif changed:
+            part = changed[0]
             raise Refused(
-                f"spec.{_first_difference(then[changed[0]], now[changed[0]], changed[0])} is not what it was when "
+                f"spec.{_first_difference(then.get(part), now.get(part), part)} is not what it was when "
                 f"{self.path} was first run; restore it, or start afresh in another folder "
                 "with --run-dir, or in this one after removing it"
             )

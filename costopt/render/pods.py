@@ -158,8 +158,8 @@ def _container(job: CostOptJob, stage: str, attempt: int, pods: PodOverrides, de
         "image": job.spec.train.image or default_image,
         # The working directory may be a claim that others write to: the launcher imports no module from there.
         "command": ["python", *FLAGS, "-m", LAUNCHER_MODULE],
-        # Relative data paths of a recipe start at the claim. A command starts where its image says.
-        **({"workingDir": names.STORAGE_MOUNT} if job.spec.train.command is None else {}),
+        # Relative data paths start at the claim. A command starts where its image says.
+        **({} if job.spec.runs_command(stage) else {"workingDir": names.STORAGE_MOUNT}),
         "env": _environment(job, stage, attempt, pods),
         "resources": job.spec.resources_of(stage).to_plain(),
         "securityContext": {

@@ -34,8 +34,9 @@ def replica_settings(job: CostOptJob, stage: str, num_nodes: int | None = None) 
         num_nodes=num_nodes or job.spec.num_replicas(stage) if variant is None else 1,
         processes_per_node=train.ranks_per_node if variant is None else 1,
         recipe=train.recipe,
-        command=train.command,
+        command=train.command if variant is None else None,
         variant=variant,
+        evaluation=None if variant is None else job.spec.evaluation,
         # A variant has no account of its own from which the bill could tell what a restart lost.
         in_place_restarts=job.spec.restarts.in_place if variant is None else 0,
         hang_timeout_seconds=job.spec.restarts.hang_timeout_seconds,

@@ -4,7 +4,7 @@ TEXT, MASKED_TEXT, LABELLED_TEXT, IMAGES, TABLES     the kinds
 GivesSamples     settings of a source of data; ReadsSamples: of a family of models
 BySetting        a kind that one of the settings decides, such as a task
 kind_read        settings of a model -> the kind that it reads
-data_fits_model, only_for_text     the rules, each with CEL and sentence
+data_fits_model, data_fits_task, only_for_text     the rules, each with CEL and sentence
 """
 
 from collections.abc import Iterable, Mapping
@@ -126,6 +126,28 @@ def data_fits_model(models: type[Strict], sources: type[Strict]) -> Rule:
     return Rule(
         cel=" || ".join([*(f"({cel})" for cel in sorted(unknown)), f"({agreement})"]) if unknown else agreement,
         message=f"model.type {', '.join(told[:-1])}, and {told[-1]}",
+        holds=holds,
+    )
+
+
+def data_fits_task(tasks: BySetting, sources: type[Strict]) -> Rule:
+    """For a class with fields `data`, which is this union, and `task`, a word of `tasks` that may be left out: the data
+    is of a kind that such a task reads."""
+    givers = _givers(sources)
+    tasks_of: dict[tuple[str, ...], list[str]] = {}
+    for task, kind in tasks.kinds.items():
+        tasks_of.setdefault(tuple(givers[MADE_FROM.get(kind, kind)]), []).append(task)
+    of_task = {task: words for words, of_words in tasks_of.items() for task in of_words}
+    all_words = [word for words in tasks_of for word in words]
+    told = [f"{' or '.join(words)} for task {' or '.join(of_words)}" for words, of_words in tasks_of.items()]
+    cases = [f"(self.task in {cel_list(of_words)} && {_cel_in('data', words)})" for words, of_words in tasks_of.items()]
+
+    def holds(data: PlainData) -> bool:
+        return data["data"][TAG] in (of_task[data["task"]] if "task" in data else all_words)
+
+    return Rule(
+        cel=f"{_cel_in('data', all_words)} && (!has(self.task) || {' || '.join(cases)})",
+        message=f"data.type must be {', and '.join(told)}",
         holds=holds,
     )
 

@@ -16,6 +16,7 @@ from costopt.schema.base import (
     list_map_keys,
 )
 from costopt.schema.compression import Variant
+from costopt.schema.evaluation import CommandEvaluation
 from costopt.schema.pods import PodOverrides
 from costopt.schema.rank_rules import RANK_RULES, processes_per_node
 from costopt.schema.recipe import Recipe
@@ -153,7 +154,10 @@ class JobSpec(Strict):
         default_factory=list,
         json_schema_extra=list_map_keys("name"),
     )
-    """Variants to make of the trained model, each measured against it."""
+    """Variants to make of the trained model, each measured against it. Of a command's model, `evaluation` must say on
+    what."""
+    evaluation: CommandEvaluation | None = None
+    """What the model that train.command leaves is measured on, for its variants. A recipe has its own data for that."""
     storage: Storage | None = None
     """Where checkpoints and artifacts live on a cluster. None means they are lost with the pods."""
     pods: PodOverrides | None = None
@@ -171,9 +175,14 @@ class JobSpec(Strict):
 
     rules = (
         Rule(
-            cel="!has(self.compress) || size(self.compress) == 0 || has(self.train.recipe)",
-            message="compress needs train.recipe: the model of a command is not known to costopt",
-            holds=lambda data: not data["compress"] or "recipe" in data["train"],
+            cel="!has(self.compress) || size(self.compress) == 0 || has(self.train.recipe) || has(self.evaluation)",
+            message="compress needs evaluation.data where train has no recipe: what a command's model is measured on",
+            holds=lambda data: not data["compress"] or "recipe" in data["train"] or "evaluation" in data,
+        ),
+        Rule(
+            cel="!has(self.evaluation) || !has(self.train.recipe)",
+            message="evaluation must not be set with train.recipe, which has its own data and evaluation",
+            holds=lambda data: "evaluation" not in data or "recipe" not in data["train"],
         ),
         Rule(
             cel="!has(self.budget) || has(self.priceBookName)",
@@ -182,7 +191,7 @@ class JobSpec(Strict):
         ),
         *(
             immutable(field, "create another job")
-            for field in ("train", "compress", "storage", "pods", "priceBookName")
+            for field in ("train", "compress", "evaluation", "storage", "pods", "priceBookName")
         ),
     )
 
@@ -194,6 +203,10 @@ class JobSpec(Strict):
     def variant(self, stage: str) -> Variant | None:
         """The variant that `stage` makes; None for the training stage."""
         return next((variant for variant in self.compress if variant.name == stage), None)
+
+    def runs_command(self, stage: str) -> bool:
+        """Whether replicas of `stage` run the user's own program. Variants are made by ours."""
+        return self.train.command is not None and self.variant(stage) is None
 
     def num_replicas(self, stage: str) -> int:
         """Replicas of `stage`: the gang's nodes for training, one for a variant."""

@@ -16,6 +16,7 @@ from pydantic import Field, StringConstraints, ValidationError
 
 from costopt.schema.base import Code, Count, Figure, LongText, Name, ShortText, Strict
 from costopt.schema.compression import Variant
+from costopt.schema.evaluation import CommandEvaluation
 from costopt.schema.job import Argument
 from costopt.schema.recipe import Recipe
 from costopt.schema.variant_report import VariantStatus
@@ -78,6 +79,8 @@ class ReplicaSettings(Strict):
     """The user's program, instead of a recipe."""
     variant: Variant | None = None
     """The variant to make; None in the training stage."""
+    evaluation: CommandEvaluation | None = None
+    """What a variant of a command's model is measured on."""
     in_place_restarts: Count = 0
     """How often in a row, without a checkpoint in between, failed ranks are started anew by the same launchers."""
     hang_timeout_seconds: Count | None = None

@@ -38,6 +38,18 @@ def plain_job(**spec: Any) -> Plain:
     }
 
 
+ON_TEXT: Plain = {"data": {"type": "Text", "text": {"path": "corpus.txt"}}}
+"""What a command's model is measured on."""
+
+
+def plain_command_job() -> Plain:
+    """A valid CostOptJob of a command, of whose model a variant is made."""
+    job = plain_job(evaluation=ON_TEXT)
+    job["spec"]["train"]["command"] = ["python3", "train.py"]
+    del job["spec"]["train"]["recipe"]
+    return job
+
+
 def plain_price_book(**spec: Any) -> Plain:
     """A valid PriceBook; keyword arguments replace parts of its spec."""
     row = {"effectiveFrom": "2026-01-01", "source": "sample figure"}
@@ -83,6 +95,10 @@ class ChangeCase:
 
 def in_job(path: str, value: Any) -> Plain:
     return changed(plain_job(), path, value)
+
+
+def in_command_job(path: str, value: Any) -> Plain:
+    return changed(plain_command_job(), path, value)
 
 
 def in_book(path: str, value: Any) -> Plain:

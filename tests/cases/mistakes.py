@@ -5,6 +5,7 @@ code (tests/schema/test_crd.py), and by whoever has an API server: all must answ
 """
 
 from builders.documents import (
+    ON_TEXT,
     RECIPE,
     REMOVED,
     TRAIN,
@@ -13,7 +14,9 @@ from builders.documents import (
     MistakeCase,
     changed,
     in_book,
+    in_command_job,
     in_job,
+    plain_command_job,
     plain_job,
     plain_price_book,
 )
@@ -435,10 +438,34 @@ MISTAKES = [
         "exactly the settings that `type` names must be set",
     ),
     MistakeCase(
-        "compressing the model of a command",
+        "compressing the model of a command without data to measure it on",
         changed(in_job(f"{TRAIN}.command", ["python"]), RECIPE, REMOVED),
         "spec",
-        "compress needs train.recipe",
+        "compress needs evaluation.data where train has no recipe",
+    ),
+    MistakeCase(
+        "other data than the recipe's to measure its model on",
+        plain_job(evaluation=ON_TEXT),
+        "spec",
+        "evaluation must not be set with train.recipe, which has its own data",
+    ),
+    MistakeCase(
+        "images for a command's model",
+        in_command_job("spec.evaluation.data", {"type": "Images", "images": {"path": "images.npz"}}),
+        "spec.evaluation",
+        "data.type must be Text or PythonStandardLibrary for task CausalLM or MaskedLM, and LabelledText for task Seq",
+    ),
+    MistakeCase(
+        "text for a classifier of a command's",
+        in_command_job("spec.evaluation.task", "SequenceClassification"),
+        "spec.evaluation",
+        "data.type must be Text or PythonStandardLibrary for task CausalLM or MaskedLM, and LabelledText for task Seq",
+    ),
+    MistakeCase(
+        "a task of a command's model that is none",
+        in_command_job("spec.evaluation.task", "Translation"),
+        "spec.evaluation.task",
+        'Unsupported value: "Translation": supported values: "CausalLM", "MaskedLM", "SequenceClassification"',
     ),
     MistakeCase(
         "a budget without prices",
@@ -602,6 +629,8 @@ MISTAKES = [
     *POD_MISTAKES,
 ]
 
+COMMAND = plain_command_job()["spec"]
+
 CHANGES = [
     *(
         ChangeCase(
@@ -613,6 +642,7 @@ CHANGES = [
         for field, before, after in (
             ("train", {}, {"train": {**plain_job()["spec"]["train"], "numNodes": 1}}),
             ("compress", {}, {"compress": []}),
+            ("evaluation", COMMAND, {**COMMAND, "evaluation": {**ON_TEXT, "maxSamples": 64}}),
             ("storage", {}, {"storage": {"claimName": "shared"}}),
             ("storage", {"storage": {"claimName": "shared"}}, {}),
             ("storage", {"storage": {"create": {"size": "1Gi"}}}, {"storage": {"create": {"size": "2Gi"}}}),

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,28 +9,31 @@ from torch import Tensor
 
 from builders.compress import recipe
 from costopt_trainer.compress import quality
+from costopt_trainer.compress.origin import HeldOut
 from costopt_trainer.compress.quality import compare_quality
-from costopt_trainer.data import TrainingData, load_data
+from costopt_trainer.data import load_data
+from costopt_trainer.models.family import SAMPLES
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainingData]:
+def images(tmp_path_factory: pytest.TempPathFactory) -> HeldOut:
     folder = tmp_path_factory.mktemp("images")
     settings = recipe("ConvNet", folder)
-    return folder, load_data(settings.data, context_length=None, cache_dir=folder / "cache")
+    data = load_data(settings.data, context_length=None, cache_dir=folder / "cache")
+    return HeldOut(data, SAMPLES, batch_size=8, max_samples=64)
 
 
 def uniform(inputs: Tensor) -> Tensor:
     return torch.zeros(len(inputs), 4)
 
 
-def test_guessing_by_frequency_gets_the_entropy_of_the_targets(images: tuple[Path, TrainingData]) -> None:
-    folder, data = images
+def test_guessing_by_frequency_gets_the_entropy_of_the_targets(images: HeldOut) -> None:
+    data = images.data
     _, targets = data.validation_batch(torch.arange(data.num_validation_samples).numpy())
     shares = [int((targets == label).sum()) / len(targets) for label in range(4)]
-    compared = compare_quality([uniform], recipe("ConvNet", folder), data, CPU)
+    compared = compare_quality([uniform], images, CPU)
     assert compared.samples == data.num_validation_samples
     assert compared.trivial_loss == pytest.approx(-sum(share * math.log(share) for share in shares if share))
     assert compared.qualities[0].loss == pytest.approx(math.log(4))
@@ -41,9 +43,9 @@ def test_guessing_by_frequency_gets_the_entropy_of_the_targets(images: tuple[Pat
 
 
 def test_when_the_time_is_up_all_have_seen_the_same_samples(
-    images: tuple[Path, TrainingData], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    images: HeldOut, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, data = images
+    data = images.data
     clock = itertools.count(step=quality.EVALUATION_LIMIT_SECONDS * 2)
     monkeypatch.setattr(quality.time, "monotonic", lambda: next(clock))
     seen: list[list[int]] = [[], []]
@@ -55,7 +57,7 @@ def test_when_the_time_is_up_all_have_seen_the_same_samples(
 
         return forward
 
-    compared = compare_quality([counting(0), counting(1)], recipe("ConvNet", folder), data, CPU)
+    compared = compare_quality([counting(0), counting(1)], images, CPU)
     assert seen[0] == seen[1]
     assert 0 < compared.samples == sum(seen[0]) < data.num_validation_samples
     assert f"evaluated {compared.samples} of {data.num_validation_samples} samples in 60 s" in capsys.readouterr().out

@@ -10,6 +10,8 @@ from builders.launch import replica
 
 GOOD: dict[str, Any] = {"jobName": "j", "stage": "train", "numNodes": 1, "processesPerNode": 1, "command": ["true"]}
 
+INT8 = {"name": "v", "steps": [{"type": "Quantize", "quantize": {"scheme": "Int8WeightOnly"}}]}
+
 WRONG_SETTINGS = [
     ("", "must be JSON"),
     ("[1, 2", "must be JSON"),
@@ -20,6 +22,7 @@ WRONG_SETTINGS = [
     (json.dumps(GOOD | {"processesPerNode": 0}), "settings.json is wrong: processesPerNode: "),
     (json.dumps({k: v for k, v in GOOD.items() if k != "command"}), "Exactly one of recipe and command"),
     (json.dumps(GOOD | {"command": []}), "command in "),
+    (json.dumps(GOOD | {"command": None, "variant": INT8}), "Exactly one of recipe and evaluation"),
 ]
 
 

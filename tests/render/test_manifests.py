@@ -86,6 +86,11 @@ JOBS: dict[str, tuple[CostOptJob, str, int]] = {
         "int8",
         1,
     ),
+    "variant-of-a-command": (
+        job(compress=[INT8], evaluation={"data": RECIPE["data"]}, storage={"claimName": "shared"}),
+        "int8",
+        0,
+    ),
 }
 
 

@@ -68,7 +68,7 @@ def mother(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
     for name in NEEDS.values():
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"needs {name}")
-    modules = ["accelerate", "transformers.trainer", "transformers.models.gpt2.modeling_gpt2", "lightning.pytorch"]
+    modules = ["accelerate", "transformers.trainer", "transformers.models.llama.modeling_llama", "lightning.pytorch"]
     with zygote(tmp_path_factory.mktemp("z"), modules) as mother:
         yield mother
 
@@ -92,6 +92,28 @@ def test_a_script_of_a_library_that_is_killed_and_stopped_goes_on_from_its_newes
     assert_killed_and_resumed(script, argv, mother.newest_child, tmp_path, monkeypatch)
 
 
+@pytest.mark.slow
+def test_the_folder_that_a_script_has_handed_over_is_compressed_and_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(NEEDS["hugging_face"], reason="the extra [hf] is not installed")
+    shutil.copytree(SCRIPTS, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    for name, value in {"STEPS": "20", "SAVE_EVERY": "20"}.items():
+        monkeypatch.setenv(name, value)
+    run, tiny = RunFolder(tmp_path / "run"), job_of("hugging_face")
+    run.create()
+    run.claim(tiny)
+    status = Runner(run, tiny, price_book()).run()
+    assert [(stage.name, stage.state) for stage in status.stages] == [("train", "Succeeded"), ("int8", "Succeeded")]
+    (report,) = status.variants
+    trained = run.path / "artifacts/model/model.safetensors"
+    assert report.baseline.size_bytes == trained.stat().st_size > report.measured.size_bytes
+    assert (report.loss_per, report.validation_samples, report.reloaded) == ("Token", 64, True)
+    assert float(report.measured.validation_loss) < 6
+    assert (run.path / "artifacts/int8/costopt.json").exists()
+
+
 def assert_killed_and_resumed(
     script: str,
     argv: tuple[str, ...],
@@ -107,7 +129,7 @@ def assert_killed_and_resumed(
     for name, value in {"STEPS": "1000000", "SAVE_EVERY": save_every, "READING_SECONDS": "0.02"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(str(Path(path).absolute()) for path in sys.path if path))
-    run, tiny = RunFolder(tmp_path / "run"), job_of(script)
+    run, tiny = RunFolder(tmp_path / "run"), job_of(script, compress=[])
     run.create()
     run.claim(tiny)
     runner = Runner(run, tiny, price_book(), argv=argv)

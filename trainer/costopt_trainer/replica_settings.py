@@ -102,8 +102,11 @@ def read_settings(path: Path) -> ReplicaSettings:
         where = f"{field}: " if field else ""
         what = sentence_of(first, first["loc"], ReplicaSettings)
         raise NotRetryable("InvalidSettings", f"The settings file {path} is wrong: {where}{what}.") from error
-    if (settings.command is None) == (settings.recipe is None):
-        raise NotRetryable("InvalidSettings", f"Exactly one of recipe and command must be set in {path}.")
+    # A variant of a command's model has no recipe, and does not run the command.
+    work = (settings.recipe, settings.command, settings.evaluation if settings.variant is not None else None)
+    if sum(each is not None for each in work) != 1:
+        one_of = "recipe and command" if settings.variant is None else "recipe and evaluation"
+        raise NotRetryable("InvalidSettings", f"Exactly one of {one_of} must be set in {path}.")
     if settings.command == []:
         raise NotRetryable("InvalidSettings", f"command in {path} must name a program.")
     return settings

@@ -1,10 +1,12 @@
-"""transformers' Trainer: one callback and one argument more. `costopt run hugging_face.yaml` in this folder."""
+"""transformers' Trainer: one callback and two lines more. `costopt run hugging_face.yaml` in this folder."""
 
+import argparse
 import os
 import time
+from pathlib import Path
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
 from costopt_trainer import session
 from costopt_trainer.session.hugging_face import CostOptCallback, newest_checkpoint
@@ -15,24 +17,26 @@ READING_SECONDS = float(os.environ.get("READING_SECONDS", "0"))
 """How slow the storage of the data is."""
 
 
-class Counting(torch.utils.data.Dataset):
-    """Numbers that follow one another: what comes next can be learnt."""
+class Source(torch.utils.data.Dataset):
+    """The bytes of a module of Python's library, each a token."""
 
     def __init__(self, length: int) -> None:
         self.length = length
+        self.text = torch.frombuffer(bytearray(Path(argparse.__file__).read_bytes()), dtype=torch.uint8).long()
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         time.sleep(READING_SECONDS)
-        tokens = (torch.arange(16) + number) % 64
+        tokens = self.text[16 * number : 16 * number + 16]
         return {"input_ids": tokens, "labels": tokens}
 
 
 def main() -> None:
     """Train, from the newest whole checkpoint if there is one."""
-    model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=16, vocab_size=64, n_positions=16))
+    shape = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 32}
+    model = LlamaForCausalLM(LlamaConfig(**shape, vocab_size=256, max_position_embeddings=16))
     settings = TrainingArguments(
         output_dir=str(session.checkpoints("output")),
         max_steps=STEPS,
@@ -48,9 +52,7 @@ def main() -> None:
         disable_tqdm=True,
         use_cpu=session.device() == "cpu",
     )
-    trainer = Trainer(
-        model, settings, train_dataset=Counting(512), eval_dataset=Counting(8), callbacks=[CostOptCallback()]
-    )
+    trainer = Trainer(model, settings, train_dataset=Source(512), eval_dataset=Source(8), callbacks=[CostOptCallback()])
     trainer.train(resume_from_checkpoint=newest_checkpoint(settings.output_dir))
     trainer.save_model("model")
     session.artifact("model")

@@ -55,7 +55,7 @@ def usage_record(
         held_until=counted_until(held, now),
         end_estimated=held.estimated or held.begin_estimated,
         outcome=outcome,
-        has_meter=snapshot.job.spec.train.command is None,
+        has_meter=not snapshot.job.spec.runs_command(shape.stage),
         metered=held_now.meters.of(held, outcome),
     )
 

@@ -1,6 +1,8 @@
 """Variants: the trained model made smaller or faster, measured against that model.
 
 run         one variant from beginning to end (read first)
+origin      the trained model, and the samples that all is measured on
+left_folder the same of a command: the Hugging Face folder that it has left
 table       the table of steps
 step        the interface of a step, and what it may use
 step_checkpoints    checkpoints of steps that train

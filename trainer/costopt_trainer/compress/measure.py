@@ -5,10 +5,10 @@
     time_side_by_side   median latency of each, interleaved, under the fastest engine of each
 
 Latency is the median time of one forward pass, without gradients and in the weights' own precision, of one batch: the
-micro-batch of the recipe, filled with the first validation samples. Runs alternate (baseline, variant, baseline, ...)
-after a warm-up, so that other load on the machine affects both equally. Each runs under its fastest engine among those
-that the variant is meant for; an engine that cannot run here (no C++ compiler), or computes something else, is left out
-with one line.
+micro-batch of the recipe (or of `evaluation`), filled with the first validation samples. Runs alternate (baseline,
+variant, baseline, ...) after a warm-up, so that other load on the machine affects both equally. Each runs under its
+fastest engine among those that the variant is meant for; an engine that cannot run here (no C++ compiler), or computes
+something else, is left out with one line.
 
 Measuring takes a bounded time, however slow a model is: see the limits below, quality.py and overdue.py.
 """
@@ -23,12 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from costopt.schema.recipe import Recipe
 from costopt.schema.variant_report import EngineName, Measurement
 from costopt_trainer.compress.engines import Forward, start
+from costopt_trainer.compress.origin import HeldOut
 from costopt_trainer.compress.overdue import Overdue
 from costopt_trainer.compress.quality import Comparison, Quality, compare_quality
-from costopt_trainer.data import TrainingData
 from costopt_trainer.errors import NotRetryable, first_line
 from costopt_trainer.phases import phase
 
@@ -87,8 +86,7 @@ def measure(
     variant: Subject,
     *,
     name: str,
-    recipe: Recipe,
-    data: TrainingData,
+    held_out: HeldOut,
     engines: Sequence[EngineName],
     device: torch.device,
 ) -> Measured:
@@ -100,7 +98,7 @@ def measure(
     """
     for subject in (baseline, variant):
         subject.model.to(device)
-    batch = measured_batch(recipe, data).to(device)
+    batch = measured_batch(held_out).to(device)
     with Overdue(name) as calls:
         timed = time_side_by_side(baseline.model, variant.model, batch, engines=engines, calls=calls)
 
@@ -116,8 +114,9 @@ def measure(
 
         comparison = compare_quality(
             [evaluated(subject, latency) for subject, latency in zip((baseline, variant), timed, strict=True)],
-            recipe, data, device,
-        )  # fmt: skip
+            held_out,
+            device,
+        )
     of_baseline, of_variant = (
         _measurement(subject, latency, quality)
         for subject, latency, quality in zip((baseline, variant), timed, comparison.qualities, strict=True)
@@ -125,10 +124,10 @@ def measure(
     return Measured(of_baseline, of_variant, comparison)
 
 
-def measured_batch(recipe: Recipe, data: TrainingData) -> Tensor:
+def measured_batch(held_out: HeldOut) -> Tensor:
     """Inputs of one micro-batch of the first validation samples (fewer, if the split has fewer), on the CPU."""
-    count = min(recipe.batch.micro_batch_size, data.num_validation_samples)
-    inputs, _ = data.validation_batch(np.arange(count, dtype=np.int64))
+    count = min(held_out.batch_size, held_out.data.num_validation_samples)
+    inputs, _ = held_out.data.validation_batch(np.arange(count, dtype=np.int64))
     return inputs
 
 

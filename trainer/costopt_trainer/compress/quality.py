@@ -13,13 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from costopt.schema.recipe import Recipe
 from costopt.schema.variant_report import Target
 from costopt_trainer.compress.engines import Forward
-from costopt_trainer.data import TrainingData
+from costopt_trainer.compress.origin import HeldOut
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.loss import IGNORED_TARGET, loss_sum
-from costopt_trainer.models.table import metric_of
 from costopt_trainer.phases import phase
 from costopt_trainer.training.evaluation import Totals, class_counts, macro_f1, spread_indices
 
@@ -54,18 +52,15 @@ class Comparison:
     """Number of evaluated held-out samples."""
 
 
-def compare_quality(
-    forwards: Sequence[Forward], recipe: Recipe, data: TrainingData, device: torch.device
-) -> Comparison:
-    """Evaluate each of `forwards` on the samples that training is evaluated on.
+def compare_quality(forwards: Sequence[Forward], held_out: HeldOut, device: torch.device) -> Comparison:
+    """Evaluate each of `forwards` on `held_out`: of a recipe, what training is evaluated on.
 
     No autocast, whatever the recipe's precision: the loss is that of the weights as they are stored. Raises
     NotRetryable("LossNotFinite") if a loss is infinite or not a number.
     """
-    size = recipe.batch.micro_batch_size
-    metric = metric_of(recipe.model)
+    size, metric, data = held_out.batch_size, held_out.metric, held_out.data
     num_classes = data.num_classes if metric.accuracy else None
-    indices = spread_indices(data.num_validation_samples, recipe.evaluation.max_samples)
+    indices = spread_indices(data.num_validation_samples, held_out.max_samples)
     starts = np.random.default_rng(0).permutation(np.arange(0, len(indices), size))
     losses = [0.0 for _ in forwards]
     told = [None if num_classes is None else torch.zeros(3, num_classes, dtype=torch.float64) for _ in forwards]

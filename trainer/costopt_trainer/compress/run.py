@@ -1,6 +1,6 @@
 """One variant, from the trained model to its report.
 
-    load the trained model and the data
+    load the trained model and the data     compress.origin
     -> apply the variant's steps            compress.table; on all ranks, if one of them trains
     -> save under a temporary name          artifact
     -> a fresh process must agree           compress.verify
@@ -25,27 +25,21 @@ import torch
 from costopt import names
 from costopt.files import write_atomically
 from costopt.schema.compression import Variant
+from costopt.schema.evaluation import CommandEvaluation
 from costopt.schema.recipe import Recipe
 from costopt.schema.replica import EXIT_PREEMPTED, ReplicaSettings
 from costopt.schema.variant_report import VariantStatus
 from costopt_trainer.compress.engines import engines_for
 from costopt_trainer.compress.judge import find_faults
 from costopt_trainer.compress.measure import Measured, Subject, measure, measured_batch
+from costopt_trainer.compress.origin import Origin, of_recipe
 from costopt_trainer.compress.step import StepRun
 from costopt_trainer.compress.step_checkpoints import StepCheckpoints
 from costopt_trainer.compress.table import apply_steps, changes_shapes, step_of, trains, wants_speed
 from costopt_trainer.compress.verify import verify_in_fresh_process, write_probe
-from costopt_trainer.data import TrainingData, load_data
 from costopt_trainer.errors import NotRetryable
-from costopt_trainer.models.artifact import (
-    ArtifactConfig,
-    load_model,
-    read_config,
-    save_model,
-    tokenizer_in,
-)
-from costopt_trainer.models.shape import ModelShape
-from costopt_trainer.models.table import context_length_of, kind_of_samples, runs_code
+from costopt_trainer.models.artifact import save_model
+from costopt_trainer.models.table import context_length_of
 from costopt_trainer.phases import Pieces, phase
 from costopt_trainer.shutdown import STOP_SIGNALS, watch_for_stop
 from costopt_trainer.storage.folders import not_writable, remove, replace_folder
@@ -59,12 +53,13 @@ PROBE_SAMPLES, PROBE_TOKENS = 2, 32
 def main(settings: ReplicaSettings) -> None:
     """Make, verify and measure the variant of `settings`; its report is in the storage that the environment names.
 
-    Raises NotRetryable for what no retry can mend: no recipe, no trained model, other data, a step that the model
+    Raises NotRetryable for what no retry can mend: no model, other data, a step that the model
     cannot take, an artifact that does not load back, a full disk. SIGTERM ends the process with exit code 143: at once,
     or after a checkpoint while a step trains.
     """
-    if settings.variant is None or settings.recipe is None:
-        raise NotRetryable("InvalidSettings", "a variant is made from a recipe's model: settings must give both")
+    source = settings.recipe or settings.evaluation
+    if settings.variant is None or source is None:
+        raise NotRetryable("InvalidSettings", "settings must give the variant, and what its model is measured on")
     all_ranks = trains(settings.variant.steps)
     if int(os.environ.get("RANK", "0")) != 0 and not all_ranks:
         return
@@ -73,7 +68,7 @@ def main(settings: ReplicaSettings) -> None:
     with _hearing(stop):
         try:
             group = join_process_group() if all_ranks else ALONE
-            make_variant(settings.variant, settings.recipe, storage, group=group, stop=stop, job=settings.job_name)
+            make_variant(settings.variant, source, storage, group=group, stop=stop, job=settings.job_name)
         except OSError as error:
             raise not_writable(storage / names.ARTIFACTS_DIR, error) from error
         except RuntimeError as error:  # a rank that lost another was most likely asked to end as well
@@ -85,37 +80,33 @@ def main(settings: ReplicaSettings) -> None:
 
 def make_variant(
     variant: Variant,
-    recipe: Recipe,
+    source: Recipe | CommandEvaluation,
     storage: Path,
     *,
     group: ProcessGroup = ALONE,
     stop: Stop | None = None,
     job: str = "",
 ) -> VariantStatus | None:
-    """Make `variant` of the trained model in `storage` and return its report, which is then also in its folder.
+    """Make `variant` of the model in `storage`, which the recipe `source` has trained or a command has left, and return
+    its report, which is then also in its folder.
 
     All ranks of `group` apply the steps; the first one does the rest, the others return None. Raises like `main`, and
     OSError if the storage cannot be written.
     """
     artifacts = storage / names.ARTIFACTS_DIR
-    trained = artifacts / names.MODEL_DIR
-    config = read_trained(trained)
-    if runs_code(config.shape.settings) and config.shape.settings != recipe.model:
-        # A storage may be written by others, and must not decide which code is run.
-        raise NotRetryable("InvalidSettings", f"{trained} holds another model than the recipe's: train it anew")
-    data = _load_data(recipe, config, storage)
+    origin = of_recipe(source, storage) if isinstance(source, Recipe) else _of_command(source, storage)
     with phase("LoadingModel"):
-        baseline, model = load_model(trained), load_model(trained)
-    batch = measured_batch(recipe, data)
-    _say(variant, f"loaded the trained model, {config.weights_bytes:,} bytes")
+        baseline, model = origin.load(), origin.load()
+    batch = measured_batch(origin.held_out)
+    _say(variant, f"loaded the trained model, {origin.weights_bytes:,} bytes")
 
     stop = stop or Stop()
-    made_from = [config.weights_sha256, recipe.to_plain(), data.fingerprint]
-    checkpoints = StepCheckpoints(storage, variant, made_from, group=group, job=job)
+    checkpoints = StepCheckpoints(storage, variant, origin.inputs, group=group, job=job)
 
     def run_of(number: int, pieces: Pieces) -> StepRun:
         own = checkpoints.of(number) if step_of(variant.steps[number - 1]).trains else None
-        return StepRun(batch[:1], pieces, lambda: load_model(trained), recipe, data, group, stop, own)
+        data = origin.held_out.data
+        return StepRun(batch[:1], pieces, origin.load, origin.recipe, data, group, stop, own)
 
     for line in apply_steps(model, variant.steps, run_of):
         _say(variant, line)
@@ -125,16 +116,16 @@ def make_variant(
         return None
 
     unverified = artifacts / f".{variant.name}.unverified"
-    widths = {**(config.widths or {}), **model.widths()} if changes_shapes(variant.steps) else config.widths
+    widths = {**(origin.widths or {}), **model.widths()} if changes_shapes(variant.steps) else origin.widths
     with phase("SavingModel"):
-        size_bytes = save_model(unverified, model, config.shape, widths=widths, steps=variant.steps)
+        size_bytes = save_model(unverified, model, origin.shape, widths=widths, steps=variant.steps)
     _say(variant, f"saved, {size_bytes:,} bytes")
 
     probe = artifacts / f".{variant.name}.probe"
     try:
         remove(probe)  # if it is a link, do not write through it
         inputs = batch[:PROBE_SAMPLES]
-        are_tokens = context_length_of(config.shape.settings) is not None
+        are_tokens = context_length_of(origin.shape.settings) is not None
         write_probe(probe, model, inputs[:, :PROBE_TOKENS] if are_tokens else inputs)
         verify_in_fresh_process(unverified, probe)
     finally:
@@ -143,11 +134,10 @@ def make_variant(
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     measured = measure(
-        Subject(baseline, config.weights_bytes),
+        Subject(baseline, origin.weights_bytes),
         Subject(model, size_bytes),
         name=variant.name,
-        recipe=recipe,
-        data=data,
+        held_out=origin.held_out,
         engines=engines_for(variant.steps, device),
         device=device,
     )
@@ -167,15 +157,11 @@ def make_variant(
     return report
 
 
-def read_trained(folder: Path) -> ArtifactConfig:
-    """The trained model's configuration. Raises NotRetryable with a sentence if training has not left one."""
-    if not folder.exists():
-        raise NotRetryable(
-            "InvalidSettings",
-            f"there is no trained model in {folder}: the train stage must have finished in the same storage; on a "
-            "cluster spec.storage must be set, or the model is lost with the pods that trained it",
-        )
-    return read_config(folder)
+def _of_command(evaluation: CommandEvaluation, storage: Path) -> Origin:
+    # It imports the Hugging Face library, which takes seconds and may not be installed where recipes run.
+    from costopt_trainer.compress.left_folder import of_command  # noqa: PLC0415
+
+    return of_command(evaluation, storage)
 
 
 def compare(name: str, both: Measured, *, speed_is_wanted: bool) -> VariantStatus:
@@ -198,26 +184,6 @@ def compare(name: str, both: Measured, *, speed_is_wanted: bool) -> VariantStatu
         validation_samples=both.comparison.samples,
         faults=find_faults(baseline, measured, trivial_loss=trivial_loss, speed_is_wanted=speed_is_wanted),
     )
-
-
-def _load_data(recipe: Recipe, config: ArtifactConfig, storage: Path) -> TrainingData:
-    context_length = context_length_of(config.shape.settings)
-    data = load_data(
-        recipe.data,
-        context_length=context_length,
-        cache_dir=storage / names.CACHE_DIR,
-        own_folder=storage,
-        reads=kind_of_samples(config.shape.settings),
-        model_tokenizer=tokenizer_in(storage / names.ARTIFACTS_DIR / names.MODEL_DIR),
-    )
-    now, then = ModelShape.for_data(config.shape.settings, data), config.shape
-    if now != then:
-        raise NotRetryable(
-            "InvalidData",
-            "the data must be what the model was trained on: (vocabulary, image shape, features, classes) are now "
-            f"{now.of_data}, and were {then.of_data}",
-        )
-    return data
 
 
 @contextmanager

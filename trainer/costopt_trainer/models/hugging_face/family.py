@@ -70,7 +70,10 @@ class HuggingFaceFamily:
             if settings.lora is not None:
                 model = add_adapters(model, settings.lora, TASKS[settings.task], fresh)
         kept = files_to_keep(source.folder, with_code=settings.trust_remote_code)
-        return HuggingFaceModel(model.train(), config, kept, shape.pad_id if settings.task != "CausalLM" else None)
+        pad_id = shape.pad_id if settings.task != "CausalLM" else None
+        built = HuggingFaceModel(model.train(), config, kept, pad_id)
+        built.fresh_modules = tuple(fresh)
+        return built
 
     def rebuild(self, settings: HuggingFace, shape: ModelShape, folder: Path) -> HuggingFaceModel:
         file = folder / UNREADABLE_CONFIG_FILE
@@ -81,6 +84,11 @@ class HuggingFaceFamily:
         kept = files_to_keep(folder, with_code=settings.trust_remote_code)
         pad_id = shape.pad_id if settings.task != "CausalLM" else None
         return HuggingFaceModel(_fresh(source, config, own), config, kept, pad_id)
+
+
+def positions_of(settings: HuggingFace) -> int | None:
+    """The longest sample that the model of `settings` can take; None if there is no bound. Raises NotRetryable."""
+    return _positions(_read_configuration(find_source(settings), settings))
 
 
 _NOT_SHAPING = ("_name_or_path", "architectures", "transformers_version", "torch_dtype", "dtype", "use_cache")

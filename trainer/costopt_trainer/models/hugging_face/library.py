@@ -4,6 +4,7 @@ TASKS         the word of a task -> which classes of the library it needs
 library       transformers
 adapters      peft
 can_be        whether an architecture fits a task
+task_of       the task that a folder was saved for
 """
 
 import importlib
@@ -77,6 +78,20 @@ def can_be(word: str, config: Mapping[str, Any]) -> bool:
     # The library has encoders in this table too, whose tokens see those behind them unless is_decoder is set.
     is_encoder = kind in getattr(tables, TASKS["MaskedLM"].architectures)
     return not config.get("is_encoder_decoder", False) and (not is_encoder or bool(config.get("is_decoder", False)))
+
+
+def task_of(config: Mapping[str, Any]) -> str | None:
+    """The task that the `architectures` of a config.json are for; None: for none of these."""
+    library()
+    tables = importlib.import_module("transformers.models.auto.modeling_auto")
+    architectures, own_code = config.get("architectures"), config.get("auto_map")
+    for word, task in TASKS.items():
+        named = {getattr(tables, task.architectures).get(config["model_type"])}
+        if isinstance(own_code, dict):
+            named.add(str(own_code.get(task.auto_class)).rpartition(".")[2])
+        if isinstance(architectures, list) and any(isinstance(one, str) and one in named for one in architectures):
+            return word
+    return None
 
 
 def _installed(package: str) -> Any:

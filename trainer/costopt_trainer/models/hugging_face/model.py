@@ -24,6 +24,8 @@ class HuggingFaceModel(WholeModel):
 
     called = "a model of the Hugging Face library"
     weights_prefix = _PREFIX
+    fresh_modules: tuple[str, ...] = ()
+    """Modules for which the folder that it was built from had no weights."""
 
     def __init__(
         self, model: nn.Module, config: Any, files_to_keep: Mapping[str, bytes], pad_id: int | None = None

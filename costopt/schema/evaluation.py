@@ -1,0 +1,31 @@
+"""What the model that a command leaves is measured on. A recipe says so itself."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from costopt.schema.base import Strict
+from costopt.schema.data import DataSettings
+from costopt.schema.data_kinds import data_fits_task
+from costopt.schema.foreign_models import HuggingFace
+
+
+class CommandEvaluation(Strict):
+    """How the model that a command leaves is measured: a folder of the Hugging Face library, which the program hands
+    over by `session.artifact(folder)`. Its weights are taken in FP32."""
+
+    data: DataSettings
+    """The samples. Only those held out are used: `validationPercent` of the text, from its end, or of the labelled
+    documents. The folder's tokenizer is used if it has one. Labels must be those of the model (`id2label`)."""
+    task: Literal["CausalLM", "MaskedLM", "SequenceClassification"] | None = None
+    """What the model is for (see HuggingFace). None: what the `architectures` of its config.json say."""
+    context_length: Annotated[int, Field(ge=8, le=1048576)] | None = None
+    """Tokens per sample; at most the positions of the model. None: 512, or the positions if these are fewer."""
+    micro_batch_size: Annotated[int, Field(ge=1, le=10**6)] = 8
+    """Samples per forward pass. Latency is the time of one."""
+    max_samples: Annotated[int, Field(ge=1, le=10**9)] = 512
+    """Held-out samples at most, spread evenly over the split and the same for every variant."""
+    trust_remote_code: bool = False
+    """Whether Python code in the model's folder is run, which can do anything that the job can. Never unless true."""
+
+    rules = (data_fits_task(HuggingFace.reads, DataSettings),)

@@ -1,0 +1,95 @@
+"""What a variant is made from and measured on: the trained model in the job's storage, and held-out samples.
+
+Origin        both; HeldOut: the samples
+of_recipe     the model that a recipe has trained, on the recipe's data
+of_command    see left_folder: what a command has left
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from costopt import names
+from costopt.schema.recipe import Recipe
+from costopt_trainer.data import TrainingData, load_data
+from costopt_trainer.errors import NotRetryable
+from costopt_trainer.models.artifact import load_model, read_config, tokenizer_in
+from costopt_trainer.models.family import LayeredModel, Metric
+from costopt_trainer.models.shape import ModelShape, Widths
+from costopt_trainer.models.table import context_length_of, kind_of_samples, metric_of, runs_code
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What models are measured on."""
+
+    data: TrainingData
+    metric: Metric
+    batch_size: int
+    """Samples per forward pass."""
+    max_samples: int
+    """Held-out samples to evaluate at most."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The trained model, and what it is measured on."""
+
+    shape: ModelShape
+    widths: Widths | None
+    """Widths that structured pruning left. None: those of `shape`."""
+    weights_bytes: int
+    """Size of its files of weights."""
+    held_out: HeldOut
+    inputs: list[Any]
+    """All that decides how the model and the data are, as JSON data."""
+    load: Callable[[], LayeredModel]
+    """The model, anew each time, in eval mode on the CPU."""
+    recipe: Recipe | None = None
+    """The model's recipe; None for a command's."""
+
+
+def of_recipe(recipe: Recipe, storage: Path) -> Origin:
+    """The trained model in `storage`. Raises NotRetryable with a sentence if there is none, or other data than its."""
+    trained = storage / names.ARTIFACTS_DIR / names.MODEL_DIR
+    refuse_missing(trained)
+    config = read_config(trained)
+    shape = config.shape
+    if runs_code(shape.settings) and shape.settings != recipe.model:
+        # A storage may be written by others, and must not decide which code is run.
+        raise NotRetryable("InvalidSettings", f"{trained} holds another model than the recipe's: train it anew")
+    data = load_data(
+        recipe.data,
+        context_length=context_length_of(shape.settings),
+        cache_dir=storage / names.CACHE_DIR,
+        own_folder=storage,
+        reads=kind_of_samples(shape.settings),
+        model_tokenizer=tokenizer_in(trained),
+    )
+    now = ModelShape.for_data(shape.settings, data)
+    if now != shape:
+        raise NotRetryable(
+            "InvalidData",
+            "the data must be what the model was trained on: (vocabulary, image shape, features, classes) are now "
+            f"{now.of_data}, and were {shape.of_data}",
+        )
+    return Origin(
+        shape=shape,
+        widths=config.widths,
+        weights_bytes=config.weights_bytes,
+        held_out=HeldOut(data, metric_of(recipe.model), recipe.batch.micro_batch_size, recipe.evaluation.max_samples),
+        inputs=[config.weights_sha256, recipe.to_plain(), data.fingerprint],
+        load=lambda: load_model(trained),
+        recipe=recipe,
+    )
+
+
+def refuse_missing(folder: Path, how: str = "the train stage must have finished in the same storage") -> None:
+    """Raise NotRetryable if there is no trained model; `how` one comes to be there."""
+    if not folder.exists():
+        raise NotRetryable(
+            "InvalidSettings",
+            f"there is no trained model in {folder}: {how}; on a cluster spec.storage must be set, or the model is "
+            "lost with the pods that trained it",
+        )
