@@ -163,3 +163,19 @@ def _digested(for_people: str, whole: str, suffix: str) -> str:
     digest = hashlib.sha256(whole.encode()).hexdigest()[:10]
     room = MAX_CHILD_NAME - len(suffix) - len(digest) - 1
     return f"{for_people.replace('.', '-')[:room].rstrip('-')}-{digest}{suffix}"
+
+
+def own_metric_result(metric: str) -> str:
+    """Name, among the results of an evaluation, of a metric of the model's own."""
+    return f"validationOwn{metric[0].upper()}{metric[1:]}PerSample"
+
+
+def own_metric_of(result: str) -> str | None:
+    """The metric of the model's own that a result is of, in words such as "words right"; None of any other result."""
+    found = re.fullmatch(r"validationOwn([A-Z][A-Za-z0-9]*)PerSample", result)
+    return None if found is None else in_words(found[1])
+
+
+def in_words(name: str) -> str:
+    """wordsRight -> words right."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).lower()

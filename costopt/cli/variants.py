@@ -7,6 +7,7 @@ from rich.console import Group
 from rich.text import Text
 
 from costopt.cli.tables import table
+from costopt.names import in_words
 from costopt.schema.variant_report import Measurement, VariantStatus
 
 
@@ -31,6 +32,14 @@ def variants_table(variants: Sequence[VariantStatus]) -> Group:
         if any(cells):
             columns.append(name)
             losses = [(*row, cell) for row, cell in zip(losses, cells, strict=True)]
+    all_measured = [model, *(variant.measured for variant in variants)]
+    for name in dict.fromkeys(name for measured in all_measured for name in measured.metrics):
+        figures = [measured.metrics.get(name) for measured in all_measured]
+        columns.append(f"{in_words(name)}/sample")
+        losses = [
+            (*row, "" if figure is None else f"{float(figure):.4f}")
+            for row, figure in zip(losses, figures, strict=True)
+        ]
     return Group(
         table("Variants: size (ratio: larger is better)", ("", "bytes", "ratio", "parameters", "non-zero"), sizes),
         table(

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from costopt.cli.safe_console import SafeConsole
 from costopt.cli.tables import table
+from costopt.names import own_metric_of
 from costopt.schema.replica import FailureReason, Progress
 from costopt.schema.resources import GPU_RESOURCE
 from costopt.schema.status import Bill, BillLine, Failure, JobStatus, StageStatus, Total
@@ -246,6 +247,8 @@ def progress_text(progress: Progress) -> str:
     for name, told in METRICS.items():
         figure = progress.results.get(name)
         parts += [told(float(figure))] if figure else []
+    for name, figure in progress.results.items():
+        parts += [f"{metric} {float(figure):.4f} per sample"] if (metric := own_metric_of(name)) else []
     parts += [f"{progress.tokens_per_second:,} tokens/s"] if progress.tokens_per_second else []
     parts += [f"{progress.samples_per_second:,} samples/s"] if progress.samples_per_second else []
     return "  ".join(parts)

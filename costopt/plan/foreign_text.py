@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Mapping
 
 from costopt.schema.replica import Progress
 from costopt.schema.variant_report import VariantStatus
@@ -30,7 +31,7 @@ def lines(text: str, limit: int) -> str:
 
 def safe_progress(progress: Progress) -> Progress:
     """`progress` with its words made safe: whatever prints such a line to a log may have written it."""
-    results = {name: value for key, value in progress.results.items() if (name := one_line(key, NAME_LIMIT))}
+    results = _with_safe_names(progress.results)
     passed_over = progress.checkpoints_passed_over
     words = None if passed_over is None else lines(passed_over, MESSAGE_LIMIT)
     cause = progress.restarted_for
@@ -43,7 +44,16 @@ def safe_progress(progress: Progress) -> Progress:
 
 def safe_report(report: VariantStatus) -> VariantStatus:
     """`report` with its words made safe, likewise."""
-    return report.model_copy(update={"artifact": one_line(report.artifact, NAME_LIMIT) or "?"})
+    sides = {"measured": report.measured, "baseline": report.baseline}
+    safe = {
+        side: measured.model_copy(update={"metrics": _with_safe_names(measured.metrics)})
+        for side, measured in sides.items()
+    }
+    return report.model_copy(update={"artifact": one_line(report.artifact, NAME_LIMIT) or "?", **safe})
+
+
+def _with_safe_names(figures: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for key, value in figures.items() if (name := one_line(key, NAME_LIMIT))}
 
 
 def _safe(character: str) -> str:

@@ -82,7 +82,8 @@ class HuggingFace(ReadsSamples):
 
 class Import(ReadsSamples):
     """A model that a function of the user's own package makes: it returns a torch.nn.Module that maps a batch of inputs
-    to logits, tokens (B, T) -> (B, T, V), or labelled text (B, T) and images (B, C, H, W) -> (B, K)."""
+    to logits, tokens (B, T) -> (B, T, V), or labelled text (B, T) and images (B, C, H, W) -> (B, K); or a pair of
+    such a module and its metrics, functions of outputs and targets by name."""
 
     reads = BySetting(
         "data", {"Text": TEXT, "MaskedText": MASKED_TEXT, "LabelledText": LABELLED_TEXT, "Images": IMAGES}

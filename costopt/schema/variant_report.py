@@ -8,6 +8,10 @@ from costopt.schema.base import Count, Figure, Name, ShortText, Strict
 
 Target = Literal["Token", "MaskedToken", "Sample"]
 
+METRIC_PATTERN = r"^[a-z][A-Za-z0-9]{0,31}$"
+"""Of the names of metrics of a model's own."""
+MAX_METRICS = 8
+
 EngineName = Literal["TorchEager", "TorchCompiled", "TorchQuantized"]
 
 
@@ -28,6 +32,8 @@ class Measurement(Strict):
     """Held-out samples classified correctly, in thousandths; None of what is no classifier."""
     validation_macro_f1_permille: Annotated[int, Field(ge=0, le=1000)] | None = None
     """Mean of the classes' F1 scores on held-out samples, in thousandths; None of what is no classifier."""
+    metrics: dict[ShortText, Figure] = Field(default_factory=dict, max_length=MAX_METRICS)
+    """Metrics of the model's own (`model.type` Import) by name: their mean over held-out samples."""
     engine: EngineName | None = None
     """What ran it: the fastest of those that were tried on this machine. TorchEager: torch's kernels one by one.
     TorchCompiled: torch.compile. TorchQuantized: torch's own 8-bit kernels (FBGEMM, oneDNN). None: an earlier version

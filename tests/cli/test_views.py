@@ -212,6 +212,16 @@ def test_progress_of_a_language_model_shows_perplexity_and_bits_per_byte() -> No
     assert hidden == "step 1/2  perplexity 9.00 per hidden token"
 
 
+def test_metrics_of_the_models_own_are_shown_with_what_they_are_per() -> None:
+    results = {"validationOwnWordsRightPerSample": "0.12345", "validationLossNatsPerSample": "1"}
+    text = progress_text(Progress(step=1, total_steps=2, results=results))
+    assert text == "step 1/2  words right 0.1235 per sample"
+    shown = text_of(variants_table([with_measured(variant(), metrics={"wordsRight": "0.5"})]))
+    assert "words right/sample" in shown
+    assert "0.5000" in shown
+    assert "words right" not in text_of(variants_table([variant()]))
+
+
 @pytest.mark.parametrize(("loss", "verdict"), [("1.9", ": better than both"), ("2.5", "not better than both")])
 def test_the_loss_stands_beside_the_entropies_of_the_text(loss: str, verdict: str) -> None:
     results = {

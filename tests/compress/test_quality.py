@@ -13,6 +13,7 @@ from costopt_trainer.compress.origin import HeldOut
 from costopt_trainer.compress.quality import compare_quality
 from costopt_trainer.data import load_data
 from costopt_trainer.models.family import SAMPLES
+from costopt_trainer.models.own_metrics import OwnMetrics
 
 CPU = torch.device("cpu")
 
@@ -61,3 +62,10 @@ def test_when_the_time_is_up_all_have_seen_the_same_samples(
     assert seen[0] == seen[1]
     assert 0 < compared.samples == sum(seen[0]) < data.num_validation_samples
     assert f"evaluated {compared.samples} of {data.num_validation_samples} samples in 60 s" in capsys.readouterr().out
+
+
+def test_metrics_of_the_models_own_are_means_over_the_same_samples(images: HeldOut) -> None:
+    own = OwnMetrics({"highest": lambda outputs, _targets: outputs.max(-1).values})
+    forwards = [uniform, lambda inputs: uniform(inputs) + 3]
+    compared = compare_quality(forwards, images, CPU, own)
+    assert [quality.metrics for quality in compared.qualities] == [{"highest": 0.0}, {"highest": 3.0}]

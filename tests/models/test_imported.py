@@ -1,5 +1,6 @@
 """Models that a function of the user's own package makes: trained as any other, or refused in one sentence."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,16 @@ import torch
 
 from builders.compress import weight_only
 from builders.trainer import recipe, text_file, train_here
+from costopt.cli.views import progress_text
 from costopt.schema.compression import Variant
 from costopt.schema.models import ModelSettings
+from costopt.schema.replica import Progress
 from costopt_trainer.compress.run import make_variant
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.artifact import load_model
 from costopt_trainer.models.shape import ModelShape
 from costopt_trainer.models.table import build_model
+from costopt_trainer.training.evaluation import Totals
 
 CODE = """
 import torch
@@ -51,6 +55,27 @@ def everything(**told):
 
 def broken(vocabulary_size):
     raise RuntimeError("no weights today\\nat all")
+
+
+def share_of_words(outputs, targets):
+    return (outputs.argmax(-1) == targets).float().mean(-1)
+
+
+METRICS = {
+    "good": {"wordsRight": share_of_words, "tokens": lambda outputs, targets: (targets >= 0).sum(-1)},
+    "raising": {"wordsRight": lambda outputs, targets: outputs[99]},
+    "a number": {"wordsRight": lambda outputs, targets: 0.5},
+    "of each token": {"wordsRight": lambda outputs, targets: (outputs.argmax(-1) == targets).float()},
+    "not a number": {"wordsRight": lambda outputs, targets: (targets[:, 0] - targets[:, 0]) / 0.0},
+    "no mapping": [share_of_words],
+    "no function": {"wordsRight": 0.5},
+    "two words": {"words right": share_of_words},
+    "many": {f"metric{number}": share_of_words for number in range(9)},
+}
+
+
+def measured(vocabulary_size, metrics):
+    return Words(vocabulary_size, 8), METRICS[metrics]
 
 
 def nothing():
@@ -118,3 +143,62 @@ def test_a_function_that_makes_no_model_is_refused_in_one_sentence(package: Path
     with pytest.raises(NotRetryable, match=sentence) as caught:
         built(package, function)
     assert caught.value.reason == "InvalidSettings"
+
+
+def test_metrics_of_its_own_are_told_in_progress_and_results(tmp_path: Path, package: Path) -> None:
+    model = imported(package, "my_models.small:measured", arguments={"metrics": "good"})
+    assert train_here(recipe(text_file(tmp_path), model=model), tmp_path / "s") == 0
+    progress = Progress.model_validate_json((tmp_path / "s/progress-0.json").read_text())
+    last = json.loads((tmp_path / "s/metrics.jsonl").read_text().splitlines()[-1])
+    name = "validationOwnWordsRightPerSample"
+    assert 0 < float(progress.results[name]) < 1
+    assert last["results"][name] == progress.results[name]
+    assert float(progress.results["validationOwnTokensPerSample"]) == 16
+    assert f"words right {float(progress.results[name]):.4f} per sample" in progress_text(progress)
+
+    inputs = torch.randint(0, 256, (3, 16))
+    trained = load_model(tmp_path / "s/artifacts/model")
+    right = (trained(inputs).argmax(-1) == inputs).double().mean(-1)
+    sums = trained.own_metrics.sums(trained(inputs), inputs)
+    assert sums.tolist() == pytest.approx([float(right.sum()), 48, 3])
+
+
+def test_metrics_of_several_ranks_are_the_means_over_all_samples(package: Path) -> None:
+    model = built(package, "my_models.small:measured", arguments={"metrics": "good"})
+    tokens = torch.randint(0, 50, (7, 16))
+    logits = model(tokens)
+    parts = [Totals(0.0, 1, own_sums=model.own_metrics.sums(logits[part], tokens[part])) for part in THREE_AND_FOUR]
+    together = parts[0].over_ranks(lambda sums: sums + torch.cat([torch.tensor([0.0, 1.0]), parts[1].own_sums]))
+    assert model.own_metrics.means(together.own_sums) == pytest.approx(
+        {"wordsRight": float((logits.argmax(-1) == tokens).double().mean()), "tokens": 16.0}
+    )
+
+
+THREE_AND_FOUR = (slice(0, 3), slice(3, 7))
+
+
+@pytest.mark.parametrize(
+    ("metrics", "sentence"),
+    [
+        ("raising", r"metric wordsRight must give a number for each sample, but raises IndexError: .+"),
+        ("a number", r"metric wordsRight must give a number for each sample, a tensor \(2,\), but gives a float$"),
+        ("of each token", r"a number for each sample, a tensor \(2,\), but gives \(2, 16\)$"),
+        ("not a number", r"metric wordsRight must give a finite number for each sample, but gives nan$"),
+        ("no mapping", r"must return a model, or a model and its metrics by name, but these are a list$"),
+        ("no function", r"gives a float as metric wordsRight; it must be a function$"),
+        ("two words", r"names a metric 'words right'; it must be a word such as wordsRight$"),
+        ("many", r"returns 9 metrics; at most 8 can be told$"),
+    ],
+)
+def test_metrics_that_are_none_are_refused_in_one_sentence(package: Path, metrics: str, sentence: str) -> None:
+    def build_and_evaluate() -> None:
+        model, tokens = (
+            built(package, "my_models.small:measured", arguments={"metrics": metrics}),
+            torch.ones(2, 16).long(),
+        )
+        model.own_metrics.sums(model(tokens), tokens)
+
+    with pytest.raises(NotRetryable, match=f"^model.import.function: my_models.small:measured .*{sentence}") as caught:
+        build_and_evaluate()
+    assert caught.value.reason == "InvalidSettings"
+    assert "\n" not in str(caught.value)

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders.plan import INT8, running, spec, trained
+from builders.plan import INT8, report, running, spec, trained
 from costopt.plan.causes import CAUSES, help_for
 from costopt.plan.decide import StartGang
 from costopt.plan.evidence import OUT_OF_MEMORY, Evidence, is_disruption, is_own_doing, why_it_ended
-from costopt.plan.foreign_text import lines, one_line
+from costopt.plan.foreign_text import lines, one_line, safe_report
 from costopt.schema.replica import FailureReason
 
 ONCE_MORE = [reason for reason, cause in CAUSES.items() if cause.retries == 1]
@@ -135,6 +135,14 @@ def test_the_words_of_others_are_made_safe_and_are_bounded(text: str, limit: int
 
 def test_an_escape_sequence_goes_as_a_whole() -> None:
     assert one_line("\x1b[1;31mred\x1b[0m \x1b]0;title\x07text", 80) == "red text"
+
+
+def test_the_names_of_a_models_own_metrics_are_made_safe() -> None:
+    made = report("int8")
+    named = {"words\x1b[1m right": "0.5", "\x1b[1m": "1"}
+    measured, baseline = (side.model_copy(update={"metrics": named}) for side in (made.measured, made.baseline))
+    told = safe_report(made.model_copy(update={"measured": measured, "baseline": baseline}))
+    assert told.measured.metrics == told.baseline.metrics == {"words right": "0.5"}
 
 
 def test_a_variant_that_was_not_made_is_told_with_its_cause() -> None:

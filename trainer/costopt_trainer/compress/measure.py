@@ -29,6 +29,7 @@ from costopt_trainer.compress.origin import HeldOut
 from costopt_trainer.compress.overdue import Overdue
 from costopt_trainer.compress.quality import Comparison, Quality, compare_quality
 from costopt_trainer.errors import NotRetryable, first_line
+from costopt_trainer.models.family import LayeredModel
 from costopt_trainer.phases import phase
 
 WARM_UP_RUNS = 3
@@ -51,7 +52,7 @@ round differently (usually 0.01 to 0.09); an output overwritten or computed wron
 class Subject:
     """A model to measure, and the size of its weights file."""
 
-    model: nn.Module
+    model: LayeredModel
     """In eval mode."""
     size_bytes: int
 
@@ -116,6 +117,7 @@ def measure(
             [evaluated(subject, latency) for subject, latency in zip((baseline, variant), timed, strict=True)],
             held_out,
             device,
+            baseline.model.own_metrics,
         )
     of_baseline, of_variant = (
         _measurement(subject, latency, quality)
@@ -283,5 +285,6 @@ def _measurement(subject: Subject, latency: Latency, quality: Quality) -> Measur
         validation_loss=f"{quality.loss:.6g}",
         validation_accuracy_permille=None if quality.accuracy is None else round(1000 * quality.accuracy),
         validation_macro_f1_permille=None if quality.macro_f1 is None else round(1000 * quality.macro_f1),
+        metrics={name: f"{mean:.6g}" for name, mean in quality.metrics.items()},
         engine=latency.running.engine,
     )

@@ -6,8 +6,8 @@ micro-batches come in a fixed shuffled order, so that those seen are spread over
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from costopt_trainer.compress.engines import Forward
 from costopt_trainer.compress.origin import HeldOut
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.loss import IGNORED_TARGET, loss_sum
+from costopt_trainer.models.own_metrics import NO_METRICS, OwnMetrics
 from costopt_trainer.phases import phase
 from costopt_trainer.training.evaluation import Totals, class_counts, macro_f1, spread_indices
 
@@ -35,6 +36,8 @@ class Quality:
     """Share of targets that were the likeliest class; None if not counted."""
     macro_f1: float | None
     """Mean of the classes' F1 scores; None if not counted."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Means of the metrics of the model's own."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,9 @@ class Comparison:
     """Number of evaluated held-out samples."""
 
 
-def compare_quality(forwards: Sequence[Forward], held_out: HeldOut, device: torch.device) -> Comparison:
+def compare_quality(
+    forwards: Sequence[Forward], held_out: HeldOut, device: torch.device, own_metrics: OwnMetrics = NO_METRICS
+) -> Comparison:
     """Evaluate each of `forwards` on `held_out`: of a recipe, what training is evaluated on.
 
     No autocast, whatever the recipe's precision: the loss is that of the weights as they are stored. Raises
@@ -64,6 +69,7 @@ def compare_quality(forwards: Sequence[Forward], held_out: HeldOut, device: torc
     starts = np.random.default_rng(0).permutation(np.arange(0, len(indices), size))
     losses = [0.0 for _ in forwards]
     told = [None if num_classes is None else torch.zeros(3, num_classes, dtype=torch.float64) for _ in forwards]
+    own_sums = [own_metrics.zeros(torch.device("cpu")) for _ in forwards]
     counts = torch.zeros(0, dtype=torch.int64)
     samples = 0
     end = time.monotonic() + EVALUATION_LIMIT_SECONDS
@@ -79,6 +85,7 @@ def compare_quality(forwards: Sequence[Forward], held_out: HeldOut, device: torc
             for which, forward in enumerate(forwards):
                 logits = forward(inputs)
                 losses[which] += float(loss_sum(logits, targets))
+                own_sums[which] += own_metrics.sums(logits, targets).cpu()
                 if (counted := told[which]) is not None:
                     counted += class_counts(logits, targets).cpu()
                 pieces.done(number, len(starts))
@@ -89,8 +96,9 @@ def compare_quality(forwards: Sequence[Forward], held_out: HeldOut, device: torc
             loss=each.loss_sum / num_targets,
             accuracy=each.accuracy,
             macro_f1=None if each.class_counts is None else macro_f1(each.class_counts),
+            metrics=own_metrics.means(own),
         )
-        for each in totals
+        for each, own in zip(totals, own_sums, strict=True)
     )
     for quality in qualities:
         if not math.isfinite(quality.loss):

@@ -19,6 +19,7 @@ from costopt.schema.data_kinds import IMAGES, LABELLED_TEXT, MASKED_TEXT, TABLES
 from costopt.schema.variant_report import Target
 from costopt_trainer.models.chunked_loss import Use, each_chunk, head_loss_sum
 from costopt_trainer.models.loss import loss_sum
+from costopt_trainer.models.own_metrics import NO_METRICS, OwnMetrics
 from costopt_trainer.models.shape import ModelShape, Widths
 
 
@@ -110,6 +111,9 @@ class LayeredModel(nn.Module):
     """Whether logits are computed for some tokens at a time; None: where they are large."""
     weights_prefix: str = ""
     """What the names of all weights begin with here, and not in the file of an artifact."""
+
+    own_metrics: OwnMetrics = NO_METRICS
+    """What its evaluations tell besides the loss."""
 
     split_plan: Mapping[str, "SplitRole"] = {}
     """What each module does when tensors are split over ranks: name, in which `*` is any layer, -> its role. None: this

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from costopt.schema import foreign_models as language
 from costopt_trainer.errors import NotRetryable, first_line, memory_reason
 from costopt_trainer.models.family import ModelFamily
+from costopt_trainer.models.own_metrics import NO_METRICS, OwnMetrics
 from costopt_trainer.models.shape import ModelShape, Widths
 from costopt_trainer.models.whole import WholeModel
 
@@ -26,9 +27,9 @@ class ImportedModel(WholeModel):
     called = "an imported model"
     weights_prefix = "model."
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, own_metrics: OwnMetrics = NO_METRICS) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.own_metrics = model, own_metrics
 
     def loss_sum(self, inputs: Tensor, targets: Tensor) -> Tensor:
         own = getattr(self.model, "loss_sum", None)
@@ -67,14 +68,15 @@ class ImportFamily:
             takes = inspect.signature(make).parameters
             takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
             given = {name: value for name, value in told.items() if takes_any or name in takes}
-            model = make(**{**given, **(settings.arguments or {})})
+            made = make(**{**given, **(settings.arguments or {})})
         except Exception as error:
             if memory_reason([kind.__name__ for kind in type(error).__mro__], str(error)) is not None:
                 raise
             raise _wrong(settings, f"must return a model, but raises {_told(error)}") from error
+        model, metrics = made if isinstance(made, tuple) and len(made) == 2 else (made, {})
         if not isinstance(model, nn.Module):
             raise _wrong(settings, f"must return a torch.nn.Module, but returns a {type(model).__name__}")
-        return ImportedModel(model)
+        return ImportedModel(model, OwnMetrics.of(metrics, _called(settings)))
 
 
 def _function(settings: language.Import) -> Callable[..., Any]:
@@ -103,8 +105,12 @@ def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {first_line(error)}".rstrip(": ")
 
 
+def _called(settings: language.Import) -> str:
+    return f"model.import.function: {settings.function}"
+
+
 def _wrong(settings: language.Import, what: str) -> NotRetryable:
-    return NotRetryable("InvalidSettings", f"model.import.function: {settings.function} {what}")
+    return NotRetryable("InvalidSettings", f"{_called(settings)} {what}")
 
 
 FAMILY: ModelFamily = ImportFamily()

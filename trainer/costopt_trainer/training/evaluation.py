@@ -16,10 +16,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from costopt.names import own_metric_result
 from costopt_trainer.data import TrainingData
 from costopt_trainer.models.chunked_loss import Use
 from costopt_trainer.models.family import Metric
 from costopt_trainer.models.loss import IGNORED_TARGET, count_targets, loss_sum
+from costopt_trainer.models.own_metrics import NO_METRICS, OwnMetrics
 from costopt_trainer.reporting.meter import figure
 
 ACCURACY, MACRO_F1 = "validationAccuracyPermille", "validationMacroF1Permille"
@@ -40,6 +42,8 @@ class Totals:
     class_counts: Tensor | None = None
     """For each class how often it was told rightly, was told, and was the target, float64 (3, K) on the CPU; None if
     not counted."""
+    own_sums: Tensor = NO_METRICS.zeros(torch.device("cpu"))  # noqa: RUF009  nobody changes it
+    """Of metrics of the model's own, as `OwnMetrics.sums` has them, on the CPU."""
 
     @property
     def accuracy(self) -> float | None:
@@ -49,9 +53,14 @@ class Totals:
     def over_ranks(self, add_up: Callable[[Tensor], Tensor]) -> Self:
         """The sums over all ranks; `add_up` gives the sum of a float64 tensor over them."""
         counts = torch.empty(0) if self.class_counts is None else self.class_counts.flatten()
-        sums = add_up(torch.cat([torch.tensor([self.loss_sum, self.num_targets], dtype=torch.float64), counts]))
+        numbers = torch.tensor([self.loss_sum, self.num_targets], dtype=torch.float64)
+        sums = add_up(torch.cat([numbers, self.own_sums, counts]))
+        own, counted = sums[2:].split([len(self.own_sums), len(counts)])
         return type(self)(
-            float(sums[0]), int(sums[1]), None if self.class_counts is None else sums[2:].view_as(self.class_counts)
+            loss_sum=float(sums[0]),
+            num_targets=int(sums[1]),
+            class_counts=None if self.class_counts is None else counted.view_as(self.class_counts),
+            own_sums=own,
         )
 
 
@@ -98,6 +107,7 @@ def validation_totals(
     micro_batch_size: int,
     device: torch.device,
     num_classes: int | None = None,
+    own_metrics: OwnMetrics = NO_METRICS,
     rank: int = 0,
     world_size: int = 1,
     all_ranks: bool = False,
@@ -108,20 +118,24 @@ def validation_totals(
     `all_ranks`: each round needs `each_logits` on all ranks; one that has nothing left repeats the first samples, and
     does not count them.
 
-    `num_classes`: of a classifier whose answers are to be counted; None: they are not.
+    `num_classes`: of a classifier whose answers are to be counted; None: they are not. `own_metrics` see whole
+    micro-batches: they are of models that give all logits at once.
 
     `go_on` is called before each micro-batch, equally often on all ranks, with the number done and the total; if it
     returns False, the result is None.
 
     `each_logits` calls what it is given with logits of inputs on `device` and their targets, all or some at a time; not
     on a rank that only takes part in computing them, whose totals are then zero. The caller puts the model into eval
-    mode, so that no random number is drawn. The only host-device sync point is the reading of the sums at the end.
+    mode, so that no random number is drawn. Without `own_metrics` the only host-device sync point is the reading of the
+    sums at the end.
     """
     indices = spread_indices(data.num_validation_samples, max_samples)
     sums = torch.zeros(2, dtype=torch.float64, device=device)
+    own_sums = own_metrics.zeros(device)
     told = None if num_classes is None else torch.zeros(3, num_classes, dtype=torch.float64, device=device)
 
     def add(logits: Tensor, targets: Tensor) -> None:
+        own_sums.add_(own_metrics.sums(logits, targets))
         sums[0] += loss_sum(logits, targets)
         sums[1] += count_targets(targets)
         if told is not None:
@@ -141,10 +155,12 @@ def validation_totals(
             inputs, targets = inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
             each_logits(inputs, targets, add if counts else lambda _logits, _targets: None)
     loss, num_targets = sums.tolist()
-    return Totals(loss, int(num_targets), None if told is None else told.cpu())
+    return Totals(loss, int(num_targets), None if told is None else told.cpu(), own_sums.cpu())
 
 
-def describe_results(metric: Metric, data: TrainingData, totals: Totals) -> dict[str, str]:
+def describe_results(
+    metric: Metric, data: TrainingData, totals: Totals, own_metrics: OwnMetrics = NO_METRICS
+) -> dict[str, str]:
     """Named figures of an evaluation, the unit of each in its name, and reference figures."""
     loss = totals.loss_sum / totals.num_targets
     results = {metric.loss: figure(loss)}
@@ -157,4 +173,6 @@ def describe_results(metric: Metric, data: TrainingData, totals: Totals) -> dict
     if totals.class_counts is not None:
         results[ACCURACY] = str(round(1000 * (totals.accuracy or 0)))
         results[MACRO_F1] = str(round(1000 * macro_f1(totals.class_counts)))
+    for name, mean in own_metrics.means(totals.own_sums).items():
+        results[own_metric_result(name)] = figure(mean)
     return results | {name: figure(entropy) for name, entropy in data.reference_entropies.items()}

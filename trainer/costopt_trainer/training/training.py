@@ -190,6 +190,7 @@ class Training(Learner):
                     micro_batch_size=micro_batch_size,
                     device=self.gang.device,
                     num_classes=self.data.num_classes if self.metric.accuracy else None,
+                    own_metrics=self.module.own_metrics,
                     rank=self.strategy.data_rank,
                     world_size=self.strategy.data_size,
                     all_ranks=self.strategy.forward_needs_all_ranks,
@@ -205,7 +206,7 @@ class Training(Learner):
         loss = totals.loss_sum / totals.num_targets
         if not isfinite(loss):
             raise diverged(f"the validation loss after step {self.step} is {loss}", self.recipe)
-        results = describe_results(self.metric, self.data, totals)
+        results = describe_results(self.metric, self.data, totals, self.module.own_metrics)
         self.update_progress(validation_loss=figure(loss), results=results)
         self.evaluation_due = False
         self.meter.lap("evaluation")
