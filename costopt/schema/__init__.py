@@ -18,6 +18,7 @@ models       the families of models; decoder_lm, encoder, model_families, foreig
 model_family  what the settings of all families declare
 data         sources, transforms and tokenizer
 compression  variants and their steps
+evaluation   what a model that a command leaves is measured on
 prices       PriceBook
 status       what a job's status carries
 usage        what replicas held, as a status keeps it

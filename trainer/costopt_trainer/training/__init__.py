@@ -1,6 +1,9 @@
 """The training loop of the built-in recipes.
 
 loop               the loop, on one page (read first)
+training           what is done between steps: going on, losses read, evaluations, checkpoints, reports
+learner            model and optimizer, and how they take a step
+divergence         figures that are no longer finite
 process_group      this rank's place among the others; communication between ranks
 parallel           how ranks share a batch or a model: a package
 optimizers         the table of optimizers; their state by name
