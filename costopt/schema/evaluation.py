@@ -1,13 +1,13 @@
 """What the model that a command leaves is measured on. A recipe says so itself."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
 from costopt.schema.base import Strict
 from costopt.schema.data import DataSettings
 from costopt.schema.data_kinds import data_fits_task
-from costopt.schema.foreign_models import HuggingFace
+from costopt.schema.foreign_models import HuggingFace, TaskOfLibrary
 
 
 class CommandEvaluation(Strict):
@@ -17,7 +17,7 @@ class CommandEvaluation(Strict):
     data: DataSettings
     """The samples. Only those held out are used: `validationPercent` of the text, from its end, or of the labelled
     documents. The folder's tokenizer is used if it has one. Labels must be those of the model (`id2label`)."""
-    task: Literal["CausalLM", "MaskedLM", "SequenceClassification"] | None = None
+    task: TaskOfLibrary | None = None
     """What the model is for (see HuggingFace). None: what the `architectures` of its config.json say."""
     context_length: Annotated[int, Field(ge=8, le=1048576)] | None = None
     """Tokens per sample; at most the positions of the model. None: 512, or the positions if these are fewer."""

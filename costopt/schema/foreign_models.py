@@ -16,6 +16,9 @@ from costopt.schema.unions import one_of
 FUNCTION_PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
 HUB_PATTERN = r"^([A-Za-z0-9][-\w.]*/)?[A-Za-z0-9][-\w.]*(@[-\w./]+)?$"
 
+TaskOfLibrary = Literal["CausalLM", "MaskedLM", "SequenceClassification"]
+"""What a model of the Hugging Face library is for."""
+
 
 class LoRA(Strict):
     """Low-rank adapters (arXiv 2106.09685): small matrices beside those of the model, which alone are trained."""
@@ -54,7 +57,7 @@ class HuggingFace(ReadsSamples):
     hub: Annotated[str, StringConstraints(pattern=HUB_PATTERN, min_length=1, max_length=256)] | None = None
     """An id at the hub, with a revision if need be (`org/name@revision`), where the process that trains has a network.
     Only JSON, safetensors and tokenizer files are fetched, into the job's cache."""
-    task: Literal["CausalLM", "MaskedLM", "SequenceClassification"] = "CausalLM"
+    task: TaskOfLibrary = "CausalLM"
     """CausalLM tells each token from those before it; MaskedLM tells hidden tokens (see Encoder) from those around
     them; SequenceClassification tells the label of a document, with a fresh head if the folder has none for as many."""
     context_length: Annotated[int, Field(ge=8, le=1048576)] = 512

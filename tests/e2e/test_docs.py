@@ -21,8 +21,8 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shell(node: RealCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
-    """His shell. Some commands last as long as a job, and longer beside other tests. At the end the definitions go, which
-    kubectl has made."""
+    """His shell. Some commands last as long as a job, and longer beside other tests. At the end the definitions go,
+    which kubectl has made."""
     yield Shell(tmp_path_factory.mktemp("programs"), node.environment, seconds=1500)
     definitions = ("costoptjobs.costopt.dev", "pricebooks.costopt.dev")
     node.kubectl("delete", "crd", *definitions, "--ignore-not-found", "--timeout=100s")

@@ -16,5 +16,6 @@ loss         cross-entropy, which all of them are trained with
 chunked_loss    the same over a large vocabulary, some tokens at a time
 hugging_face/    models of that library
 imported     models that a function of the user makes
+own_metrics  metrics that such a model brings
 artifact     a model on disk, rebuilt without code
 """

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from costopt.schema.foreign_models import TaskOfLibrary
 from costopt_trainer.errors import NotRetryable
 
 
@@ -29,7 +30,7 @@ class Task:
     """What peft calls it."""
 
 
-TASKS = {
+TASKS: Mapping[TaskOfLibrary, Task] = {
     "CausalLM": Task("AutoModelForCausalLM", "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "CAUSAL_LM"),
     "MaskedLM": Task("AutoModelForMaskedLM", "MODEL_FOR_MASKED_LM_MAPPING_NAMES", None),
     "SequenceClassification": Task(
@@ -67,7 +68,7 @@ def adapters() -> Any:
     return _installed("peft")
 
 
-def can_be(word: str, config: Mapping[str, Any]) -> bool:
+def can_be(word: TaskOfLibrary, config: Mapping[str, Any]) -> bool:
     """Whether the library has the architecture of a config.json for a task."""
     tables = importlib.import_module("transformers.models.auto.modeling_auto")
     kind = config["model_type"]
@@ -80,7 +81,7 @@ def can_be(word: str, config: Mapping[str, Any]) -> bool:
     return not config.get("is_encoder_decoder", False) and (not is_encoder or bool(config.get("is_decoder", False)))
 
 
-def task_of(config: Mapping[str, Any]) -> str | None:
+def task_of(config: Mapping[str, Any]) -> TaskOfLibrary | None:
     """The task that the `architectures` of a config.json are for; None: for none of these."""
     library()
     tables = importlib.import_module("transformers.models.auto.modeling_auto")
