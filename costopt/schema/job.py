@@ -103,8 +103,9 @@ class Restarts(Strict):
     hang_timeout_seconds: Annotated[int, Field(ge=5, le=86400)] | None = None
     """A recipe's ranks hang when none of them has shown any sign of work for this long, or one was stopped (SIGSTOP)
     for this long; then their stacks are logged, and they are restarted in place. Where no step ends (imports,
-    tokenizing, evaluating, saving) a phase may take longer, see docs/techniques/restarts.md. None is 60, or ten times
-    the longest step so far if that is more. A change holds from the next attempt on."""
+    tokenizing, evaluating, saving) a phase may take longer, see docs/techniques/restarts.md. If it is set, it holds for
+    the steps that a program of your own reports, too. None is 60, or ten times the longest step so far if that is
+    more. A change holds from the next attempt on."""
     backoff_seconds: Annotated[int, Field(ge=0, le=3600)] = 2
     """Longest pause before the attempt that follows a failure; the first disruption costs none. For each further
     attempt lost within ten minutes of its start it doubles, up to maxBackoffSeconds; a job waits between a half and

@@ -126,6 +126,34 @@ def test_before_a_rank_has_begun_ours_have_five_minutes_and_others_for_ever(tmp_
     assert read_beat(tmp_path / "page") is None
 
 
+def test_a_program_of_the_users_that_reports_steps_has_the_limit_that_was_asked_for_within_them(tmp_path: Path) -> None:
+    page = Page(tmp_path)
+
+    def limit(asked: float | None) -> float | None:
+        return limit_of(read_beat(page.path), asked, gives_signs=False)
+
+    assert limit(5) is None, "it may have no steps at all"
+    page.heart.step(1)
+    assert (limit(5), limit(None)) == (5, None)
+    page.heart.phase("SavingModel", 300)
+    assert limit(5) is None, "its phases are its own"
+    page.heart.phase(None)
+    assert limit(5) == 5
+
+
+def test_what_one_rank_had_to_do_before_a_step_does_not_make_the_others_seem_behind(tmp_path: Path) -> None:
+    for name, pieces in (("first", 100), ("second", 0)):
+        (tmp_path / name).mkdir()
+        page = Page(tmp_path / name)
+        for _ in range(pieces):
+            page.heart.piece("Tokenizing", 0)
+        page.heart.step(1)
+        page.heart.beat()
+        beat = read_beat(page.path)
+        assert beat is not None
+        assert (beat.step, beat.beats_of_step) == (1, 1)
+
+
 def test_without_a_launcher_or_a_page_a_rank_works_on(tmp_path: Path) -> None:
     for environment in ({}, {names.ENV_HEARTBEAT_FILE: str(tmp_path / "none")}):
         heart = Heartbeat()

@@ -8,8 +8,10 @@ It is a page of memory that a rank shares with its launcher through a small file
 more how far it was: this page does. One that hangs does not beat: this is how a launcher finds it.
 """
 
+import faulthandler
 import mmap
 import os
+import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ _NANOSECONDS_PER_MILLISECOND = 10**6
 _BEATS, _STEP, _STEPS_HERE, _PHASE, _PATIENCE_MS, _LONGEST_STEP_NS, _SHOWS_STACKS, _CHECKPOINTS = range(8)
 _HEADS: Final = ("startup", "productive", "since_checkpoint", "data_wait", "checkpoint")
 _FIRST_HEAD = 8
+_BEATS_BEFORE = _FIRST_HEAD + len(_HEADS)
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,9 @@ class Beat:
 
     beats: int
     """Signs of work so far; 0: it has not begun, or is a program that gives none."""
+    beats_of_step: int
+    """Signs since the last finished step; before the first, all. Ranks that go in step have as many, whatever one of
+    them had to do before."""
     step: int
     """Last finished step, or the one that it went on from."""
     steps_here: int
@@ -100,6 +106,7 @@ class Heartbeat:
         self._page[_STEP] = finished
         self._page[_STEPS_HERE] += 1
         self.beat()
+        self._page[_BEATS_BEFORE] = self._page[_BEATS]
         self._step_since_ns = self._now()
 
     def phase(self, name: PhaseName | None, patience_seconds: float = 0) -> None:
@@ -130,10 +137,13 @@ class Heartbeat:
         if self._page is not None:
             self._page[_CHECKPOINTS] += 1
 
-    def stacks_are_shown(self) -> None:
-        """This process prints its stacks at SIGUSR1."""
-        if self._page is not None:
-            self._page[_SHOWS_STACKS] = 1
+    def show_stacks_when_asked(self) -> None:
+        """At SIGUSR1 the stacks of all threads go to stderr, also while the main one waits in C++. Does nothing without
+        a launcher that would ask, and where the program has a use of its own for that signal."""
+        if self._page is None or not hasattr(signal, "SIGUSR1") or signal.getsignal(signal.SIGUSR1) != signal.SIG_DFL:
+            return
+        faulthandler.register(signal.SIGUSR1, all_threads=True)
+        self._page[_SHOWS_STACKS] = 1
 
 
 HEARTBEAT = Heartbeat()
@@ -159,6 +169,7 @@ def read_beat(path: Path) -> Beat | None:
     }
     return Beat(
         beats=page[_BEATS],
+        beats_of_step=max(0, page[_BEATS] - page[_BEATS_BEFORE]),
         step=max(0, page[_STEP]),
         steps_here=max(0, page[_STEPS_HERE]),
         phase=_PHASES[phase - 1] if 0 < phase <= len(_PHASES) else None,

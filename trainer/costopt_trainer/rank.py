@@ -3,7 +3,6 @@
 Exit codes: 0 done, 143 stopped after a checkpoint, 78 not worth a retry, 1 anything else.
 """
 
-import faulthandler
 import os
 import signal
 import subprocess
@@ -55,7 +54,7 @@ def _run() -> None:
     if settings.command is not None:
         start_program(settings.command)
     HEARTBEAT.attach()
-    _show_stacks_when_asked()
+    HEARTBEAT.show_stacks_when_asked()
     # One rank of a replica speaks for all of it: they go in step.
     VOICE.speak_up(aloud=os.environ.get("LOCAL_RANK", "0") == "0")
     if settings.variant is not None:
@@ -68,13 +67,6 @@ def _run() -> None:
             from costopt_trainer.training.loop import main as train  # noqa: PLC0415
 
         train(settings)
-
-
-def _show_stacks_when_asked() -> None:
-    """At SIGUSR1 the stacks of all threads go to stderr, also while the main one waits in C++."""
-    if hasattr(signal, "SIGUSR1"):
-        faulthandler.register(signal.SIGUSR1, all_threads=True)
-        HEARTBEAT.stacks_are_shown()
 
 
 def start_program(argv: Sequence[str], *, becomes_it: bool = sys.platform == "linux") -> NoReturn:

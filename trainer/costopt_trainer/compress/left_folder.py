@@ -99,11 +99,13 @@ def _settings(evaluation: CommandEvaluation, source: Source, folder: Path) -> Mo
             f"must be for one of the tasks {', '.join(TASKS)}, but the architectures of its {CONFIG_FILE} are "
             f"{architectures!r:.80}: if it is, name the task in evaluation.task",
         )
-    settings = HuggingFace(
-        path=str(folder),
-        task=task,
-        context_length=evaluation.context_length or 8,
-        trust_remote_code=evaluation.trust_remote_code,
+    settings = HuggingFace.model_validate(
+        {
+            "path": str(folder),
+            "task": task,
+            "contextLength": evaluation.context_length or 8,
+            "trustRemoteCode": evaluation.trust_remote_code,
+        }
     )
     model = ModelSettings(type="HuggingFace", hugging_face=settings)
     reads_labels = kind_of_samples(model) == LABELLED_TEXT

@@ -37,7 +37,7 @@ class Sight(Strict):
     step: Count
     """Last finished step, or the one that it went on from."""
     beats: Count
-    """Signs of work so far."""
+    """Signs of work since that step."""
     silent_milliseconds: Count
     """Since the last of them."""
     limit_milliseconds: Count | None
@@ -88,10 +88,10 @@ def _how_far(sight: Sight) -> tuple[int, int]:
 
 
 def limit_of(beat: Beat | None, asked_seconds: float | None, *, gives_signs: bool) -> float | None:
-    """How many seconds a rank that shows `beat` may be silent. None: for ever; its signs may be far
-    apart for good reasons."""
+    """How many seconds a rank that shows `beat` may be silent. None: for ever; its signs may be far apart for good
+    reasons. A program of the user's own that reports its steps has the limit that was asked for, if one was."""
     if not gives_signs:
-        return None
+        return asked_seconds if beat is not None and beat.steps_here and beat.phase is None else None
     if beat is None or not beat.beats:
         return START_SECONDS
     in_steps = asked_seconds or max(SHORTEST_SECONDS, STEPS * beat.longest_step_seconds)
@@ -145,7 +145,7 @@ class Watch:
         return Sight(
             rank=rank,
             step=beat.step if beat is not None else 0,
-            beats=max(0, beats),
+            beats=beat.beats_of_step if beat is not None else 0,
             silent_milliseconds=int(1000 * seen.silent),
             limit_milliseconds=None if limit is None else int(1000 * limit),
             stopped_milliseconds=int(1000 * seen.stopped),

@@ -58,6 +58,7 @@ class Session:
         self._listens = self._begun = self._speaks = False
         if self._storage is not None:
             HEARTBEAT.attach(environment)  # so that the launcher knows where the time of a killed rank went
+            HEARTBEAT.show_stacks_when_asked()
         self._meter = Meter(startup_ns(), now, earlier_rounds() if self._storage is not None else EarlierRounds())
         self._head: Head = "training"
         self._reporter: Reporter | None = None

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
+from costopt_trainer.heartbeat import HEARTBEAT
 from costopt_trainer.models.chunked_loss import Use
 from costopt_trainer.models.family import LayeredModel
 from costopt_trainer.storage.tensor_pieces import Shard
@@ -26,7 +27,9 @@ class _Loss(nn.Module):
         self.model = model
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        return self.model.loss_sum(inputs, targets)
+        loss = self.model.loss_sum(inputs, targets)
+        HEARTBEAT.beat()  # tells a rank that waits for gradients from one that has not come so far
+        return loss
 
 
 class DataParallel:
