@@ -25,10 +25,16 @@ class LSTM(SharedLayers, SparseLayers):
     """Percent of activations dropped while training."""
     tied_embeddings: bool = False
     """Whether the matrix that gives the logits is that of the token embeddings."""
+    carry_state: bool | None = None
+    """Whether a sample begins with the state that the one before it in the text has left, in training as in its
+    evaluations (truncated back-propagation through time): gradients stay within contextLength tokens, what is
+    remembered does not. As many sequences are read side by side as batch.globalBatchSize says, in the order of the text
+    and not shuffled. None means false: each sample begins with an empty state."""
 
     def shaping(self) -> dict[str, Any]:
-        """Once is what is meant where nothing is written."""
-        return {key: value for key, value in super().shaping().items() if (key, value) != ("layerRepeats", 1)}
+        """Once, and no, is what is meant where nothing is written."""
+        meant = (("layerRepeats", 1), ("carryState", False))
+        return {key: value for key, value in super().shaping().items() if (key, value) not in meant}
 
 
 class ConvNet(FamilySettings):

@@ -7,6 +7,7 @@ from pydantic import Field
 from costopt.schema.base import Rule, Strict
 from costopt.schema.data import DataSettings
 from costopt.schema.data_kinds import data_fits_model, only_for_text
+from costopt.schema.degrees import cel_degree
 from costopt.schema.memory import Memory
 from costopt.schema.models import ModelSettings
 from costopt.schema.optimization import Optimizer, Schedule
@@ -97,5 +98,15 @@ class Recipe(Strict):
             cel="!has(self.schedule) || self.schedule.warmupSteps < self.totalSteps",
             message="schedule.warmupSteps must be less than totalSteps",
             holds=lambda data: data["schedule"]["warmupSteps"] < data["totalSteps"],
+        ),
+        Rule(
+            cel="!(has(self.model.lstm) && has(self.model.lstm.carryState) && self.model.lstm.carryState) || "
+            f"{cel_degree('self', 'shard')} == 1 && {cel_degree('self', 'pipeline')} == 1",
+            message="parallelism.shard and parallelism.pipeline must be 1 with model.lstm.carryState, since each rank "
+            "carries the states of all layers: share the work with dataParallel",
+            holds=lambda data: (
+                not data["model"].get("lstm", {}).get("carryState")
+                or data["parallelism"]["shard"] == data["parallelism"]["pipeline"] == 1
+            ),
         ),
     )

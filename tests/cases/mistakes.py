@@ -127,6 +127,20 @@ MISTAKES = [
         "tensor and pipeline must not both be greater than 1",
     ),
     MistakeCase(
+        "states carried from sample to sample by ranks that hold some layers each",
+        changed(
+            changed(
+                in_job(f"{RECIPE}.model", {"type": "LSTM", "lstm": {"carryState": True}}),
+                f"{RECIPE}.parallelism",
+                {"pipeline": 2},
+            ),
+            f"{TRAIN}.numNodes",
+            2,
+        ),
+        RECIPE,
+        "parallelism.shard and parallelism.pipeline must be 1 with model.lstm.carryState",
+    ),
+    MistakeCase(
         "several stages on a rank in a schedule that knows only one",
         changed(in_job(f"{RECIPE}.parallelism", {"pipeline": 2, "stagesPerRank": 2}), f"{TRAIN}.numNodes", 2),
         f"{RECIPE}.parallelism",

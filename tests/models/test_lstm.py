@@ -62,7 +62,7 @@ def test_a_layer_computes_what_torchs_own_layer_computes() -> None:
     weights = {"weight_ih_l0": layer.input_GD, "weight_hh_l0": layer.recurrent_GD, "bias_ih_l0": layer.bias_G}
     peer.load_state_dict({**weights, "bias_hh_l0": torch.zeros(64)})
     x = torch.randn(3, 12, 16, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(layer(x), x + peer(layer.norm(x))[0])
+    torch.testing.assert_close(layer(x)[0], x + peer(layer.norm(x))[0])
 
 
 def test_a_token_changes_no_earlier_prediction() -> None:
@@ -72,11 +72,24 @@ def test_a_token_changes_no_earlier_prediction() -> None:
     assert not torch.allclose(model(TOKENS)[:, 7:], model(changed)[:, 7:])
 
 
+def test_samples_that_pass_in_micro_batches_go_on_from_what_their_sequences_have_left() -> None:
+    model = fresh(layerRepeats=2)
+    whole = model(TOKENS)
+    model.carried = kept = model.fresh_state(3)
+    for piece in TOKENS.split(4, dim=1):
+        passed = torch.cat([model(part) for part in piece.split([2, 1])])
+        torch.testing.assert_close(passed, whole[:, :4])
+        whole = whole[:, 4:]
+        assert not model.carried.requires_grad, "gradients stay within a sample"
+    assert not kept.any(), "who has kept the states can go back to them"
+    assert model.state_dict().keys() == fresh(layerRepeats=2).state_dict().keys()
+
+
 def test_single_weights_of_the_recurrence_can_be_pruned_and_the_rest_quantized(tmp_path: Any) -> None:
-    model, steps = fresh(), [pruned("Unstructured", 50), weight_only()]
+    model, steps = fresh(carryState=True), [pruned("Unstructured", 50), weight_only()]
     apply(model, steps, TOKENS[:1])
     for layer in model.layers.values():
         assert [int((weight == 0).sum()) for weight in (layer.input_GD, layer.recurrent_GD)] == [512, 512]
-    save_model(tmp_path / "m", model, shape_of(), steps=steps)
+    save_model(tmp_path / "m", model, shape_of(carryState=True), steps=steps)
     with torch.no_grad():
         assert torch.equal(load_model(tmp_path / "m")(TOKENS), model(TOKENS))

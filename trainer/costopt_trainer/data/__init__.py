@@ -14,6 +14,7 @@ listing         the files of a text, to name differences from another
 storages        what jobs write, which is never data
 entropy         the reference for a validation loss
 sampler         which sample comes at which position
+lanes           the same where each sample goes on from the one before it
 prefetch        prepares the samples of the next step on a thread
 """
 

@@ -1,13 +1,16 @@
 """The data as training and evaluation see it: samples by number, in batches of tensors."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from costopt_trainer.data.lanes import lane_begins, lane_indices
 from costopt_trainer.data.sampler import sample_epochs, sample_indices
+from costopt_trainer.errors import NotRetryable
 
 IGNORED_TARGET = -100
 """A target that counts for nothing: neither in the loss nor among the targets."""
@@ -71,6 +74,35 @@ class TrainingData:
     batch_of_epoch: BatchOfEpoch | None = None
     """Where each epoch shows the samples otherwise. `train_batch` shows them as in epoch 0 of seed 0. None: they are
     the same in every epoch."""
+    lanes: int | None = None
+    """Training samples of a step, each of which goes on from its like in the step before (see lanes.py). None: samples
+    come in a shuffled order."""
+
+    def in_lanes(self, lanes: int) -> Self:
+        """The same samples, in lanes. Raises NotRetryable("InvalidData") if there are fewer samples than lanes.
+
+        For samples that stand one after another in a text, and are the same in every epoch.
+        """
+        if self.num_train_samples < lanes:
+            raise NotRetryable(
+                "InvalidData",
+                f"the training split must give at least batch.globalBatchSize contexts, {lanes}, where states are "
+                f"carried from context to context, but gives {self.num_train_samples}: give more text, or a smaller "
+                "globalBatchSize or contextLength",
+            )
+        length, left = divmod(self.num_train_samples, lanes)
+        note = f"{lanes} sequences are read side by side, {length} contexts of each in an epoch"
+        if left:
+            note += f"; {left} of {self.num_train_samples} contexts are left out, others in each epoch"
+        return replace(self, lanes=lanes, notes=(*self.notes, note))
+
+    def begins(self, *, seed: int, position: int, count: int) -> NDArray[np.bool_]:
+        """Which samples at positions [position, position + count) of the stream of `seed` go on from none."""
+        if self.lanes is None:
+            return np.ones(count, dtype=np.bool_)
+        return lane_begins(
+            seed=seed, position=position, count=count, num_samples=self.num_train_samples, lanes=self.lanes
+        )
 
     def train_batches(self, *, seed: int, position: int, count: int, batch_size: int) -> list[Batch]:
         """What stands at positions [position, position + count) of the stream of `seed`, in batches of one size.
@@ -79,6 +111,9 @@ class TrainingData:
         thread. `batch_size` must divide `count`.
         """
         of = self.num_train_samples
+        if self.lanes is not None:
+            numbers = lane_indices(seed=seed, position=position, count=count, num_samples=of, lanes=self.lanes)
+            return [self.train_batch(part) for part in numbers.reshape(-1, batch_size)]
         numbers = sample_indices(seed=seed, position=position, count=count, num_samples=of).reshape(-1, batch_size)
         if self.batch_of_epoch is None:
             return [self.train_batch(part) for part in numbers]

@@ -5,6 +5,7 @@ family       what each row fulfils
 table        the word in the manifest -> where its ModelFamily is
 decoder_lm   DecoderLM
 lstm         LSTM
+recurrent    a state that is carried from sample to sample
 encoder      Encoder
 conv_net     ConvNet
 res_net      ResNet

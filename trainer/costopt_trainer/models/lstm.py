@@ -3,9 +3,9 @@
     LSTM     token embedding -> layers -> norm -> head
     Layer    x + lstm(norm(x)); the state goes along the text
 
-`run` takes the state that an earlier piece of text has left, and gives the next: a text may be read piece by piece. The
-recurrence is torch's own kernel over plain weights, so that these can be sparse. No layer can be made narrower by
-itself, since what a layer adds to is as wide as its state.
+`run` takes the state that an earlier piece of text has left, and gives the next: a text may be read piece by piece, as
+a training does that carries states (see recurrent.py). The recurrence is torch's own kernel over plain weights, so that
+these can be sparse. No layer can be made narrower by itself, since what a layer adds to is as wide as its state.
 
 Shape suffixes: B = batch (samples), T = tokens of a sample, D = width, G = 4 D (gates), S = layers as they are applied,
 V = vocabulary. A state is (S, 2, B, D): of each layer, what it gave last and its cell.
@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from costopt.schema import models as language
-from costopt_trainer.models.family import LayeredModel, ModelFamily, Prunable
+from costopt_trainer.models.family import ModelFamily, Prunable
 from costopt_trainer.models.light import kept, make_sparse
+from costopt_trainer.models.recurrent import Recurrent
 from costopt_trainer.models.shape import ModelShape, Widths
 
 INITIAL_STD = 0.02
@@ -49,13 +50,11 @@ class Layer(nn.Module):
         with torch.no_grad():
             self.bias_G[width : 2 * width] = 1  # so that a fresh cell remembers
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D), from an empty state."""
-        batch, _, width = x_BTD.shape
-        return self.run(x_BTD, torch.zeros(2, batch, width, dtype=self.bias_G.dtype, device=x_BTD.device))[0]
-
-    def run(self, x_BTD: Tensor, state_2BD: Tensor) -> tuple[Tensor, Tensor]:
-        """The same from a state, and the state after the last token."""
+    def forward(self, x_BTD: Tensor, state_2BD: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, T, D) -> (B, T, D), from a state (None: the empty one), and the state after the last token."""
+        if state_2BD is None:
+            batch, _, width = x_BTD.shape
+            state_2BD = torch.zeros(2, batch, width, dtype=self.bias_G.dtype, device=x_BTD.device)
         masked = self.is_sparse and self.training
         weights = [kept(weight, training=masked) for weight in (self.input_GD, self.recurrent_GD)]
         with warnings.catch_warnings():
@@ -70,7 +69,7 @@ class Layer(nn.Module):
         return x_BTD + self.dropout(y_BTD), torch.cat([output, cell])
 
 
-class LSTM(LayeredModel):
+class LSTM(Recurrent):
     """The language model: int64 tokens (B, T) -> logits (B, T, V), for any T.
 
     A piece of it (see `keep_layers`) takes hidden activations (B, T, D) if it lacks the first layer and gives them if
@@ -107,32 +106,19 @@ class LSTM(LayeredModel):
         return iter(())
 
     def fresh_state(self, batch_size: int) -> Tensor:
-        """The state before a text begins, of the layers that this piece holds: zeros (S, 2, B, D)."""
         layers = [cast(Layer, layer) for layer in self.layers.values()]
         bias_G = layers[0].bias_G
         count = len(layers) * self.layer_repeats
         return torch.zeros(count, 2, batch_size, len(bias_G) // 4, dtype=bias_G.dtype, device=bias_G.device)
 
-    def run(self, x: Tensor, state_S2BD: Tensor) -> tuple[Tensor, Tensor]:
-        """What `forward` gives, after the text that has left this state, and the state after `x`.
-
-        Gradients go back into the state: truncated back-propagation detaches it between two pieces.
-        """
+    def run(self, x: Tensor, state_S2BD: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x = x if self.token_embedding is None else self.token_embedding(x)
         layers = [layer for layer in self.layers.values() for _ in range(self.layer_repeats)]
         after = []
-        for layer, state_2BD in zip(layers, state_S2BD, strict=True):
-            x, left_2BD = cast(Layer, layer).run(x, state_2BD)
+        for layer, before in zip(layers, [None] * len(layers) if state_S2BD is None else state_S2BD, strict=True):
+            x, left_2BD = layer(x, before)
             after.append(left_2BD)
         return self._scored(x), torch.stack(after)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Tokens (B, T) or hidden activations (B, T, D) -> logits (B, T, V) or hidden activations (B, T, D)."""
-        x = x if self.token_embedding is None else self.token_embedding(x)
-        for layer in self.layers.values():
-            for _ in range(self.layer_repeats):
-                x = layer(x)
-        return self._scored(x)
 
     def _scored(self, x_BTD: Tensor) -> Tensor:
         return x_BTD if self.norm is None or self.head is None else self.head(self.norm(x_BTD))

@@ -3,6 +3,7 @@
 FAMILIES        `model.type` -> where its ModelFamily is
 family_of       the row that settings name
 build_model     a model of any family; rebuild_model: one for the weights of an artifact
+carries_state   whether a training carries the model's state from sample to sample
 tokenizer_of    where the tokenizer lies that a model brings
 context_length_of, settings_that_must_stay     what holds for settings of any of them
 kind_of_samples, metric_of      what a model of these settings reads, and what its work is counted in
@@ -59,6 +60,11 @@ def tokenizer_of(settings: ModelSettings) -> Path | None:
 def runs_code(settings: ModelSettings) -> bool:
     """Whether code of others is run to build such a model, as its user has allowed."""
     return bool(getattr(settings_named(settings), "runs_code", False))
+
+
+def carries_state(settings: ModelSettings) -> bool:
+    """Whether a training carries the model's state from sample to sample."""
+    return bool(getattr(settings_named(settings), "carry_state", False))
 
 
 def context_length_of(settings: ModelSettings) -> int | None:

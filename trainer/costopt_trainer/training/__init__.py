@@ -12,6 +12,7 @@ precision          number formats
 memory             what layers keep for their backward pass
 micro_batch        micro-batches as large as fit in memory
 compiling          layers compiled, and kept for later attempts
+carried_state      states that go from sample to sample
 evaluation         the loss on held-out samples
 snapshot           what goes into a checkpoint, copied to host memory
 checkpoint         saving and resuming bit for bit; checkpoint_state: its JSON part; checkpoint_write: writing one

@@ -4,6 +4,7 @@
         model-00000-00000.safetensors       parameters and buffers: writing rank, number of the file
         optimizer-00000-00000.safetensors   "<parameter>/<name>" -> tensor
         random-00000-00000.safetensors      "<rank>/<device>" -> state of a random generator
+        carried-00000-00000.safetensors     states that go from sample to sample, if the training carries any
         state.json                          step, samples consumed, scaler, latest figures, identity of model and data
         manifest.json                       size and SHA-256 of each other file; global shape of each tensor, and
                                             which piece of it is in which file; written last
@@ -185,6 +186,10 @@ class Checkpoints:
     ) -> dict[str, Tensor]:
         """The optimizer's tensors by "<parameter>/<name>", likewise."""
         return read_tensors(self.folder / folder_name(step), "optimizer", wanted, region)
+
+    def read_carried(self, step: int, region: Region) -> dict[str, Tensor]:
+        """A region of each state that the training carries from sample to sample; empty if it carries none."""
+        return read_tensors(self.folder / folder_name(step), "carried", None, region)
 
     def read_random(self, step: int) -> dict[str, Tensor]:
         """This rank's random states; empty if no rank with its number wrote any."""

@@ -55,7 +55,8 @@ def write_checkpoint(
         snapshot = take()
         state.update(snapshot.state)
         random = {f"{rank}/{name}": value for name, value in snapshot.random.items()}
-        for kind, tensors in zip(KINDS, (snapshot.model, snapshot.optimizer, random), strict=True):
+        parts = (snapshot.model, snapshot.optimizer, random, snapshot.carried)
+        for kind, tensors in zip(KINDS, parts, strict=True):
             records, table = write_tensors(partial, kind, rank, tensors, on_block)
             files.update(records)
             held.update(table)

@@ -1,6 +1,6 @@
 """The loss on held-out samples: the same samples each time, with no effect on the training.
 
-spread_indices       which samples are evaluated
+spread_indices       which samples are evaluated; indices_in_lanes: where each goes on from another
 validation_totals    sums over this rank's share of them
 class_counts, macro_f1    how often each class was told, was told rightly and was the target
 describe_results     the figures of an evaluation by name
@@ -99,6 +99,19 @@ def spread_indices(num_samples: int, max_samples: int) -> npt.NDArray[np.int64]:
     return np.arange(count, dtype=np.int64) * num_samples // count if count else np.empty(0, dtype=np.int64)
 
 
+def indices_in_lanes(num_samples: int, max_samples: int, lanes: int, at_once: int) -> tuple[npt.NDArray[np.int64], int]:
+    """Samples to evaluate, at most `max_samples`, where states are carried on; and how many each lane has.
+
+    Lanes begin evenly spread. `at_once` of them, by which `lanes` can be divided, read their samples one after another,
+    then the next ones do. Where there are fewer samples than lanes, they are as `spread_indices` gives them, one each.
+    """
+    length = min(num_samples, max_samples) // lanes
+    if length == 0:
+        return spread_indices(num_samples, max_samples), 1
+    begins_N = np.arange(lanes, dtype=np.int64) * num_samples // lanes
+    return (begins_N.reshape(-1, 1, at_once) + np.arange(length).reshape(1, -1, 1)).flatten(), length
+
+
 def validation_totals(
     each_logits: Callable[[Tensor, Tensor, Use], None],
     data: TrainingData,
@@ -112,6 +125,8 @@ def validation_totals(
     world_size: int = 1,
     all_ranks: bool = False,
     go_on: Callable[[int, int], bool] = lambda _done, _all: True,
+    lanes: int | None = None,
+    begin: Callable[[int], None] = lambda _count: None,
 ) -> Totals | None:
     """Sums over micro-batches rank, rank + world_size, ... of the evaluated samples.
 
@@ -124,12 +139,19 @@ def validation_totals(
     `go_on` is called before each micro-batch, equally often on all ranks, with the number done and the total; if it
     returns False, the result is None.
 
+    `lanes`: samples follow one another in so many lanes, see `indices_in_lanes`. `begin` is called, with the size of a
+    micro-batch, before each one that goes on from none. None: no sample goes on from another.
+
     `each_logits` calls what it is given with logits of inputs on `device` and their targets, all or some at a time; not
     on a rank that only takes part in computing them, whose totals are then zero. The caller puts the model into eval
     mode, so that no random number is drawn. Without `own_metrics` the only host-device sync point is the reading of the
     sums at the end.
     """
-    indices = spread_indices(data.num_validation_samples, max_samples)
+    if lanes is None:
+        indices, length = spread_indices(data.num_validation_samples, max_samples), 1
+    else:
+        at_once = world_size * micro_batch_size
+        indices, length = indices_in_lanes(data.num_validation_samples, max_samples, lanes, at_once)
     sums = torch.zeros(2, dtype=torch.float64, device=device)
     own_sums = own_metrics.zeros(device)
     told = None if num_classes is None else torch.zeros(3, num_classes, dtype=torch.float64, device=device)
@@ -153,6 +175,8 @@ def validation_totals(
             start = start if counts else 0
             inputs, targets = data.validation_batch(indices[start : start + micro_batch_size])
             inputs, targets = inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+            if number % length == 0:
+                begin(len(inputs))
             each_logits(inputs, targets, add if counts else lambda _logits, _targets: None)
     loss, num_targets = sums.tolist()
     return Totals(loss, int(num_targets), None if told is None else told.cpu(), own_sums.cpu())

@@ -20,6 +20,7 @@ from costopt_trainer.data import TrainingData
 from costopt_trainer.models.shape import ModelShape
 from costopt_trainer.models.table import build_model
 from costopt_trainer.phases import phase
+from costopt_trainer.training.carried_state import CarriedState
 from costopt_trainer.training.compiling import compile_blocks
 from costopt_trainer.training.memory import save_memory
 from costopt_trainer.training.micro_batch import Fitting, cut, in_recipe, try_pass
@@ -48,6 +49,7 @@ class Learner:
         with phase("BuildingModel"):
             self.strategy = self.make_strategy()
         self.module = self.strategy.module
+        self.carried = CarriedState(self.strategy, data, recipe.seed)
         self.optimizer = make_optimizer(recipe.optimizer, self.module)
         split = self.strategy.gradients_are_split
         self.scaler = gradient_scaler(recipe.precision, gang.device, gradients_are_split=split)
@@ -144,12 +146,14 @@ class Learner:
         self.losses.append(loss_sum / num_targets)
         self.step += 1
         self.samples_consumed += self.recipe.batch.global_batch_size
+        self.carried.step_ended(self.samples_consumed)
         return True
 
     def keep_state(self) -> Callable[[], None]:
         """Copy what an unfinished step changes; calling the result restores it. No sync point."""
         random, device, training = random_state(self.gang.device), self.gang.device, self.module.training
         kept = [(buffer, buffer.clone()) for buffer in self.module.buffers()]  # such as moving averages
+        carried_as_before = self.carried.keep()
 
         def undo() -> None:
             self.optimizer.zero_grad(set_to_none=True)
@@ -157,6 +161,7 @@ class Learner:
             restore_random_state(random, device)
             for buffer, value in kept:
                 buffer.copy_(value)
+            carried_as_before()
 
         return undo
 

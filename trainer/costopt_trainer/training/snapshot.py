@@ -10,7 +10,7 @@ Everything else (buffers, random states) is small and is copied at once.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,8 @@ class Snapshot:
     """JSON data; that of rank 0 is used."""
     parameters: frozenset[str] = frozenset()
     """Those in `model` that only an optimizer's step changes; they must be finite."""
+    carried: Mapping[str, Held] = field(default_factory=dict)
+    """What this rank holds of the states that go from sample to sample; never changed in place."""
 
 
 class HostCopies:
@@ -61,7 +63,10 @@ class HostCopies:
         """Copy the rest. For a thread: on a GPU this only gives out the work, which `wait_on_device` waits for."""
         with torch.cuda.stream(self._stream):
             copied = replace(
-                begun, model=self._all("model", begun.model), optimizer=self._all("optimizer", begun.optimizer)
+                begun,
+                model=self._all("model", begun.model),
+                optimizer=self._all("optimizer", begun.optimizer),
+                carried=self._all("carried", begun.carried),
             )
         if self._stream is not None:
             self._taken = self._stream.record_event()

@@ -23,6 +23,7 @@ from costopt_trainer.models.family import fill
 from costopt_trainer.models.shape import ModelShape
 from costopt_trainer.models.table import (
     build_model,
+    carries_state,
     context_length_of,
     kind_of_samples,
     metric_of,
@@ -84,6 +85,8 @@ class Training(Learner):
             reads=kind_of_samples(recipe.model),
             model_tokenizer=tokenizer_of(recipe.model),
         )
+        if carries_state(recipe.model):
+            self.data = self.data.in_lanes(recipe.batch.global_batch_size)
         for note in self.data.notes if gang.rank == 0 else ():
             print(note, file=sys.stderr, flush=True)
         shape = ModelShape.for_data(recipe.model, self.data)
@@ -127,6 +130,7 @@ class Training(Learner):
                 pieces.done()
                 kept = held.optimizer_state(lambda wanted, region: checkpoints.read_optimizer(step, wanted, region))
                 load_optimizer_state(recipe.optimizer, module, self.optimizer, kept)
+                self.carried.load(lambda region: checkpoints.read_carried(step, region))
             if state["scaler"] and self.scaler.is_enabled():
                 self.scaler.load_state_dict(state["scaler"])
             self.step = step
@@ -176,7 +180,7 @@ class Training(Learner):
         self.strategy.share_buffers()
         self.module.eval()
         self.is_evaluation_to_end.begin()
-        with phase("Evaluating") as pieces, eagerly(self.recipe.compile):
+        with phase("Evaluating") as pieces, eagerly(self.recipe.compile), self.carried.set_aside():
 
             def go_on(finished: int, of: int) -> bool:
                 pieces.done(finished, of)
@@ -195,6 +199,8 @@ class Training(Learner):
                     world_size=self.strategy.data_size,
                     all_ranks=self.strategy.forward_needs_all_ranks,
                     go_on=go_on,
+                    lanes=self.data.lanes,
+                    begin=self.carried.begin,
                 )
 
             totals = self.fitting.fitted(totals_of, self.keep_state(), self.module)
@@ -236,6 +242,7 @@ class Training(Learner):
             random=random_state(self.gang.device),
             state=state,
             parameters=frozenset(name for name, _ in self.module.named_parameters()),
+            carried=self.carried.to_save(),
         )
         self.saves.begin(self.step, snapshot, self.meter.in_steps_ns())
         if self.recipe.checkpointing.mode == "Sync":
@@ -316,4 +323,4 @@ class Training(Learner):
     def identity(self) -> dict[str, Any]:
         """What must be equal in a checkpoint to resume it: model, samples and their order."""
         model = {**self.shape.to_plain(), "settings": settings_that_must_stay(self.shape.settings)}
-        return {"model": model, "data": self.data.fingerprint, "seed": self.recipe.seed}
+        return {"model": model, "data": self.data.fingerprint, "seed": self.recipe.seed, **self.carried.identity()}
