@@ -1,4 +1,4 @@
-"""Lightning's Trainer: one callback and one argument more. `costopt run lightning.yaml` in this folder."""
+"""Lightning's Trainer: one callback, one argument and one loader more. `costopt run lightning.yaml` in this folder."""
 
 import os
 import time
@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 
 from costopt_trainer import session
-from costopt_trainer.session.lightning import CostOptCallback, newest_checkpoint
+from costopt_trainer.session.lightning import CostOptCallback, ResumableDataLoader, newest_checkpoint
 
 STEPS = int(os.environ.get("STEPS", "300"))
 SAVE_EVERY = int(os.environ.get("SAVE_EVERY", "100"))
@@ -73,7 +73,8 @@ def main() -> None:
         enable_checkpointing=False,
         enable_progress_bar=False,
     )
-    train, held_out = (torch.utils.data.DataLoader(Sums(length), batch_size=4) for length in (512, 8))
+    train = ResumableDataLoader(Sums(512), batch_size=4)
+    held_out = torch.utils.data.DataLoader(Sums(8), batch_size=4)
     model = Model()
     trainer.fit(model, train, held_out, ckpt_path=newest_checkpoint())
     if trainer.is_global_zero:

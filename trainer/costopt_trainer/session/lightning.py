@@ -5,6 +5,7 @@
 
 CostOptCallback      progress, causes of time, checkpoints, and exit code 143 with a checkpoint after SIGTERM
 newest_checkpoint    the newest of its checkpoints
+ResumableDataLoader  goes on within an epoch: Lightning alone begins the epoch's samples anew
 
 The callback saves by itself: it writes each checkpoint beside its place and renames it when all ranks are done, so that
 none is cut off. Lightning's ModelCheckpoint may be there besides, for the best; its time counts as that of steps.
@@ -13,10 +14,12 @@ none is cut off. Lightning's ModelCheckpoint may be there besides, for the best;
 import contextlib
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils.data import DataLoader
 
 from costopt_trainer.session import SESSION
 from costopt_trainer.session.complete import publish_path
@@ -104,6 +107,40 @@ class CostOptCallback(Callback):
             loss=figures["loss"] if figures["loss"] is not None else figures["train_loss"],
             validation_loss=figures["val_loss"],
         )
+
+
+class ResumableDataLoader(DataLoader[Any]):
+    """A DataLoader whose place is in Lightning's checkpoints: training goes on with the batch after the last one.
+
+    The batches before it are read again and dropped. The order must follow from seed and epoch, as it does on several
+    ranks.
+    """
+
+    _given = 0
+    """Batches of this epoch so far."""
+    _to_drop = 0
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """The batches of an epoch, or the rest of one."""
+        self._given, self._to_drop = self._to_drop, 0
+        batches = super().__iter__()
+        for _ in range(self._given):
+            next(batches, None)
+        for batch in batches:
+            self._given += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """What Lightning puts in its checkpoint."""
+        try:
+            is_whole = self._given == len(self)
+        except TypeError:  # the samples have no number
+            is_whole = False
+        return {"batches": 0 if is_whole else self._given}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """What it gives back."""
+        self._to_drop = int(state["batches"])
 
 
 def newest_checkpoint(folder: str | Path | None = None) -> Path | None:
