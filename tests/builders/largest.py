@@ -8,12 +8,15 @@ from torch.utils._pytree import tree_leaves
 
 
 class Largest(TorchDispatchMode):
-    """While it is entered: the most elements that a result of an operator had."""
+    """While it is entered: the most elements that a result of an operator had, if that is `last` wide (None: any)."""
 
-    elements = 0
+    def __init__(self, last: int | None = None) -> None:
+        super().__init__()
+        self.elements, self._last = 0, last
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = operator(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
-            self.elements = max(self.elements, leaf.numel() if isinstance(leaf, Tensor) else 0)
+            if isinstance(leaf, Tensor) and (self._last is None or leaf.shape[-1:] == (self._last,)):
+                self.elements = max(self.elements, leaf.numel())
         return result

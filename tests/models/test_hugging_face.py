@@ -15,6 +15,7 @@ from torch import Tensor
 from builders.compress import apply, pruned, weight_only
 from builders.hugging_face import (
     CAUSAL,
+    CONFIGS,
     VOCABULARY,
     config_file,
     from_scratch,
@@ -28,6 +29,7 @@ from costopt_trainer.compress.run import make_variant
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.artifact import load_model, save_model
 from costopt_trainer.models.hugging_face.library import library
+from costopt_trainer.models.loss import loss_sum
 from costopt_trainer.models.shape import ModelShape
 from costopt_trainer.models.table import build_model, settings_that_must_stay, tokenizer_of
 
@@ -415,3 +417,18 @@ def test_a_split_by_the_librarys_plan_has_no_sequence_parallel(tmp_path: Path) -
         model = build_model(from_scratch(tmp_path, "llama"))
     assert model.split_fault(2, sequence=False) is None
     assert "sequenceParallel must be false" in str(model.split_fault(2, sequence=True))
+
+
+@pytest.mark.parametrize(("kind", "plain"), [("llama", True), ("gpt2", True), ("gemma2", False)])
+def test_the_loss_comes_in_chunks_only_where_the_logits_are_the_heads_alone(
+    kind: str, plain: bool, tmp_path: Path
+) -> None:
+    """Gemma 2 caps them."""
+    config = config_file(tmp_path, kind if kind in CONFIGS else "llama", model_type=kind, head_dim=8)
+    model = build_model(ModelShape(settings("config", config, attention="Eager"), vocabulary_size=VOCABULARY)).eval()
+    assert (model.vocabulary_head is not None) == plain
+    tokens = torch.arange(24).view(2, 12)
+    expected = loss_sum(model(tokens), tokens)
+    model.chunked_loss = True
+    torch.testing.assert_close(model.loss_sum(tokens, tokens), expected)
+    assert torch.equal(model(tokens), model(tokens)), "the head does its work again"

@@ -28,13 +28,13 @@ def test_a_text_may_be_read_piece_by_piece_with_its_state() -> None:
     for settings in ({}, {"layerRepeats": 2}):
         model = fresh(**settings)
         whole, end = model.run(TOKENS, model.fresh_state(3))
-        torch.testing.assert_close(whole, model(TOKENS))
+        torch.testing.assert_close(whole, model.hidden(TOKENS))
         first, state = model.run(TOKENS[:, :5], model.fresh_state(3))
         second, other_end = model.run(TOKENS[:, 5:], state)
         torch.testing.assert_close(torch.cat([first, second], dim=1), whole)
         torch.testing.assert_close(other_end, end)
         assert state.shape == model.fresh_state(3).shape == (2 * settings.get("layerRepeats", 1), 2, 3, 16)
-        assert not torch.allclose(model(TOKENS[:, 5:]), second), "without its state a piece reads otherwise"
+        assert not torch.allclose(model.hidden(TOKENS[:, 5:]), second), "without its state a piece reads otherwise"
 
 
 def test_each_piece_of_a_pipeline_has_the_state_of_its_own_layers() -> None:
@@ -52,8 +52,8 @@ def test_gradients_go_back_into_the_state_until_it_is_detached() -> None:
     model = fresh()
     _, state = model.run(TOKENS[:, :5], model.fresh_state(3))
     assert state.requires_grad
-    logits, _ = model.run(TOKENS[:, 5:], state.detach())
-    logits.sum().backward()
+    hidden, _ = model.run(TOKENS[:, 5:], state.detach())
+    hidden.sum().backward()
     assert model.layers["0"].recurrent_GD.grad.abs().sum() > 0
 
 

@@ -1,6 +1,7 @@
 """Cross-entropy over a large vocabulary, without ever holding the logits of all tokens.
 
     head_loss_sum    hidden activations, head and targets -> loss; in chunks where the logits would be large
+    is_plain         whether a head can come in chunks
     each_chunk       the logits themselves, chunk after chunk, for an evaluation
 
 Logits are by far the largest tensor of a language model: (B, T, V), in the loss as float32, and again as the gradient.
@@ -65,14 +66,15 @@ def chunk_size(num_targets: int, vocabulary: int, width: int) -> int:
     return min(num_targets, max(32, 1 << (wanted - 1).bit_length()))
 
 
+def is_plain(head: nn.Module) -> bool:
+    """Whether `head` does nothing but multiply by a matrix that is here as a whole: others compute in their own way."""
+    return type(head) is nn.Linear and type(head.weight) is nn.Parameter and not head._forward_hooks  # noqa: SLF001
+
+
 def _comes_in_chunks(hidden: Tensor, head: nn.Linear, chunked: bool | None) -> bool:
     if chunked is None:
         chunked = hidden.shape[:-1].numel() * head.out_features >= LARGE_LOGITS
-    return chunked and _is_plain(head)
-
-
-def _is_plain(head: nn.Linear) -> bool:
-    return type(head) is nn.Linear and type(head.weight) is nn.Parameter and not head._forward_hooks  # noqa: SLF001
+    return chunked and is_plain(head)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

@@ -196,6 +196,15 @@ class Encoder(LayeredModel):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B, T) or activations (B, T, D + 1) -> logits (B, T, V) or (B, K), or activations (B, T, D + 1)."""
+        x = self.hidden(x)
+        return x if self.head is None else self.head(x)
+
+    @property
+    def vocabulary_head(self) -> nn.Module | None:
+        return self.head if self.pooling is None else None
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """The same without the head: what that sees."""
         if self.token_embedding is not None and self.position_embedding is not None:
             real_BT = x != self.pad_id
             positions_T = torch.arange(x.shape[1], device=x.device)
@@ -209,7 +218,7 @@ class Encoder(LayeredModel):
         if self.head is None:
             return torch.cat([x_BTD, real_BT.unsqueeze(-1).to(x_BTD.dtype)], dim=-1)
         x_BTD = x_BTD if self.norm is None else self.norm(x_BTD)
-        return self.head(self._pooled(x_BTD, real_BT))
+        return self._pooled(x_BTD, real_BT)
 
     def _pooled(self, x_BTD: Tensor, real_BT: Tensor) -> Tensor:
         """What the head sees: each token for itself (B, T, D), or the document (B, D)."""

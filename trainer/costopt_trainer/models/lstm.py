@@ -118,10 +118,11 @@ class LSTM(Recurrent):
         for layer, before in zip(layers, [None] * len(layers) if state_S2BD is None else state_S2BD, strict=True):
             x, left_2BD = layer(x, before)
             after.append(left_2BD)
-        return self._scored(x), torch.stack(after)
+        return x if self.norm is None else self.norm(x), torch.stack(after)
 
-    def _scored(self, x_BTD: Tensor) -> Tensor:
-        return x_BTD if self.norm is None or self.head is None else self.head(self.norm(x_BTD))
+    @property
+    def vocabulary_head(self) -> nn.Module | None:
+        return self.head
 
 
 class LSTMFamily:

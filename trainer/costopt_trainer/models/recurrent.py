@@ -29,13 +29,18 @@ class Recurrent(LayeredModel):
 
     @abstractmethod
     def run(self, x: Tensor, state_S2BD: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """What `forward` gives after the text that has left this state (None: no text), and the state after `x`.
+        """What `hidden` gives after the text that has left this state (None: no text), and the state after `x`.
 
         Gradients go back into the state, unless it is detached.
         """
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B, T) or hidden activations (B, T, D) -> logits (B, T, V) or hidden activations (B, T, D)."""
+        x = self.hidden(x)
+        return x if self.vocabulary_head is None else self.vocabulary_head(x)
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """The same without the head."""
         if self.carried is None:
             return self.run(x)[0]
         before, waiting = self.carried.tensor_split([len(x)], dim=2)

@@ -73,6 +73,8 @@ class HuggingFaceFamily:
         pad_id = shape.pad_id if settings.task != "CausalLM" else None
         built = HuggingFaceModel(model.train(), config, kept, pad_id)
         built.fresh_modules = tuple(fresh)
+        if not classifies:
+            built.find_head()
         return built
 
     def rebuild(self, settings: HuggingFace, shape: ModelShape, folder: Path) -> HuggingFaceModel:

@@ -7,8 +7,10 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from costopt_trainer.models.chunked_loss import is_plain
 from costopt_trainer.models.family import SplitRole
 from costopt_trainer.models.hugging_face.lora import adapter_files
 from costopt_trainer.models.hugging_face.split import fault_of, plan_of
@@ -41,6 +43,7 @@ class HuggingFaceModel(WholeModel):
         self.has_adapters = hasattr(model, "peft_config")
         stays = {name for name, weight in self.named_parameters(remove_duplicate=False) if not weight.requires_grad}
         self._not_saved = frozenset(stays if self.has_adapters else ())
+        self._head_name: str | None = None
         self._ties: dict[str, str] = {}
         """While weights are loaded: what is tied, and may have been parted by tensors put in place of others."""
         self.register_state_dict_post_hook(_leave_out)
@@ -68,6 +71,35 @@ class HuggingFaceModel(WholeModel):
     def not_saved(self) -> set[str]:
         """Names that no checkpoint holds: what is another parameter, and what adapters leave as it was."""
         return {*self._not_saved, *self.tied}
+
+    def find_head(self) -> None:
+        """Find out, from two tokens, whether the logits are what the output embeddings make of what they get, and
+        nothing else: then the loss may come in chunks. Some architectures scale them, or cap them."""
+        head = self.model.get_output_embeddings()
+        if head is None or not is_plain(head) or head.weight.is_meta:
+            return
+        [self._head_name] = (name for name, module in self.named_modules() if module is head)
+        tokens, was_training = torch.arange(2, device=head.weight.device).view(1, 2), self.training
+        self.eval()
+        with torch.no_grad():
+            if not torch.equal(head(self.hidden(tokens)), self(tokens)):
+                self._head_name = None
+        self.train(was_training)
+
+    @property
+    def vocabulary_head(self) -> nn.Module | None:
+        head = None if self._head_name is None else self.get_submodule(self._head_name)
+        return head if head is not None and is_plain(head) else None
+
+    def hidden(self, inputs: Tensor) -> Tensor:
+        """Tokens (B, T) -> what the head gets, (B, T, D): the library's own forward pass, with a head that does
+        nothing."""
+        head = self.get_submodule(self._head_name or "")
+        head.forward = lambda hidden: hidden
+        try:
+            return self(inputs)
+        finally:
+            del head.forward
 
     def forward(self, x_BT: Tensor) -> Tensor:
         """Tokens (B, T) -> logits (B, T, V), or (B, K) of a classifier."""
