@@ -219,3 +219,23 @@ def test_two_ranks_have_the_losses_of_one_process_and_go_on_from_its_states(text
     for name in ("pair", "gone-on", "back"):
         assert validation_loss(tmp_path / name) == pytest.approx(validation_loss(tmp_path / "pair-alone"), abs=1e-5)
         torch.testing.assert_close(carried(tmp_path / name, 20), carried(tmp_path / "pair-alone", 20))
+
+
+@pytest.mark.slow
+def test_a_text_in_short_samples_is_learnt_better_with_a_carried_state(tmp_path: Path) -> None:
+    ends = {}
+    for carry in (False, True):
+        short = carrying(
+            tmp_path,
+            lstm={"numLayers": 1, "embeddingDim": 64, "contextLength": 8, "carryState": carry},
+            data={"type": "PythonStandardLibrary", "pythonStandardLibrary": {"maxBytes": 500_000}},
+            batch={"globalBatchSize": 32, "microBatchSize": 32},
+            totalSteps=200,
+            optimizer={"learningRate": "8e-3"},
+            schedule={"warmupSteps": 20},
+            evaluation={"everySteps": 200, "maxSamples": 1024},
+            checkpointing={"everySteps": 200},
+        )
+        assert train_here(short, tmp_path / str(carry)) == 0
+        ends[carry] = json.loads((tmp_path / str(carry) / "progress-0.json").read_text())["validationLoss"]
+    assert float(ends[True]) < float(ends[False]) - 0.08
