@@ -11,6 +11,8 @@ Target = Literal["Token", "MaskedToken", "Sample"]
 METRIC_PATTERN = r"^[a-z][A-Za-z0-9]{0,31}$"
 """Of the names of metrics of a model's own."""
 MAX_METRICS = 8
+MetricFigure = Annotated[str, StringConstraints(pattern=r"^-?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]{1,3})?$", max_length=24)]
+"""A report must fit into a pod's termination message with all of them, twice."""
 
 EngineName = Literal["TorchEager", "TorchCompiled", "TorchQuantized"]
 
@@ -32,7 +34,7 @@ class Measurement(Strict):
     """Held-out samples classified correctly, in thousandths; None of what is no classifier."""
     validation_macro_f1_permille: Annotated[int, Field(ge=0, le=1000)] | None = None
     """Mean of the classes' F1 scores on held-out samples, in thousandths; None of what is no classifier."""
-    metrics: dict[ShortText, Figure] = Field(default_factory=dict, max_length=MAX_METRICS)
+    metrics: dict[ShortText, MetricFigure] = Field(default_factory=dict, max_length=MAX_METRICS)
     """Metrics of the model's own (`model.type` Import) by name: their mean over held-out samples."""
     engine: EngineName | None = None
     """What ran it: the fastest of those that were tried on this machine. TorchEager: torch's kernels one by one.
@@ -65,7 +67,7 @@ class VariantStatus(Strict):
     """Baseline latency divided by the variant's: larger is better."""
     validation_loss_increase: Figure
     """The variant's validation loss minus the baseline's: smaller is better."""
-    artifact: ShortText
+    artifact: Annotated[str, StringConstraints(pattern=r"^[ !#-\[\]-~]+$", max_length=128)]
     """Folder of the artifact, relative to the job's storage."""
     reloaded: bool
     """True: a fresh process loaded the artifact and gave the same output."""

@@ -150,6 +150,7 @@ def longest_report() -> VariantStatus:
         validation_accuracy_permille=1000,
         validation_macro_f1_permille=1000,
         engine="TorchQuantized",
+        metrics={f"m{number}" + "x" * 30: "-1." + "1" * 16 + "e-100" for number in range(8)},
     )
     return VariantStatus(
         name="n" * 63,
@@ -158,7 +159,7 @@ def longest_report() -> VariantStatus:
         size_ratio=FIGURE,
         speedup=FIGURE,
         validation_loss_increase=FIGURE,
-        artifact=LONGEST,
+        artifact="a" * 128,
         reloaded=False,
         trivial_loss=FIGURE,
         loss_per="MaskedToken",

@@ -73,7 +73,7 @@ def validation_loss(storage: Path) -> float:
 
 
 def read_as_one_text(model: Any, batches: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Logits and state after samples that follow one another, each (B, T), read as one sample each."""
+    """Hidden activations and state after samples that follow one another, each (B, T), read as one sample each."""
     with torch.no_grad():
         state: Tensor = model.fresh_state(len(batches[0][0]))
         return model.run(torch.cat([inputs for inputs, _ in batches], dim=1), state)  # type: ignore[no-any-return]
@@ -103,11 +103,12 @@ def test_an_evaluation_reads_each_lane_as_one_text(text: Path, whole: Path) -> N
     data, model = lanes_of(text, whole), load_model(whole / "artifacts/model")
     windows = [np.arange(LANES) * data.num_validation_samples // LANES + number for number in range(3)]
     batches = [data.validation_batch(window) for window in windows]
-    logits, _ = read_as_one_text(model, batches)
+    assert model.vocabulary_head is not None
+    logits = model.vocabulary_head(read_as_one_text(model, batches)[0])
     targets = torch.cat([targets for _, targets in batches], dim=1)
     expected = float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten()))
     assert validation_loss(whole) == pytest.approx(expected, abs=TOLERANCE)
-    apart = validation_totals(model, data, max_samples=24, micro_batch_size=2, device=torch.device("cpu"))
+    apart = validation_totals(model.each_logits, data, max_samples=24, micro_batch_size=2, device=torch.device("cpu"))
     assert apart is not None
     assert abs(apart.loss_sum / apart.num_targets - expected) > 10 * TOLERANCE, "from empty states it is another"
 
@@ -156,16 +157,16 @@ def test_the_state_does_not_depend_on_how_a_step_is_computed(
 def test_micro_batches_that_are_halved_read_on_in_the_same_states(
     after_passes: int, text: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward, sizes = Recurrent.forward, []
+    whole_pass, sizes = Recurrent.hidden, []
 
     def small(self: Recurrent, x: Tensor) -> Tensor:
-        result = forward(self, x)  # the states have gone on by then
+        result = whole_pass(self, x)  # the states have gone on by then
         sizes.append(len(x))
         if len(sizes) > after_passes and len(x) > 2:
             raise torch.OutOfMemoryError(SENTENCE)
         return result
 
-    monkeypatch.setattr(Recurrent, "forward", small)
+    monkeypatch.setattr(Recurrent, "hidden", small)
     assert train_here(carrying(text, batch={"globalBatchSize": 8, "microBatchSize": 4}), tmp_path) == 0
     assert 4 in sizes
     assert {*sizes[-8:]} == {2}

@@ -183,7 +183,7 @@ def to_bytes(message: TerminationMessage) -> bytes:
 
     If it is too long, these are cut in order: the oldest log lines, the beginning of the last one, the end of the
     sentence, the progress' texts and named results. The report on a variant always stays: without it the variant counts
-    as failed. The rest (numbers and short words) is below 1,500 bytes, and such a report below 2,500.
+    as failed. The rest (numbers and short words) is below 1,500 bytes, and such a report below 3,000.
     """
 
     def encode(**changes: object) -> bytes:
