@@ -13,6 +13,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from builders.data import text_settings
+from costopt.schema.data import DataSettings
 from costopt_trainer.data import TrainingData, load_data, making
 from costopt_trainer.data.tokenizers.byte_pairs import LONGEST_WORD, BytePairTokenizer
 from costopt_trainer.data.tokenizers.table import cut_between_words
@@ -38,16 +39,26 @@ class Killed(BaseException):
     """As sudden as SIGKILL: nothing is tidied up after it."""
 
 
-@pytest.mark.parametrize("tokenizer", [{"type": "Byte"}, BPE], ids=["bytes", "BPE"])
+@pytest.fixture(scope="module", params=[{"type": "Byte"}, BPE], ids=["bytes", "BPE"])
+def undisturbed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[DataSettings, tuple[str, dict[str, bytes]]]:
+    """A text, and what is made of it at once."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    settings = text_settings(corpus(folder, 2_500_000), tokenizer=request.param)
+    made = load_data(settings, context_length=8, cache_dir=folder / "cache")
+    return settings, fingerprint_and_tokens(made, folder / "cache")
+
+
 @pytest.mark.parametrize("after_parts", [1, 20, 36])
 def test_a_maker_goes_on_where_a_killed_one_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: dict[str, object], after_parts: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    undisturbed: tuple[DataSettings, tuple[str, dict[str, bytes]]],
+    after_parts: int,
 ) -> None:
-    settings = text_settings(corpus(tmp_path, 2_500_000), tokenizer=tokenizer)
+    settings, whole = undisturbed
     monkeypatch.setattr(making, "MARK_EVERY_SECONDS", 0.0)
-    undisturbed = fingerprint_and_tokens(
-        load_data(settings, context_length=8, cache_dir=tmp_path / "a"), tmp_path / "a"
-    )
     parts = count_parts(monkeypatch, kill_after=after_parts)
     with pytest.raises(Killed):
         load_data(settings, context_length=8, cache_dir=tmp_path / "b")
@@ -60,10 +71,10 @@ def test_a_maker_goes_on_where_a_killed_one_was(
     monkeypatch.setattr(BytePairTokenizer, "train", lambda *settings: learned.append(settings))
     parts[:] = []
     again = fingerprint_and_tokens(load_data(settings, context_length=8, cache_dir=tmp_path / "b"), tmp_path / "b")
-    assert again == undisturbed
+    assert again == whole
     assert learned == []
-    size = (tmp_path / "corpus.txt").stat().st_size
-    assert sum(parts) == size - done
+    assert settings.text is not None
+    assert sum(parts) == Path(settings.text.path).stat().st_size - done
     assert (done > 0) == (after_parts > 17)  # a piece is a MiB, and a part a sixteenth of it
     assert not partial.exists()
 
