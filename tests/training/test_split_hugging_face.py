@@ -36,7 +36,6 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 and with matrices whose outputs are gathered."""
 TWO = [*CONFIGS, "adapters"]
 FOUR: dict[str, tuple[str, dict[str, Any]]] = {
-    "replicas x tensor": ("llama", {"dataParallel": 2, "tensor": 2}),
     "shard x tensor": ("qwen3", {"shard": 2, "tensor": 2}),
 }
 

@@ -97,7 +97,7 @@ class HuggingFaceModel(WholeModel):
         head = self.get_submodule(self._head_name or "")
         head.forward = lambda hidden: hidden
         try:
-            return self(inputs)
+            return self.forward(inputs)  # not `self(inputs)`: the end of that would shard the head's weights again
         finally:
             del head.forward
 
