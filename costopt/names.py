@@ -173,9 +173,9 @@ def own_metric_result(metric: str) -> str:
 def own_metric_of(result: str) -> str | None:
     """The metric of the model's own that a result is of, in words such as "words right"; None of any other result."""
     found = re.fullmatch(r"validationOwn([A-Z][A-Za-z0-9]*)PerSample", result)
-    return None if found is None else in_words(found[1])
+    return None if found is None else in_words(found[1][0].lower() + found[1][1:])
 
 
 def in_words(name: str) -> str:
-    """wordsRight -> words right."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).lower()
+    """wordsRight -> words right; ofAWord -> of a word."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name).lower()

@@ -78,3 +78,9 @@ def _stacked(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[
             if cell:
                 yield Text(f"{name}: {cell}" if name else cell, overflow="ignore")
         yield Text()
+
+
+def metric_figure(figure: str) -> str:
+    """A figure of any size, in few digits: four behind the point, or four in all where these would tell nothing."""
+    value = float(figure)
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.4g}"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from rich.console import Group
 from rich.text import Text
 
-from costopt.cli.tables import table
+from costopt.cli.tables import metric_figure, table
 from costopt.names import in_words
 from costopt.schema.variant_report import Measurement, VariantStatus
 
@@ -37,8 +37,7 @@ def variants_table(variants: Sequence[VariantStatus]) -> Group:
         figures = [measured.metrics.get(name) for measured in all_measured]
         columns.append(f"{in_words(name)}/sample")
         losses = [
-            (*row, "" if figure is None else f"{float(figure):.4f}")
-            for row, figure in zip(losses, figures, strict=True)
+            (*row, "" if figure is None else metric_figure(figure)) for row, figure in zip(losses, figures, strict=True)
         ]
     return Group(
         table("Variants: size (ratio: larger is better)", ("", "bytes", "ratio", "parameters", "non-zero"), sizes),

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from costopt.cli.safe_console import SafeConsole
-from costopt.cli.tables import table
+from costopt.cli.tables import metric_figure, table
 from costopt.names import own_metric_of
 from costopt.schema.replica import FailureReason, Progress
 from costopt.schema.resources import GPU_RESOURCE
@@ -248,7 +248,7 @@ def progress_text(progress: Progress) -> str:
         figure = progress.results.get(name)
         parts += [told(float(figure))] if figure else []
     for name, figure in progress.results.items():
-        parts += [f"{metric} {float(figure):.4f} per sample"] if (metric := own_metric_of(name)) else []
+        parts += [f"{metric} {metric_figure(figure)} per sample"] if (metric := own_metric_of(name)) else []
     parts += [f"{progress.tokens_per_second:,} tokens/s"] if progress.tokens_per_second else []
     parts += [f"{progress.samples_per_second:,} samples/s"] if progress.samples_per_second else []
     return "  ".join(parts)

@@ -23,6 +23,7 @@ from costopt.cli.views import (
     stages_table,
     total_cost,
 )
+from costopt.names import in_words, own_metric_of, own_metric_result
 from costopt.schema.prices import PriceBook
 from costopt.schema.replica import Progress
 from costopt.schema.status import (
@@ -220,6 +221,17 @@ def test_metrics_of_the_models_own_are_shown_with_what_they_are_per() -> None:
     assert "words right/sample" in shown
     assert "0.5000" in shown
     assert "words right" not in text_of(variants_table([variant()]))
+
+
+def test_metrics_of_the_models_own_of_any_size_and_name_are_shown_alike_in_both_places() -> None:
+    figures = {"hugeOfAWord": "1e300", "small": "-0.00001234", "none": "0"}
+    results = {own_metric_result(name): figure for name, figure in figures.items()}
+    text = progress_text(Progress(step=1, total_steps=2, results=results))
+    assert text == "step 1/2  huge of a word 1e+300 per sample  small -1.234e-05 per sample  none 0.0000 per sample"
+    shown = text_of(variants_table([with_measured(variant(), metrics=figures)]))
+    for told in ("huge of a word/sample", "1e+300", "-1.234e-05", "0.0000"):
+        assert told in shown
+    assert own_metric_of(own_metric_result("aVeryLongWord")) == in_words("aVeryLongWord") == "a very long word"
 
 
 @pytest.mark.parametrize(("loss", "verdict"), [("1.9", ": better than both"), ("2.5", "not better than both")])

@@ -16,6 +16,7 @@ from costopt.schema.replica import Progress
 from costopt_trainer.compress.run import make_variant
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.artifact import load_model
+from costopt_trainer.models.own_metrics import OwnMetrics
 from costopt_trainer.models.shape import ModelShape
 from costopt_trainer.models.table import build_model
 from costopt_trainer.training.evaluation import Totals
@@ -67,6 +68,8 @@ METRICS = {
     "a number": {"wordsRight": lambda outputs, targets: 0.5},
     "of each token": {"wordsRight": lambda outputs, targets: (outputs.argmax(-1) == targets).float()},
     "not a number": {"wordsRight": lambda outputs, targets: (targets[:, 0] - targets[:, 0]) / 0.0},
+    "overwriting": {"wordsRight": lambda outputs, targets: outputs.exp_().sum((-1, -2))},
+    "complex": {"wordsRight": lambda outputs, targets: torch.ones(len(targets), dtype=torch.complex64)},
     "no mapping": [share_of_words],
     "no function": {"wordsRight": 0.5},
     "two words": {"words right": share_of_words},
@@ -174,6 +177,14 @@ def test_metrics_of_several_ranks_are_the_means_over_all_samples(package: Path) 
     )
 
 
+def test_a_mean_of_numbers_whose_sum_is_not_finite_is_refused() -> None:
+    metrics = OwnMetrics(
+        {"big": lambda _, targets: torch.full((len(targets),), 1.7e308, dtype=torch.float64)}, "mine:f"
+    )
+    with pytest.raises(NotRetryable, match="mine:f metric big must give numbers whose sum is finite, but it is inf"):
+        metrics.means(metrics.sums(torch.zeros(2, 3), torch.zeros(2).long()))
+
+
 THREE_AND_FOUR = (slice(0, 3), slice(3, 7))
 
 
@@ -186,7 +197,9 @@ THREE_AND_FOUR = (slice(0, 3), slice(3, 7))
         ("not a number", r"metric wordsRight must give a finite number for each sample, but gives nan$"),
         ("no mapping", r"must return a model, or a model and its metrics by name, but these are a list$"),
         ("no function", r"gives a float as metric wordsRight; it must be a function$"),
-        ("two words", r"names a metric 'words right'; it must be a word such as wordsRight$"),
+        ("two words", r"names a metric 'words right'; it must be a word such as wordsRight, of at most 32 "),
+        ("overwriting", r"metric wordsRight must not change the outputs and targets that it is given$"),
+        ("complex", r"metric wordsRight must give a real number for each sample, but gives complex ones$"),
         ("many", r"returns 9 metrics; at most 8 can be told$"),
     ],
 )

@@ -4,6 +4,7 @@ OwnMetrics    them, by name: sums over the samples of a micro-batch, and the mea
 NO_METRICS    those of every other model
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Self
@@ -36,7 +37,10 @@ class OwnMetrics:
             )
         for name, function in given.items():
             if not isinstance(name, str) or not re.fullmatch(METRIC_PATTERN, name):
-                raise metrics._wrong(f"names a metric {name!r:.80}; it must be a word such as wordsRight")
+                raise metrics._wrong(
+                    f"names a metric {name!r:.80}; it must be a word such as wordsRight, of at most 32 letters "
+                    "and digits"
+                )
             if not callable(function):
                 raise metrics._wrong(f"gives a {type(function).__name__} as metric {name}; it must be a function")
         if len(given) > MAX_METRICS:
@@ -56,6 +60,7 @@ class OwnMetrics:
         sums = self.zeros(outputs.device)
         sums[-1:] = len(targets)
         for number, (name, function) in enumerate(self._functions.items()):
+            before = _versions(outputs, targets)
             try:
                 values: Any = function(outputs, targets)
             except Exception as error:
@@ -63,12 +68,17 @@ class OwnMetrics:
                     raise
                 raised = f"{type(error).__name__}: {first_line(error)}".rstrip(": ")
                 raise self._wrong(f"metric {name} must give a number for each sample, but raises {raised}") from error
+            if _versions(outputs, targets) != before:
+                # The loss, and the other metrics, would be of what it has left.
+                raise self._wrong(f"metric {name} must not change the outputs and targets that it is given")
             wanted = (len(targets),)
             if not isinstance(values, Tensor) or tuple(values.shape) != wanted:
                 shape = tuple(values.shape) if isinstance(values, Tensor) else f"a {type(values).__name__}"
                 raise self._wrong(
                     f"metric {name} must give a number for each sample, a tensor {wanted}, but gives {shape}"
                 )
+            if values.is_complex():
+                raise self._wrong(f"metric {name} must give a real number for each sample, but gives complex ones")
             if not bool(values.isfinite().all()):
                 odd = float(values[~values.isfinite()][0])
                 raise self._wrong(f"metric {name} must give a finite number for each sample, but gives {odd}")
@@ -76,11 +86,20 @@ class OwnMetrics:
         return sums
 
     def means(self, sums: Tensor) -> dict[str, float]:
-        """By name, from `sums` of all samples."""
-        return {name: float(total / sums[-1]) for name, total in zip(self._functions, sums, strict=False)}
+        """By name, from `sums` of all samples. Raises NotRetryable for one whose sum is too large."""
+        means = {name: float(total / sums[-1]) for name, total in zip(self._functions, sums, strict=False)}
+        for name, mean in means.items():
+            if not math.isfinite(mean):
+                raise self._wrong(f"metric {name} must give numbers whose sum is finite, but it is {mean}")
+        return means
 
     def _wrong(self, what: str) -> NotRetryable:
         return NotRetryable("InvalidSettings", f"{self._called} {what}")
+
+
+def _versions(*tensors: Tensor) -> list[int | None]:
+    """How often each was changed in place; None where nobody counts that."""
+    return [None if tensor.is_inference() else tensor._version for tensor in tensors]  # noqa: SLF001  its only name
 
 
 NO_METRICS = OwnMetrics({})
