@@ -137,7 +137,7 @@ WRONG_FOLDERS: list[tuple[str, Callable[[Path], object], dict[str, Any], str]] =
     ("no config", without("config.json"), {}, "must have a config.json, but there is no MODEL/config.json"),
     ("another library", lambda folder: edited(folder, model_type=None), {}, "which names its model_type"),
     ("two models", two_models, {}, "must be the folder of one model, with its config.json, but holds 2 of them"),
-    ("adapters", adapters, {}, "must be a whole model, but holds adapters alone"),
+    ("adapters", adapters, {}, "must be a whole model without adapters beside it, but has adapter_config.json"),
     ("no tokenizer", without("tokenizer.json"), {}, "must have its tokenizer.json: have the program save"),
     (
         "a base",
@@ -180,6 +180,8 @@ def test_data_that_does_not_fit_the_model_is_refused_in_one_sentence(
         NotRetryable, match=r"evaluation.data.type must be LabelledText, not Text: .* for task Sequence"
     ):
         of_command(evaluation(tmp_path), tmp_path / "c")
+    with pytest.raises(NotRetryable, match=r"^evaluation.data.text.path: /no/data.text must exist"):
+        of_command(evaluation(tmp_path, data={"type": "Text", "text": {"path": "/no/data.text"}}), tmp_path / "l")
     edited(tmp_path / "c/artifacts/model", id2label={"0": "horse", "1": "cow"})
     with pytest.raises(
         NotRetryable, match=r"labels that the model knows, not cat, dog, owl: .* names horse, cow in id2"

@@ -126,7 +126,12 @@ def test_variants_load_again_and_the_library_takes_what_it_can_read(tmp_path: Pa
         with pytest.raises((OSError, ValueError), match=r"config\.json"):
             library().AutoModelForCausalLM.from_pretrained(tmp_path / "int8")
     for step, sentence in ((pruned("Structured", 50), "prune.structure must be Unstructured"),) + (
-        ((weight_only(), "needs a model with at least one linear layer"),) if kind == "gpt2" else ()
+        (
+            (weight_only(), "needs a model with at least one linear layer"),
+            (pruned("Unstructured", 50), "needs a model with at least one linear, convolution or recurrent layer"),
+        )
+        if kind == "gpt2"
+        else ()
     ):
         with pytest.raises(NotRetryable, match=sentence):
             apply(load_model(tmp_path / "trained"), [step], tokens)
@@ -152,11 +157,25 @@ def a_file_missing(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": parts}))
 
 
+def naming(*files: str) -> Callable[[Path], object]:
+    """Weights only where an index says."""
+
+    def mistake(folder: Path) -> None:
+        (folder / "model.safetensors").rename(folder.parent / "elsewhere.safetensors")
+        parts = dict(enumerate(files))
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": parts}))
+
+    return mistake
+
+
 MISTAKES: list[tuple[str, Callable[[Path], object], dict[str, Any], str]] = [
     ("weights as a pickle", only_pickles, {}, "safetensors, but has only pytorch_model.bin, and reading that can run"),
     ("no weights", lambda f: (f / "model.safetensors").unlink(), {}, "but has no model.safetensors"),
     ("half a file", half_downloaded, {}, "model.safetensors is damaged: is the download complete"),
     ("a file missing", a_file_missing, {}, "model-00002-of-00002.safetensors is missing: is the download complete"),
+    ("an index of nothing", naming(), {}, "its model.safetensors.index.json does not name files of the folder"),
+    ("an index of elsewhere", naming("../elsewhere.safetensors"), {}, "index.json does not name files of the folder"),
+    ("adapters beside it", lambda f: (f / "adapter_config.json").write_text("{}"), {}, "model without adapters beside"),
     ("no config", lambda f: (f / "config.json").unlink(), {}, "must have a config.json, but there is no"),
     ("config of ours", lambda f: (f / "config.json").write_text("{}"), {}, "which names its model_type"),
     ("config that is none", lambda f: (f / "config.json").write_text("{"), {}, "a config.json that can be read"),

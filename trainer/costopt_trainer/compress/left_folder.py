@@ -7,6 +7,7 @@ the user of a command has written.
 """
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +35,8 @@ from costopt_trainer.models.table import build_model, kind_of_samples, metric_of
 
 LONGEST_SAMPLE = 512
 """Tokens, where nobody says how many."""
-ADAPTER_FILE = "adapter_config.json"
+_DATA_SETTING = re.compile(r"(?<![\w./])data\.(?=(type|text|labelledText|transforms|tokenizer|validationPercent)\b)")
+"""Where a sentence names a setting of the data."""
 
 
 def of_command(evaluation: CommandEvaluation, storage: Path) -> Origin:
@@ -126,12 +128,6 @@ def _refuse_what_is_no_model(folder: Path) -> None:
     """Say what was handed over instead of one model, where that can be told."""
     if not folder.is_dir() or (folder / CONFIG_FILE).exists():
         return
-    if (folder / ADAPTER_FILE).exists():
-        raise _wrong(
-            folder,
-            "must be a whole model, but holds adapters alone: hand over what merge_and_unload() gives, saved by "
-            "save_pretrained",
-        )
     inner = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
     if inner:
         raise _wrong(
@@ -203,11 +199,10 @@ def _in_words_of_a_command(folder: Path) -> Iterator[None]:
         for setting, words in (
             (f"model.huggingFace.path: {folder}", f"the artifact of the command, {folder},"),
             ("model.huggingFace.", "evaluation."),
-            ("leave data.tokenizer out", "leave evaluation.data.tokenizer out"),
-            ("but data.tokenizer has", "but evaluation.data.tokenizer has"),
             ("model.type HuggingFace needs", "a variant of a command's model needs"),
         ):
             told = told.replace(setting, words)
+        told = _DATA_SETTING.sub("evaluation.data.", told)
         if told == str(error):
             raise
         raise NotRetryable(error.reason, told) from error

@@ -59,17 +59,24 @@ def _prune_weights(model: LayeredModel, settings: Prune) -> int:
     Embeddings stay whole, and so does a head that is one.
     """
     method = torch_prune.l1_unstructured if settings.criterion == "L1" else torch_prune.random_unstructured
-    removed = 0
+    removed, found = 0, False
     for name, module in model.named_modules():
         matrices = ("weight",) if isinstance(module, nn.Linear | nn.Conv2d) else getattr(module, "matrices", ())
         for matrix in matrices:
             if f"{name}.{matrix}" in model.tied:
                 continue
+            found = True
             count = getattr(module, matrix).numel() * settings.percent // 100
             method(module, name=matrix, amount=count)
             # Otherwise the layer would keep the old weights beside a mask, and the file would be twice as large.
             torch_prune.remove(module, matrix)
             removed += count
+    if not found:
+        raise NotRetryable(
+            "InvalidSettings",
+            "a Prune step with structure Unstructured needs a model with at least one linear, convolution or recurrent "
+            "layer",
+        )
     return removed
 
 

@@ -22,6 +22,7 @@ from costopt.schema.foreign_models import HuggingFace
 from costopt_trainer.errors import NotRetryable, first_line
 
 CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE = "config.json", "model.safetensors", "model.safetensors.index.json"
+ADAPTER_FILE = "adapter_config.json"
 TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_FILES = (
     *(TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
@@ -68,6 +69,13 @@ def find_source(settings: HuggingFace) -> Source:
     if not folder.is_dir():
         where = "" if folder.is_absolute() else f"; a relative path begins at {Path.cwd()}"
         raise _wrong(name, f"must be a folder on the machine (or in the pod) that trains, but there is none{where}")
+    if (folder / ADAPTER_FILE).exists():
+        # The library would look for what they belong to, wherever that is.
+        raise _wrong(
+            name,
+            f"must be a whole model without adapters beside it, but has {ADAPTER_FILE}: merge_and_unload() of peft "
+            "gives the model with them, save_pretrained writes it",
+        )
     config = _read_config(name, folder / CONFIG_FILE)
     return Source(name, folder / CONFIG_FILE, config, _weights_in(folder, name), folder)
 
@@ -115,9 +123,13 @@ def _weights_in(folder: Path, name: str) -> tuple[Path, ...]:
     elif index.exists():
         try:
             named = parse_json(read_file(index.resolve(), max_bytes=_MAX_BYTES), max_bytes=_MAX_BYTES)["weight_map"]
-            found = [folder / file for file in sorted(set(named.values())) if is_file_name(file)]
+            files = sorted(set(named.values()))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise _wrong(name, f"must have its weights whole, but its {INDEX_FILE} cannot be read") from error
+        if not files or not all(isinstance(file, str) and is_file_name(file) for file in files):
+            # Without a file the library would make up all weights.
+            raise _wrong(name, f"must have its weights whole, but its {INDEX_FILE} does not name files of the folder")
+        found = [folder / file for file in files]
     else:
         pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
         if pickles:
