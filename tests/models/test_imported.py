@@ -58,6 +58,19 @@ def broken(vocabulary_size):
     raise RuntimeError("no weights today\\nat all")
 
 
+class Leaving(Words):
+    def forward(self, tokens):
+        raise SystemExit(0)
+
+
+def leaving(vocabulary_size):
+    return Leaving(vocabulary_size, 8)
+
+
+def leaving_at_once(vocabulary_size):
+    raise SystemExit(0)
+
+
 def share_of_words(outputs, targets):
     return (outputs.argmax(-1) == targets).float().mean(-1)
 
@@ -65,6 +78,7 @@ def share_of_words(outputs, targets):
 METRICS = {
     "good": {"wordsRight": share_of_words, "tokens": lambda outputs, targets: (targets >= 0).sum(-1)},
     "raising": {"wordsRight": lambda outputs, targets: outputs[99]},
+    "leaving": {"wordsRight": lambda outputs, targets: exit(0)},
     "a number": {"wordsRight": lambda outputs, targets: 0.5},
     "of each token": {"wordsRight": lambda outputs, targets: (outputs.argmax(-1) == targets).float()},
     "not a number": {"wordsRight": lambda outputs, targets: (targets[:, 0] - targets[:, 0]) / 0.0},
@@ -120,6 +134,13 @@ def test_a_model_of_the_users_own_is_trained_saved_and_loaded(tmp_path: Path, pa
     assert trained(torch.zeros(2, 16, dtype=torch.int64)).shape == (2, 16, 256)
 
 
+def test_a_model_that_ends_the_process_is_not_taken_for_one_that_is_trained(tmp_path: Path, package: Path) -> None:
+    model = imported(package, "my_models.small:leaving")
+    with pytest.raises(NotRetryable, match=r"must not end the process, but has called exit\(0\)"):
+        train_here(recipe(text_file(tmp_path), model=model), tmp_path / "s")
+    assert not (tmp_path / "s/artifacts/model").exists()
+
+
 def test_the_function_is_told_what_it_asks_for(package: Path) -> None:
     assert built(package, "my_models.small:everything").model.told == ["context_length", "vocabulary_size"]
     tokens = torch.zeros(2, 16, dtype=torch.int64)
@@ -134,6 +155,7 @@ def test_the_function_is_told_what_it_asks_for(package: Path) -> None:
     ("function", "sentence"),
     [
         ("my_models.small:broken", "must return a model, but raises RuntimeError: no weights today$"),
+        ("my_models.small:leaving_at_once", "must return a model, but raises SystemExit: 0$"),
         ("my_models.small:nothing", "must return a torch.nn.Module, but returns a NoneType"),
         ("my_models.small:number", "must name a function, but my_models.small has none of the name number"),
         ("my_models.small:missing", "must name a function, but my_models.small has none of the name missing"),
@@ -192,6 +214,7 @@ THREE_AND_FOUR = (slice(0, 3), slice(3, 7))
     ("metrics", "sentence"),
     [
         ("raising", r"metric wordsRight must give a number for each sample, but raises IndexError: .+"),
+        ("leaving", r"metric wordsRight must give a number for each sample, but raises SystemExit: 0$"),
         ("a number", r"metric wordsRight must give a number for each sample, a tensor \(2,\), but gives a float$"),
         ("of each token", r"a number for each sample, a tensor \(2,\), but gives \(2, 16\)$"),
         ("not a number", r"metric wordsRight must give a finite number for each sample, but gives nan$"),

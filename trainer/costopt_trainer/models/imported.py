@@ -69,7 +69,7 @@ class ImportFamily:
             takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
             given = {name: value for name, value in told.items() if takes_any or name in takes}
             made = make(**{**given, **(settings.arguments or {})})
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if memory_reason([kind.__name__ for kind in type(error).__mro__], str(error)) is not None:
                 raise
             raise _wrong(settings, f"must return a model, but raises {_told(error)}") from error
@@ -93,7 +93,7 @@ def _function(settings: language.Import) -> Callable[..., Any]:
             f"must be installed where the job trains, but there is no module {error.name}: install its package in the "
             "image, or name its folder in model.import.path (PYTHONPATH is not obeyed)",
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # Whatever the user's own code does while it is imported.
         raise _wrong(settings, f"must be importable, but importing {module} raises {_told(error)}") from error
     if not callable(function):

@@ -63,7 +63,7 @@ class OwnMetrics:
             before = _versions(outputs, targets)
             try:
                 values: Any = function(outputs, targets)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 if memory_reason([kind.__name__ for kind in type(error).__mro__], str(error)) is not None:
                     raise
                 raised = f"{type(error).__name__}: {first_line(error)}".rstrip(": ")

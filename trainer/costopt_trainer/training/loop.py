@@ -54,6 +54,13 @@ def main(settings: ReplicaSettings) -> None:
             training.saves.let_end(LAST_SAVE_SECONDS)
             raise
         gang.leave()
+    except SystemExit as error:
+        if error.code == EXIT_PREEMPTED:
+            raise
+        # Else it would be taken for the end of a training.
+        raise NotRetryable(
+            "InvalidSettings", f"code that the model brings must not end the process, but has called exit({error.code})"
+        ) from error
     except RuntimeError as error:
         # All ranks are asked to end at about the same time: one that has lost another was asked as well.
         if stop.asked:

@@ -192,6 +192,10 @@ def _load(source: Source, config: Any, settings: HuggingFace) -> tuple[nn.Module
     for lost in (name for name in fresh if name not in may_be_fresh):
         how = "other shapes for" if any(name.startswith(f"{lost}.") for name in unlike) else "none for"
         raise _wrong(source, f"must have the weights that its {CONFIG_FILE} asks for, but has {how} {lost}")
+    unused = sorted({name.rpartition(".")[0] for name in told["unexpected_keys"]})
+    if unused and os.environ.get("RANK", "0") == "0":
+        some = ", ".join(unused[:4]) + (" and more" if len(unused) > 4 else "")
+        print(f"{source.name} has weights that such a model does not use: {some}", file=sys.stderr)
     if fresh and os.environ.get("RANK", "0") == "0":
         print(f"{source.name} has no weights for {', '.join(fresh)}: fresh ones are trained", file=sys.stderr)
     return model, fresh
