@@ -18,6 +18,7 @@ import numpy as np
 
 from costopt_trainer.data import Batch, sample_indices
 from costopt_trainer.data.prefetch import prepared_ahead
+from costopt_trainer.data.windows import windows_at
 
 CONTEXT, SAMPLES, TOKENS = 1024, 64, 2**27
 
@@ -40,12 +41,13 @@ def forget(path: Path) -> None:
 
 def reader(path: Path, turn: int) -> Callable[[int], Batch]:
     """Reads the samples of a step, from a fresh map."""
-    from costopt_trainer.data import _windows
-
     tokens = np.memmap(path, dtype=np.uint16, mode="r")
     count = (TOKENS - 1) // CONTEXT
-    return lambda step: _windows(
-        tokens, CONTEXT, sample_indices(seed=turn, position=step * SAMPLES, count=SAMPLES, num_samples=count)
+    return lambda step: windows_at(
+        tokens,
+        CONTEXT,
+        sample_indices(seed=turn, position=step * SAMPLES, count=SAMPLES, num_samples=count),
+        CONTEXT + 1,
     )
 
 

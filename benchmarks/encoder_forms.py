@@ -28,9 +28,9 @@ import torch
 
 from costopt.schema.recipe import Recipe
 from costopt_trainer.models.table import build_model
+from costopt_trainer.reporting.meter import Meter
 from costopt_trainer.training.evaluation import ACCURACY, MACRO_F1, class_counts, macro_f1
 from costopt_trainer.training.loop import run_steps
-from costopt_trainer.training.meter import Meter
 from costopt_trainer.training.process_group import ALONE
 from costopt_trainer.training.stopping import Stop
 from costopt_trainer.training.training import Training

@@ -30,7 +30,7 @@ from costopt_trainer.models.table import build_model
 from costopt_trainer.reporting.meter import Meter
 from costopt_trainer.training.loop import run_steps
 from costopt_trainer.training.optimizers import make_optimizer
-from costopt_trainer.training.parallel import Batch
+from costopt_trainer.training.parallel.strategy import Batch
 from costopt_trainer.training.process_group import ProcessGroup, join_process_group
 from costopt_trainer.training.schedules import learning_rate
 from costopt_trainer.training.stopping import Stop

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cluster.control_plane import ControlPlane
-from costopt_operator.kube.api import Api, load_configuration
+from costopt_operator.kube.api import Api
+from costopt_operator.kube.connection import load_configuration
 
 Json = dict[str, Any]
 

@@ -20,7 +20,7 @@ def next_tokens(name: str, shards: TokenShards, context_length: int, notes: tupl
     _check_length(name, shards, context_length, context_length + 1, " and the one that follows")
 
     def batch(tokens: Tokens, indices: NDArray[np.int64]) -> Batch:
-        window_BT = torch.from_numpy(_windows(tokens, context_length, indices, context_length + 1))
+        window_BT = torch.from_numpy(windows_at(tokens, context_length, indices, context_length + 1))
         return window_BT[:, :-1].contiguous(), window_BT[:, 1:].contiguous()
 
     return TrainingData(
@@ -51,7 +51,7 @@ def masked_tokens(name: str, shards: TokenShards, context_length: int, notes: tu
 
     def batch(tokens: Tokens, samples: NDArray[np.int64], epochs: NDArray[np.int64], seed: int) -> Batch:
         samples = np.asarray(samples, dtype=np.int64)
-        return masking(_windows(tokens, context_length, samples, context_length), samples, epochs, seed)
+        return masking(windows_at(tokens, context_length, samples, context_length), samples, epochs, seed)
 
     def first_epoch(indices: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.zeros(len(indices), dtype=np.int64)
@@ -83,7 +83,7 @@ def _check_length(name: str, shards: TokenShards, context_length: int, needed: i
             )
 
 
-def _windows(tokens: Tokens, stride: int, indices: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+def windows_at(tokens: Tokens, stride: int, indices: NDArray[np.int64], length: int) -> NDArray[np.int64]:
     """Windows by number, int64 (B, length), which begin `stride` tokens one after the other."""
     starts_B = np.asarray(indices, dtype=np.int64)[:, np.newaxis] * stride
     return tokens[starts_B + np.arange(length)].astype(np.int64)
