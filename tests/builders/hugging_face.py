@@ -14,65 +14,22 @@ from costopt_trainer.models.shape import ModelShape
 PROSE = "The cat sat on the mat; the rat sat at the cat. Größe, naïveté, 東京 und 🙂.\n" * 60
 VOCABULARY = 300
 
+_SMALL: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "max_position_embeddings": 32,
+    "num_attention_heads": 4,
+}
+_TWO_KEY_HEADS = {**_SMALL, "num_key_value_heads": 2}
 CONFIGS: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 32},
-    "llama": {
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "max_position_embeddings": 32,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "tie_word_embeddings": False,
-        "pad_token_id": 0,
-    },
-    "qwen2": {
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "max_position_embeddings": 32,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 1,
-        "tie_word_embeddings": True,
-        "pad_token_id": 0,
-    },
-    "qwen3": {
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "max_position_embeddings": 32,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "tie_word_embeddings": False,
-    },
-    "mixtral": {
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "max_position_embeddings": 32,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "num_local_experts": 2,
-    },
-    "phi3": {
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "max_position_embeddings": 32,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "tie_word_embeddings": False,
-        "pad_token_id": 0,
-    },
-    "bert": {
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "max_position_embeddings": 32,
-        "num_attention_heads": 4,
-        "pad_token_id": 0,
-    },
+    "llama": {**_TWO_KEY_HEADS, "tie_word_embeddings": False, "pad_token_id": 0},
+    "qwen2": {**_SMALL, "num_key_value_heads": 1, "tie_word_embeddings": True, "pad_token_id": 0},
+    "qwen3": {**_TWO_KEY_HEADS, "head_dim": 16, "tie_word_embeddings": False},
+    "mixtral": {**_TWO_KEY_HEADS, "num_local_experts": 2},
+    "phi3": {**_TWO_KEY_HEADS, "tie_word_embeddings": False, "pad_token_id": 0},
+    "bert": {**_SMALL, "pad_token_id": 0},
 }
 """By the library's type of the model: what makes it small."""
 CAUSAL = ["gpt2", "llama", "qwen2", "qwen3"]

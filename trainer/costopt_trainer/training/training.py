@@ -77,7 +77,7 @@ class Training(Learner):
         self.saves = Saves(self.checkpoints, gang, saving, self.refuse_to_save)
         context_length = context_length_of(recipe.model)
         cache_dir = storage / names.CACHE_DIR
-        self.data = load_data(
+        data = load_data(
             recipe.data,
             context_length=context_length,
             cache_dir=cache_dir,
@@ -86,14 +86,14 @@ class Training(Learner):
             model_tokenizer=tokenizer_of(recipe.model),
         )
         if carries_state(recipe.model):
-            self.data = self.data.in_lanes(recipe.batch.global_batch_size)
-        for note in self.data.notes if gang.rank == 0 else ():
+            data = data.in_lanes(recipe.batch.global_batch_size)
+        for note in data.notes if gang.rank == 0 else ():
             print(note, file=sys.stderr, flush=True)
-        shape = ModelShape.for_data(recipe.model, self.data)
+        shape = ModelShape.for_data(recipe.model, data)
         self.metric = metric_of(recipe.model)
 
         # ---- model and optimizer
-        super().__init__(recipe, shape, self.data, gang, stop, cache_dir=cache_dir)
+        super().__init__(recipe, shape, data, gang, stop, cache_dir=cache_dir)
 
         # ---- where we are
         self.saved_step: int | None = None  # of the newest complete checkpoint
