@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test test-slow test-cluster cluster-binaries control-plane e2e e2e-cluster e2e-pieces \
-	images lint format generate bench bench-train bench-operator fuzz clean
+	images lint format generate bench bench-train bench-data bench-lean bench-operator bench-compress fuzz clean
 # Each test belongs to one of test, test-slow, test-cluster and e2e; tests/house/test_targets.py holds them to it.
 PYTEST := $(BIN)/python -m pytest --durations=10
 IN_TWO := --numprocesses=2 --dist=worksteal
@@ -20,10 +20,10 @@ install: $(STAMP) ## Make .venv and install costopt with everything it needs
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "costopt needs Python 3.11 or newer; set PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[operator,trainer,hf,lightning,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[operator,trainer,hf,lightning,onnx,dev]'
 	touch $@
 
-quickstart: $(STAMP) ## Train a small GPT on two ranks, compress it, and print what it cost (about 3 minutes)
+quickstart: $(STAMP) ## Train a small GPT on two ranks, compress it, and print what it cost (3 to 5 minutes)
 	$(BIN)/costopt run manifests/samples/quickstart.yaml
 
 test: $(STAMP) ## Run the tests that need no cluster and little time (within 10 minutes on 2 cores)
@@ -83,6 +83,16 @@ bench: $(STAMP) ## Measure against a peer in the same run; figures are in benchm
 bench-train: $(STAMP) ## Measure the trainer against its peers, its layouts against each other, and what restarts cost
 	@for program in train_peers nano_gpt parallel_memory checkpoint_stall step_memory restart_times; do \
 	echo "== $$program"; PYTHONPATH=.:trainer:tests $(BIN)/python benchmarks/$$program.py || exit 1; done
+
+bench-data: $(STAMP) ## Measure loader and tokenizing against their peers, and what zstd of tokens would cost (needs the extra bench)
+	@for program in loader tokenizing zstd_tokens; do \
+	echo "== $$program"; PYTHONPATH=.:trainer $(BIN)/python benchmarks/$$program.py || exit 1; done
+
+bench-lean: $(STAMP) ## The same model to the same loss, with and without cleaning, a rate that follows the loss and an early stop
+	PYTHONPATH=.:trainer $(BIN)/python benchmarks/lean.py
+
+bench-compress: $(STAMP) ## Measure int8 variants against FP32 and against onnxruntime used by hand
+	PYTHONPATH=.:trainer $(BIN)/python benchmarks/compress_int8.py
 
 bench-operator: cluster-binaries ## Measure the operator on a control plane started here (about 20 minutes)
 	PYTHONPATH=.:operator:tests:benchmarks $(BIN)/python -m operator_load

@@ -97,7 +97,7 @@ class Observed(Training):
         before = self.saved_step
         if self.saves.step != before:
             self.holding(super().settle)
-        if self.saved_step != before and len(self.began) > 1 and self.step < self.recipe.total_steps:
+        if self.saved_step != before and len(self.began) > 1 and self.step < self.recipe.steps:
             self.figures.written.append(time.perf_counter() - self.began[self.saved_step or 0])
 
 

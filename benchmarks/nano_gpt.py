@@ -1,14 +1,16 @@
 """nanoGPT's published setting for a CPU, on Tiny Shakespeare: loss and tokens per second, and those of its own loop.
 
     PYTHONPATH=.:trainer python benchmarks/nano_gpt.py [--steps 2000] [--threads 1 2] [--forms published rotary]
+        [--characters]
 
 The setting: 4 layers of 4 heads, width 128, context 64, 12 samples a step, no dropout, 2,000 steps of AdamW (0.9, 0.99,
 decay 0.1 of matrices) from 1e-3 to 1e-4 by a cosine after 100 steps of warm-up, clipped to norm 1, FP32. The last tenth
 of the text is held out, and the loss is over the whole of it, in nats per character.
 
-Peer: that loop and model made anew by hand (a random place for each sample, 65 characters, tied embeddings, a fused
-projection of queries, keys and values, AdamW as torch makes it on a CPU). Ours reads bytes, and each form is one way to
-set it; "published" has the peer's model. The peer takes its steps between ours in the same process, fifty at a time.
+Peer: that loop and model made anew by hand (a random place for each sample, tied embeddings, a fused projection of
+queries, keys and values, AdamW as torch makes it on a CPU). Both read bytes, 256 of them, so that both have as much to
+multiply; `--characters` gives the peer the 65 characters that the setting has. Each form is one way to set ours;
+"published" has the peer's model. The peer takes its steps between ours in the same process, fifty at a time.
 
 The text is `tinyshakespeare.txt` below COSTOPT_DATA_DIR (../shared/data).
 """
@@ -47,6 +49,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "published": {"model": {"preset": "GPT2", "biases": False}},
     "rotary": {"model": {"preset": "GPT2", "biases": False, "positions": "Rotary"}},
     "llama": {"model": {"preset": "Llama", "tiedEmbeddings": True}},
+    "published, compiled": {"model": {"preset": "GPT2", "biases": False}, "compile": True},
     "rotary, compiled": {"model": {"preset": "GPT2", "biases": False, "positions": "Rotary"}, "compile": True},
 }
 
@@ -96,13 +99,14 @@ class PeerModel(nn.Module):
 class Peer:
     """The loop made by hand."""
 
-    def __init__(self, text: str, steps: int) -> None:
+    def __init__(self, text: str, steps: int, *, by_characters: bool = False) -> None:
         torch.manual_seed(1337)
         characters = {character: number for number, character in enumerate(sorted(set(text)))}
-        tokens = torch.tensor([characters[character] for character in text])
+        known = len(characters) if by_characters else 256
+        tokens = torch.tensor([characters[each] for each in text] if by_characters else list(text.encode()))
         cut = int(0.9 * len(tokens))
         self.train, self.held_out = tokens[:cut], tokens[cut:]
-        self.model, self.steps, self.step = PeerModel(len(characters)), steps, 0
+        self.model, self.steps, self.step = PeerModel(known), steps, 0
         matrices = [parameter for parameter in self.model.parameters() if parameter.dim() == 2]
         others = [parameter for parameter in self.model.parameters() if parameter.dim() != 2]
         groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
@@ -192,12 +196,12 @@ def make_recipe(text: Path, form: str, steps: int) -> Recipe:
     )
 
 
-def child(text: Path, form: str, steps: int) -> None:
+def child(text: Path, form: str, steps: int, *, by_characters: bool) -> None:
     """One form beside the peer; prints a line of JSON."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         training = Turns(make_recipe(text, form, steps), Path(folder), ALONE, Meter(), Stop(), job="benchmark")
         training.resume()
-        training.peer = Peer(text.read_text(), steps)
+        training.peer = Peer(text.read_text(), steps, by_characters=by_characters)
         run_steps(training)
     result = {
         "ours": statistics.median(training.seconds),
@@ -212,12 +216,13 @@ def child(text: Path, form: str, steps: int) -> None:
 def main() -> None:
     """Measure, compare, print."""
     if sys.argv[1:2] == ["--child"]:
-        child(Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+        child(Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), by_characters=sys.argv[5] == "True")
         return
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--steps", type=int, default=2000)
     options.add_argument("--threads", type=int, nargs="+", default=sorted({1, os.cpu_count() or 1}))
     options.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    options.add_argument("--characters", action="store_true")
     given = options.parse_args()
     text = Path(os.environ.get("COSTOPT_DATA_DIR", "../shared/data")) / "tinyshakespeare.txt"
     if not text.is_file():
@@ -228,7 +233,15 @@ def main() -> None:
     for threads in given.threads:
         for form in given.forms:
             done = subprocess.run(
-                [sys.executable, __file__, "--child", str(text.resolve()), form, str(given.steps)],
+                [
+                    sys.executable,
+                    __file__,
+                    "--child",
+                    str(text.resolve()),
+                    form,
+                    str(given.steps),
+                    str(given.characters),
+                ],
                 env={**os.environ, "OMP_NUM_THREADS": str(threads)},
                 capture_output=True,
                 text=True,

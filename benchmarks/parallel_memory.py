@@ -72,7 +72,7 @@ def rank_main(recipe: Recipe, storage: Path) -> None:
     training = Training(recipe, storage, gang, Meter(), Stop(), job="benchmark")
     training.resume()
     times = []
-    for step in range(recipe.total_steps):
+    for step in range(recipe.steps):
         batches = training.batches_at(step * recipe.batch.global_batch_size)
         targets = sum(batch[1].numel() for batch in batches) if training.strategy.holds_loss else 0
         [num_targets] = gang.sum_integers(targets)

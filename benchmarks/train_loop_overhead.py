@@ -56,7 +56,7 @@ def bare_loop(recipe: Recipe, data: TrainingData, model: nn.Module, device: torc
     optimizer = make_optimizer(recipe.optimizer, model)
     batch_size = recipe.batch.global_batch_size
     began = []
-    for step in range(recipe.total_steps):
+    for step in range(recipe.steps):
         began.append(time.perf_counter())
         indices = sample_indices(
             seed=recipe.seed, position=step * batch_size, count=batch_size, num_samples=data.num_train_samples

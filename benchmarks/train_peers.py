@@ -4,11 +4,12 @@
         [--threads 1 2] [--width 128] [--layers 4]
 
 Peers: a loop written by hand for this one case, Trainer of transformers, and Fabric of Lightning; all with the same
-fused AdamW, clipping and batches, without evaluations, checkpoints and logs. Each runs in its own process; they take
-turns in rounds. Tokens per second are of the median step; the first step begins so many seconds after everything is
-imported and the tokens are made; the peak is what torch's allocator gave out in a run of few steps. Last losses must be
-near each other, or the comparison is refused: Trainer and Fabric get whole windows, as the library shifts labels by
-itself, and so one target less for each.
+fused AdamW, clipping and batches, without evaluations, checkpoints and logs. In each round all run in one process, each
+on a thread of its own, and take turns of a few steps: one computes at a time. Tokens per second are of the median step.
+Alone in a process, each takes a few steps more: the first begins so many seconds after everything is imported and the
+tokens are made, and the peak is what torch's allocator gave out. Last losses must be near each other, or the
+comparison is refused: Trainer and Fabric get whole windows, as the library shifts labels by itself, and so one target
+less for each.
 """
 
 import argparse
@@ -18,19 +19,63 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 PEERS = ("costopt", "by hand", "transformers Trainer", "Lightning Fabric")
 BATCH, CONTEXT = 8, 128
 LEARNING_RATE, CLIP = 1e-3, 1.0
-WARM_UP = 3
+WARM_UP = 5
+TURN = 5
+"""Steps that each takes before it is the next one's turn."""
 MEMORY_STEPS = 3
-"""A run of so many steps is slow, since it counts memory."""
+"""Of a run alone, which is slow, since it counts memory."""
 LOSS_TOLERANCE = 0.15
+
+
+class Turns:
+    """Who computes; the others wait."""
+
+    def __init__(self, *peers: str) -> None:
+        self._waiting, self._changed = list(peers), threading.Condition()
+
+    def wait_for(self, peer: str) -> None:
+        """Return when it is the turn of `peer`."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting[0] == peer)
+
+    def pass_on(self, *, leave: bool = False) -> None:
+        """It is the turn of the next one; who leaves gets none any more."""
+        with self._changed:
+            peer = self._waiting.pop(0)
+            if not leave:
+                self._waiting.append(peer)
+            self._changed.notify_all()
+
+
+class Steps:
+    """When the steps of one peer begin, and how long they take."""
+
+    def __init__(self, peer: str, turns: Turns) -> None:
+        self._peer, self._turns = peer, turns
+        self.seconds: list[float] = []
+        self.first: float | None = None
+        self._since = time.perf_counter()
+
+    def begins(self) -> None:
+        """Called at the beginning of each step; waits for the others when their turn has come."""
+        now = time.perf_counter()
+        if self.first is None:
+            self.first = now - self._since
+        else:
+            self.seconds.append(now - self._since)
+            if len(self.seconds) % TURN == 0:
+                self._turns.pass_on()
+                self._turns.wait_for(self._peer)
+        self._since = time.perf_counter()
 
 
 def write_config(folder: Path, width: int, layers: int) -> None:
@@ -69,7 +114,7 @@ def recipe_of(config: Path, steps: int) -> Any:
     )
 
 
-def run_costopt(recipe: Any, storage: Path, began: list[float]) -> float:
+def run_costopt(recipe: Any, storage: Path, steps: Steps) -> float:
     """Our loop, from the start; the last loss."""
     from costopt_trainer.reporting.meter import Meter
     from costopt_trainer.training.loop import run_steps
@@ -79,7 +124,7 @@ def run_costopt(recipe: Any, storage: Path, began: list[float]) -> float:
 
     class Observed(Training):
         def take_step(self, *step: Any) -> None:
-            began.append(time.perf_counter())
+            steps.begins()
             super().take_step(*step)
 
         def save(self) -> None:
@@ -96,7 +141,7 @@ def batches_of(recipe: Any, storage: Path) -> Iterator[tuple[Any, Any]]:
     from costopt_trainer.data import load_data
 
     data = load_data(recipe.data, context_length=CONTEXT, cache_dir=storage / "cache", own_folder=storage)
-    for step in range(recipe.total_steps):
+    for step in range(recipe.steps):
         yield data.train_batches(seed=recipe.seed, position=step * BATCH, count=BATCH, batch_size=BATCH)[0]
 
 
@@ -109,7 +154,7 @@ def fresh_model(config: Path) -> Any:
     return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(config))
 
 
-def run_by_hand(recipe: Any, storage: Path, began: list[float], config: Path) -> float:
+def run_by_hand(recipe: Any, storage: Path, steps: Steps, config: Path) -> float:
     """A loop for this one case."""
     import torch
     import torch.nn.functional as F
@@ -118,7 +163,7 @@ def run_by_hand(recipe: Any, storage: Path, began: list[float], config: Path) ->
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True)
     loss = torch.zeros(())
     for inputs, targets in batches_of(recipe, storage):
-        began.append(time.perf_counter())
+        steps.begins()
         logits = model(input_ids=inputs, use_cache=False).logits
         loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
         loss.backward()
@@ -128,7 +173,7 @@ def run_by_hand(recipe: Any, storage: Path, began: list[float], config: Path) ->
     return float(loss)
 
 
-def run_trainer(recipe: Any, storage: Path, began: list[float], config: Path) -> float:
+def run_trainer(recipe: Any, storage: Path, steps: Steps, config: Path) -> float:
     """Trainer of transformers."""
     from torch.utils.data import IterableDataset
     from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -140,12 +185,12 @@ def run_trainer(recipe: Any, storage: Path, began: list[float], config: Path) ->
 
     class Notes(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            began.append(time.perf_counter())
+            steps.begins()
 
     arguments = TrainingArguments(
         output_dir=str(storage / "trainer"),
         per_device_train_batch_size=BATCH,
-        max_steps=recipe.total_steps,
+        max_steps=recipe.steps,
         learning_rate=LEARNING_RATE,
         lr_scheduler_type="constant",
         weight_decay=0.0,
@@ -162,7 +207,7 @@ def run_trainer(recipe: Any, storage: Path, began: list[float], config: Path) ->
     return _last_loss(trainer.model, recipe, storage)
 
 
-def run_fabric(recipe: Any, storage: Path, began: list[float], config: Path) -> float:
+def run_fabric(recipe: Any, storage: Path, steps: Steps, config: Path) -> float:
     """Fabric of Lightning."""
     import torch
     from lightning.fabric import Fabric
@@ -172,7 +217,7 @@ def run_fabric(recipe: Any, storage: Path, began: list[float], config: Path) -> 
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True)
     model, optimizer = fabric.setup(model, optimizer)
     for inputs, _ in batches_of(recipe, storage):
-        began.append(time.perf_counter())
+        steps.begins()
         loss = model(input_ids=inputs, labels=inputs, use_cache=False).loss
         fabric.backward(loss)
         fabric.clip_gradients(model, optimizer, max_norm=CLIP, error_if_nonfinite=False)
@@ -190,8 +235,8 @@ def _last_loss(model: Any, recipe: Any, storage: Path) -> float:
         return float(model(input_ids=inputs, labels=inputs).loss)
 
 
-def child(peer: str, threads: int, steps: int, config: Path, storage: Path) -> None:
-    """One peer in this process; prints a line of JSON."""
+def child(peers: list[str], threads: int, num_steps: int, config: Path, storage: Path) -> None:
+    """These peers in this process; prints a line of JSON."""
     # Imported, and used once, before anything is measured.
     import lightning.fabric  # noqa: F401
     import torch
@@ -201,51 +246,64 @@ def child(peer: str, threads: int, steps: int, config: Path, storage: Path) -> N
     from benchmarks.measured.allocations import Allocations
 
     torch.set_num_threads(threads)
-    recipe = recipe_of(config, steps)
+    recipe = recipe_of(config, num_steps)
     fresh_model(config)
     runs: dict[str, Callable[..., float]] = {
+        "costopt": lambda recipe, folder, steps, _config: run_costopt(recipe, folder, steps),
         "by hand": run_by_hand,
         "transformers Trainer": run_trainer,
         "Lightning Fabric": run_fabric,
     }
     next(batches_of(recipe, storage))  # tokens are made
-    counts_memory = steps == MEMORY_STEPS
-    allocations = Allocations()
-    if counts_memory:
+    alone, allocations, turns = len(peers) == 1, Allocations(), Turns(*peers)
+    found: dict[str, dict[str, Any]] = {}
+
+    def run(peer: str) -> None:
+        turns.wait_for(peer)
+        steps = Steps(peer, turns)
+        loss = runs[peer](recipe, storage, steps, config)
+        found[peer] = {"first": steps.first, "seconds": steps.seconds[WARM_UP:], "loss": loss}
+        turns.pass_on(leave=True)
+
+    if alone:
         allocations.start()
-    began: list[float] = []
-    start = time.perf_counter()
-    loss = run_costopt(recipe, storage, began) if peer == PEERS[0] else runs[peer](recipe, storage, began, config)
-    seconds = [later - earlier for earlier, later in pairwise(began)][WARM_UP:]
-    result = {
-        "first": began[0] - start,
-        "seconds": seconds,
-        "peak": allocations.stop() if counts_memory else 0,
-        "loss": loss,
-    }
-    print("result " + json.dumps(result), flush=True)
+        run(peers[0])
+        found[peers[0]]["peak"] = allocations.stop()
+    else:
+        threading.excepthook = lambda failed: os._exit(_told(failed))
+        running = [threading.Thread(target=run, args=(peer,)) for peer in peers]
+        for thread in running:
+            thread.start()
+        for thread in running:
+            thread.join()
+    print("result " + json.dumps(found), flush=True)
     os._exit(0)
 
 
-def measure(peer: str, threads: int, steps: int, config: Path, storage: Path) -> dict[str, Any]:
-    """One round of one peer."""
-    arguments = [peer, str(threads), str(steps), str(config), str(storage)]
+def _told(failed: threading.ExceptHookArgs) -> int:
+    sys.excepthook(failed.exc_type, failed.exc_value or failed.exc_type(), failed.exc_traceback)
+    return 1
+
+
+def measure(peers: list[str], threads: int, steps: int, config: Path, storage: Path) -> dict[str, dict[str, Any]]:
+    """What `child` prints, by peer."""
+    arguments = [",".join(peers), str(threads), str(steps), str(config), str(storage)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TRANSFORMERS_OFFLINE": "1"}
+    storage.mkdir()
     done = subprocess.run(
         [sys.executable, __file__, "--child", *arguments], env=environment, capture_output=True, text=True, check=False
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("result ")]
     if not lines:
-        sys.exit(f"{peer} failed: {done.stderr[-2000:]}")
-    found: dict[str, Any] = json.loads(lines[-1].removeprefix("result "))
+        sys.exit(f"{', '.join(peers)} failed: {done.stderr[-2000:]}")
+    found: dict[str, dict[str, Any]] = json.loads(lines[-1].removeprefix("result "))
     return found
 
 
 def main() -> None:
     """Measure, compare, print."""
     if sys.argv[1:2] == ["--child"]:
-        peer, threads, steps, config, storage = sys.argv[2:]
-        child(peer, int(threads), int(steps), Path(config), Path(storage))
+        child(sys.argv[2].split(","), int(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5]), Path(sys.argv[6]))
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--steps", type=int, default=30)
@@ -259,15 +317,14 @@ def main() -> None:
         for threads in given.threads:
             found: dict[str, list[dict[str, Any]]] = {peer: [] for peer in PEERS}
             for number in range(given.rounds):
+                in_turns = [*PEERS[number % len(PEERS) :], *PEERS[: number % len(PEERS)]]
+                measured = measure(in_turns, threads, given.steps, config, Path(folder, f"turns-{threads}-{number}"))
                 for peer, rounds in found.items():
-                    storage = Path(folder, f"storage-{threads}-{number}-{PEERS.index(peer)}")
-                    storage.mkdir()
-                    rounds.append(measure(peer, threads, given.steps, config, storage))
+                    rounds.append(measured[peer])
             for peer, rounds in found.items():
-                storage = Path(folder, f"storage-{threads}-memory-{PEERS.index(peer)}")
-                storage.mkdir()
-                peak = measure(peer, threads, MEMORY_STEPS, config, storage)["peak"]
-                rounds[:] = [{**each, "peak": peak} for each in rounds]
+                storage = Path(folder, f"alone-{threads}-{PEERS.index(peer)}")
+                alone = measure([peer], threads, MEMORY_STEPS, config, storage)[peer]
+                rounds[:] = [{**each, "peak": alone["peak"], "first": alone["first"]} for each in rounds]
             table(found, threads)
 
 

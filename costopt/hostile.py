@@ -38,8 +38,9 @@ class Hostile(ValueError):
     """A file that is not what its place asks for; the message says what would be right."""
 
 
-def parse_json(content: bytes, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
-    """The JSON data in `content`, UTF-8.
+def parse_json(content: bytes, *, max_bytes: int = MAX_JSON_BYTES, large_integers: bool = False) -> Any:
+    """The JSON data in `content`, UTF-8. With `large_integers` one that 64 bits do not hold is the largest that they
+    do: libraries write down "no limit" so.
 
     Raises Hostile if it is longer than `max_bytes`, deeper than MAX_JSON_DEPTH, no JSON, or holds a number or text that
     cannot be passed on: NaN, an infinity, an integer of more than 64 bits, half of a surrogate pair.
@@ -47,7 +48,8 @@ def parse_json(content: bytes, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
     if len(content) > max_bytes:
         raise Hostile(f"must be JSON of at most {max_bytes} bytes, but has {len(content)}")
     try:
-        data = json.loads(content.decode("utf-8"), parse_constant=_no_number, parse_float=_finite, parse_int=_integer)
+        integer = _held_integer if large_integers else _integer
+        data = json.loads(content.decode("utf-8"), parse_constant=_no_number, parse_float=_finite, parse_int=integer)
         _walk(data)
     except Hostile:
         raise
@@ -72,6 +74,13 @@ def _integer(text: str) -> int:
     if len(text) <= len(str(-MAX_JSON_INTEGER)) and abs(number := int(text)) <= MAX_JSON_INTEGER:
         return number
     raise Hostile("must be JSON whose integers have at most 64 bits")
+
+
+def _held_integer(text: str) -> int:
+    try:
+        return _integer(text)
+    except Hostile:
+        return -MAX_JSON_INTEGER if text.startswith("-") else MAX_JSON_INTEGER
 
 
 def _walk(data: Any) -> None:

@@ -48,6 +48,8 @@ ENV_HEARTBEAT_FILE = "COSTOPT_HEARTBEAT_FILE"
 """For ranks: where they leave signs of work."""
 ENV_LAUNCHER_PID = "COSTOPT_LAUNCHER_PID"
 """For ranks: the launcher they end with."""
+ENV_JOB_UID = "COSTOPT_JOB_UID"
+"""The job's uid, for what is written down of an artifact; empty on one machine."""
 
 RESERVED_ENVIRONMENT = frozenset(
     {
@@ -56,6 +58,7 @@ RESERVED_ENVIRONMENT = frozenset(
         ENV_LAUNCHER_STARTED,
         ENV_EARLIER_ROUNDS,
         ENV_HEARTBEAT_FILE,
+        ENV_JOB_UID,
         ENV_REPLICA_UID,
         ENV_SETTINGS_FILE,
         ENV_STORAGE_DIR,
@@ -99,6 +102,8 @@ RENDEZVOUS_PORT = 29400
 CHECKPOINTS_DIR = "checkpoints"
 ARTIFACTS_DIR = "artifacts"
 CACHE_DIR = "cache"
+COPIES_DIR, COMPILED_DIR, HUB_DIR = "copies", "compile", "hugging-face"
+"""Below CACHE_DIR: copies of remote files, compiled code, models of the hub."""
 METRICS_FILE = "metrics.jsonl"
 STORAGE_MARK = ".costopt-storage"
 """In every job's storage, from its beginning: a search for data passes over all of it."""
@@ -112,8 +117,12 @@ RUN_LOCK_FILE = "lock"
 MODEL_DIR = "model"
 ADAPTER_DIR = "adapter"
 """Below ARTIFACTS_DIR: the trained, uncompressed model."""
+REJECTED_DIR = "rejected"
+"""Below ARTIFACTS_DIR: variants that were made and not accepted, to look at."""
 REPORT_FILE = "report.json"
 """In a variant's artifact folder: its VariantStatus."""
+MANIFEST_FILE = "manifest.json"
+"""In every artifact's folder: its ArtifactManifest."""
 
 MAX_CHILD_NAME = 52
 """A pod of an Indexed Job is named <job>-<index>-<5 random>, and its host name <job>-<index> is at most 63."""
@@ -165,9 +174,19 @@ def _digested(for_people: str, whole: str, suffix: str) -> str:
     return f"{for_people.replace('.', '-')[:room].rstrip('-')}-{digest}{suffix}"
 
 
+def variant_folders(variant: str) -> tuple[str, str]:
+    """Below a job's storage: where a variant lies if it was accepted, and if it was rejected. One of the two exists."""
+    return f"{ARTIFACTS_DIR}/{variant}", f"{ARTIFACTS_DIR}/{REJECTED_DIR}/{variant}"
+
+
 def own_metric_result(metric: str) -> str:
     """Name, among the results of an evaluation, of a metric of the model's own."""
     return f"validationOwn{metric[0].upper()}{metric[1:]}PerSample"
+
+
+def of_source(result: str, source: str) -> str:
+    """Name, among the results of an evaluation, of a result of one source of a mixture."""
+    return f"{result}.{source}"
 
 
 def own_metric_of(result: str) -> str | None:

@@ -32,10 +32,10 @@ os._exit(0)  # a group's destructor may wait for ever
 
 
 def requirements() -> list[str]:
-    """What pyproject.toml lists for the package itself and for its extras [trainer] and [hf]."""
+    """What pyproject.toml lists for the package itself and for its extras [trainer], [hf], [onnx] and [data]."""
     project = tomllib.loads(PROJECT.read_text())["project"]
     extras = project["optional-dependencies"]
-    return [*project["dependencies"], *extras["trainer"], *extras["hf"]]
+    return [*project["dependencies"], *extras["trainer"], *extras["hf"], *extras["onnx"], *extras["data"]]
 
 
 def for_cpus(metadata: str) -> str:

@@ -1,4 +1,4 @@
-# The pods of jobs: costopt with its extras [trainer] and [hf]. Build from the project's root:
+# The pods of jobs: costopt with its extras [trainer], [hf], [onnx] and [data]. Build from the project's root:
 #   docker build --file images/trainer.Dockerfile --tag costopt-trainer:0.1.0 .
 # DEPENDENCIES says what is installed beside costopt:
 #   cuda  torch with CUDA and NCCL of its own; the node brings the driver

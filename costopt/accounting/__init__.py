@@ -10,6 +10,7 @@
     price_book  which price applies to a resource on a day; pins a record's prices
     bill        records and prices -> the bill
     outlook     whether everything used now or soon has a price
+    savings     what steps that were not taken would have cost
     exact       decimals without rounding, and as plain text
 
 Nothing here is a float. Time is whole microseconds, quantities and money are decimals, and the only rounding is that of

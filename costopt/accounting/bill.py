@@ -17,11 +17,11 @@ from typing import get_args
 
 from costopt.accounting.cells import Alike, Cell, Cells, count, once_per_replica
 from costopt.accounting.coarsen import coarsen
-from costopt.accounting.exact import HOUR_DECIMALS, hours, multiply, plain, total
+from costopt.accounting.exact import HOUR_DECIMALS, hours, multiply, total
 from costopt.accounting.fold import in_order, is_estimated
 from costopt.accounting.price_book import MEAN, Prices
 from costopt.names import TRAIN_STAGE
-from costopt.schema.base import decimal
+from costopt.schema.base import decimal, plain
 from costopt.schema.prices import PriceBook, pricing_unit
 from costopt.schema.status import Bill, BillLine, Total
 from costopt.schema.usage import Cause, Coarsened, FoldedUsage, PinnedPrice, Usage, UsageRecord

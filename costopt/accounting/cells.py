@@ -12,11 +12,11 @@ from decimal import Decimal
 from itertools import groupby
 from typing import NamedTuple, Self
 
-from costopt.accounting.exact import multiply, plain, total
+from costopt.accounting.exact import multiply, total
 from costopt.accounting.goodput import cause_steps, split_by_cause
 from costopt.accounting.intervals import Steps, held_of, midnight, overlay, since
 from costopt.accounting.price_book import Prices, pin_prices, price_steps, resources_of
-from costopt.schema.base import decimal
+from costopt.schema.base import decimal, plain
 from costopt.schema.usage import CapacityType, Cause, FoldedUsage, PinnedPrice, UsageRecord
 
 Cells = Mapping["Cell", Decimal]

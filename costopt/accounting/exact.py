@@ -1,4 +1,4 @@
-"""Decimals without rounding, and as plain text.
+"""Decimals without rounding.
 
 Sums and products here are exact or raise: the context has room for far more digits than a bill can need, and traps
 the loss of a single one. Only hours cannot be exact (an hour has 3,600,000,000 microseconds, a multiple of 9, so a
@@ -12,6 +12,7 @@ from fractions import Fraction
 from math import ceil
 
 from costopt.accounting.intervals import MICROSECONDS_PER_HOUR
+from costopt.schema.base import plain
 
 _EXACT = Context(prec=400, traps=[Inexact, InvalidOperation, Overflow, DivisionByZero])
 
@@ -43,6 +44,12 @@ def hours(unit_microseconds: Decimal, *, base_per_unit: int = 1) -> Decimal:
     return _EXACT.multiply(Decimal(round(exact * 10**HOUR_DECIMALS)), _SHOWN_HOUR_DIGIT)
 
 
+def share(quantity: Decimal, part: int, whole: int) -> Decimal:
+    """`quantity` times `part` over `whole`, rounded half-even to the nine decimals of hours."""
+    exact = Fraction(quantity) * part / whole
+    return _EXACT.multiply(Decimal(round(exact * 10**HOUR_DECIMALS)), _SHOWN_HOUR_DIGIT)
+
+
 def mean_price(weighed: Iterable[tuple[Decimal, int | Decimal]]) -> str:
     """The weighted mean of prices, rounded up to the twelve decimals that a price may have."""
     parts = [(Fraction(price), Fraction(weight)) for price, weight in weighed]
@@ -52,9 +59,3 @@ def mean_price(weighed: Iterable[tuple[Decimal, int | Decimal]]) -> str:
     else:
         mean = max(price for price, _ in parts)
     return plain(Decimal(ceil(mean * 10**PRICE_DECIMALS)).scaleb(-PRICE_DECIMALS, context=_EXACT))
-
-
-def plain(number: Decimal) -> str:
-    """The number without an exponent and without trailing zeros after the point: "12.5", "0", "100"."""
-    text = format(number, "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -3,7 +3,8 @@
 The replica's own meter gives most of it. Work that is in no checkpoint when an attempt is lost must be computed again:
 LostProgress. The start-up of every attempt but the first is Recovery. Ranks that were started anew in place tell what
 was lost before, and their start-up is Recovery too. Time that no meter covers (waiting for an image, ending, a
-supervisor's own time) is Other.
+supervisor's own time) is Other. A variant of which a step trains has a meter of that alone: the rest of its time is
+counted as that of a variant without one.
 
 Whoever gives a meter is counted by it, also a program of the user's own. A replica without one never reported. Variants
 and programs of the user's own without one work from their beginning, so their time was Productive, or lost with them (a
@@ -59,15 +60,15 @@ def _claims(record: UsageRecord) -> Iterator[tuple[Cause, int | None]]:
         return
     meter: MeteredMilliseconds = record.metered
     yield _startup(record), meter.startup
+    yield "Selecting", meter.selecting
     yield "Recovery", meter.recovery
     yield "Productive", meter.productive
     yield "DataWait", meter.data_wait
     yield "Checkpoint", meter.checkpoint
     yield "LostProgress", meter.lost
     yield "Productive" if record.outcome in ("Succeeded", "Running") else "LostProgress", meter.since_checkpoint
-    tells_of_itself = record.has_meter or any(
-        (meter.startup, meter.productive, meter.data_wait, meter.checkpoint, meter.since_checkpoint)
-    )
+    told = (meter.startup, meter.selecting, meter.productive, meter.data_wait, meter.checkpoint, meter.since_checkpoint)
+    tells_of_itself = record.stage == TRAIN_STAGE and (record.has_meter or any(told))
     yield "Other" if tells_of_itself else _cause_without_a_meter(record), None
 
 

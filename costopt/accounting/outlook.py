@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 
-from costopt.accounting.exact import multiply, plain, total
+from costopt.accounting.exact import multiply, total
 from costopt.accounting.price_book import Prices
-from costopt.names import TRAIN_STAGE
-from costopt.schema.base import decimal
+from costopt.schema.base import decimal, plain
 from costopt.schema.job import JobSpec
 from costopt.schema.prices import PriceBook
 from costopt.schema.status import Bill, JobStatus
@@ -66,11 +65,10 @@ def outlook(bill: Bill, book: PriceBook | None, requested: Iterable[str], day: d
 
 def still_requested(spec: JobSpec, status: JobStatus) -> set[str]:
     """Resources requested by stages that are not done."""
-    names = (TRAIN_STAGE, *(variant.name for variant in spec.compress))
     done = {stage.name for stage in status.stages if stage.state in ("Succeeded", "Failed")}
     return {
         resource
-        for name in {*names} - done
+        for name in {*spec.stages} - done
         for resource, quantity in spec.resources_of(name).effective().items()
         if quantity
     }

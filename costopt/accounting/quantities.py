@@ -9,8 +9,8 @@ from decimal import ROUND_CEILING, Decimal
 from typing import NamedTuple
 
 from costopt.accounting.coarsen import OTHER
-from costopt.accounting.exact import plain, total
-from costopt.schema.base import decimal
+from costopt.accounting.exact import total
+from costopt.schema.base import decimal, plain
 from costopt.schema.resources import CONTAINER_RESOURCES, GPU_RESOURCE
 from costopt.schema.usage import MAX_RESOURCES
 

@@ -2,12 +2,17 @@
 
 A command's file is imported only when that command runs, so that `costopt --help` starts at once.
 
+    lr_find     the command lr-find
     inputs      manifests and price books -> one job and its prices, or all mistakes
     target      a name -> a local run folder, or a job on a cluster
     on_cluster  options and sentences of the commands on a cluster
     views       status, bill and failure as text and tables
     variants    variants beside the model they were made of
+    trainer_program    what a program of the trainer's answers
     tables      rows of figures, which are never cropped
+    data_views  what `costopt data` shows, as tables
+    artifact_views     artifacts as rows
+    try_artifact       the command try
     status_changes     two statuses -> the changes between them, in words
     live        what a user sees while a job runs
     result      what a user sees when it has ended
@@ -29,6 +34,7 @@ if os.path.basename(sys.argv[0]) in ("costopt", "kubectl-costopt", "-m"):  # noq
 
 import errno
 import importlib
+import keyword
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,7 +45,10 @@ from costopt.cli.outlet import safe_output
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("costopt.cli.run", "Run a job on this machine, or resume it."),
+    "lr-find": ("costopt.cli.lr_find", "Try learning rates on this machine, and suggest one."),
     "plan": ("costopt.cli.plan", "Print what a job would create, without creating it."),
+    "data": ("costopt.cli.data", "Show what becomes of a job's data before it is trained on."),
+    "cache": ("costopt.cli.cache", "List or clear what jobs have made once and keep."),
     "validate": (
         "costopt.cli.validate",
         "Check manifests, and name every mistake with its line.",
@@ -49,15 +58,19 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "watch": ("costopt.cli.watch", "Watch a job on a cluster until it ends."),
     "logs": ("costopt.cli.logs", "Print what the processes of a run or job have written."),
     "cost": ("costopt.cli.cost", "Print what a run or job has cost."),
+    "artifacts": ("costopt.cli.artifacts", "List, check and copy the models that a run has left."),
+    "try": ("costopt.cli.try_artifact", "Have a model say what it makes of an input."),
+    "report": ("costopt.cli.report", "Write what a run was and cost as a page of HTML."),
     "suspend": ("costopt.cli.suspend", "Stop a job on a cluster after a checkpoint."),
     "resume": ("costopt.cli.resume", "Let a suspended job on a cluster go on."),
     "delete": ("costopt.cli.delete", "Remove a job from a cluster."),
     "crd": ("costopt.cli.crd", "Print the CustomResourceDefinitions of costopt's kinds."),
 }
-"""Name -> module (its function of that name is the command), and the line in the list of commands."""
+"""Name -> module (its function of that name, with _ for - and behind a word of Python's, is the command), and the line
+in the list of commands."""
 
 PLUGIN = "kubectl-costopt"
-NOT_IN_PLUGIN = ("run",)
+NOT_IN_PLUGIN = ("run", "lr-find", "data", "cache", "try")
 """Commands that never use a cluster."""
 
 EXIT_BAD_INPUT = 2
@@ -68,6 +81,11 @@ EXIT_OUTPUT_LOST = 1
 def is_plugin() -> bool:
     """Whether kubectl started this program; then a cluster is always meant."""
     return Path(sys.argv[0]).stem == PLUGIN
+
+
+def function_name(command: str) -> str:
+    """How the function of a command is called in its module."""
+    return f"{command}_" if keyword.iskeyword(command) else command.replace("-", "_")
 
 
 def program_name() -> str:
@@ -104,7 +122,7 @@ def _main() -> None:
         if is_plugin() and name in NOT_IN_PLUGIN:
             continue
         if name == asked:
-            app.command(name)(getattr(importlib.import_module(module), name))
+            app.command(name)(getattr(importlib.import_module(module), function_name(name)))
         else:
             app.command(name, help=line)(_not_asked_for)
     _answer(app, asked)

@@ -7,7 +7,7 @@ import typer
 from costopt.cli.inputs import Output
 from costopt.cli.on_cluster import Context, Kubeconfig, Namespace, jobs_of
 from costopt.cli.target import JobArgument, RunDirOption, find_target, required
-from costopt.cli.views import bill_views, console
+from costopt.cli.views import bill_views, console, early_stopped_text
 from costopt.cluster.access import Access
 from costopt.local.run_folder import RunFolder
 
@@ -25,9 +25,10 @@ def cost(
     access = Access(kubeconfig, context, namespace)
     target = find_target(job, run_dir, access)
     if isinstance(target, RunFolder):
-        bill = target.status().bill
+        status = target.status()
     else:
-        bill = jobs_of(access).get(required(target)).status.bill
+        status = jobs_of(access).get(required(target)).status
+    bill = status.bill
     if output == "json":
         typer.echo(json.dumps(bill.to_plain() if bill else None, indent=2))
         return
@@ -37,3 +38,5 @@ def cost(
         return
     for view in bill_views(bill):
         out.print(view)
+    if status.early_stopped is not None:
+        out.print(early_stopped_text(status.early_stopped), markup=False, soft_wrap=True)

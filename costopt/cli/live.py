@@ -70,8 +70,8 @@ def current_stage(status: JobStatus) -> StageStatus | None:
 
 
 def words_of(phase: str) -> str:
-    """The phase without its percentage: "tokenizing 40 %" is "tokenizing"."""
-    return phase.rstrip(" %0123456789")
+    """The phase without how far it is: "tokenizing 40 %" is "tokenizing", "fine-tuning, step 4 of 9" "fine-tuning"."""
+    return phase.partition(", step ")[0].rstrip(" %0123456789")
 
 
 @contextlib.contextmanager

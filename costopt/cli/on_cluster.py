@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from costopt.cli import program_name
-from costopt.cli.views import Place, state_of
+from costopt.cli.views import Place, goes_on, has_saved, has_training
 from costopt.cluster.access import Access
 from costopt.cluster.connect import connect
 from costopt.cluster.jobs import ClusterJob, Jobs
@@ -26,7 +26,7 @@ Kubeconfig = Annotated[
     typer.Option(metavar="FILE", help="[default: KUBECONFIG, ~/.kube/config, or the pod's own account]"),
 ]
 
-RETRY = "then delete the job and submit it again: with the same storage it goes on from the last checkpoint."
+RETRY = "then delete the job and submit it again: with the same storage it {goes_on}."
 
 
 def jobs_of(access: Access) -> Jobs:
@@ -41,12 +41,14 @@ def command(verb: str, name: str, access: Access) -> str:
 
 def place_of(job: ClusterJob, access: Access) -> Place:
     """Where to read more about the job, and how to retry it."""
-    return Place(logs=command("logs", job.name, access), retry=RETRY)
+    again = goes_on(saved=has_saved(job.status.progress), trains=has_training(job.status))
+    retry = RETRY.format(goes_on=again)
+    return Place(logs=command("logs", job.name, access), retry=retry)
 
 
 def state_on_cluster(job: ClusterJob) -> str:
     """The job's state, and what was requested but is not done yet."""
-    state = state_of(job.status)
+    state = job.status.state
     if job.is_being_deleted:
         return f"{state}, being deleted"
     if state == "New":

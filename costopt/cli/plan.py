@@ -7,7 +7,6 @@ import typer
 
 from costopt.cli.inputs import JobFile, read_one_job
 from costopt.isolation import own_program
-from costopt.names import TRAIN_STAGE
 from costopt.render.manifests import DEFAULT_IMAGE, manifests
 from costopt.render.processes import processes
 from costopt.render.settings import LAUNCHER_MODULE
@@ -28,11 +27,11 @@ def plan(
 ) -> None:
     """Print what a job would create, without creating it.
 
-    Shown is the first attempt of each stage: training, then each variant. A restart creates the same under the
-    next attempt's number.
+    Shown is the first attempt of each stage: training, if there is one, then each variant. A restart creates the same
+    under the next attempt's number.
     """
     job, _ = read_one_job(file)  # prices may be in a cluster; what is created does not depend on them
-    stages = [TRAIN_STAGE, *(variant.name for variant in job.spec.compress)]
+    stages = job.spec.stages
     if target == "kubernetes":
         drawn_children = [child for stage in stages for child in manifests(job, stage, 0, default_image=image)]
         # A variant uses the settings of the training attempt: both need the same ConfigMap.

@@ -3,18 +3,11 @@
 from collections.abc import Sequence
 
 from costopt.cli.variants import variants_table
-from costopt.cli.views import Place, bill_views, console, entropies_text, failure_text
-from costopt.plan.decide import is_final
+from costopt.cli.views import Place, bill_views, console, early_stopped_text, entropies_text, failure_text
 from costopt.schema.status import JobStatus
 
 EXIT_SUCCEEDED = 0
 EXIT_FAILED = 1
-
-
-def has_succeeded(status: JobStatus) -> bool:
-    """Whether the job has ended successfully."""
-    succeeded = status.condition("Succeeded")
-    return succeeded is not None and is_final(status) and succeeded.status == "True"
 
 
 def print_result(status: JobStatus, place: Place, closing: Sequence[str]) -> None:
@@ -31,6 +24,10 @@ def print_result(status: JobStatus, place: Place, closing: Sequence[str]) -> Non
     if status.bill is not None and status.bill.lines:
         for view in bill_views(status.bill):
             out.print(view)
+    if status.progress is not None and status.progress.bad_samples is not None:
+        out.print(f"Data: {status.progress.bad_samples}", markup=False, soft_wrap=True)
+    if status.early_stopped is not None:
+        out.print(early_stopped_text(status.early_stopped), markup=False, soft_wrap=True)
     if succeeded is not None and succeeded.status == "False":
         if status.failure is not None:
             out.print(failure_text(status.failure, place), markup=False, soft_wrap=True)

@@ -4,6 +4,7 @@ import typer
 
 from costopt.cli.on_cluster import Context, JobName, Kubeconfig, Namespace, command, jobs_of
 from costopt.cli.suspend import refuse_if_final
+from costopt.cli.views import goes_on, has_saved, has_training
 from costopt.cluster.access import Access
 from costopt.cluster.jobs import ClusterJob
 from costopt.refused import Refused
@@ -20,7 +21,8 @@ def resume(name: JobName, namespace: Namespace = None, context: Context = None, 
         typer.echo(f"Job {name} is not suspended.")
         return
     jobs.set_suspend(name, suspend=False)
-    typer.echo(f"Job {name} goes on from its last checkpoint.")
+    again = goes_on(saved=has_saved(job.status.progress), trains=has_training(job.status))
+    typer.echo(f"Job {name} {again}.")
     typer.echo(f"\nNext:\n  {command('watch', name, access)}")
 
 

@@ -16,13 +16,15 @@ import typer
 
 from costopt.cli.inputs import JobFile, Output, PriceBookFile, read_job
 from costopt.cli.live import PlainView, TerminalView, View, unheard
-from costopt.cli.result import EXIT_FAILED, EXIT_SUCCEEDED, has_succeeded, print_result
-from costopt.cli.views import local_place, state_of
+from costopt.cli.result import EXIT_FAILED, EXIT_SUCCEEDED, print_result
+from costopt.cli.target import run_place
+from costopt.cli.views import goes_on
 from costopt.local.devices import devices_for
+from costopt.local.earlier_run import EarlierRun
 from costopt.local.lock import only_runner
 from costopt.local.run_folder import RunFolder
 from costopt.local.runner import Runner, TurnResult
-from costopt.plan.decide import is_final
+from costopt.plan.decide import has_succeeded, is_final
 from costopt.refused import Refused
 from costopt.render.processes import left_to_the_cluster
 from costopt.schema.job import CostOptJob
@@ -41,7 +43,11 @@ RunDir = Annotated[
 
 
 Retry = Annotated[
-    bool, typer.Option("--retry", help="Try a failed job again from its last checkpoint, also with changed settings.")
+    bool,
+    typer.Option(
+        "--retry",
+        help="Go on from the last checkpoint though the job has failed, or though its settings have changed since.",
+    ),
 ]
 
 
@@ -56,13 +62,15 @@ def run(
 
     Relative data paths start at the current folder. Ctrl-C saves a checkpoint and suspends the job, a second one stops
     it at once; the same command resumes it. A job that has ended is not run again: its result is printed. With
-    --retry a failed one is: what it has cost so far stays in its bill.
+    --retry a failed one is, and one of other settings than before, such as more totalSteps: it goes on from the last
+    checkpoint, and what it has cost so far stays in its bill. Where that does not fit them, a run that has succeeded
+    stays as it was.
 
     Exit codes: 0 succeeded, 1 failed, 2 bad input, 3 suspended (by spec.suspend or budget), 130 suspended by Ctrl-C,
     129 or 143 by SIGHUP or SIGTERM.
     """
     job, book = read_job(file, price_book)
-    _require_trainer(job)
+    require_trainer(job)
     devices = devices_for(job)
     _say_what_is_not_set(job)
     folder = run_dir or Path("runs", job.metadata.name)
@@ -70,34 +78,46 @@ def run(
     run_folder.create()
     try:
         with only_runner(run_folder.lock_file):
-            status = run_folder.status()
-            again = retry and is_final(status) and _exit_code(status, None) == EXIT_FAILED
-            run_folder.claim(job, anew=again)
-            if again:
-                # Attempts and usage come from the replicas, progress from the checkpoint.
-                status = JobStatus(execution=status.execution)
-                run_folder.write_status(status)
+            earlier = run_folder.succeeded()
+            status, again = run_folder.begin(job, retry=retry)
             runner = Runner(run_folder, job, book, devices=devices)
             stopped_by = None
             if not is_final(status):
                 status, stopped_by = _watch(runner, status, output)
+            if again and earlier is not None:
+                _put_back_if_refused(run_folder, earlier, status)
     except OSError as error:
         raise Refused(
             f"{error.filename or run_folder.path}: {error.strerror}; mend that and run the same command again: "
-            "it goes on from the last checkpoint"
+            f"it {goes_on(saved=None, trains=job.spec.train is not None)}"
         ) from None
     if output == "json":
         typer.echo(json.dumps(status.to_plain(), indent=2))
     else:
         with unheard(sys.stdout):
-            closing = [f"{state_of(status)}. Run folder: {folder}"]
+            closing = [f"{status.state}. Run folder: {folder}"]
+            if retry and not again and has_succeeded(status):
+                closing.insert(0, "Nothing was run: it has succeeded, and its settings are what they were.")
             if not is_final(status):
                 closing.insert(0, _how_to_resume(status, stopped_by))
-            print_result(status, local_place(str(folder)), closing)
+            print_result(status, run_place(run_folder, str(folder)), closing)
     raise typer.Exit(_exit_code(status, stopped_by))
 
 
-def _require_trainer(job: CostOptJob) -> None:
+def _put_back_if_refused(run_folder: RunFolder, earlier: EarlierRun, tried: JobStatus) -> None:
+    """Raise Refused, and leave the run as it was, if its new settings do not fit what it has saved."""
+    failure = earlier.refusal(tried)
+    if failure is None:
+        return
+    run_folder.put_back(earlier, tried.bill)
+    raise Refused(
+        f"{failure.message.rstrip(' .')}; nothing was changed: {run_folder.path} still holds the run that has "
+        "succeeded, and --run-dir starts afresh in another folder"
+    )
+
+
+def require_trainer(job: CostOptJob) -> None:
+    """Raise Refused if this machine lacks what trains."""
     needed = ["costopt_trainer", "torch"]
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:

@@ -20,19 +20,18 @@ from costopt.cli.on_cluster import (
     waits,
 )
 from costopt.cli.tables import table
-from costopt.cli.target import JobArgument, RunDirOption, find_target
+from costopt.cli.target import JobArgument, RunDirOption, find_target, run_place
 from costopt.cli.variants import variants_table
 from costopt.cli.views import (
     Place,
     console,
     cost_so_far,
     duration,
+    early_stopped_text,
     failure_text,
-    local_place,
     progress_text,
     restarts_in_place_text,
     stages_table,
-    state_of,
 )
 from costopt.cluster.access import Access
 from costopt.cluster.jobs import ClusterJob, Jobs
@@ -84,12 +83,12 @@ def _of_run_folder(run_folder: RunFolder, said: str, output: str) -> None:
         return
     holder = holder_of(run_folder.lock_file)
     alive = holder is not None and holder.alive
-    state = state_of(found)
+    state = found.state
     if state in ("Active", "New"):
         state = (
             f"Active, run by process {holder.pid}" if holder and alive else "Interrupted; run the same command again"
         )
-    _print(f"{run_folder.job().metadata.name}: {state}", [], found, local_place(said))
+    _print(f"{run_folder.job().metadata.name}: {state}", [], found, run_place(run_folder, said))
 
 
 def _of_job(jobs: Jobs, job: ClusterJob, access: Access, output: str) -> None:
@@ -114,13 +113,15 @@ def _print(first: str, reasons: list[str], found: JobStatus, place: Place) -> No
         out.print(reason, markup=False, soft_wrap=True)
     if found.progress is not None:
         out.print(progress_text(found.progress), markup=False)
+    if found.early_stopped is not None:
+        out.print(early_stopped_text(found.early_stopped), markup=False, soft_wrap=True)
     out.print(f"cost so far: {cost_so_far(found.bill)}", markup=False)
     if found.continues_from_step is not None:
         out.print(_before(found, found.continues_from_step), markup=False, soft_wrap=True)
     if found.variants:
         out.print(variants_table(found.variants))
     if found.failure is not None:
-        recovered = not state_of(found).startswith("Failed")
+        recovered = not found.state.startswith("Failed")
         out.print(failure_text(found.failure, place, recovered=recovered), markup=False, soft_wrap=True)
 
 

@@ -13,6 +13,8 @@ def changes(before: JobStatus, after: JobStatus) -> list[str]:
     for stage in after.stages:
         lines += _stage_changes(before.stage(stage.name) or StageStatus(name=stage.name, state="Waiting"), stage, after)
     lines += _resumption(before.progress, after.progress)
+    if before.early_stopped is None and (stopped := after.early_stopped) is not None:
+        lines.append(f"{TRAIN_STAGE}: stopped early, at step {stopped.stopped_at_step} of {stopped.total_steps}")
     known = {variant.name for variant in before.variants}
     for variant in after.variants:
         if variant.name not in known:
@@ -20,7 +22,7 @@ def changes(before: JobStatus, after: JobStatus) -> list[str]:
                 f"{variant.name}: {float(variant.size_ratio):.2f}x smaller, {float(variant.speedup):.2f}x as fast, "
                 f"validation loss {float(variant.validation_loss_increase):+.4f}"
             )
-            lines += [f"{variant.name}: not worth deploying: {fault.message}" for fault in variant.faults]
+            lines += [f"{variant.name}: rejected: {fault.message}" for fault in variant.faults]
     for condition in after.conditions:
         lines += _condition_change(before.condition(condition.type), condition)
     return lines

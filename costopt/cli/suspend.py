@@ -3,7 +3,6 @@
 import typer
 
 from costopt.cli.on_cluster import Context, JobName, Kubeconfig, Namespace, command, jobs_of
-from costopt.cli.views import state_of
 from costopt.cluster.access import Access
 from costopt.cluster.jobs import ClusterJob
 from costopt.plan.decide import is_final
@@ -27,4 +26,4 @@ def suspend(name: JobName, namespace: Namespace = None, context: Context = None,
 def refuse_if_final(job: ClusterJob) -> None:
     """Raise Refused if the job has ended: it can no longer be changed."""
     if is_final(job.status):
-        raise Refused(f"job {job.name} has ended ({state_of(job.status)}); it is neither suspended nor resumed")
+        raise Refused(f"job {job.name} has ended ({job.status.state}); it is neither suspended nor resumed")

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from costopt.cli import is_plugin
+from costopt.cli.views import Place, local_place
 from costopt.cluster.access import Access, knows_a_cluster
 from costopt.local.run_folder import RunFolder
 from costopt.names import JOB_FILE
@@ -92,3 +93,9 @@ def required(name: str | None) -> str:
     if name is None:
         raise Refused("name the job; `costopt status` lists those on the cluster")
     return name
+
+
+def run_place(run_folder: RunFolder, said: str) -> Place:
+    """Where the run is; `said`: its folder, as the user calls it."""
+    trains = run_folder.job().spec.train is not None
+    return local_place(said, saved=run_folder.has_checkpoint(), trains=trains)

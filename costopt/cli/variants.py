@@ -8,7 +8,7 @@ from rich.text import Text
 
 from costopt.cli.tables import metric_figure, table
 from costopt.names import in_words
-from costopt.schema.variant_report import Measurement, VariantStatus
+from costopt.schema.variant_report import Measurement, QualityMetric, Search, VariantStatus
 
 
 def variants_table(variants: Sequence[VariantStatus]) -> Group:
@@ -17,16 +17,27 @@ def variants_table(variants: Sequence[VariantStatus]) -> Group:
     sizes: list[tuple[str, ...]] = [
         ("(trained model)", size(model.size_bytes), "1.00x", f"{model.parameters:,}", _share(model))
     ]
-    times: list[tuple[str, ...]] = [("(trained model)", milliseconds(model.latency_microseconds), "", "1.00x")]
+    times: list[tuple[str, ...]] = [
+        ("(trained model)", milliseconds(model.latency_microseconds), _p95(model), "", "1.00x")
+    ]
     losses: list[tuple[str, ...]] = [("(trained model)", _loss(model), "")]
     for variant in variants:
         measured = variant.measured
         ratio, speedup = f"{float(variant.size_ratio):.2f}x", f"{float(variant.speedup):.2f}x"
         sizes.append((variant.name, size(measured.size_bytes), ratio, f"{measured.parameters:,}", _share(measured)))
         latency, beside = measured.latency_microseconds, variant.baseline.latency_microseconds
-        times.append((variant.name, milliseconds(latency), milliseconds(beside), speedup))
+        times.append((variant.name, milliseconds(latency), _p95(measured), milliseconds(beside), speedup))
         losses.append((variant.name, _loss(measured), f"{float(variant.validation_loss_increase):+.4f}"))
+    size_columns = ["", "bytes", "ratio", "parameters", "non-zero"]
+    if any(variant.verdict for variant in variants):
+        size_columns.append("verdict")
+        verdicts = ["", *(variant.verdict or "" for variant in variants)]
+        sizes = [(*row, verdict) for row, verdict in zip(sizes, verdicts, strict=True)]
     columns = ["", "loss", "change"]
+    intervals = ["", *(_interval(variant) for variant in variants)]
+    if any(intervals):
+        columns.append(_INTERVAL_OF[_metric(variants)])
+        losses = [(*row, cell) for row, cell in zip(losses, intervals, strict=True)]
     for name, told in _METRICS.items():
         cells = [told(variants[0], model), *(told(variant, variant.measured) for variant in variants)]
         if any(cells):
@@ -40,11 +51,10 @@ def variants_table(variants: Sequence[VariantStatus]) -> Group:
             (*row, "" if figure is None else metric_figure(figure)) for row, figure in zip(losses, figures, strict=True)
         ]
     return Group(
-        table("Variants: size (ratio: larger is better)", ("", "bytes", "ratio", "parameters", "non-zero"), sizes),
+        table("Variants: size (ratio: larger is better)", size_columns, sizes),
         table(
             "Variants: latency, beside the model's in the same process",
-            ("", "latency", "the model's", "speedup"),
-            times,
+            *_without_empty(("", "latency", "p95", "the model's", "speedup"), times),
         ),
         table(f"Variants: on held-out data, loss in nats per {_unit(variants[0])}", columns, losses),
         *(Text(line) for line in variant_notes(variants)),
@@ -52,15 +62,58 @@ def variants_table(variants: Sequence[VariantStatus]) -> Group:
 
 
 def variant_notes(variants: Sequence[VariantStatus]) -> list[str]:
-    """What the tables cannot show: the engines that a latency was measured under, and the reasons against a variant."""
+    """What the tables cannot show: the engines that a latency was measured under, how steps were found, and the reasons
+    against a variant."""
     notes = []
     for variant in variants:
         engine, beside = variant.measured.engine, variant.baseline.engine
         if engine is not None and (engine != "TorchEager" or engine != beside):
             notes.append(f"{variant.name}: run under {engine}, the model beside it under {beside}")
-    return notes + [
-        f"{variant.name}: not worth deploying: {fault.message}" for variant in variants for fault in variant.faults
-    ]
+        if variant.search is not None:
+            notes.append(f"{variant.name}: {search_told(variant.search)}")
+    return notes + [f"{variant.name}: rejected: {fault.message}" for variant in variants for fault in variant.faults]
+
+
+def search_told(search: Search) -> str:
+    """How `auto` found the steps, and after how many passes that has paid."""
+    batches = search.payback_batches
+    paid = "which no pass pays back" if batches is None else f"paid back after {batches:,} passes"
+    return f"{search.chosen}, found in {search.trials} trials and {search.seconds:,} s, {paid}"
+
+
+def _p95(measured: Measurement) -> str:
+    return "" if measured.latency_p95_microseconds is None else milliseconds(measured.latency_p95_microseconds)
+
+
+def _without_empty(columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows without columns that nobody fills: an earlier version did not measure all."""
+    kept = [place for place in range(len(columns)) if any(row[place] for row in rows)]
+    return [columns[place] for place in kept], [[row[place] for place in kept] for row in rows]
+
+
+_INTERVAL_OF: dict[QualityMetric, str] = {
+    "Loss": "95 % between",
+    "Accuracy": "accuracy's change",
+    "MacroF1": "macro F1's change",
+}
+"""Title of the column with the bounds between which a change is with 95 percent confidence; it stands behind the loss's
+change."""
+
+
+def _metric(variants: Sequence[VariantStatus]) -> QualityMetric:
+    """What the bounds are of; all variants of a job have one task."""
+    return next(variant.quality_change.metric for variant in variants if variant.quality_change is not None)
+
+
+def _interval(variant: VariantStatus) -> str:
+    """The bounds: nats of a loss, else percent points."""
+    change = variant.quality_change
+    if change is None:
+        return ""
+    low, high = float(change.low), float(change.high)
+    if change.metric == "Loss":
+        return f"{low:+.4f} to {high:+.4f}"
+    return f"{100 * low:+.1f} to {100 * high:+.1f} %"
 
 
 def _share(measured: Measurement) -> str:

@@ -4,17 +4,18 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TextIO
+from typing import Literal, TextIO
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from costopt.accounting.exact import total
 from costopt.cli.safe_console import SafeConsole
 from costopt.cli.tables import metric_figure, table
-from costopt.names import own_metric_of
+from costopt.names import TRAIN_STAGE, own_metric_of
 from costopt.schema.replica import FailureReason, Progress
 from costopt.schema.resources import GPU_RESOURCE
-from costopt.schema.status import Bill, BillLine, Failure, JobStatus, StageStatus, Total
+from costopt.schema.status import Bill, BillLine, EarlyStopped, Failure, JobStatus, StageStatus, Total
 
 PLAIN_WIDTH = 160
 """Columns if there is no terminal: a table in a file should not wrap."""
@@ -22,6 +23,7 @@ PLAIN_WIDTH = 160
 WHAT_TO_DO: dict[FailureReason, str] = {
     "InvalidSettings": "Correct the settings that the message names",
     "InvalidData": "Correct the data or its settings",
+    "DataUnreachable": "Make the data reachable, or raise spec.restarts.maxFailures to wait for longer",
     "LossNotFinite": "Lower optimizer.learningRate",
     "CheckpointNotWritable": "Make room, or make the folder writable",
     "CheckpointUnreadable": "Do as the message says",
@@ -39,6 +41,7 @@ METRICS: dict[str, Callable[[float], str]] = {
     "validationBitsPerByte": lambda bits: f"{bits:.4f} bits/byte",
 }
 """A result of an evaluation -> how people are told of it."""
+METRIC_WORDS = {"ValidationLoss": "validation loss", "Accuracy": "accuracy", "MacroF1": "macro F1"}
 READ_THE_LOG = "Read the whole log with `{logs} --stage {stage} --attempt {attempt}`."
 
 
@@ -52,11 +55,32 @@ class Place:
     """How to retry a failed job once its cause is fixed; continues a sentence."""
 
 
-def local_place(folder: str) -> Place:
-    """A run folder on this machine."""
+def goes_on(*, saved: bool | None, trains: bool = True) -> str:
+    """From where a job that is started again trains, if it `trains`; continues a subject. `saved`: whether there is a
+    checkpoint; None: nobody here knows."""
+    if not trains:
+        return "goes on with its variants"
+    if saved is None:
+        return "goes on from its last checkpoint, if there is one"
+    return "goes on from its last checkpoint" if saved else "begins at its first step, for there is no checkpoint yet"
+
+
+def has_saved(progress: Progress | None) -> Literal[True] | None:
+    """True if a job with this progress has a checkpoint; None: nobody said so."""
+    saved = progress is not None and (progress.last_checkpoint_step or progress.resumed_from_step) is not None
+    return True if saved else None
+
+
+def has_training(status: JobStatus) -> bool:
+    """Whether the job trains its model; a new one of which nothing is known counts as such."""
+    return not status.stages or status.stage(TRAIN_STAGE) is not None
+
+
+def local_place(folder: str, *, saved: bool | None = None, trains: bool = True) -> Place:
+    """A run folder on this machine; `saved` and `trains` as for `goes_on`."""
     return Place(
         logs=f"costopt logs {folder}",
-        retry="then run the same command with --retry: it goes on from the last checkpoint.",
+        retry=f"then run the same command with --retry: it {goes_on(saved=saved, trains=trains)}.",
     )
 
 
@@ -94,9 +118,10 @@ def bill_views(bill: Bill) -> list[RenderableType]:
         for (stage, resource, capacity, unit, price, _), lines in merged.items()
     ]
     rows.append(("total", "", "", "", "", total_cost(bill)))
-    rows = list(zip(*zip(*(row[:-1] for row in rows), strict=True), _aligned([row[-1] for row in rows]), strict=True))
+    *words, prices, sums = zip(*rows, strict=True)
+    cells = list(zip(*words, _aligned(prices), _aligned(sums), strict=True))
     columns = ("stage", "resource", "hours", "unit", "unit price", f"cost {currency}".strip())
-    drawn: list[RenderableType] = [table("Bill (list prices: an estimate, not an invoice)", columns, rows, left=2)]
+    drawn: list[RenderableType] = [table("Bill (list prices: an estimate, not an invoice)", columns, cells, left=2)]
     drawn += [Text(line) for line in _price_sources(bill)]
     if bill.by_cause:
         costs = _aligned([_cost_of(entry) for entry in bill.by_cause])
@@ -164,7 +189,7 @@ def _is_figure(text: str) -> bool:
 
 
 def _sum(figures: Iterable[str]) -> str:
-    return format(sum((Decimal(figure) for figure in figures), Decimal(0)), "f")
+    return format(total(map(Decimal, figures)), "f")
 
 
 def _money_of(lines: Sequence[BillLine]) -> str:
@@ -208,16 +233,6 @@ def entropies_text(progress: Progress | None) -> str | None:
     )
 
 
-def state_of(status: JobStatus) -> str:
-    """The job's state in a word or two."""
-    succeeded, suspended = status.condition("Succeeded"), status.condition("Suspended")
-    if succeeded is not None and succeeded.status != "Unknown":
-        return "Succeeded" if succeeded.status == "True" else f"Failed ({succeeded.reason})"
-    if suspended is not None and suspended.status == "True":
-        return f"Suspended ({suspended.reason})"
-    return "Active" if status.start_time else "New"
-
-
 def stages_table(status: JobStatus) -> Group:
     """Stages, their attempts and what was lost; restarts in place if there were any."""
     anew = any(stage.in_place_restarts for stage in status.stages)
@@ -249,9 +264,27 @@ def progress_text(progress: Progress) -> str:
         parts += [told(float(figure))] if figure else []
     for name, figure in progress.results.items():
         parts += [f"{metric} {metric_figure(figure)} per sample"] if (metric := own_metric_of(name)) else []
+    if (auto := progress.auto_batch) is not None:
+        scale = "" if auto.noise_scale is None else f" (noise scale {float(auto.noise_scale):.1f})"
+        parts.append(f"batch {auto.global_batch_size}{scale}")
     parts += [f"{progress.tokens_per_second:,} tokens/s"] if progress.tokens_per_second else []
     parts += [f"{progress.samples_per_second:,} samples/s"] if progress.samples_per_second else []
     return "  ".join(parts)
+
+
+def early_stopped_text(stopped: EarlyStopped) -> str:
+    """Why training ended before its last step, and what that saved."""
+    metric, best = METRIC_WORDS[stopped.metric], float(stopped.best)
+    figure = f"{best:.4f}" if stopped.metric == "ValidationLoss" else f"{best / 10:.1f}%"
+    kept = ", whose model was kept" if stopped.model_step == stopped.best_step else ""
+    cost = stopped.list_cost_saved
+    saved = [f"{stopped.steps_saved} steps"]
+    saved += [f"{each.quantity} {each.unit} of {each.resource}" for each in stopped.hours_saved]
+    saved.append("an unknown cost" if cost is None else f"{cost} {stopped.currency or ''}".rstrip())
+    return (
+        f"Stopped early at step {stopped.stopped_at_step} of {stopped.total_steps}: the {metric} was best at step "
+        f"{stopped.best_step} ({figure}){kept}. Saved, by estimate: {', '.join(saved)}."
+    )
 
 
 def duration(seconds: float) -> str:

@@ -21,12 +21,12 @@ from costopt.cli.on_cluster import (
     state_on_cluster,
     waits,
 )
-from costopt.cli.result import EXIT_FAILED, EXIT_SUCCEEDED, has_succeeded, print_result
-from costopt.cli.views import progress_text, state_of
+from costopt.cli.result import EXIT_FAILED, EXIT_SUCCEEDED, print_result
+from costopt.cli.views import progress_text
 from costopt.cluster.access import Access
 from costopt.cluster.jobs import ClusterJob, Jobs
 from costopt.cluster.patience import Patience, Told
-from costopt.plan.decide import is_final
+from costopt.plan.decide import has_succeeded, is_final
 from costopt.refused import Refused
 
 LOOK_EVERY_SECONDS = 1.0
@@ -66,7 +66,7 @@ def watch(
             print_result(
                 job.status,
                 place_of(job, access),
-                [f"{state_of(job.status)}. Job {job.name} in namespace {job.namespace} of {jobs.cluster}."],
+                [f"{job.status.state}. Job {job.name} in namespace {job.namespace} of {jobs.cluster}."],
             )
     raise typer.Exit(EXIT_SUCCEEDED if has_succeeded(job.status) else EXIT_FAILED)
 

@@ -80,6 +80,12 @@ class ClusterJob:
             return text(storage.get("claimName"))
         return storage_claim_name(self.name) if mapping(storage["create"]).get("keepAfterDeletion", True) else None
 
+    @property
+    def claim(self) -> str | None:
+        """The claim that its storage is a folder of; None: it has none, and its files go with its pods."""
+        storage = mapping(self.spec.get("storage"))
+        return text(storage.get("claimName")) if storage.get("create") is None else storage_claim_name(self.name)
+
     @cached_property
     def status(self) -> JobStatus:
         """Its status; empty before the operator has seen it."""

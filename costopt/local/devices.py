@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
+from costopt.names import TRAIN_STAGE
 from costopt.refused import Refused
 from costopt.render.settings import gpus_of
 from costopt.schema.job import CostOptJob
@@ -25,10 +26,7 @@ def devices_for(job: CostOptJob) -> Devices:
 
     Raises Refused if a stage asks for more than there are.
     """
-    asked = {
-        stage: gpus_of(job, stage) * job.spec.num_replicas(stage)
-        for stage in ("train", *(variant.name for variant in job.spec.compress))
-    }
+    asked = {stage: gpus_of(job, stage) * job.spec.num_replicas(stage) for stage in job.spec.stages}
     if not any(asked.values()):
         return Devices()
     found = _found()
@@ -39,6 +37,19 @@ def devices_for(job: CostOptJob) -> Devices:
                 "ask for as many as there are, or remove nvidia.com/gpu to compute on the CPU"
             )
     return found
+
+
+def one_device_for(job: CostOptJob) -> Devices:
+    """A device for one process that does the work of all ranks of the training: none, if that asks for none.
+
+    Raises Refused if this machine has none.
+    """
+    if not gpus_of(job, TRAIN_STAGE):
+        return Devices()
+    found = _found()
+    if not found.ids:
+        raise Refused("train asks for GPUs, and this machine has none; remove nvidia.com/gpu to compute on the CPU")
+    return Devices(found.ids[:1], found.product)
 
 
 def _found() -> Devices:

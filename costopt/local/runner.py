@@ -18,6 +18,7 @@ from costopt.local.devices import Devices
 from costopt.local.observe import ReplicaReader, ReplicaSnapshot, variant_reports
 from costopt.local.run_folder import RunFolder
 from costopt.plan.decide import Plan, is_final, is_suspended, plan
+from costopt.plan.early_stop import with_bill
 from costopt.plan.ends import ends_of
 from costopt.plan.observed import Observed
 from costopt.schema.job import CostOptJob
@@ -116,7 +117,7 @@ class Runner:
             now,
         )
         self._record(snapshots, decided)
-        status = decided.status.model_copy(update={"bill": self._bill(snapshots)})
+        status = with_bill(decided.status, self._bill(snapshots))
         self._write(status, at_once=bool(decided.start or decided.stop))
         for stop in decided.stop:
             self._gangs.stop(stop, replicas)

@@ -13,7 +13,9 @@
     restarts    what an ended attempt means for its stage
     silence     how long a replica has been silent, as looks at it show
     ends        what attempts were counted as
+    early_stop  what is said of a training that stopped early
     stages      which stages there are, and which are due
+    under_way   what is told of a job that goes on: phases, and the reason of its condition
     halts       what asks for the job to be stopped: suspend, budget, deadline
     budget      what has been spent of what may be spent
     deadlines   deadline and time to live

@@ -162,7 +162,7 @@ def _too_late(stage: StageStatus, gang: Gang, situation: Situation) -> Failure |
 def startup_left(stage: StageStatus, observed: Observed) -> timedelta | None:
     """Time until a recipe's training that takes no step has started up for too long; None: that cannot be."""
     seconds = observed.spec.restarts.startup_timeout_seconds
-    if seconds is None or stage.name != TRAIN_STAGE or observed.spec.train.recipe is None:
+    if seconds is None or stage.name != TRAIN_STAGE or observed.spec.recipe is None:
         return None
     return stage_gang(observed, stage).starts_up_in(timedelta(seconds=seconds))
 

@@ -1,6 +1,7 @@
 """The life of a job, one step at a time: `plan(observed, now)` says what to write down and what to do next.
 
-A job is a row of stages: training, then the variants. A stage goes from state to state like this:
+A job is a row of stages: training, then the variants; of a model that is given, the variants alone. A stage goes from
+state to state like this:
 
     Waiting     it is due: training is first, variants follow it ───▶ Starting, with the next attempt (the first is 0)
     Starting    its pause after losses in a row is not over ────────▶ Starting
@@ -40,37 +41,35 @@ from costopt.plan.attempts import Situation, advance, stage_gang, startup_left, 
 from costopt.plan.backoff import starts_in
 from costopt.plan.conditions import Finding
 from costopt.plan.deadlines import active_milliseconds, deadline_in, deletion_in
+from costopt.plan.early_stop import early_stopped, in_words, with_bill
 from costopt.plan.foreign_text import safe_progress, safe_report
 from costopt.plan.halts import Halt, find_halt, is_stopping, is_suspended
 from costopt.plan.observed import Observed, Replica
 from costopt.plan.restarts import finish, with_restarts_in_place
-from costopt.plan.stages import FINAL, IN_FLIGHT, begin_due, gangs_to_start, stages_of, strays_to_stop
+from costopt.plan.stages import FINAL, IN_FLIGHT, begin_due, gangs_to_start, parted, stages_of, strays_to_stop
+from costopt.plan.under_way import MAY_WAIT, is_due, pending_in, under_way, with_phase
 from costopt.schema.replica import Progress
-from costopt.schema.status import Failure, JobStatus, StageStatus
+from costopt.schema.status import EarlyStopped, Failure, JobStatus, StageStatus
 from costopt.schema.variant_report import VariantStatus
 
-__all__ = ["Observed", "Plan", "Replica", "StartGang", "StopGang", "is_final", "is_suspended", "plan"]
+__all__ = ["Observed", "Plan", "Replica", "StartGang", "StopGang", "has_succeeded", "is_final", "is_suspended", "plan"]
 
 BUDGET_LOOK = timedelta(seconds=15)
 """Interval for a running job with a budget: no event reports that money was spent."""
 PRICE_LOOK = timedelta(hours=1)
 """Interval for a job that waits for a price: a price takes effect with its day, without an event."""
 
-_MAY_WAIT = frozenset({"Starting", "Running"})
-"""States of a stage whose attempt may wait for something."""
-
-PHASE_CHARACTERS = 256
-"""As many as the status has room for."""
-
-PENDING_AFTER = timedelta(seconds=10)
-"""How long an attempt may take to start before the Succeeded condition says what it waits for: most start sooner, and a
-status need not be written for each step on the way."""
-
 
 def is_final(status: JobStatus) -> bool:
     """The job has ended: Succeeded is True or False."""
     condition = status.condition("Succeeded")
     return condition is not None and condition.status != "Unknown"
+
+
+def has_succeeded(status: JobStatus) -> bool:
+    """The job has ended well."""
+    condition = status.condition("Succeeded")
+    return condition is not None and condition.status == "True"
 
 
 def plan(observed: Observed, now: datetime) -> Plan:
@@ -90,10 +89,12 @@ def plan(observed: Observed, now: datetime) -> Plan:
     stages, failure, stops, ends = _advance_all(situation)
     if not stopping:
         stages = begin_due(stages, observed, now)
-    ending = _find_ending(stages, halt, _finished_variants(observed, stages))
+    progress = _newest_progress(observed)
+    stopped = early_stopped(observed.spec, parted(stages)[0], progress)
+    ending = _find_ending(stages, halt, _finished_variants(observed, stages), stopped)
     if ending:
         stages = [_closed(stage, now) for stage in stages]
-    stages = [_with_phase(stage, observed, now) for stage in stages]
+    stages = [with_phase(stage, observed, now) for stage in stages]
     at_rest = not any(stage.state in IN_FLIGHT for stage in stages)
     suspended = stopping and at_rest and ending is None
 
@@ -104,7 +105,7 @@ def plan(observed: Observed, now: datetime) -> Plan:
     elif stopping:
         findings = conditions.while_stopping(halt)
     else:
-        findings = {"Succeeded": _under_way(stages, observed, now), "Suspended": conditions.NOT_SUSPENDED}
+        findings = {"Succeeded": under_way(stages, observed, now), "Suspended": conditions.NOT_SUSPENDED}
     findings["Stalled"] = conditions.stalled_finding([stop.stage for stop in stops if stop.reason == "Stalled"])
     if spending is not None:
         findings["BudgetExceeded"] = conditions.budget_finding(spending)
@@ -118,19 +119,20 @@ def plan(observed: Observed, now: datetime) -> Plan:
             "completion_time": now if ending else None,
             **_activity(before, active=not (suspended or ending), now=now),
             "stages": stages,
-            "progress": (progress := _newest_progress(observed)),
+            "progress": progress,
             "continues_from_step": _continues_from(before, progress),
-            "bill": observed.bill or before.bill,
+            "early_stopped": stopped,
             "variants": _finished_variants(observed, stages),
             "failure": failure,
         }
     )
+    status = with_bill(status, observed.bill or before.bill)
     return Plan(
         status=status,
         start=gangs_to_start(stages, observed, now),
         stop=(*stops, *strays_to_stop(stages, observed.replicas)),
         ends=ends,
-        delete=_is_due(deletion_in(observed.spec, status, now)),
+        delete=is_due(deletion_in(observed.spec, status, now)),
         requeue_after=timedelta(0) if suspended and halt is None else _look_again(observed, status, now),
     )
 
@@ -151,13 +153,13 @@ def _activity(before: JobStatus, *, active: bool, now: datetime) -> dict[str, An
 
 def _after_the_end(observed: Observed, now: datetime) -> Plan:
     """A finished job: only its bill, its leftovers and its deletion are still decided."""
-    status = observed.status.model_copy(update={"bill": observed.bill or observed.status.bill})
+    status = with_bill(observed.status, observed.bill or observed.status.bill)
     left = deletion_in(observed.spec, status, now)
     return Plan(
         status=status,
         stop=strays_to_stop(status.stages, observed.replicas),
-        delete=_is_due(left),
-        requeue_after=None if left is None or _is_due(left) else left,
+        delete=is_due(left),
+        requeue_after=None if left is None or is_due(left) else left,
     )
 
 
@@ -184,10 +186,12 @@ def _advance_all(
     return stages, failure, tuple(stops), ends
 
 
-def _find_ending(stages: list[StageStatus], halt: Halt | None, reports: list[VariantStatus]) -> Finding | None:
+def _find_ending(
+    stages: list[StageStatus], halt: Halt | None, reports: list[VariantStatus], stopped: EarlyStopped | None
+) -> Finding | None:
     """How the job ends, if it ends now. Completed work takes precedence over a reason to stop."""
-    training, *variants = stages
-    if training.state == "Failed":
+    training, variants = parted(stages)
+    if training is not None and training.state == "Failed":
         failure = training.failure
         reason = "NotStarted" if failure and failure.reason == "NotStarted" else "TrainingFailed"
         return Finding("False", reason, failure.message if failure else "training failed")
@@ -196,10 +200,16 @@ def _find_ending(stages: list[StageStatus], halt: Halt | None, reports: list[Var
     if all(stage.state in FINAL for stage in stages):
         failed = [stage for stage in variants if stage.state == "Failed"]
         if failed:
-            unmade = f"the model was trained, but not its variants {', '.join(stage.name for stage in failed)}"
+            named = ", ".join(stage.name for stage in failed)
+            unmade = f"the model was trained, but not its variants {named}"
+            if training is None:
+                unmade = f"variants of the model were not made: {named}"
             causes = [f"{stage.name}: {stage.failure.message}" for stage in failed if stage.failure]
             return Finding("False", "VariantFailed", ". ".join([unmade, *causes]))
-        return Finding("True", "Completed", _completed(reports))
+        reason = "EarlyStopped" if stopped else "Completed"
+        trained = in_words(stopped) if stopped else "the model was trained"
+        made = f"{trained} and all its variants were made"
+        return Finding("True", reason, _completed(reports, made if training else "all variants of the model were made"))
     if halt and halt.final:
         return Finding("False", halt.reason, halt.message)
     return None
@@ -213,12 +223,14 @@ def _closed(stage: StageStatus, now: datetime) -> StageStatus:
 
 def _lost_work(stages: list[StageStatus], observed: Observed) -> str:
     """What of a suspended job was not saved, as the end of a sentence: steps of a recipe that are in no checkpoint, or
-    variants that were being made. Empty when nothing is lost."""
-    unmade = [stage.name for stage in stages[1:] if stage.state not in FINAL and stage.start_time is not None]
+    variants that were being made, but for those of which a step trains. Empty when nothing is lost."""
+    training, variants = parted(stages)
+    begun = [stage.name for stage in variants if stage.state not in FINAL and stage.start_time is not None]
+    unmade = [name for name in begun if not observed.spec.trains(name)]
     if unmade:
         return f"; what was made of {', '.join(unmade)} is lost, for a variant is made anew"
     progress = _newest_progress(observed)
-    if observed.spec.train.recipe is None or progress is None or stages[0].state in FINAL:
+    if observed.spec.recipe is None or progress is None or training is None or training.state in FINAL:
         return ""
     lost = progress.step - (progress.last_checkpoint_step or 0)
     if lost <= 0:
@@ -226,42 +238,6 @@ def _lost_work(stages: list[StageStatus], observed: Observed) -> str:
     saved = progress.last_checkpoint_step
     where = "there is no checkpoint yet" if saved is None else f"the last checkpoint is that of step {saved}"
     return f"; {lost} steps are lost, for replicas ended before they had saved them: {where}"
-
-
-def _with_phase(stage: StageStatus, observed: Observed, now: datetime) -> StageStatus:
-    """The stage with what its current attempt is at, or waits for, while no step ends."""
-    phase = None
-    if stage.state == "Starting" and starts_in(stage, observed.spec.restarts, now):
-        phase = _pause_of(stage)
-    elif stage.state in _MAY_WAIT:
-        awaited = waits_for(stage, observed)
-        waits = f"waiting for {awaited}" if _is_due(_pending_in(stage, now)) else ""
-        phase = (waits if awaited else stage_gang(observed, stage).phase)[:PHASE_CHARACTERS] or None
-    return stage if phase == stage.phase else stage.model_copy(update={"phase": phase})
-
-
-def _pause_of(stage: StageStatus) -> str:
-    """In the same words while it lasts."""
-    until = stage.attempt_start_time
-    return f"attempt {stage.attempt} starts after a pause, at {until:%Y-%m-%d %H:%M:%S} UTC" if until else ""
-
-
-def _under_way(stages: list[StageStatus], observed: Observed, now: datetime) -> Finding:
-    training, *variants = stages
-    awaited = waits_for(training, observed)
-    if training.state in _MAY_WAIT and awaited and _is_due(_pending_in(training, now)):
-        return Finding("Unknown", "Pending", f"training, attempt {training.attempt}, waits for: {awaited}")
-    if training.state == "Starting" and starts_in(training, observed.spec.restarts, now):
-        return Finding("Unknown", "BackingOff", f"training: {_pause_of(training)}, for the one before was lost")
-    if training.state != "Succeeded":
-        return Finding("Unknown", "Training", f"training, attempt {training.attempt}")
-    done = sum(stage.state in FINAL for stage in variants)
-    return Finding("Unknown", "Compressing", f"{done} of {len(variants)} variants are done")
-
-
-def _pending_in(stage: StageStatus, now: datetime) -> timedelta | None:
-    """Time until its current attempt, should it not run by then, is called pending: 0 or less when it is."""
-    return None if stage.attempt_start_time is None else stage.attempt_start_time + PENDING_AFTER - now
 
 
 def _newest_progress(observed: Observed) -> Progress | None:
@@ -285,17 +261,20 @@ def _continues_from(before: JobStatus, progress: Progress | None) -> int | None:
 def _finished_variants(observed: Observed, stages: list[StageStatus]) -> list[VariantStatus]:
     """Reports of the variants that are done, in order; one that was read before stays if it cannot be read now."""
     reports = {report.name: report for report in (*observed.status.variants, *observed.variants)}
-    return [
-        safe_report(reports[stage.name]) for stage in stages if stage.state == "Succeeded" and stage.name in reports
-    ]
+    return [safe_report(reports[stage.name]) for stage in stages if _is_judged(stage) and stage.name in reports]
 
 
-def _completed(reports: list[VariantStatus]) -> str:
-    doubtful = [
+def _is_judged(stage: StageStatus) -> bool:
+    """Its variant was made and measured, also where it was rejected and is required."""
+    rejected = stage.failure is not None and stage.failure.reason == "VariantRejected"
+    return stage.state == "Succeeded" or (stage.state == "Failed" and rejected)
+
+
+def _completed(reports: list[VariantStatus], made: str) -> str:
+    rejected = [
         f"{report.name} ({', '.join(fault.reason for fault in report.faults)})" for report in reports if report.faults
     ]
-    message = "the model was trained and all its variants were made"
-    return f"{message}; not worth deploying: {', '.join(doubtful)}" if doubtful else message
+    return f"{made}; rejected: {', '.join(rejected)}" if rejected else made
 
 
 def _look_again(observed: Observed, status: JobStatus, now: datetime) -> timedelta | None:
@@ -304,8 +283,8 @@ def _look_again(observed: Observed, status: JobStatus, now: datetime) -> timedel
     if status.active_since is not None:
         waits.append(deadline_in(observed.spec, status, now))
         running = [stage for stage in status.stages if stage.state == "Running"]
-        waiting = [stage for stage in status.stages if stage.state in _MAY_WAIT and waits_for(stage, observed)]
-        waits += [_pending_in(stage, now) for stage in waiting]
+        waiting = [stage for stage in status.stages if stage.state in MAY_WAIT and waits_for(stage, observed)]
+        waits += [pending_in(stage, now) for stage in waiting]
         waits += [startup_left(stage, observed) for stage in running]
         starting = [stage for stage in status.stages if stage.state == "Starting"]
         waits += [starts_in(stage, observed.spec.restarts, now) for stage in starting]
@@ -319,7 +298,3 @@ def _look_again(observed: Observed, status: JobStatus, now: datetime) -> timedel
         waits.append(PRICE_LOOK)
     # What is due already has been decided; only an event can change it now.
     return min((wait for wait in waits if wait is not None and wait > timedelta(0)), default=None)
-
-
-def _is_due(left: timedelta | None) -> bool:
-    return left is not None and left <= timedelta(0)

@@ -11,6 +11,7 @@ not count.
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
+from costopt.names import TRAIN_STAGE
 from costopt.plan import foreign_text
 from costopt.plan.causes import CAUSES, FailureKind, help_for
 from costopt.plan.evidence import (
@@ -147,4 +148,4 @@ def _said(said: TerminationMessage | None, found: Finding) -> Finding:
 def _what_helps(replica: Replica, found: Finding, rank_code: int | None) -> str:
     if found.reason in ("ProcessFailed", "ProcessKilled"):
         return SIGNAL_HELP.get(signal_of(rank_code, replica.evidence.signal), "")
-    return help_for(found.reason, replica.evidence.memory_limit)
+    return help_for(found.reason, replica.evidence.memory_limit, variant=replica.stage != TRAIN_STAGE)

@@ -34,12 +34,14 @@ def safe_progress(progress: Progress) -> Progress:
     results = _with_safe_names(progress.results)
     passed_over = progress.checkpoints_passed_over
     words = None if passed_over is None else lines(passed_over, MESSAGE_LIMIT)
+    bad = None if progress.bad_samples is None else one_line(progress.bad_samples, NAME_LIMIT) or None
     cause = progress.restarted_for
     if cause is not None:
         cause = cause.model_copy(update={"message": lines(cause.message, MESSAGE_LIMIT)})
-    if (results, words, cause) == (progress.results, passed_over, progress.restarted_for):
+    safe = {"results": results, "checkpoints_passed_over": words, "bad_samples": bad, "restarted_for": cause}
+    if all(getattr(progress, field) == value for field, value in safe.items()):
         return progress
-    return progress.model_copy(update={"results": results, "checkpoints_passed_over": words, "restarted_for": cause})
+    return progress.model_copy(update=safe)
 
 
 def safe_report(report: VariantStatus) -> VariantStatus:

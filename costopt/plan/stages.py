@@ -16,17 +16,25 @@ FINAL = frozenset({"Succeeded", "Failed"})
 
 
 def stages_of(spec: JobSpec, status: JobStatus) -> list[StageStatus]:
-    """Training, then the variants in order, each as last written or Waiting; a variant no longer asked for is gone."""
-    names = [TRAIN_STAGE, *(variant.name for variant in spec.compress)]
-    return [status.stage(name) or StageStatus(name=name, state="Waiting") for name in names]
+    """Training if there is one, then the variants in order, each as last written or Waiting; a variant no longer asked
+    for is gone."""
+    return [status.stage(name) or StageStatus(name=name, state="Waiting") for name in spec.stages]
+
+
+def parted(stages: Sequence[StageStatus]) -> tuple[StageStatus | None, list[StageStatus]]:
+    """Training, or None where a model is given, and the variants."""
+    if stages and stages[0].name == TRAIN_STAGE:
+        return stages[0], list(stages[1:])
+    return None, list(stages)
 
 
 def begin_due(stages: Sequence[StageStatus], observed: Observed, now: datetime) -> list[StageStatus]:
-    """The stages, those that are due begun: training at once, variants after it, as many at a time as allowed."""
-    training, *variants = stages
-    if training.state == "Waiting":
+    """The stages, those that are due begun: training at once, variants once there is a model, as many at a time as
+    allowed."""
+    training, variants = parted(stages)
+    if training is not None and training.state == "Waiting":
         return [_begin_next(training, observed, now), *variants]
-    if training.state != "Succeeded":
+    if training is not None and training.state != "Succeeded":
         return list(stages)
     most = observed.max_parallel_variants
     places = len(variants) if most is None else max(0, most - sum(stage.state in IN_FLIGHT for stage in variants))
@@ -35,7 +43,7 @@ def begin_due(stages: Sequence[StageStatus], observed: Observed, now: datetime) 
         due = stage.state == "Waiting" and places > 0
         begun.append(_begin_next(stage, observed, now) if due else stage)
         places -= due
-    return [training, *begun]
+    return begun if training is None else [training, *begun]
 
 
 def _begin_next(stage: StageStatus, observed: Observed, now: datetime) -> StageStatus:

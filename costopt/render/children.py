@@ -8,7 +8,7 @@ Why the Job looks as it does:
 * spec.suspend is true at creation if a queue such as Kueue admits the Job, which then owns the field; otherwise it is
   not set.
 * The settings of all stages are in the ConfigMap of the training attempt, so that a variant has the same settings as
-  the attempt that trained its model.
+  the attempt that trained its model. Of a model that is given each variant's attempt has a ConfigMap of its own.
 
 Reference: https://kubernetes.io/docs/concepts/workloads/controllers/job/#pod-failure-policy
 """
@@ -61,21 +61,23 @@ def network_policy(job: CostOptJob) -> Manifest:
     }
 
 
-def config_map(job: CostOptJob, train_attempt: int, *, execution: int = 1, num_nodes: int | None = None) -> Manifest:
-    """The settings of all stages, for a training attempt of `num_nodes` replicas (None: as asked for) and its
-    variants."""
-    stages = [names.TRAIN_STAGE, *(variant.name for variant in job.spec.compress)]
+def config_map(
+    job: CostOptJob, stage: str, attempt: int, *, execution: int = 1, num_nodes: int | None = None
+) -> Manifest:
+    """The settings for an attempt of `stage`; for one of training, of `num_nodes` replicas (None: as asked for), those
+    of the variants too."""
+    stages = job.spec.stages if stage == names.TRAIN_STAGE else (stage,)
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": metadata(
             job,
-            names.child_name(job.metadata.name, names.TRAIN_STAGE, train_attempt),
-            child_labels(job, names.TRAIN_STAGE, train_attempt, execution),
+            names.child_name(job.metadata.name, stage, attempt),
+            child_labels(job, stage, attempt, execution),
         ),
         # A queue may admit the gang again with another number of nodes.
         **({} if job.metadata.labels.get(names.QUEUE_NAME_LABEL) else {"immutable": True}),
-        "data": {settings_key(stage): settings_text(replica_settings(job, stage, num_nodes)) for stage in stages},
+        "data": {settings_key(each): settings_text(replica_settings(job, each, num_nodes)) for each in stages},
     }
 
 
@@ -104,23 +106,23 @@ def indexed_job(
     stage: str,
     attempt: int,
     *,
-    train_attempt: int,
+    settings: str,
     execution: int = 1,
     default_image: str,
     gang_api: str | None = None,
 ) -> Manifest:
-    """The attempt's Job; it mounts the ConfigMap of `train_attempt`. `gang_api`: see `pod_group`."""
+    """The attempt's Job; it mounts the ConfigMap named `settings`. `gang_api`: see `pod_group`."""
     num_replicas = job.spec.num_replicas(stage)
     child = names.child_name(job.metadata.name, stage, attempt)
     own = metadata(job, child, child_labels(job, stage, attempt, execution))
-    annotations = _queue_annotations(job, num_replicas)
+    annotations = _queue_annotations(job, stage)
     queued = bool(job.metadata.labels.get(names.QUEUE_NAME_LABEL))
     template = pod_template(
         job,
         stage,
         attempt,
         execution=execution,
-        config_map=names.child_name(job.metadata.name, names.TRAIN_STAGE, train_attempt),
+        config_map=settings,
         default_image=default_image,
     )
     if gang_api is not None:
@@ -152,10 +154,12 @@ def _of_queue(labels_or_annotations: dict[str, str]) -> dict[str, str]:
     return {key: value for key, value in labels_or_annotations.items() if key.startswith(names.QUEUE_PREFIX)}
 
 
-def _queue_annotations(job: CostOptJob, num_replicas: int) -> dict[str, str]:
+def _queue_annotations(job: CostOptJob, stage: str) -> dict[str, str]:
     """The queue's annotations. A gang of fewer replicas has fewer ranks: no later pod makes up for them."""
     annotations = _of_queue(job.metadata.annotations)
-    if num_replicas < 2:  # a Job of one replica cannot be admitted with fewer, and a queue rejects the request
+    # A Job of one replica cannot be admitted with fewer, and a queue rejects the request. The settings of a variant
+    # are written before it is admitted, with the number that is asked for.
+    if stage != names.TRAIN_STAGE or job.spec.num_replicas(stage) < 2:
         annotations.pop(MIN_PARALLELISM_ANNOTATION, None)
     follow = {COMPLETIONS_FOLLOW_ANNOTATION: "true"} if MIN_PARALLELISM_ANNOTATION in annotations else {}
     return {**annotations, **follow}

@@ -79,7 +79,7 @@ def pod_template(
                 "fsGroupChangePolicy": "OnRootMismatch",
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
-            **_placement(pods),
+            **_placement(pods, on_cpu=job.spec.on_cpu(stage)),
             "containers": [_container(job, stage, attempt, pods, default_image)],
             "volumes": _volumes(job, pods, config_map),
         },
@@ -97,10 +97,21 @@ def _rendezvous_name(job: CostOptJob, stage: str, attempt: int) -> Manifest:
     return {"subdomain": names.service_name(job.metadata.name, stage, attempt)}
 
 
-def _placement(pods: PodOverrides) -> Manifest:
-    """Where and with which identity the pods run, as spec.pods says."""
+OF_GPU_NODES = "nvidia.com/"
+"""How labels begin that only nodes with a GPU have: its operator's device plugin and feature discovery set them."""
+
+
+def _placement(pods: PodOverrides, *, on_cpu: bool) -> Manifest:
+    """Where and with which identity the pods run, as spec.pods says; those for a CPU also where there is no GPU.
+
+    Tolerations stay: they permit nodes and demand none, and a cluster may have no others. Nobody can tell what an
+    affinity, a runtime class or any other label is for.
+    """
+    selector = pods.node_selector
     wanted = {
-        "nodeSelector": pods.node_selector,
+        "nodeSelector": {label: value for label, value in selector.items() if not label.startswith(OF_GPU_NODES)}
+        if on_cpu
+        else selector,
         "tolerations": [_toleration(one.to_plain()) for one in pods.tolerations],
         "affinity": pods.affinity,
         "priorityClassName": pods.priority_class_name,
@@ -155,7 +166,7 @@ def _environment(job: CostOptJob, stage: str, attempt: int, pods: PodOverrides) 
 def _container(job: CostOptJob, stage: str, attempt: int, pods: PodOverrides, default_image: str) -> Manifest:
     return {
         "name": CONTAINER,
-        "image": job.spec.train.image or default_image,
+        "image": job.spec.image or default_image,
         # The working directory may be a claim that others write to: the launcher imports no module from there.
         "command": ["python", *FLAGS, "-m", LAUNCHER_MODULE],
         # Relative data paths start at the claim. A command starts where its image says.

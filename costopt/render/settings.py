@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from costopt.names import (
     ENV_ATTEMPT,
+    ENV_JOB_UID,
     ENV_PROGRESS_FILE,
     ENV_RENDEZVOUS_HOST,
     ENV_RENDEZVOUS_PORT,
@@ -22,21 +23,22 @@ SETTINGS_FILE = "settings.json"
 
 
 def replica_settings(job: CostOptJob, stage: str, num_nodes: int | None = None) -> ReplicaSettings:
-    """The settings of every replica of an attempt of `stage`. A variant is made by one rank on one node.
+    """The settings of every replica of an attempt of `stage`.
 
     `num_nodes` is the actual number of replicas of a training attempt, if a queue admitted fewer than requested.
     """
-    train = job.spec.train
-    variant = job.spec.variant(stage)
+    spec = job.spec
+    variant = spec.variant(stage)
     return ReplicaSettings(
         job_name=job.metadata.name,
         stage=stage,
-        num_nodes=num_nodes or job.spec.num_replicas(stage) if variant is None else 1,
-        processes_per_node=train.ranks_per_node if variant is None else 1,
-        recipe=train.recipe,
-        command=train.command if variant is None else None,
+        num_nodes=(num_nodes if variant is None else None) or spec.num_replicas(stage),
+        processes_per_node=spec.ranks_per_replica(stage),
+        recipe=spec.recipe,
+        command=spec.command if variant is None else None,
         variant=variant,
-        evaluation=None if variant is None else job.spec.evaluation,
+        model=None if variant is None else spec.model,
+        evaluation=None if variant is None else spec.evaluation,
         # A variant has no account of its own from which the bill could tell what a restart lost.
         in_place_restarts=job.spec.restarts.in_place if variant is None else 0,
         hang_timeout_seconds=job.spec.restarts.hang_timeout_seconds,
@@ -70,6 +72,7 @@ def replica_environment(job: CostOptJob, stage: str, attempt: int, surroundings:
         ENV_RENDEZVOUS_PORT: surroundings.rendezvous_port,
         ENV_PROGRESS_FILE: surroundings.progress_file,
         ENV_TERMINATION_FILE: surroundings.termination_file,
+        ENV_JOB_UID: job.metadata.uid or "",
         "OMP_NUM_THREADS": str(threads_per_rank(job, stage)),
         "PYTHONUNBUFFERED": "1",
     }

@@ -11,19 +11,29 @@ pods         what a user may add to the pods of a job
 volumes      further volumes of these pods
 degrees      how the degrees of parallelism share out the ranks
 data_kinds   which models can be trained on which data
-recipe       the built-in trainer's settings; optimization: its optimizer and schedule
+selection    which training samples are kept, and their order
+recipe       the built-in trainer's settings; optimization, optimization_rules: its optimizer and schedule
+early_stopping    when it ends; auto_batch: a global batch whose size is measured
+range_report what a learning-rate range test is asked and answers
 rank_rules   what the ranks of a training must satisfy
 parallelism  how ranks share the work; memory: what is done where it is short
 models       the families of models; decoder_lm, encoder, model_families, foreign_models: settings of each
 model_family  what the settings of all families declare
-data         sources, transforms and tokenizer
+data         sources and tokenizer; data_places: where files lie; records: files of named fields
+text_sources the sources of text; mixture: several of them; epochs: how often all samples are seen
+packing      how a text is cut into samples; data_cache: what of earlier data is not kept
+transforms   what is done to documents before they are tokens; augmentations: to training samples, on the fly
+data_report  what was read, changed and dropped until there were tokens
 compression  variants and their steps
-evaluation   what a model that a command leaves is measured on
+given_model  a model that is there already; evaluation: what it, or one that a command leaves, is measured on
 prices       PriceBook
 status       what a job's status carries
 usage        what replicas held, as a status keeps it
 replica      settings handed to a replica, and the messages that come back
-variant_report  what is said of a variant: measured, compared, loaded again
+artifact     what is written down of an artifact: files, lineage, figures, machine
+trial        what an artifact is asked to do, and what it answers
+variant_report  what is said of a variant: measured, compared, loaded again; variant_details: what only its file has
+accept_rules    what may be asked of a variant, by the data that it is measured on
 lines        YAML text -> plain data, with the line of every field
 scalars      a plain scalar of YAML -> its value, as kubectl reads it
 sentences    one mistake -> the API server's sentence, and what would be right

@@ -49,6 +49,11 @@ WRITTEN_WHOLE: dict[str, Any] = {"x-kubernetes-map-type": "atomic"}
 once for each of hundreds of fields: a write of a status costs it a seventh less, and the object is a fifth smaller."""
 
 
+DESCRIBED_ELSEWHERE: dict[str, Any] = {"x-described-elsewhere": True}
+"""Schema extras of settings that are described in another place of the CRD, whose size is bounded, or in
+docs/reference.md alone: their description says where."""
+
+
 def _on_any_single_document(_data: PlainData) -> bool:
     return True
 
@@ -243,7 +248,8 @@ Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, min_length=1, max_
 ObjectName = Annotated[str, StringConstraints(pattern=OBJECT_NAME_PATTERN, min_length=1, max_length=253)]
 """A DNS name: DNS labels joined by '.', at most 253 characters."""
 
-ShortText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+SHORT_TEXT_CHARACTERS = 256
+ShortText = Annotated[str, StringConstraints(min_length=1, max_length=SHORT_TEXT_CHARACTERS)]
 LongText = Annotated[str, StringConstraints(max_length=4096)]
 Path = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
@@ -282,3 +288,9 @@ def field_key(name: str, field: FieldInfo) -> str:
 def decimal(text: str) -> Decimal:
     """The exact value of a `DecimalString`."""
     return Decimal(text)
+
+
+def plain(number: Decimal) -> str:
+    """The number without an exponent and without trailing zeros after the point: "12.5", "0", "100"."""
+    text = format(number, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text

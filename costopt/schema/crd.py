@@ -9,7 +9,7 @@ what holds.
 from collections.abc import Mapping
 from typing import Any
 
-from costopt.schema.base import API_GROUP, Strict
+from costopt.schema.base import API_GROUP, DESCRIBED_ELSEWHERE, Strict
 from costopt.schema.kinds import KINDS, VERSION, Kind
 from costopt.schema.sentences import key_too_long
 
@@ -63,7 +63,23 @@ def _structural(schema: Mapping[str, Any], definitions: Mapping[str, Schema]) ->
         result["x-kubernetes-preserve-unknown-fields"] = True
     if result.get("type") == "integer":
         result.setdefault("format", "int64")
-    return result
+    return _described(result)
+
+
+def _described(schema: Schema) -> Schema:
+    """The same; without the descriptions in it where they stand elsewhere."""
+    if not DESCRIBED_ELSEWHERE.items() <= schema.items():
+        return schema
+    return {"description": schema["description"], **_without_descriptions(schema)}
+
+
+def _without_descriptions(schema: Schema) -> Schema:
+    found = {key: value for key, value in schema.items() if key not in {"description", *DESCRIBED_ELSEWHERE}}
+    if "properties" in found:
+        found["properties"] = {name: _without_descriptions(value) for name, value in found["properties"].items()}
+    if "items" in found:
+        found["items"] = _without_descriptions(found["items"])
+    return found
 
 
 def _rules_of_keys(names: Mapping[str, Any]) -> Schema:

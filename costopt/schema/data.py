@@ -1,12 +1,26 @@
-"""The data of the built-in trainer: sources, transforms and tokenizer."""
+"""The data of the built-in trainer: sources and tokenizer; transforms are in transforms.py, sources of text in
+text_sources.py and mixture.py.
+
+SourceSettings    what is read, made into samples and held out: all that is said of what a model is only measured on
+DataSettings      the same, and how the other samples are trained on: the data of a recipe
+"""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
+from costopt.schema.augmentations import Augmentation
 from costopt.schema.base import Path, Rule, Strict
-from costopt.schema.data_kinds import IMAGES, LABELLED_TEXT, TABLES, TEXT, GivesSamples
-from costopt.schema.unions import BESIDE, tagged_union
+from costopt.schema.data_cache import CacheLimits
+from costopt.schema.data_kinds import DOCUMENTS, IMAGES, LABELLED_TEXT, TABLES, GivesSamples
+from costopt.schema.data_places import no_secret_in
+from costopt.schema.mixture import MixtureData
+from costopt.schema.packing import Packing, boundaries_are_known
+from costopt.schema.records import BadSamples, RecordFiles
+from costopt.schema.selection import Order, Selection
+from costopt.schema.text_sources import PythonStandardLibraryData, RecordsData, TextData, TokenShardsData
+from costopt.schema.transforms import Transform
+from costopt.schema.unions import BESIDE, UNIONS, one_of, tagged_union
 
 
 class Tokenizer(Strict):
@@ -29,61 +43,24 @@ class Tokenizer(Strict):
     )
 
 
-class NormalizeUnicode(Strict):
-    """One form for characters that can be written in several ways (Unicode Standard Annex #15)."""
-
-    form: Literal["NFC", "NFD", "NFKC", "NFKD"] = "NFC"
-    """NFC: composed, as most text is; nothing that a reader sees changes. NFD: decomposed. NFKC, NFKD: ligatures, wide
-    letters, superscripts and the like become plain ones besides, which a reader does see."""
-
-
-@tagged_union
-class Transform(Strict):
-    """One change of documents before they become tokens."""
-
-    type: Literal["NormalizeUnicode"]
-    """Which of the settings below is used."""
-    normalize_unicode: NormalizeUnicode | None = None
-    """Settings of NormalizeUnicode. None means its defaults."""
-
-
-class TextData(GivesSamples):
-    """UTF-8 text from a file, or from all matching files below a folder."""
-
-    gives = TEXT
-
-    path: Path
-    """A text file or a folder. A relative path begins where `costopt run` is called; in a pod, at the root of the
-    claim that is the job's storage."""
-    include: Annotated[str, StringConstraints(min_length=1, max_length=128)] = "*.txt"
-    """File-name pattern (fnmatch) for a folder; a single file is always read. Hidden files and folders are passed over
-    unless the pattern begins with a dot: a mounted ConfigMap keeps a second copy of its files in one."""
-    max_bytes: Annotated[int, Field(ge=1, le=10**13)] | None = None
-    """Stop reading whole files after this many bytes. None reads everything."""
-
-
-class PythonStandardLibraryData(GivesSamples):
-    """The `.py` files of the standard library of the Python that trains: real text that every machine has."""
-
-    gives = TEXT
-
-    max_bytes: Annotated[int, Field(ge=1, le=10**13)] | None = None
-    """Stop reading whole files after this many bytes. None reads everything."""
-
-
-class LabelledTextData(GivesSamples):
-    """Documents with a label each: JSON Lines, one object a line with a text and a label, from a file or all `.jsonl`
-    files below a folder. Labels are words, or whole numbers; the classes are those of the training documents, in sorted
-    order. Which documents are held out follows from their places, so that files may be sorted by class."""
+@one_of(path="one place", paths="several")
+class LabelledTextData(RecordFiles, GivesSamples):
+    """Documents with a label each, from records. Labels are words, or whole numbers; the classes are those of the
+    training documents, in sorted order. Which documents are held out follows from their places, so that files may be
+    sorted by class."""
 
     gives = LABELLED_TEXT
 
-    path: Path
-    """A `.jsonl` file or a folder. A relative path begins as a text's does."""
-    text_field: Annotated[str, StringConstraints(min_length=1, max_length=128)] = "text"
-    """The field of a line that holds the text. What exceeds the model's context length is cut off."""
     label_field: Annotated[str, StringConstraints(min_length=1, max_length=128)] = "label"
-    """The field of a line that holds the label."""
+    """The field of a record that holds the label. In CSV and TSV all labels are words."""
+    labels: (
+        Annotated[
+            list[Annotated[str, StringConstraints(min_length=1, max_length=200)]], Field(min_length=1, max_length=10000)
+        ]
+        | None
+    ) = None
+    """All labels that there may be, in the order of the classes, numbers as text. A record with another one is bad.
+    None means those of the training documents."""
 
 
 class ImageData(GivesSamples):
@@ -93,6 +70,35 @@ class ImageData(GivesSamples):
 
     path: Path
     """The `.npz` file; it is read with pickle refused. A relative path begins as a text's does."""
+
+    rules = (no_secret_in("path"),)
+
+
+class ImageFolderData(BadSamples, GivesSamples):
+    """Labelled images in folders: those in a folder, and below it, are of the class that its name says. They are
+    decoded once into the storage's cache, which takes height x width x channels bytes of each."""
+
+    gives = IMAGES
+
+    path: Path
+    """The folder that holds one folder for each class, or its URL such as `s3://bucket/images`. A relative path begins
+    as a text's does. Files that end otherwise than in .png, .jpg, .jpeg, .bmp, .gif, .webp, .tif, .tiff, .ppm or .pgm
+    are passed over, and so is what is hidden."""
+    height: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Rows of pixels that each image is scaled to. None means that all images have one size already."""
+    width: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Columns of pixels, likewise."""
+    color: Literal["RGB", "Gray"] = "RGB"
+    """Channels that each image is converted to: 3 or 1. Transparency is left out."""
+
+    rules = (
+        no_secret_in("path"),
+        Rule(
+            cel="has(self.height) == has(self.width)",
+            message="height and width must be set together",
+            holds=lambda data: ("height" in data) == ("width" in data),
+        ),
+    )
 
 
 class TableData(GivesSamples):
@@ -105,31 +111,106 @@ class TableData(GivesSamples):
     FP32 and as they are: the model scales each by its mean and standard deviation over the training split, which it
     keeps with its weights, so that whoever uses the model gives it raw features, too."""
 
+    rules = (no_secret_in("path"),)
+
+
+_RULES = (
+    Rule(
+        cel="self.type != 'TokenShards' || (!has(self.transforms) && !has(self.tokenizer))",
+        message="transforms and tokenizer must not be set for TokenShards, which are tokens already",
+        holds=lambda data: data["type"] != "TokenShards" or not {"transforms", "tokenizer"} & data.keys(),
+    ),
+    *boundaries_are_known,
+)
+"""Beside that of the union, which each class gets of its own."""
+
 
 @tagged_union
-class DataSettings(Strict):
+class SourceSettings(Strict):
     """Where samples come from, and how many are held out."""
 
-    type: Literal["Text", "PythonStandardLibrary", "LabelledText", "Images", "Table"]
+    type: Literal[
+        "Text",
+        "PythonStandardLibrary",
+        "Records",
+        "LabelledText",
+        "TokenShards",
+        "Images",
+        "ImageFolder",
+        "Table",
+    ]
     """Which of the sources below is read."""
     text: TextData | None = None
     """The text to read when `type` is Text."""
     python_standard_library: PythonStandardLibraryData | None = None
     """Limits when `type` is PythonStandardLibrary. None means none."""
+    records: RecordsData | None = None
+    """The records to read when `type` is Records."""
     labelled_text: LabelledTextData | None = None
     """The documents to read when `type` is LabelledText."""
+    token_shards: TokenShardsData | None = None
+    """The tokens to read when `type` is TokenShards."""
     images: ImageData | None = None
     """The images to read when `type` is Images."""
+    image_folder: ImageFolderData | None = None
+    """The images to read when `type` is ImageFolder."""
     table: TableData | None = None
     """The table to read when `type` is Table."""
     transforms: Annotated[list[Transform], Field(max_length=16)] | None = None
-    """Changes of the text before it becomes tokens, in the order given; counted in the log. Each file is a document, of
-    LabelledText each line. Not for Images or Table. None means none."""
+    """What is done to documents before they become tokens, in the order given; counted in the log and in a report
+    beside the tokens. Each file is a document, of Records and LabelledText each record. Where one of them may drop
+    documents, whole documents are held out. Not for images or Table. None means none."""
     tokenizer: Annotated[Tokenizer | None, BESIDE] = None
-    """How text becomes tokens. Not used by Images and Table. None means the tokenizer that the model brings (see
-    HuggingFace), else Byte."""
+    """How text becomes tokens. Not used by images and Table, and not for TokenShards. None means the tokenizer that the
+    model brings (see HuggingFace), else Byte."""
     validation_percent: Annotated[int, Field(ge=1, le=50)] = 10
-    """Percent of the bytes (or images, rows, or labelled documents) held out for evaluation, never trained on."""
+    """Percent of the bytes (or tokens, images, rows, or labelled documents) held out for evaluation, never trained
+    on."""
+    packing: Annotated[Packing | None, BESIDE] = None
+    """How a text is cut into samples, and what happens at the end of a document. None means its defaults."""
+    cache: Annotated[CacheLimits | None, BESIDE] = None
+    """What of earlier data goes from the storage's cache. None means that all of it stays; `costopt cache` lists and
+    clears it."""
+
+    rules = _RULES
+
+
+@tagged_union
+class DataSettings(SourceSettings):
+    """Where samples come from, how many are held out, and how the others are trained on."""
+
+    type: Literal[  # type: ignore[assignment]  # one word more
+        "Text",
+        "PythonStandardLibrary",
+        "Records",
+        "LabelledText",
+        "TokenShards",
+        "Mixture",
+        "Images",
+        "ImageFolder",
+        "Table",
+    ]
+    """Which of the sources below is read."""
+    mixture: MixtureData | None = None
+    """The texts to mix when `type` is Mixture."""
+    augmentations: Annotated[list[Augmentation], Field(max_length=16)] | None = None
+    """What is done to training samples, in the order given, each time that one is shown; held-out ones stay as they
+    are. Follows from seed, epoch and sample, so that neither the number of ranks nor a resume changes what is drawn.
+    None means nothing."""
+    selection: Annotated[Selection | None, BESIDE] = None
+    """Which part of the training samples is trained on. None means all."""
+    order: Annotated[Order | None, BESIDE] = None
+    """How training samples follow each other. None means Shuffled."""
     workers: Annotated[int, Field(ge=1, le=64)] | None = None
     """Threads of each rank that prepare samples ahead, one step each: more than one where reading takes longer than a
     step, such as from a network volume. Changes no sample. None means 1."""
+
+    rules = _RULES
+
+
+def gives_documents(data: SourceSettings) -> bool:
+    """Whether its source gives documents, of which tokens are made; else samples or tokens that are ready."""
+    settings = next((member.settings for member in UNIONS[type(data)] if member.word == data.type), None)
+    if settings is None or not issubclass(settings, GivesSamples):
+        return True
+    return settings.has_documents and settings.gives in DOCUMENTS

@@ -1,10 +1,11 @@
 """Which models can be trained on which data: each class of settings declares one kind of sample, and rules follow.
 
 TEXT, MASKED_TEXT, LABELLED_TEXT, IMAGES, TABLES     the kinds
-GivesSamples     settings of a source of data; ReadsSamples: of a family of models
+GivesSamples     settings of a source of data; ReadsSamples: of a family of models; ChangesSamples: of an augmentation
 BySetting        a kind that one of the settings decides, such as a task
 kind_read        settings of a model -> the kind that it reads
-data_fits_model, data_fits_task, only_for_text     the rules, each with CEL and sentence
+data_fits_model, data_fits_task, only_for_text, needs_classes, augmentations_fit     the rules, with CEL and sentence
+words_giving     the words of sources that give some kinds
 """
 
 from collections.abc import Iterable, Mapping
@@ -37,6 +38,8 @@ class GivesSamples(Strict):
 
     gives: ClassVar[str]
     """The kind of samples that it gives."""
+    has_documents: ClassVar[bool] = True
+    """False: it gives them ready-made, and no documents that could be changed."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,13 @@ class ReadsSamples(Strict):
 
     reads: ClassVar[str | BySetting]
     """The kind of samples that it is trained on."""
+
+
+class ChangesSamples(Strict):
+    """Settings of an augmentation."""
+
+    fits: ClassVar[tuple[str, ...]]
+    """The kinds of samples that it can change."""
 
 
 def kind_read(settings: ReadsSamples) -> str:
@@ -110,12 +120,7 @@ def data_fits_model(models: type[Strict], sources: type[Strict]) -> Rule:
     # Every model reads one kind and every source gives one, so where all kinds but one agree the last one does, too.
     agree = [f"({_cel_reads(readers[kind])}) == ({_cel_in('data', givers[kind])})" for kind in kinds[:-1]]
     # Settings that must be there and are not are another rule's: of what they would read nothing is known.
-    unknown = {
-        f"self.model.{TAG} == '{reader.word}' && !has(self.model.{cel_field(reader.key)})"
-        for kind in kinds
-        for reader in readers[kind]
-        if reader.setting and not reader.default
-    }
+    unknown = _cel_unknown(reader for kind in kinds for reader in readers[kind])
     agreement = " && ".join(agree)
     kind_given = {word: kind for kind, words in givers.items() for word in words}
 
@@ -124,7 +129,7 @@ def data_fits_model(models: type[Strict], sources: type[Strict]) -> Rule:
         return not read or kind_given[data["data"][TAG]] in read
 
     return Rule(
-        cel=" || ".join([*(f"({cel})" for cel in sorted(unknown)), f"({agreement})"]) if unknown else agreement,
+        cel=" || ".join([*unknown, f"({agreement})"]) if unknown else agreement,
         message=f"model.type {', '.join(told[:-1])}, and {told[-1]}",
         holds=holds,
     )
@@ -132,21 +137,20 @@ def data_fits_model(models: type[Strict], sources: type[Strict]) -> Rule:
 
 def data_fits_task(tasks: BySetting, sources: type[Strict]) -> Rule:
     """For a class with fields `data`, which is this union, and `task`, a word of `tasks` that may be left out: the data
-    is of a kind that such a task reads."""
+    is of a kind that such a task reads, if one is named."""
     givers = _givers(sources)
     tasks_of: dict[tuple[str, ...], list[str]] = {}
     for task, kind in tasks.kinds.items():
         tasks_of.setdefault(tuple(givers[MADE_FROM.get(kind, kind)]), []).append(task)
     of_task = {task: words for words, of_words in tasks_of.items() for task in of_words}
-    all_words = [word for words in tasks_of for word in words]
     told = [f"{' or '.join(words)} for task {' or '.join(of_words)}" for words, of_words in tasks_of.items()]
     cases = [f"(self.task in {cel_list(of_words)} && {_cel_in('data', words)})" for words, of_words in tasks_of.items()]
 
     def holds(data: PlainData) -> bool:
-        return data["data"][TAG] in (of_task[data["task"]] if "task" in data else all_words)
+        return "task" not in data or data["data"][TAG] in of_task[data["task"]]
 
     return Rule(
-        cel=f"{_cel_in('data', all_words)} && (!has(self.task) || {' || '.join(cases)})",
+        cel=f"!has(self.task) || {' || '.join(cases)}",
         message=f"data.type must be {', and '.join(told)}",
         holds=holds,
     )
@@ -167,6 +171,65 @@ def only_for_text(key: str, what: str, sources: type[Strict]) -> Rule:
     )
 
 
+def needs_classes(key: str, field: str, words: list[str], sources: type[Strict]) -> Rule:
+    """For a class with the field `data`, which is this union: its field `key`, where that is set, has one of these
+    `words` in its own `field` only if samples are of classes."""
+    without = _givers(sources)[TEXT]
+    given = f"self.{key}.{field}"
+
+    def holds(data: PlainData) -> bool:
+        settings = data.get(key)
+        return settings is None or settings[field] not in words or data["data"][TAG] not in without
+
+    return Rule(
+        cel=f"!has(self.{key}) || !({given} in {cel_list(words)}) || !({_cel_in('data', without)})",
+        message=f"{key}.{field} {' or '.join(words)} must not be set if data.type is {' or '.join(without)}, where no "
+        "classes are told",
+        holds=holds,
+    )
+
+
+def augmentations_fit(models: type[Strict], augmentations: type[Strict]) -> Rule:
+    """For a class with the fields `model`, which is this union, and `data`, whose field `augmentations` is a list of
+    that union: each fits the samples that the model reads."""
+    words_of: dict[tuple[str, ...], list[str]] = {}
+    for member in UNIONS[augmentations]:
+        if member.settings is None or not issubclass(member.settings, ChangesSamples):
+            raise _undeclared(augmentations, member)
+        words_of.setdefault(member.settings.fits, []).append(member.word)
+    readers = _readers(models, {})
+    able = {fits: [reader for kind in fits for reader in readers.get(kind, ())] for fits in words_of}
+    fits_of = {word: fits for fits, words in words_of.items() for word in words}
+    parts = [
+        f"(!self.data.augmentations.exists(one, one.{TAG} in {cel_list(words)}) || ({_cel_reads(able[fits])}))"
+        for fits, words in words_of.items()
+    ]
+    unknown = _cel_unknown(reader for of_kind in readers.values() for reader in of_kind)
+    told = [f"{', '.join(words)} for {' or '.join(fits)}" for fits, words in words_of.items()]
+
+    def holds(data: PlainData) -> bool:
+        words = [one[TAG] for one in data["data"].get("augmentations") or ()]
+        if not any(reader.is_it(data["model"]) for of_kind in readers.values() for reader in of_kind):
+            return True
+        return all(any(reader.is_it(data["model"]) for reader in able[fits_of[word]]) for word in words)
+
+    return Rule(
+        cel=" || ".join(["!has(self.data.augmentations)", *unknown, f"({' && '.join(parts)})"]),
+        message=f"data.augmentations must be for the samples that the model reads: {'; '.join(told)}",
+        holds=holds,
+    )
+
+
+def words_giving(sources: type[Strict], *, only: Iterable[str] = (), but: Iterable[str] = ()) -> tuple[str, ...]:
+    """The words of `type` that give samples of these kinds, or of all kinds but those."""
+    return tuple(
+        word
+        for kind, words in _givers(sources).items()
+        if (kind in only if only else kind not in but)
+        for word in words
+    )
+
+
 def _givers(sources: type[Strict]) -> dict[str, list[str]]:
     """The words of `type` by the kind of samples that the source of each gives."""
     words: dict[str, list[str]] = {}
@@ -177,28 +240,28 @@ def _givers(sources: type[Strict]) -> dict[str, list[str]]:
     return words
 
 
-def _readers(models: type[Strict]) -> dict[str, list[_Reader]]:
-    """What reads each kind of data."""
+def _readers(models: type[Strict], made_from: Mapping[str, str] = MADE_FROM) -> dict[str, list[_Reader]]:
+    """What reads each kind of data; `made_from` takes kinds together."""
     readers: dict[str, list[_Reader]] = {}
     for member in UNIONS[models]:
         if member.settings is None or not issubclass(member.settings, ReadsSamples):
             raise _undeclared(models, member)
-        for reader in _readers_of(member, member.settings):
+        for reader in _readers_of(member, member.settings, made_from):
             readers.setdefault(reader.needs, []).append(reader)
     return readers
 
 
-def _readers_of(member: Member, settings: type[ReadsSamples]) -> list[_Reader]:
+def _readers_of(member: Member, settings: type[ReadsSamples], made_from: Mapping[str, str]) -> list[_Reader]:
     reads = settings.reads
     if isinstance(reads, str):
-        return [_Reader(member.word, MADE_FROM.get(reads, reads))]
+        return [_Reader(member.word, made_from.get(reads, reads))]
     field = settings.model_fields[reads.field]
-    kinds = {MADE_FROM.get(kind, kind) for kind in reads.kinds.values()}
+    kinds = {made_from.get(kind, kind) for kind in reads.kinds.values()}
     if len(kinds) == 1:
         return [_Reader(member.word, kinds.pop())]
     default = "" if field.is_required() else str(field.default)
     return [
-        _Reader(member.word, MADE_FROM.get(kind, kind), member.key, field_key(reads.field, field), value, default)
+        _Reader(member.word, made_from.get(kind, kind), member.key, field_key(reads.field, field), value, default)
         for value, kind in reads.kinds.items()
     ]
 
@@ -212,6 +275,17 @@ def _cel_reads(readers: list[_Reader]) -> str:
     parts = [_cel_in("model", plain)] if plain else []
     parts += [f"({reader.cel()})" for reader in readers if reader.setting]
     return " || ".join(parts)
+
+
+def _cel_unknown(readers: Iterable[_Reader]) -> list[str]:
+    """Settings that decide what is read, and must be there, but are not."""
+    return sorted(
+        {
+            f"(self.model.{TAG} == '{reader.word}' && !has(self.model.{cel_field(reader.key)}))"
+            for reader in readers
+            if reader.setting and not reader.default
+        }
+    )
 
 
 def _cel_in(field: str, words: Iterable[str]) -> str:

@@ -1,26 +1,28 @@
-"""What the model that a command leaves is measured on. A recipe says so itself."""
+"""What a model that no recipe of the job trains is measured on: that of a command, or one that is given."""
 
 from typing import Annotated
 
 from pydantic import Field
 
-from costopt.schema.base import Strict
-from costopt.schema.data import DataSettings
+from costopt.schema.base import DESCRIBED_ELSEWHERE, Strict
+from costopt.schema.data import SourceSettings
 from costopt.schema.data_kinds import data_fits_task
 from costopt.schema.foreign_models import HuggingFace, TaskOfLibrary
+from costopt.schema.packing import boundaries_suit_task
 
 
 class CommandEvaluation(Strict):
-    """How the model that a command leaves is measured: a folder of the Hugging Face library, which the program hands
-    over by `session.artifact(folder)`. Its weights are taken in FP32."""
+    """How the model that a command leaves, or `model` names, is measured. A command hands over a folder of the Hugging
+    Face library by `session.artifact(folder)`. Weights are taken in FP32."""
 
-    data: DataSettings
-    """The samples. Only those held out are used: `validationPercent` of the text, from its end, or of the labelled
+    data: Annotated[SourceSettings, Field(json_schema_extra=DESCRIBED_ELSEWHERE)]
+    """As recipe.data. Only samples held out are used: `validationPercent` of the text, from its end, or of the labelled
     documents. The folder's tokenizer is used if it has one. Labels must be those of the model (`id2label`)."""
     task: TaskOfLibrary | None = None
     """What the model is for (see HuggingFace). None: what the `architectures` of its config.json say."""
     context_length: Annotated[int, Field(ge=8, le=1048576)] | None = None
-    """Tokens per sample; at most the positions of the model. None: 512, or the positions if these are fewer."""
+    """Tokens per sample; at most the positions of the model. None: 512, or the positions if these are fewer; what one
+    that costopt has trained was trained with."""
     micro_batch_size: Annotated[int, Field(ge=1, le=10**6)] = 8
     """Samples per forward pass. Latency is the time of one."""
     max_samples: Annotated[int, Field(ge=1, le=10**9)] = 512
@@ -28,4 +30,4 @@ class CommandEvaluation(Strict):
     trust_remote_code: bool = False
     """Whether Python code in the model's folder is run, which can do anything that the job can. Never unless true."""
 
-    rules = (data_fits_task(HuggingFace.reads, DataSettings),)
+    rules = (data_fits_task(HuggingFace.reads, SourceSettings), *boundaries_suit_task)

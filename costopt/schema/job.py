@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
+from costopt.names import TRAIN_STAGE
+from costopt.schema.accept_rules import METRIC_FITS_DATA
 from costopt.schema.base import (
     Count,
     Money,
@@ -12,15 +14,19 @@ from costopt.schema.base import (
     Rule,
     ShortText,
     Strict,
+    cel_list,
     immutable,
     list_map_keys,
 )
-from costopt.schema.compression import Variant
+from costopt.schema.compression import Variant, trains
+from costopt.schema.data import SourceSettings
+from costopt.schema.data_kinds import DOCUMENTS, words_giving
 from costopt.schema.evaluation import CommandEvaluation
+from costopt.schema.given_model import GivenModel
 from costopt.schema.pods import PodOverrides
 from costopt.schema.rank_rules import RANK_RULES, processes_per_node
 from costopt.schema.recipe import Recipe
-from costopt.schema.resources import NodeResources
+from costopt.schema.resources import NodeResources, gpus_per_node
 from costopt.schema.storage import Storage
 from costopt.schema.unions import one_of
 
@@ -144,21 +150,28 @@ class Budget(Strict):
     what has a price counts. A price of 0 is a price."""
 
 
+_OF_TEXTS = words_giving(SourceSettings, only=DOCUMENTS)
+"""Data that a model of the Hugging Face library reads."""
+
+
+@one_of(train="what trains it", model="one that is there already")
 class JobSpec(Strict):
     """What is to be trained, compressed and paid."""
 
     suspend: bool = False
     """True stops the job after a checkpoint and keeps it; false lets it go on from there."""
-    train: Train
+    train: Train | None = None
     """The training gang."""
+    model: GivenModel | None = None
+    """The model to compress, where none is trained."""
     compress: Annotated[list[Variant], Field(max_length=16)] = Field(
         default_factory=list,
         json_schema_extra=list_map_keys("name"),
     )
-    """Variants to make of the trained model, each measured against it. Of a command's model, `evaluation` must say on
-    what."""
+    """Variants to make of the model, each measured against it. Without a recipe, `evaluation` must say on what."""
     evaluation: CommandEvaluation | None = None
-    """What the model that train.command leaves is measured on, for its variants. A recipe has its own data for that."""
+    """What the model that train.command leaves, or `model` names, is measured on. A recipe has its own data for
+    that."""
     storage: Storage | None = None
     """Where checkpoints and artifacts live on a cluster. None means they are lost with the pods."""
     pods: PodOverrides | None = None
@@ -176,30 +189,84 @@ class JobSpec(Strict):
 
     rules = (
         Rule(
-            cel="!has(self.compress) || size(self.compress) == 0 || has(self.train.recipe) || has(self.evaluation)",
-            message="compress needs evaluation.data where train has no recipe: what a command's model is measured on",
-            holds=lambda data: not data["compress"] or "recipe" in data["train"] or "evaluation" in data,
+            cel="!has(self.compress) || size(self.compress) == 0 || (has(self.train) && has(self.train.recipe)) || "
+            "has(self.evaluation)",
+            message="compress needs evaluation.data where train has no recipe: what its model is measured on",
+            holds=lambda data: not data["compress"] or "recipe" in data.get("train", {}) or "evaluation" in data,
         ),
         Rule(
-            cel="!has(self.evaluation) || !has(self.train.recipe)",
+            cel="!has(self.evaluation) || !has(self.train) || !has(self.train.recipe)",
             message="evaluation must not be set with train.recipe, which has its own data and evaluation",
-            holds=lambda data: "evaluation" not in data or "recipe" not in data["train"],
+            holds=lambda data: "evaluation" not in data or "recipe" not in data.get("train", {}),
+        ),
+        Rule(
+            cel=f"!has(self.evaluation) || has(self.model) || self.evaluation.data.type in {cel_list(_OF_TEXTS)}",
+            message=f"evaluation.data.type must be {' or '.join(_OF_TEXTS)} for the model of a command, which is one "
+            "of the Hugging Face library",
+            holds=lambda data: (
+                "evaluation" not in data or "model" in data or data["evaluation"]["data"]["type"] in _OF_TEXTS
+            ),
+        ),
+        Rule(
+            cel="!has(self.model) || has(self.train) || (has(self.compress) && size(self.compress) > 0 && "
+            "self.compress.all(variant, has(variant.resources)))",
+            message="compress must hold a variant where model is set, and each its own resources, for there is no "
+            "train that asks for any",
+            holds=lambda data: (
+                "model" not in data
+                or "train" in data
+                or bool(data["compress"] and all("resources" in variant for variant in data["compress"]))
+            ),
         ),
         Rule(
             cel="!has(self.budget) || has(self.priceBookName)",
             message="budget needs priceBookName: only what has a price can be limited",
             holds=lambda data: "budget" not in data or "priceBookName" in data,
         ),
+        METRIC_FITS_DATA,
         *(
             immutable(field, "create another job")
-            for field in ("train", "compress", "evaluation", "storage", "pods", "priceBookName")
+            for field in ("train", "model", "compress", "evaluation", "storage", "pods", "priceBookName")
         ),
     )
 
+    @property
+    def recipe(self) -> Recipe | None:
+        """Settings of the built-in trainer; None if nothing is trained, or a command trains."""
+        return None if self.train is None else self.train.recipe
+
+    @property
+    def command(self) -> list[str] | None:
+        """The user's own program that trains, if there is one."""
+        return None if self.train is None else self.train.command
+
+    @property
+    def image(self) -> str | None:
+        """Image of the pods of every stage; None means the default one."""
+        where = self.train or self.model
+        return None if where is None else where.image
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Names of the stages in order: training, if there is one, then the variants."""
+        training = () if self.train is None else (TRAIN_STAGE,)
+        return (*training, *(variant.name for variant in self.compress))
+
     def resources_of(self, stage: str) -> NodeResources:
-        """What one replica of `stage` is asked for."""
+        """What one replica of `stage` is asked for. A variant for a CPU shares what training is asked for, without its
+        devices. Raises ValueError where nothing says it, which the rules refuse."""
         variant = self.variant(stage)
-        return (variant and variant.resources) or self.train.resources_per_node
+        if variant is not None and variant.resources is not None:
+            return variant.resources
+        if self.train is None:
+            raise ValueError(f"{stage} must have its own resources where nothing is trained")
+        asked = self.train.resources_per_node
+        return asked.without_devices() if self.on_cpu(stage) else asked
+
+    def on_cpu(self, stage: str) -> bool:
+        """Whether `stage` makes a variant for a CPU, which needs no device."""
+        variant = self.variant(stage)
+        return variant is not None and variant.target == "CPU"
 
     def variant(self, stage: str) -> Variant | None:
         """The variant that `stage` makes; None for the training stage."""
@@ -207,15 +274,38 @@ class JobSpec(Strict):
 
     def runs_command(self, stage: str) -> bool:
         """Whether replicas of `stage` run the user's own program. Variants are made by ours."""
-        return self.train.command is not None and self.variant(stage) is None
+        return self.command is not None and self.variant(stage) is None
+
+    def trains(self, stage: str) -> bool:
+        """Whether replicas of `stage` go on from what they have saved: they take optimizer steps, or try many steps."""
+        variant = self.variant(stage)
+        return variant is None or variant.auto is not None or trains(variant.steps)
 
     def num_replicas(self, stage: str) -> int:
-        """Replicas of `stage`: the gang's nodes for training, one for a variant."""
-        return self.train.num_nodes if self.variant(stage) is None else 1
+        """Replicas of `stage`."""
+        return self._gang(stage)[0]
+
+    def ranks_per_replica(self, stage: str) -> int:
+        """Ranks of each replica of `stage`."""
+        return self._gang(stage)[1]
+
+    def _gang(self, stage: str) -> tuple[int, int]:
+        """Replicas of `stage`, and ranks of each. A variant is made by one rank; where a step of it trains by as many
+        as training has, if these can share out a batch, and one for each GPU of a replica of its own size."""
+        train, variant = self.train, self.variant(stage)
+        if variant is None:
+            return (1, 1) if train is None else (train.num_nodes, train.ranks_per_node)
+        if train is None or train.recipe is None or not trains(variant.steps):
+            return 1, 1
+        asked = self.resources_of(stage)
+        as_training = asked == train.resources_per_node
+        ranks = train.ranks_per_node if as_training else max(1, gpus_per_node(asked.to_plain()))
+        fits = train.recipe.batch.global_batch_size % (train.num_nodes * ranks) == 0
+        return (train.num_nodes, ranks) if fits else (1, 1)
 
 
 class CostOptJob(Strict):
-    """One training job: its gang, its compressed variants, and what they cost."""
+    """One job: its training gang, its compressed variants, and what they cost."""
 
     api_version: Literal["costopt.dev/v1alpha1"]
     """The version of this language."""

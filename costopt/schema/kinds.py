@@ -96,8 +96,8 @@ COST_OPT_JOB = Kind(
         Column(
             "Attempt",
             "integer",
-            '.status.stages[?(@.name=="train")].attempt',
-            "Current attempt of the training stage",
+            ".status.stages[0].attempt",
+            "Current attempt of training, or of the first variant of a model that is given",
         ),
         Column("Age", "date", ".metadata.creationTimestamp"),
     ),

@@ -16,7 +16,7 @@ from costopt.schema.defaults import with_defaults
 from costopt.schema.encoder import Encoder
 from costopt.schema.foreign_models import HuggingFace, Import
 from costopt.schema.model_families import LSTM, MLP, ConvNet, ResNet
-from costopt.schema.model_family import FamilySettings
+from costopt.schema.model_family import FamilySettings, SparseLayers
 from costopt.schema.unions import UNIONS, tagged_union
 
 __all__ = ["LSTM", "MLP", "ConvNet", "DecoderLM", "Encoder", "FamilySettings", "ModelSettings", "ResNet"]
@@ -27,8 +27,9 @@ class ModelSettings(Strict):
     """Which model to train."""
 
     type: Literal["DecoderLM", "LSTM", "Encoder", "ConvNet", "ResNet", "MLP", "HuggingFace", "Import"]
-    """DecoderLM, LSTM, and Encoder with `task` MaskedLM read `data.text` or `data.pythonStandardLibrary`; Encoder with
-    `task` Classification reads `data.labelledText`; ConvNet and ResNet read `data.images`; MLP reads `data.table`.
+    """DecoderLM, LSTM, and Encoder with `task` MaskedLM read text (`data.text`, `records`, `tokenShards` or
+    `pythonStandardLibrary`); Encoder with `task` Classification reads `data.labelledText`; ConvNet and ResNet read
+    images (`data.images` or `imageFolder`); MLP reads `data.table`.
     HuggingFace reads labelled text with `task` SequenceClassification, else text; Import reads what its `data` says."""
     decoder_lm: DecoderLM | None = Field(default=None, alias="decoderLM")
     """Settings of a DecoderLM. None means its defaults."""
@@ -90,6 +91,16 @@ def cel_can_be_split(model: str, tensor: str, sequence: str) -> str:
     return f"({tensor} == 1 || ({' : '.join(cases)} : false))"
 
 
+def is_sparse(model: PlainData) -> bool:
+    """Whether plain `recipe.model` data has weights that stay zero."""
+    return any("sparsity" in model.get(_MEMBERS[word].key, {}) for word in _SPARSE)
+
+
+def cel_is_sparse(model: str) -> str:
+    """`is_sparse` in CEL; `model` is the path of the settings."""
+    return " || ".join(_cel_has(model, word, "sparsity") for word in _SPARSE)
+
+
 _MEMBERS = {member.word: member for member in UNIONS[ModelSettings]}
 _FAMILIES: dict[str, type[FamilySettings]] = {
     word: member.settings
@@ -99,6 +110,7 @@ _FAMILIES: dict[str, type[FamilySettings]] = {
 """The word of a model's type -> the class of its settings."""
 _WHOLE = [word for word in _MEMBERS if word not in _FAMILIES]
 """Models that are not ours: a pipeline cannot cut them."""
+_SPARSE = [word for word, family in _FAMILIES.items() if issubclass(family, SparseLayers)]
 _BY_OWN_PLAN = ["HuggingFace"]
 """Those of them whose matrices may be split: only where they train can their own plan be read."""
 

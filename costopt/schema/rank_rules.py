@@ -52,6 +52,14 @@ def _batch_divides(train: PlainData) -> bool:
     return bool(rest != 0 or micro_batches % shares == 0)  # a rest is Batch's own mistake
 
 
+def _can_be_measured(train: PlainData) -> bool:
+    if "recipe" not in train or "auto" not in train["recipe"]["batch"]:
+        return True
+    batch = train["recipe"]["batch"]
+    shares = data_parallel_ranks(_world_size(train), train["recipe"]["parallelism"])
+    return bool(batch["globalBatchSize"] >= 2 * batch["microBatchSize"] * shares)
+
+
 def _layers_suffice(train: PlainData) -> bool:
     if "recipe" not in train:
         return True
@@ -132,6 +140,13 @@ RANK_RULES = (
         message="recipe.batch.globalBatchSize must be a multiple of microBatchSize times the data-parallel ranks "
         "(numNodes times processesPerNode, divided by parallelism.tensor and by parallelism.pipeline)",
         holds=_batch_divides,
+    ),
+    Rule(
+        cel=f"{_NO_RANKS} || !{_DEGREES_FIT} || !has(self.recipe.batch.auto) || self.recipe.batch.globalBatchSize >= "
+        f"2 * self.recipe.batch.microBatchSize * {cel_data_parallel_ranks(_WORLD_SIZE, 'self.recipe')}",
+        message="recipe.batch.globalBatchSize must be at least twice microBatchSize times the data-parallel ranks with "
+        "batch.auto, which measures a step at two sizes",
+        holds=_can_be_measured,
     ),
     Rule(
         cel=f"!has(self.recipe) || {cel_num_layers('self.recipe.model')} >= {_STAGES}",

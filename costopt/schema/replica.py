@@ -14,9 +14,12 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, StringConstraints, ValidationError
 
+from costopt.schema.auto_batch import AutoBatchReport
 from costopt.schema.base import Code, Count, Figure, LongText, Name, ShortText, Strict
 from costopt.schema.compression import Variant
+from costopt.schema.early_stopping import EarlyStoppingReport
 from costopt.schema.evaluation import CommandEvaluation
+from costopt.schema.given_model import GivenModel
 from costopt.schema.job import Argument
 from costopt.schema.recipe import Recipe
 from costopt.schema.variant_report import VariantStatus
@@ -35,6 +38,7 @@ TERMINATION_MESSAGE_LIMIT_BYTES = 4096
 FailureReason = Literal[
     "InvalidSettings",
     "InvalidData",
+    "DataUnreachable",
     "LossNotFinite",
     "CheckpointNotWritable",
     "CheckpointUnreadable",
@@ -51,6 +55,7 @@ FailureReason = Literal[
     "Stalled",
     "StartupTimedOut",
     "ArtifactMismatch",
+    "VariantRejected",
     "Preempted",
     "Evicted",
     "NodeShutdown",
@@ -79,8 +84,10 @@ class ReplicaSettings(Strict):
     """The user's program, instead of a recipe."""
     variant: Variant | None = None
     """The variant to make; None in the training stage."""
+    model: GivenModel | None = None
+    """The model to make the variant of; None: what the train stage has left in the storage."""
     evaluation: CommandEvaluation | None = None
-    """What a variant of a command's model is measured on."""
+    """What a variant of a model is measured on that no recipe has trained."""
     in_place_restarts: Count = 0
     """How often in a row, without a checkpoint in between, failed ranks are started anew by the same launchers."""
     hang_timeout_seconds: Count | None = None
@@ -105,6 +112,8 @@ class MeteredMilliseconds(Strict):
     """Start-up of ranks that were started anew in place."""
     lost: Count = 0
     """What ranks that failed had done since their last checkpoint, before they were started anew in place."""
+    selecting: Count = 0
+    """Spent choosing which samples are trained on, and in which order; a part of the start that is counted apart."""
 
 
 class RestartCause(Strict):
@@ -143,7 +152,8 @@ class Progress(Strict):
     loss: Figure | None = None
     """Training loss of the last step, nats per token (or per sample, for images)."""
     validation_loss: Figure | None = None
-    """Latest loss on the held-out split, nats per token (or per sample, for images)."""
+    """Latest loss on the held-out split, nats per token (or per sample, for images); once a model was saved that is not
+    of the last step (earlyStopping.modelStep), the loss of that. So it is with the results."""
     learning_rate: Figure | None = None
     """Learning rate of the last step."""
     tokens_per_second: Count | None = None
@@ -162,7 +172,14 @@ class Progress(Strict):
     """How often the ranks of this attempt were started anew in place. None: never."""
     restarted_for: RestartCause | None = None
     """Why they were the last time. None: they were not."""
-    results: dict[ShortText, Figure] = Field(default_factory=dict, max_length=16)
+    early_stopping: EarlyStoppingReport | None = None
+    """How far training is from ending because it no longer improves. None: it does not end for that, or no evaluation
+    was made."""
+    auto_batch: AutoBatchReport | None = None
+    """Which global batch was chosen by measuring. None: none was yet."""
+    bad_samples: ShortText | None = None
+    """How many samples are bad and were left out (onBadSample: Skip), and the first of them. None: none were."""
+    results: dict[ShortText, Figure] = Field(default_factory=dict, max_length=64)
     """Named results of the last evaluation, such as validationLossNatsPerByte and unigramEntropyNatsPerByte."""
 
 
@@ -171,8 +188,10 @@ PhaseName = Literal[
     "MeetingRanks",
     "RunningCommand",
     "ReadingData",
+    "ReachingData",
     "LearningTokenizer",
     "Tokenizing",
+    "Selecting",
     "BuildingModel",
     "LoadingCheckpoint",
     "LoadingModel",
@@ -182,6 +201,11 @@ PhaseName = Literal[
     "SavingModel",
     "Quantizing",
     "Pruning",
+    "Factorizing",
+    "SharingWeights",
+    "RunningStep",
+    "FineTuning",
+    "Distilling",
     "Compiling",
     "Measuring",
     "Verifying",
@@ -192,8 +216,10 @@ PHASE_WORDS: Mapping[PhaseName, str] = {
     "MeetingRanks": "meeting the other ranks",
     "RunningCommand": "running its command",
     "ReadingData": "reading the data",
+    "ReachingData": "trying again to reach the data",
     "LearningTokenizer": "learning the tokenizer",
     "Tokenizing": "tokenizing",
+    "Selecting": "selecting samples",
     "BuildingModel": "building the model",
     "LoadingCheckpoint": "loading a checkpoint",
     "LoadingModel": "loading the model",
@@ -203,6 +229,11 @@ PHASE_WORDS: Mapping[PhaseName, str] = {
     "SavingModel": "saving the model",
     "Quantizing": "quantizing",
     "Pruning": "pruning",
+    "Factorizing": "finding factors",
+    "SharingWeights": "sharing weights",
+    "RunningStep": "running a step of another package",
+    "FineTuning": "fine-tuning",
+    "Distilling": "distilling",
     "Compiling": "compiling",
     "Measuring": "measuring",
     "Verifying": "verifying what was saved",
@@ -215,8 +246,10 @@ STARTUP_PHASES: frozenset[PhaseName] = frozenset(
         "Importing",
         "MeetingRanks",
         "ReadingData",
+        "ReachingData",
         "LearningTokenizer",
         "Tokenizing",
+        "Selecting",
         "BuildingModel",
         "LoadingCheckpoint",
         "Rehearsing",
@@ -232,10 +265,16 @@ class Phase(Strict):
     """What it does."""
     percent: Annotated[int, Field(ge=0, le=100)] | None = None
     """How much of it is done. None: unknown, or it is one piece."""
+    step: Count | None = None
+    """Of a compression step that trains: optimizer steps that it has taken."""
+    total_steps: Count | None = None
+    """All that it takes."""
 
     @property
     def words(self) -> str:
-        """For people: "tokenizing 40 %"."""
+        """For people: "tokenizing 40 %", "fine-tuning, step 40 of 100"."""
+        if self.step is not None and self.total_steps is not None:
+            return f"{PHASE_WORDS[self.phase]}, step {self.step} of {self.total_steps}"
         return PHASE_WORDS[self.phase] + ("" if self.percent is None else f" {self.percent} %")
 
 
@@ -328,4 +367,5 @@ class TerminationMessage(Strict):
     earlier_rounds: EarlierRounds | None = None
     """Of a program that tells no progress: what became of ranks that were started anew in place. None: none were."""
     variant: VariantStatus | None = None
-    """The report on the variant that replica 0 of its stage has made; None unless it ended with exit code 0."""
+    """The report on the variant that replica 0 of its stage has made; None unless it ended with exit code 0, or the
+    variant is required and was rejected."""

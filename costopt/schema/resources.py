@@ -5,7 +5,7 @@ Quantity grammar: https://kubernetes.io/docs/reference/kubernetes-api/common-def
 
 import re
 from decimal import ROUND_UP, Context, Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema
 from pydantic_core import PydanticCustomError, PydanticKnownError
@@ -183,6 +183,15 @@ class NodeResources(Strict):
     def effective(self) -> dict[str, Decimal]:
         """Requested quantity by resource name in base units, limits filling in what `requests` leaves out."""
         return effective_requests(self.to_plain())
+
+    def without_devices(self) -> Self:
+        """The same without devices such as GPUs: what has a domain before its name."""
+        asked = {"requests": self.requests, "limits": self.limits}
+        kept = {
+            field: {name: quantity for name, quantity in quantities.items() if "/" not in name}
+            for field, quantities in asked.items()
+        }
+        return self.model_copy(update=kept)
 
 
 def effective_requests(resources: PlainData) -> dict[str, Decimal]:

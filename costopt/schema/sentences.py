@@ -16,12 +16,14 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
-from costopt.schema import base, foreign_models, pods, prices, resources, volumes
+from costopt.schema import base, epochs, foreign_models, pods, prices, resources, volumes
 from costopt.schema.base import Strict, field_key, nested_model
+from costopt.schema.data import DataSettings, SourceSettings
 from costopt.schema.earlier_words import RENAMED
 from costopt.schema.lines import FieldPath, field_name
 
 _NAME_SENTENCE = "must be lower-case letters, digits and '-', at most 63, starting and ending with a letter or digit"
+_EPOCHS_SENTENCE = 'must be a number of epochs such as 3 or "1.5"'
 _QUANTITY_SENTENCE = 'must be a Kubernetes quantity of at least 0, such as 2, "500m" or "16Gi"'
 
 _PATTERN_SENTENCES = {
@@ -39,6 +41,7 @@ _PATTERN_SENTENCES = {
     volumes.SUB_PATH_PATTERN: "must be a relative path without '.', '..', ':' or a slash at its end",
     pods.DATA_KEY_PATTERN: "must be letters, digits, '-', '_' and '.'",
     resources.QUANTITY_PATTERN: _QUANTITY_SENTENCE,
+    epochs.EPOCHS_PATTERN: _EPOCHS_SENTENCE,
 }
 
 _JSON_TYPES = {
@@ -52,6 +55,7 @@ _JSON_TYPES = {
     "model_type": ("object", "must be a mapping of fields"),
     "model_attributes_type": ("object", "must be a mapping of fields"),
     resources.NOT_A_QUANTITY: ("integer,string", _QUANTITY_SENTENCE),
+    epochs.NOT_EPOCHS: ("integer,string", _EPOCHS_SENTENCE),
 }
 
 
@@ -143,6 +147,8 @@ def _what_is_known(path: FieldPath, model: type[Strict]) -> str:
     if renamed := RENAMED.get((owner.__name__, str(path[-1]))):
         return renamed
     fields = [field_key(name, field) for name, field in owner.model_fields.items()]
+    if owner is SourceSettings and path[-1] in {field_key(*each) for each in DataSettings.model_fields.items()}:
+        return "it does nothing here, where no sample is trained on: leave it out"
     close = difflib.get_close_matches(str(path[-1]), fields, n=1)
     meant = f"did you mean {close[0]}? " if close else ""
     return f"{meant}the fields of {owner.__name__} are {', '.join(sorted(fields))}"

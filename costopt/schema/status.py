@@ -15,6 +15,7 @@ from costopt.schema.base import (
     Timestamp,
     list_map_keys,
 )
+from costopt.schema.early_stopping import StoppingMetric
 from costopt.schema.prices import Currency, PricingUnit
 from costopt.schema.replica import FailureReason, Progress, RestartCause
 from costopt.schema.usage import CapacityType, Cause, Coarsened, Usage
@@ -97,8 +98,9 @@ class StageStatus(Strict):
     losses_in_a_row: Count = 0
     """Attempts lost one after the other, each within ten minutes of its start."""
     phase: ShortText | None = None
-    """What its first replica is at, or waits for, while no step ends, such as "tokenizing 40 %"; or when the next
-    attempt starts. None while steps are taken, and when nothing is to run."""
+    """What its first replica is at, or waits for, while no step ends, such as "tokenizing 40 %"; of a variant, too,
+    which step it takes; or when the next attempt starts. None while training takes steps, and when nothing is to
+    run."""
     failure: Failure | None = None
     """Why the current attempt is broken, while it is stopped and when the stage has Failed."""
 
@@ -172,6 +174,49 @@ class Bill(Strict):
         return self.model_dump(mode="json", by_alias=True)
 
 
+class SavedHours(Strict):
+    """Hours of one resource that were not needed."""
+
+    resource: ShortText
+    """Resource name: cpu, memory, nvidia.com/gpu."""
+    quantity: Figure
+    """Resource-hours, with nine decimals."""
+    unit: PricingUnit
+    """Unit of quantity."""
+    list_cost: Figure | None = None
+    """Their cost at the prices of the bill. None: unknown, not zero."""
+
+
+class EarlyStopped(Strict):
+    """A training that ended before its last step, because its evaluations no longer improved, and what that saved: an
+    estimate, of the steps left at the pace and the prices of those that were taken."""
+
+    metric: StoppingMetric
+    """Figure that no longer improved: nats for ValidationLoss, else per mille."""
+    best: Figure
+    """Best one."""
+    best_step: Count
+    """Step of that."""
+    model_step: Count | None = None
+    """Step of which the trained model is. None: not told."""
+    stopped_at_step: Count
+    """Step at which training ended."""
+    total_steps: Count
+    """Steps that were planned."""
+    steps_saved: Count
+    """Steps that were not taken."""
+    hours_saved: Annotated[list[SavedHours], Field(max_length=64)] = Field(default_factory=list)
+    """Resource-hours that they would have taken. Empty: no hours of steps are known."""
+    list_cost_saved: Figure | None = None
+    """Their cost. None: unknown, for a resource has no price, or no hours are known."""
+    currency: Currency | None = None
+    """Currency of that cost."""
+
+    def to_plain(self) -> dict[str, Any]:
+        """As any document, but with an explicit null for what is unknown."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
 class EarlierJob(Strict):
     """A job of the same name that was deleted before this one was created."""
 
@@ -231,6 +276,8 @@ class JobStatus(Strict):
     storage was kept. Bill and budget begin at 0 all the same. None: it began at the beginning, or has not said."""
     earlier_job: EarlierJob | None = Field(default=None, json_schema_extra=WRITTEN_WHOLE)
     """The job whose checkpoint that is. None: training began at the beginning, or has not said."""
+    early_stopped: EarlyStopped | None = Field(default=None, json_schema_extra=WRITTEN_WHOLE)
+    """Set once training has ended before its last step, because it no longer improved. None: it has not."""
     bill: Bill | None = Field(default=None, json_schema_extra=WRITTEN_WHOLE)
     """Resource-hours and money so far."""
     usage: Usage | None = Field(default=None, json_schema_extra=WRITTEN_WHOLE)
@@ -248,12 +295,22 @@ class JobStatus(Strict):
 
     def to_plain(self) -> dict[str, Any]:
         """As any document; what is unknown in the bill is an explicit null, and usage is as short as it can be."""
-        parts = {"bill": self.bill, "usage": self.usage}
+        parts = {"bill": self.bill, "usage": self.usage, "earlyStopped": self.early_stopped}
         return {**super().to_plain(), **{name: part.to_plain() for name, part in parts.items() if part is not None}}
 
     def condition(self, type: ConditionType) -> Condition | None:
         """The condition of that type, if it has been observed."""
         return next((condition for condition in self.conditions if condition.type == type), None)
+
+    @property
+    def state(self) -> str:
+        """In a word or two, for people."""
+        succeeded, suspended = self.condition("Succeeded"), self.condition("Suspended")
+        if succeeded is not None and succeeded.status != "Unknown":
+            return "Succeeded" if succeeded.status == "True" else f"Failed ({succeeded.reason})"
+        if suspended is not None and suspended.status == "True":
+            return f"Suspended ({suspended.reason})"
+        return "Active" if self.start_time else "New"
 
     def stage(self, name: str) -> StageStatus | None:
         """The stage of that name, if it has been decided on."""

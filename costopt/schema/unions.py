@@ -110,6 +110,12 @@ def settings_named(union: Strict) -> Strict | None:
     return None
 
 
+def with_settings(union: Model, settings: Strict) -> Model:
+    """The same member of a tagged union with other settings."""
+    [name] = (member.name for member in UNIONS[type(union)] if member.word == getattr(union, TAG))
+    return union.model_copy(update={name: settings})
+
+
 def _made_union(model: type[Model], members: tuple[Member, ...], rule: Rule) -> type[Model]:
     UNIONS[model] = members
     model.rules = (rule, *model.rules)

@@ -7,9 +7,20 @@ prices that applied; once the pod is gone, and its record cannot be asked for ag
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
-from costopt.schema.base import Count, DecimalString, Money, Name, ShortText, Strict, Timestamp, list_map_keys
+from costopt.schema.base import (
+    Count,
+    DecimalString,
+    Money,
+    Name,
+    ShortText,
+    Strict,
+    Timestamp,
+    decimal,
+    list_map_keys,
+    plain,
+)
 from costopt.schema.prices import Currency, Date
 from costopt.schema.replica import MeteredMilliseconds
 
@@ -18,7 +29,7 @@ Outcome = Literal["Running", "Succeeded", "Failed", "Stalled", "Disrupted", "Sus
 
 CapacityType = Literal["OnDemand", "Spot", "Reserved"]
 
-Cause = Literal["Startup", "Productive", "DataWait", "Checkpoint", "LostProgress", "Recovery", "Other"]
+Cause = Literal["Startup", "Selecting", "Productive", "DataWait", "Checkpoint", "LostProgress", "Recovery", "Other"]
 """What held time was spent on. Recovery is the start-up of an attempt after the first."""
 
 ExactDecimal = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?$", max_length=400)]
@@ -53,12 +64,16 @@ Causes: to Other. Prices: to their mean. Products, Resources, Stages: no longer 
 currency than the price book's is no longer told."""
 
 
+Price = Annotated[Money, AfterValidator(lambda amount: plain(decimal(amount)))]
+"""An amount without zeros that say nothing, so that "2" and "2.0" are one price, also in a status that has both."""
+
+
 class PinnedPrice(Strict):
     """The price of one resource, as it was in the price book when the replica's usage was recorded."""
 
     resource: ShortText
     """Resource name: cpu, memory, nvidia.com/gpu."""
-    list_unit_price: Money | None = None
+    list_unit_price: Price | None = None
     """Price of one unit. None: the book had none that day, so the usage stays without a price."""
     product: Annotated[str, StringConstraints(max_length=256)] = ""
     """Device model of the price book's row. Empty: a row for any model."""

@@ -1,10 +1,14 @@
-"""What a variant's replica says of the model it made: measured, compared, and loaded again."""
+"""What a variant's replica says of the model it made: measured, compared, and loaded again.
+
+Search           how its steps were found
+VariantStatus    in the job's status, where room is scarce; the whole is a VariantReport (variant_details.py)
+"""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from costopt.schema.base import Count, Figure, Name, ShortText, Strict
+from costopt.schema.base import DESCRIBED_ELSEWHERE, Count, Figure, Name, ShortText, Strict
 
 Target = Literal["Token", "MaskedToken", "Sample"]
 
@@ -14,21 +18,27 @@ MAX_METRICS = 8
 MetricFigure = Annotated[str, StringConstraints(pattern=r"^-?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]{1,3})?$", max_length=24)]
 """A report must fit into a pod's termination message with all of them, twice."""
 
-EngineName = Literal["TorchEager", "TorchCompiled", "TorchQuantized"]
+EngineName = Literal["TorchEager", "TorchCompiled", "TorchQuantized", "OnnxRuntime"]
+
+QualityMetric = Literal["Loss", "Accuracy", "MacroF1"]
+CLASS_METRICS: tuple[QualityMetric, ...] = ("Accuracy", "MacroF1")
+"""Of classifiers only."""
 
 
 class Measurement(Strict):
     """A variant or the baseline, measured in the same process."""
 
     size_bytes: Count
-    """Bytes of the saved weights on disk."""
+    """Bytes of the saved weights on disk; of a variant under OnnxRuntime, in ONNX."""
     parameters: Count
     """Parameters."""
     nonzero_permille: Annotated[int, Field(ge=0, le=1000)]
     """Parameters that are not zero, in thousandths."""
     latency_microseconds: Count
     """Median time of one forward pass of one sample batch."""
-    validation_loss: Figure
+    latency_p95_microseconds: Count | None = None
+    """What 95 of 100 such passes did not exceed."""
+    validation_loss: MetricFigure
     """Loss on the held-out split, nats per token (or per sample, for images)."""
     validation_accuracy_permille: Annotated[int, Field(ge=0, le=1000)] | None = None
     """Held-out samples classified correctly, in thousandths; None of what is no classifier."""
@@ -38,18 +48,46 @@ class Measurement(Strict):
     """Metrics of the model's own (`model.type` Import) by name: their mean over held-out samples."""
     engine: EngineName | None = None
     """What ran it: the fastest of those that were tried on this machine. TorchEager: torch's kernels one by one.
-    TorchCompiled: torch.compile. TorchQuantized: torch's own 8-bit kernels (FBGEMM, oneDNN). None: an earlier version
-    did not tell."""
+    TorchCompiled: torch.compile. TorchQuantized: torch's own 8-bit kernels (FBGEMM, oneDNN). OnnxRuntime: onnxruntime.
+    None: an earlier version did not tell."""
+
+
+class QualityChange(Strict):
+    """How the task's own metric differs from the model's on the same samples."""
+
+    metric: QualityMetric
+    """Accuracy of a classifier, else Loss."""
+    change: MetricFigure
+    """The variant's minus the model's: nats, or a share of samples."""
+    low: MetricFigure
+    """Lower bound of it, with 95 percent confidence."""
+    high: MetricFigure
+    """Upper bound."""
 
 
 class VariantFault(Strict):
-    """Why nobody would deploy a variant."""
+    """Why a variant is rejected."""
 
-    reason: Literal["SlowerAndNotSmaller", "Slower", "NoBetterThanGuessing"]
-    """SlowerAndNotSmaller: than the model. Slower: though its steps are there for speed. NoBetterThanGuessing: its loss
-    is not below that of guessing each target by how frequent it is."""
-    message: Annotated[str, StringConstraints(pattern=r"^[ !#-\[\]-~]+$", max_length=160)]
+    reason: Literal[
+        "SlowerAndNotSmaller", "Slower", "NotSmaller", "QualityDropped", "LossIncreased", "NoBetterThanGuessing"
+    ]
+    """SlowerAndNotSmaller: than the model. NoBetterThanGuessing: its loss is not below that of guessing each target by
+    how frequent it is. The others: a bound of `accept` or its default."""
+    message: Annotated[str, StringConstraints(pattern=r"^[ !#-\[\]-~]+$", max_length=128)]
     """One sentence with the numbers."""
+
+
+class Search(Strict):
+    """How `auto` found the steps."""
+
+    trials: Count
+    """Lists of steps that were tried."""
+    seconds: Count
+    """What that took, also in earlier attempts."""
+    chosen: Annotated[str, StringConstraints(pattern=r"^[ !#-\[\]-~]+$", max_length=96)]
+    """The steps in a few words."""
+    payback_batches: Count | None = None
+    """Passes after which the time saved is that of the search. None: never."""
 
 
 class VariantStatus(Strict):
@@ -59,11 +97,11 @@ class VariantStatus(Strict):
     """Name of the variant."""
     measured: Measurement
     """The variant."""
-    baseline: Measurement
-    """The uncompressed model, measured in the same process, interleaved."""
-    size_ratio: Figure
+    baseline: Annotated[Measurement, Field(json_schema_extra=DESCRIBED_ELSEWHERE)]
+    """The uncompressed model, measured in the same process, interleaved: see docs/reference.md."""
+    size_ratio: MetricFigure
     """Baseline bytes divided by the variant's: larger is better."""
-    speedup: Figure
+    speedup: MetricFigure
     """Baseline latency divided by the variant's: larger is better."""
     validation_loss_increase: Figure
     """The variant's validation loss minus the baseline's: smaller is better."""
@@ -71,13 +109,19 @@ class VariantStatus(Strict):
     """Folder of the artifact, relative to the job's storage."""
     reloaded: bool
     """True: a fresh process loaded the artifact and gave the same output."""
-    trivial_loss: Figure | None = None
+    trivial_loss: MetricFigure | None = None
     """Loss of guessing each held-out target by how frequent it is there: their entropy, in the losses' unit."""
     loss_per: Target | None = None
-    """What the losses are nats per: a token, one that was hidden, or a sample. None: an earlier version did not say."""
+    """What the losses are nats per: a token, one that was hidden, or a sample."""
     bytes_per_token: Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?$", max_length=16)] | None = None
     """Bytes of text per held-out token, by which losses become bits per byte. None where they are not of each token."""
+    quality_change: QualityChange | None = None
+    """Of the task's own metric. None: too few samples to tell."""
     validation_samples: Count | None = None
     """Held-out samples that both losses are over: fewer than asked for where they would have taken too long."""
-    faults: Annotated[list[VariantFault], Field(max_length=3)] = Field(default_factory=list)
-    """What speaks against deploying it. Empty: nothing that was measured."""
+    faults: Annotated[list[VariantFault], Field(max_length=5)] = Field(default_factory=list)
+    """Why it is rejected. Empty: it is accepted."""
+    verdict: Literal["Accepted", "Rejected"] | None = None
+    """Whether it is what `accept` asks for."""
+    search: Annotated[Search | None, Field(json_schema_extra=DESCRIBED_ELSEWHERE)] = None
+    """How `auto` found the steps: see docs/reference.md."""

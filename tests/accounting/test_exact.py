@@ -4,7 +4,8 @@ from decimal import Decimal, Inexact
 
 import pytest
 
-from costopt.accounting.exact import hours, multiply, plain, total
+from costopt.accounting.exact import hours, multiply, total
+from costopt.schema.base import plain
 
 
 def test_sums_and_products_keep_every_digit() -> None:

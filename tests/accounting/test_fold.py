@@ -258,3 +258,30 @@ def test_the_order_of_records_changes_no_sum(
 def test_the_smallest_and_the_largest_quantity_are_folded_exactly(quantity: str) -> None:
     usage = Usage(records=[record("a", resources={"cpu": quantity}), record("b", resources={"cpu": "1"})])
     assert bill_of(fold(usage, {"a", "b"}), [], book()) == bill_of(usage, [], book())
+
+
+def _padded(book_: PriceBook) -> PriceBook:
+    """The same book, its prices with zeros that say nothing."""
+    plain = book_.to_plain()
+    for row in plain["spec"]["prices"]:
+        amount = row["listUnitPrice"]
+        row["listUnitPrice"] = f"0{amount}" + ("0" if "." in amount else ".00")
+    return PriceBook.model_validate(plain)
+
+
+@given(st.data(), histories(), price_books())
+def test_zeros_that_say_nothing_make_no_other_price(
+    data: st.DataObject, records: list[UsageRecord], prices: PriceBook | None
+) -> None:
+    padded = None if prices is None else _padded(prices)
+    assert make_bill(records, padded) == make_bill(records, prices)
+    mixed = [pin_prices(each, data.draw(st.sampled_from([prices, padded]))) for each in records]
+    chosen = {each.uid for each in records if data.draw(st.booleans())}
+    assert bill_of(fold(Usage(records=mixed), chosen), [], prices) == make_bill(records, prices)
+
+
+def test_a_status_that_has_one_price_in_two_words_has_one_line_of_it() -> None:
+    kept = [pin_prices(record(uid, **HOURLY), book(price("cpu", "2"))).to_plain() for uid in ("one", "other")]
+    kept[1]["prices"][0]["listUnitPrice"] = "02.0"
+    [line] = make_bill([UsageRecord.model_validate_json(json.dumps(each)) for each in kept], None).lines
+    assert (line.list_unit_price, line.list_cost) == ("2", "4")

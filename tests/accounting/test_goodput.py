@@ -27,6 +27,18 @@ CASES: list[tuple[str, dict[str, Any], dict[str, int]]] = [
         {"Startup": 1000, "Productive": 5700, "DataWait": 20, "Checkpoint": 300, "Other": 2980},
     ),
     (
+        "what was spent on choosing samples is told apart from the start, in every attempt",
+        {"metered": METER.model_copy(update={"selecting": 500}), "attempt": 1},
+        {
+            "Recovery": 1000,
+            "Selecting": 500,
+            "Productive": 5700,
+            "DataWait": 20,
+            "Checkpoint": 300,
+            "Other": 2480,
+        },
+    ),
+    (
         "steps that no checkpoint holds are lost with a failure",
         {"metered": METER, "outcome": "Failed"},
         {"Startup": 1000, "Productive": 5000, "LostProgress": 700, "DataWait": 20, "Checkpoint": 300, "Other": 2980},
@@ -35,6 +47,16 @@ CASES: list[tuple[str, dict[str, Any], dict[str, int]]] = [
         "steps that no checkpoint holds are lost with a disruption",
         {"metered": MeteredMilliseconds(since_checkpoint=4000), "outcome": "Disrupted"},
         {"LostProgress": 4000, "Other": 6000},
+    ),
+    (
+        "a variant of which a step trains tells its time of that; the rest is its work",
+        {"metered": METER, "stage": "int8"},
+        {"Startup": 1000, "Productive": 5700 + 2980, "DataWait": 20, "Checkpoint": 300},
+    ),
+    (
+        "what no checkpoint of such a variant holds is lost with it",
+        {"metered": METER, "stage": "int8", "attempt": 1, "outcome": "Disrupted"},
+        {"Recovery": 1000, "Productive": 5000, "LostProgress": 700 + 2980, "DataWait": 20, "Checkpoint": 300},
     ),
     (
         "starting again after an attempt is recovery",

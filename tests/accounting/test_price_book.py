@@ -25,14 +25,14 @@ CASES: list[tuple[str, dict[str, Any], str | None]] = [
     ("spot capacity has its own price", {"resource": "cpu", "capacity_type": "Spot"}, "0.01"),
     ("spot capacity without a row has no price", {"resource": GPU, "capacity_type": "Spot"}, None),
     ("reserved capacity without a row has no price", {"resource": "cpu", "capacity_type": "Reserved"}, None),
-    ("a device model has its own price", {"resource": GPU, "product": "H100"}, "3.00"),
+    ("a device model has its own price", {"resource": GPU, "product": "H100"}, "3"),
     (
         "its own price goes before a later general one",
         {"resource": GPU, "product": "H100", "day": date(2026, 6, 2)},
-        "3.50",
+        "3.5",
     ),
-    ("another device model has the general price", {"resource": GPU, "product": "A100"}, "2.00"),
-    ("an unknown device model has the general price", {"resource": GPU, "product": None}, "2.00"),
+    ("another device model has the general price", {"resource": GPU, "product": "A100"}, "2"),
+    ("an unknown device model has the general price", {"resource": GPU, "product": None}, "2"),
     ("a general row prices a resource beside any device", {"resource": "cpu", "product": "H100"}, "0.05"),
     ("a resource the book does not name has no price", {"resource": "memory"}, None),
 ]

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from builders.operator import START, UID, a_job, child, child_json, owner, pod_json
+from builders.operator import START, UID, a_given_job, a_job, child, child_json, owner, pod_json
 from costopt import names
 from costopt.render.labels import label_value
 from costopt.render.manifests import manifests
+from costopt.schema.job import CostOptJob
 from costopt.schema.replica import Progress
 from costopt.schema.status import Bill, EarlierJob, JobStatus
 from costopt_operator.act.controller import Controller
@@ -145,8 +146,8 @@ class Scene:
         self.controller._failing = FailingLooks(lambda: self.steady)
         self.cluster.on_job_gone = self.controller.forget
 
-    def add_job(self, *, uid: str = UID, **spec: Any) -> None:
-        job = {**a_job(**spec).to_plain(), "status": {}}
+    def add_job(self, drawn: CostOptJob | None = None, *, uid: str = UID, **spec: Any) -> None:
+        job = {**(drawn or a_job(**spec)).to_plain(), "status": {}}
         job["metadata"] |= {"uid": uid, "generation": 1}
         self.cluster.learn_job(parse_job(self.api.put("CostOptJob", job)))
 
@@ -193,6 +194,23 @@ def test_the_status_is_written_before_anything_is_made_and_the_job_last() -> Non
     assert play.api.written[0] == "status"
     assert play.api.written[-1] == f"create {ATTEMPT}"
     assert len(play.api.written) == len(set(play.api.written))
+
+
+def test_the_variants_of_a_given_model_have_settings_of_their_own_and_share_what_the_job_has_once() -> None:
+    play = Scene()
+    play.add_job(a_given_job(storage={"create": {"size": "1Gi"}}))
+    asyncio.run(play.look())
+    assert sorted(play.api.objects) == [
+        "ConfigMap tiny-int8-a0",
+        "ConfigMap tiny-small-a0",
+        JOB,
+        "Job tiny-int8-a0",
+        "Job tiny-small-a0",
+        "NetworkPolicy tiny-peers",
+        "PersistentVolumeClaim tiny-storage",
+    ]
+    assert play.api.written[0] == "status"
+    assert [stage.name for stage in play.status.stages] == ["int8", "small"]
 
 
 def test_a_job_that_the_api_server_finds_invalid_fails_with_the_servers_sentence() -> None:

@@ -67,6 +67,7 @@ meters = st.none() | st.builds(
     lost=st.integers(0, 10**5),
     data_wait=st.integers(0, 10**4),
     checkpoint=st.integers(0, 10**4),
+    selecting=st.integers(0, 10**4),
 )
 moments = st.integers(0, 120 * 86400 * 10**6).map(
     lambda microseconds: MIDNIGHT - timedelta(days=50) + timedelta(microseconds=microseconds)

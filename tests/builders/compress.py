@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,12 @@ def dynamic() -> Step:
     return Step(type="Quantize", quantize=Quantize(scheme="Int8DynamicActivation"))
 
 
-def pruned(structure: Any, percent: int, *, criterion: Any = "L1", seed: int = 0) -> Step:
-    return Step(type="Prune", prune=Prune(structure=structure, criterion=criterion, percent=percent, seed=seed))
+def quantized(scheme: Any, **settings: Any) -> Step:
+    return Step(type="Quantize", quantize=Quantize(scheme=scheme, **settings))
+
+
+def pruned(structure: Any, percent: int, **choice: Any) -> Step:
+    return Step(type="Prune", prune=Prune(structure=structure, percent=percent, **choice))
 
 
 class StepInPlaceOfPrune:
@@ -50,6 +55,7 @@ class StepInPlaceOfPrune:
 
     phase: PhaseName = "Pruning"
     trains = False
+    quality_drop_percent = Decimal(5)
 
     def changes_shapes(self, _settings: Prune) -> bool:
         return False

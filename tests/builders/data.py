@@ -3,11 +3,21 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from costopt.schema.data import DataSettings, ImageData, LabelledTextData, TableData, TextData, Tokenizer
+from costopt.schema.data import (
+    DataSettings,
+    ImageData,
+    ImageFolderData,
+    LabelledTextData,
+    TableData,
+    Tokenizer,
+)
+from costopt.schema.text_sources import RecordsData, TextData, TokenShardsData
 from costopt_trainer.data import load_data
 from costopt_trainer.errors import NotRetryable
 
@@ -15,7 +25,7 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 
 def text_settings(
-    path: Path,
+    path: Path | str,
     *,
     include: str = "*.txt",
     max_bytes: int | None = None,
@@ -30,7 +40,7 @@ def text_settings(
     )
 
 
-def image_settings(path: Path, *, validation_percent: int = 10) -> DataSettings:
+def image_settings(path: Path | str, *, validation_percent: int = 10) -> DataSettings:
     return DataSettings(type="Images", images=ImageData(path=str(path)), validation_percent=validation_percent)
 
 
@@ -47,8 +57,58 @@ def write_images(path: Path, *, count: int = 40, side: int = 8, classes: int = 4
     return path
 
 
+DIGITS = (
+    "01110 10001 10011 10101 11001 10001 01110",
+    "00100 01100 00100 00100 00100 00100 01110",
+    "01110 10001 00001 00110 01000 10000 11111",
+    "01110 10001 00001 00110 00001 10001 01110",
+    "00010 00110 01010 10010 11111 00010 00010",
+    "11111 10000 11110 00001 00001 10001 01110",
+    "00110 01000 10000 11110 10001 10001 01110",
+    "11111 00001 00010 00100 01000 01000 01000",
+    "01110 10001 10001 01110 10001 10001 01110",
+    "01110 10001 10001 01111 00001 00010 01100",
+)
+"""Rows of dots."""
+
+
+def write_digits(path: Path, *, count: int = 2000, side: int = 12, noise: int = 60) -> Path:
+    """Digits anywhere in noisy images; a small network tells them apart, and not at once."""
+    rng = np.random.default_rng(0)
+    glyphs = np.array([[[int(dot) for dot in row] for row in digit.split()] for digit in DIGITS], dtype=np.uint8)
+    labels = np.arange(count) % 10
+    images = rng.integers(0, noise, size=(count, side, side), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        row, column = rng.integers(0, side - 6), rng.integers(0, side - 4)
+        image[row : row + 7, column : column + 5] += glyphs[label] * rng.integers(80, 130, dtype=np.uint8)
+    np.savez(path, images=images, labels=labels)
+    return path
+
+
+def records_settings(
+    path: Path | str | None = None, *, tokenizer: Tokenizer | None = None, validation_percent: int = 10, **fields: Any
+) -> DataSettings:
+    place = {} if path is None else {"path": str(path)}
+    return DataSettings(
+        type="Records",
+        records=RecordsData.model_validate({**place, **fields}),
+        tokenizer=tokenizer or Tokenizer(),
+        validation_percent=validation_percent,
+    )
+
+
+def token_settings(
+    path: Path | str, *, vocabulary_size: int = 100, validation_percent: int = 10, **fields: Any
+) -> DataSettings:
+    return DataSettings(
+        type="TokenShards",
+        token_shards=TokenShardsData.model_validate({"path": str(path), "vocabularySize": vocabulary_size, **fields}),
+        validation_percent=validation_percent,
+    )
+
+
 def labelled_settings(
-    path: Path, *, tokenizer: Tokenizer | None = None, validation_percent: int = 10, **fields: str
+    path: Path | str, *, tokenizer: Tokenizer | None = None, validation_percent: int = 10, **fields: Any
 ) -> DataSettings:
     return DataSettings(
         type="LabelledText",
@@ -79,6 +139,26 @@ def refused_in_one_sentence(settings: DataSettings, sentence: str, cache: Path) 
     assert caught.value.reason == "InvalidData"
     assert "\n" not in str(caught.value)
     assert " must " in str(caught.value)
+
+
+def folder_settings(path: Path | str, *, validation_percent: int = 10, **fields: Any) -> DataSettings:
+    return DataSettings(
+        type="ImageFolder",
+        image_folder=ImageFolderData.model_validate({"path": str(path), **fields}),
+        validation_percent=validation_percent,
+    )
+
+
+def write_image_folder(path: Path, *, count: int = 24, side: int = 6, ends: tuple[str, ...] = (".png",)) -> Path:
+    """Noise images, those of each class with a bright channel of its own."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        pixels = rng.integers(0, 100, size=(side, side, 3), dtype=np.uint8)
+        pixels[..., number % 3] += 150
+        folder = path / ("red", "green", "blue")[number % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"{number}{ends[number % len(ends)]}")
+    return path
 
 
 def table_settings(path: Path, *, validation_percent: int = 10) -> DataSettings:

@@ -5,6 +5,7 @@ A fence's info string gives the kind of block:
     sh       commands, one per line, whose output is not shown
     console  commands after `$ `, each followed by its output; a line `...` stands for any lines
     yaml     a document that is valid as it is
+    python   lines that tests/docs/test_loading.py runs
     text     a drawing, or the layout of a folder: not typed, and not printed by a program
 """
 
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-CLASSES = ("sh", "console", "yaml", "text")
+CLASSES = ("sh", "console", "yaml", "python", "text")
 
 PAGES = tuple(
     sorted(

@@ -85,6 +85,12 @@ JOURNEY = (
 NOT_RUN = {
     "make install": "it has been run where this is",
     "make test": "it runs this very test",
+    "costopt data cleaned.yaml --dry-run": "tests/cli/test_data.py runs it, on a smaller text",
+    "costopt artifacts runs/quickstart --verify": "tests/cli/test_artifacts.py runs it, on other artifacts",
+    "costopt artifacts runs/quickstart --copy-to s3://bucket/quickstart": "needs a bucket; "
+    "tests/local/test_artifact_copies.py has one in memory",
+    'costopt try runs/quickstart/artifacts/model "import os"': "tests/cli/test_try.py runs it, on a smaller model",
+    "costopt report runs/quickstart": "tests/cli/test_report.py runs it, of another run",
     "make test-slow": "CI runs it",
     "make test-cluster": "CI runs it",
     "make lint": "CI runs it",

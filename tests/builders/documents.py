@@ -50,6 +50,16 @@ def plain_command_job() -> Plain:
     return job
 
 
+def plain_given_job(**spec: Any) -> Plain:
+    """A valid CostOptJob without a training: variants of a model that is there, each with its resources."""
+    resources = {"requests": {"cpu": "1", "memory": "2Gi"}}
+    job = plain_job(model={"path": "/models/tiny"}, evaluation=ON_TEXT, **spec)
+    del job["spec"]["train"]
+    for variant in job["spec"]["compress"]:
+        variant.setdefault("resources", resources)
+    return job
+
+
 def plain_price_book(**spec: Any) -> Plain:
     """A valid PriceBook; keyword arguments replace parts of its spec."""
     row = {"effectiveFrom": "2026-01-01", "source": "sample figure"}
@@ -99,6 +109,10 @@ def in_job(path: str, value: Any) -> Plain:
 
 def in_command_job(path: str, value: Any) -> Plain:
     return changed(plain_command_job(), path, value)
+
+
+def in_given_job(path: str, value: Any) -> Plain:
+    return changed(plain_given_job(), path, value)
 
 
 def in_book(path: str, value: Any) -> Plain:

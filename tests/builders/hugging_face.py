@@ -89,6 +89,7 @@ def write_tokenizer(folder: Path, like: str) -> Path:
     elif like == "llama":
         tokenizer = tokenizers.Tokenizer(models.BPE(unk_token="[UNK]"))
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+        tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
         trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=special, show_progress=False)
     else:
         tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))

@@ -37,6 +37,15 @@ PROGRAMS = {
         "attempt == 0 and index == 1 and sys.exit(7); attempt == 0 and time.sleep(600)"
     ),
     "fail": "sys.exit(7)",
+    "refuse": (
+        "open(os.environ['COSTOPT_TERMINATION_FILE'], 'w').write("
+        """'{"exitCode": 78, "reason": "InvalidSettings", "message": "model.decoderLM must stay what it was."}');"""
+        "sys.exit(78)"
+    ),
+    "run out of memory": (
+        "open(os.environ['COSTOPT_TERMINATION_FILE'], 'w').write("
+        """'{"exitCode": 1, "reason": "OutOfMemory", "message": "Rank 0 was killed: memory ran out."}'); sys.exit(1)"""
+    ),
     "print progress": (
         "index = int(os.environ['COSTOPT_REPLICA_INDEX']);"
         """print('{"step": %d, "totalSteps": 9, "loss": "1.5"}' % (index + 4)); print('x' * 20000 * index)"""
@@ -88,6 +97,23 @@ def recipe_job(*, name: str = "tiny", train: Mapping[str, Any] | None = None, **
         "kind": "CostOptJob",
         "metadata": {"name": name},
         "spec": {"train": training, "compress": [INT8], **spec},
+    }
+    return CostOptJob.model_validate(data)
+
+
+def given_job(*variants: Mapping[str, Any], name: str = "tiny", **spec: Any) -> CostOptJob:
+    """A job without a training: the variants of a model that is there, each of 1 vCPU, 1 GiB unless it says more."""
+    node = {"requests": {"cpu": 1, "memory": "1Gi"}}
+    data = {
+        "apiVersion": "costopt.dev/v1alpha1",
+        "kind": "CostOptJob",
+        "metadata": {"name": name},
+        "spec": {
+            "model": {"path": "models/tiny"},
+            "evaluation": {"data": RECIPE["data"]},
+            "compress": [{"resources": node, **variant} for variant in variants or (INT8,)],
+            **spec,
+        },
     }
     return CostOptJob.model_validate(data)
 

@@ -19,6 +19,9 @@ def refuse(*_arguments: Any, **_named: Any) -> NoReturn:
 class RefusingUnpickler:
     """Replaces pickle's Unpicklers; it may be subclassed, but not instantiated."""
 
+    load = refuse
+    """Libraries that extend pickle, such as dill, look at it when they are imported."""
+
     def __init__(self, *_arguments: Any, **_named: Any) -> None:
         refuse()
 

@@ -4,6 +4,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from builders.documents import plain_given_job
 from cases.mistakes import plain_job, plain_price_book
 from costopt import names
 from costopt.render.labels import label_value
@@ -35,6 +36,13 @@ def a_job(name: str = "tiny", *, labels: dict[str, str] | None = None, **spec: A
     restarts = {"backoffSeconds": 0, **spec.pop("restarts", {})}
     plain = plain_job(**{"compress": [], "restarts": restarts, **spec})
     plain["metadata"] = {"name": name, "namespace": "team", "uid": UID, "generation": 1, "labels": labels or {}}
+    return CostOptJob.model_validate(plain)
+
+
+def a_given_job(**spec: Any) -> CostOptJob:
+    """The same without a training: the variants `int8` and `small` of a model that is there."""
+    plain = plain_given_job(**{"restarts": {"backoffSeconds": 0}, **spec})
+    plain["metadata"] = {"name": "tiny", "namespace": "team", "uid": UID, "generation": 1, "labels": {}}
     return CostOptJob.model_validate(plain)
 
 

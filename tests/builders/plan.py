@@ -14,6 +14,7 @@ from costopt.accounting.outlook import Outlook
 from costopt.plan.backoff import starts_in
 from costopt.plan.causes import CAUSES
 from costopt.plan.decide import Observed, Plan, Replica, StopGang, is_final, is_suspended, plan
+from costopt.plan.early_stop import with_bill
 from costopt.plan.ends import ends_of
 from costopt.schema.job import JobSpec
 from costopt.schema.replica import FailureReason, Progress, TerminationMessage
@@ -24,6 +25,8 @@ from costopt.schema.variant_report import Measurement, VariantStatus
 START = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)
 INT8 = {"name": "int8", "steps": [{"type": "Quantize", "quantize": {"scheme": "Int8WeightOnly"}}]}
 PRUNED = {"name": "pruned", "steps": [{"type": "Prune", "prune": {"structure": "Structured", "percent": 30}}]}
+
+HEALED = {"name": "healed", "steps": [{"type": "FineTune", "fineTune": {"steps": 10}}]}
 
 
 def spec(*variants: dict[str, Any], **changed: Any) -> JobSpec:
@@ -47,6 +50,16 @@ def spec(*variants: dict[str, Any], **changed: Any) -> JobSpec:
             **changed,
         }
     )
+
+
+def given(*variants: dict[str, Any], **changed: Any) -> JobSpec:
+    """The given variants of a model that is there: a job without a training."""
+    plain = spec(*variants, **changed).to_plain()
+    del plain["train"]
+    for variant in plain["compress"]:
+        variant.setdefault("resources", {"requests": {"cpu": "1", "memory": "1Gi"}})
+    text = {"type": "Text", "text": {"path": "held-out.txt"}}
+    return JobSpec.model_validate({**plain, "model": {"path": "/models/tiny"}, "evaluation": {"data": text}})
 
 
 def report(name: str) -> VariantStatus:
@@ -148,14 +161,15 @@ class World:
         return [each for each in self.replicas.values() if each.live and stage in (None, each.stage)]
 
     def end(self, who: Replica, code: int | None, **changed: Any) -> None:
-        """A running replica ends; a variant that succeeds leaves its report unless `reported` is False."""
+        """A running replica ends; a variant that was made leaves its report unless `reported` is False."""
         reported = changed.pop("reported", True)
         said = changed.pop("said", None)
         if said is not None:
             changed["termination"] = TerminationMessage(**{"exit_code": code or 0, **said})
         state: Any = "Succeeded" if code == 0 else "Failed"
         self.replicas[who.uid] = replace(who, state=state, exit_code=code, ended_at=self.now, **changed)
-        if code == 0 and who.stage != "train" and reported:
+        made = code == 0 or (said or {}).get("reason") == "VariantRejected"
+        if made and who.stage != "train" and reported:
             self.reports[who.stage] = report(who.stage)
 
     def end_all(self, code: int, stage: str | None = None) -> None:
@@ -322,7 +336,7 @@ def checked_plan(observed: Observed, now: datetime) -> Plan:
 
     if is_final(before):
         assert not decided.start, "something is started after the end"
-        assert after == before.model_copy(update={"bill": after.bill}), "a finished job's status changed"
+        assert after == with_bill(before, after.bill), "a finished job's status changed"
     if is_final(after) or is_suspended(after):
         assert not decided.start
         assert after.active_since is None

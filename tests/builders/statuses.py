@@ -3,11 +3,21 @@
 from datetime import UTC, datetime
 
 from costopt.schema.replica import Progress
-from costopt.schema.status import Bill, BillLine, Condition, Failure, JobStatus, StageStatus, Total
+from costopt.schema.status import (
+    Bill,
+    BillLine,
+    Condition,
+    EarlyStopped,
+    Failure,
+    JobStatus,
+    SavedHours,
+    StageStatus,
+    Total,
+)
 from costopt.schema.usage import FoldedUsage, Usage, UsageRecord
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
-CAUSES = ("Startup", "Productive", "DataWait", "Checkpoint", "LostProgress", "Recovery", "Other")
+CAUSES = ("Startup", "Selecting", "Productive", "DataWait", "Checkpoint", "LostProgress", "Recovery", "Other")
 STAGES = ["train", *(f"variant-{number}" for number in range(16))]
 
 
@@ -68,6 +78,20 @@ def largest_status() -> JobStatus:
             StageStatus(name=name, state="Failed", phase="p" * 256, failures=4, failure=failure(name))
             for name in STAGES
         ],
+        early_stopped=EarlyStopped(
+            metric="ValidationLoss",
+            best="1.5",
+            best_step=10**15,
+            stopped_at_step=10**15,
+            total_steps=10**15,
+            steps_saved=10**15,
+            hours_saved=[
+                SavedHours(resource="n" * 256, quantity="9" * 60, unit="Unit-Hours", list_cost="9" * 60)
+                for _ in range(64)
+            ],
+            list_cost_saved="9" * 60,
+            currency="USD",
+        ),
         progress=Progress(step=1, total_steps=2, checkpoints_passed_over="damaged " * 500),
         bill=Bill(
             currency="USD", lines=lines[:2000], by_cause=[Total(key="Other", list_cost="6000")], list_cost="6000"

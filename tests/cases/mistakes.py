@@ -15,14 +15,25 @@ from builders.documents import (
     changed,
     in_book,
     in_command_job,
+    in_given_job,
     in_job,
     plain_command_job,
+    plain_given_job,
     plain_job,
     plain_price_book,
 )
+from cases.mixture_mistakes import MIXTURE_MISTAKES
 from cases.pod_mistakes import POD_MISTAKES
 
 __all__ = ["CHANGES", "MISTAKES", "ChangeCase", "MistakeCase", "plain_job", "plain_price_book"]
+
+
+def _prune(**settings: object) -> dict[str, object]:
+    return {"type": "Prune", "prune": {"structure": "Unstructured", "percent": 50, **settings}}
+
+
+CLUSTERS = {"type": "ShareWeights", "shareWeights": {"clusterBits": 4}}
+PACKED_FOR_LOSS = {"type": "Text", "text": {"path": "a.txt"}, "packing": {"boundaries": "Loss"}}
 
 MISTAKES = [
     MistakeCase(
@@ -217,15 +228,253 @@ MISTAKES = [
     ),
     MistakeCase(
         "an unknown optimizer",
-        in_job(f"{RECIPE}.optimizer", {"type": "SGD"}),
+        in_job(f"{RECIPE}.optimizer", {"type": "Adam"}),
         f"{RECIPE}.optimizer.type",
-        'Unsupported value: "SGD": supported values: "AdamW"',
+        'Unsupported value: "Adam": supported values: "AdamW", "SGD", "Lion"',
+    ),
+    MistakeCase(
+        "gradients clipped in two ways",
+        in_job(f"{RECIPE}.optimizer", {"gradientClipNorm": "1.5", "gradientClipValue": "0.5"}),
+        f"{RECIPE}.optimizer",
+        "gradientClipNorm must not be set beside gradientClipValue: gradients are clipped in one way",
+    ),
+    MistakeCase(
+        "gradients clipped to nothing",
+        in_job(f"{RECIPE}.optimizer", {"gradientClipValue": "0"}),
+        f"{RECIPE}.optimizer",
+        "gradientClipValue must be more than 0; leave it out to clip the norm",
+    ),
+    MistakeCase(
+        "a group without parameters",
+        in_job(f"{RECIPE}.optimizer", {"groups": [{"parameters": []}]}),
+        f"{RECIPE}.optimizer.groups[0].parameters",
+        "should have at least 1 items",
+    ),
+    MistakeCase(
+        "settings of another optimizer",
+        in_job(f"{RECIPE}.optimizer", {"type": "Lion", "sgd": {"momentum": "0.5"}}),
+        f"{RECIPE}.optimizer",
+        "only the settings that `type` names may be set",
+    ),
+    MistakeCase(
+        "a momentum of one",
+        in_job(f"{RECIPE}.optimizer", {"type": "SGD", "sgd": {"momentum": "1"}}),
+        f"{RECIPE}.optimizer.sgd",
+        "momentum must be less than 1",
+    ),
+    MistakeCase(
+        "Nesterov's gradient without a momentum",
+        in_job(f"{RECIPE}.optimizer", {"type": "SGD", "sgd": {"momentum": "0", "nesterov": True}}),
+        f"{RECIPE}.optimizer.sgd",
+        "nesterov needs a momentum of more than 0",
+    ),
+    MistakeCase(
+        "a beta of one, of another optimizer",
+        in_job(f"{RECIPE}.optimizer", {"type": "Lion", "lion": {"beta2": "1"}}),
+        f"{RECIPE}.optimizer.lion",
+        "beta1 and beta2 must be less than 1",
+    ),
+    MistakeCase(
+        "a decay of means that grows",
+        in_job(f"{RECIPE}.optimizer", {"type": "Adafactor", "adafactor": {"beta2Decay": "1.5"}}),
+        f"{RECIPE}.optimizer.adafactor",
+        "beta2Decay must be at most 1, and clipThreshold at least 1",
+    ),
+    MistakeCase(
+        "a momentum of one, of Muon",
+        in_job(f"{RECIPE}.optimizer", {"type": "Muon", "muon": {"momentum": "1.0"}}),
+        f"{RECIPE}.optimizer.muon",
+        "momentum must be less than 1",
+    ),
+    MistakeCase(
+        "8-bit states of shared-out weights",
+        changed(
+            changed(in_job(f"{TRAIN}.numNodes", 2), f"{RECIPE}.parallelism", {"shard": 2}),
+            f"{RECIPE}.optimizer",
+            {"type": "AdamW8bit"},
+        ),
+        RECIPE,
+        "parallelism.shard and parallelism.tensor must be 1 with the optimizers Adafactor and AdamW8bit",
+    ),
+    MistakeCase(
+        "Muon in host memory",
+        changed(
+            in_job(f"{RECIPE}.parallelism", {"offloadToCpu": True}),
+            f"{RECIPE}.optimizer",
+            {"type": "Muon"},
+        ),
+        RECIPE,
+        "parallelism.offloadToCpu must be false with the optimizer Muon",
+    ),
+    MistakeCase(
+        "Muon for weights that stay zero",
+        changed(
+            in_job(f"{RECIPE}.model", {"type": "LSTM", "lstm": {"sparsity": {"percent": 50}}}),
+            f"{RECIPE}.optimizer",
+            {"type": "Muon"},
+        ),
+        RECIPE,
+        "the model's sparsity must be left out with the optimizer Muon, whose steps fill the zeros",
+    ),
+    MistakeCase(
+        "an average that keeps all",
+        in_job(f"{RECIPE}.ema", {"decay": "1"}),
+        f"{RECIPE}.ema",
+        "decay must be less than 1",
+    ),
+    MistakeCase(
+        "all of a label smoothed away",
+        in_job(f"{RECIPE}.labelSmoothingPercent", 100),
+        f"{RECIPE}.labelSmoothingPercent",
+        "should be less than or equal to 99",
     ),
     MistakeCase(
         "an unknown schedule",
-        in_job(f"{RECIPE}.schedule", {"type": "Linear"}),
+        in_job(f"{RECIPE}.schedule", {"type": "Staircase"}),
         f"{RECIPE}.schedule.type",
-        'Unsupported value: "Linear": supported values: "Cosine"',
+        'Unsupported value: "Staircase": supported values: "Cosine", "Linear", "Constant"',
+    ),
+    MistakeCase(
+        "settings of another schedule",
+        in_job(f"{RECIPE}.schedule", {"type": "Linear", "oneCycle": {"risePercent": 20}}),
+        f"{RECIPE}.schedule",
+        "only the settings that `type` names may be set",
+    ),
+    MistakeCase(
+        "one cycle with a warm-up",
+        in_job(f"{RECIPE}.schedule", {"type": "OneCycle", "warmupSteps": 4}),
+        f"{RECIPE}.schedule",
+        "warmupSteps must be 0 with OneCycle, whose rise is its warm-up: set oneCycle.risePercent",
+    ),
+    MistakeCase(
+        "a constant rate with a lowest one",
+        in_job(f"{RECIPE}.schedule", {"type": "Constant", "minLearningRate": "0.001"}),
+        f"{RECIPE}.schedule",
+        'minLearningRate must be "0" with Constant, which does not fall',
+    ),
+    MistakeCase(
+        "warm-up and decay longer than training",
+        in_job(
+            f"{RECIPE}.schedule",
+            {"type": "WarmupStableDecay", "warmupSteps": 30, "warmupStableDecay": {"decaySteps": 11}},
+        ),
+        RECIPE,
+        "schedule.warmupSteps and warmupStableDecay.decaySteps must together be at most totalSteps",
+    ),
+    MistakeCase(
+        "a plateau that raises the rate",
+        in_job(f"{RECIPE}.schedule", {"type": "ReduceOnPlateau", "reduceOnPlateau": {"factor": "1.5"}}),
+        f"{RECIPE}.schedule.reduceOnPlateau",
+        "factor must be more than 0 and less than 1",
+    ),
+    MistakeCase(
+        "settings of a plateau for a cosine",
+        in_job(f"{RECIPE}.schedule", {"reduceOnPlateau": {"factor": "0.5"}}),
+        f"{RECIPE}.schedule",
+        "only the settings that `type` names may be set",
+    ),
+    MistakeCase(
+        "accuracy of a model that tells no classes",
+        in_job(f"{RECIPE}.earlyStopping", {"metric": "Accuracy"}),
+        RECIPE,
+        "earlyStopping.metric Accuracy or MacroF1 must not be set if data.type is Text or",
+    ),
+    MistakeCase(
+        "an improvement of more than everything",
+        in_job(
+            RECIPE,
+            {
+                "model": {"type": "ConvNet"},
+                "data": {"type": "Images", "images": {"path": "a"}},
+                "batch": {"globalBatchSize": 64, "microBatchSize": 1},
+                "totalSteps": 40,
+                "earlyStopping": {"metric": "MacroF1", "leastImprovement": "2000"},
+            },
+        ),
+        f"{RECIPE}.earlyStopping",
+        "leastImprovement must be at most 1000 with metric Accuracy or MacroF1, which are per mille",
+    ),
+    MistakeCase(
+        "no patience",
+        in_job(f"{RECIPE}.earlyStopping", {"patienceEvaluations": 0}),
+        f"{RECIPE}.earlyStopping.patienceEvaluations",
+        f"{RECIPE}.earlyStopping.patienceEvaluations in body should be greater than or equal to 1",
+    ),
+    MistakeCase(
+        "a largest batch that is smaller than the first",
+        in_job(
+            f"{RECIPE}.batch",
+            {"globalBatchSize": 64, "microBatchSize": 1, "auto": {"largest": 32, "afterSteps": 1, "measureSteps": 2}},
+        ),
+        f"{RECIPE}.batch",
+        "auto.largest must be at least globalBatchSize",
+    ),
+    MistakeCase(
+        "both steps and epochs",
+        in_job(f"{RECIPE}.epochs", 3),
+        RECIPE,
+        "exactly one of totalSteps (steps) and epochs (times through the training samples) must be set",
+    ),
+    MistakeCase(
+        "neither steps nor epochs",
+        in_job(f"{RECIPE}.totalSteps", REMOVED),
+        RECIPE,
+        "exactly one of totalSteps (steps) and epochs (times through the training samples) must be set",
+    ),
+    MistakeCase(
+        "no epochs",
+        changed(in_job(f"{RECIPE}.totalSteps", REMOVED), f"{RECIPE}.epochs", "0.0"),
+        RECIPE,
+        "epochs must be more than 0, and at most 1,000,000",
+    ),
+    MistakeCase(
+        "epochs in words",
+        changed(in_job(f"{RECIPE}.totalSteps", REMOVED), f"{RECIPE}.epochs", "two"),
+        f"{RECIPE}.epochs",
+        "spec.train.recipe.epochs in body should match '^[0-9]{1,7}([.][0-9]{1,6})?$'",
+        'it must be a number of epochs such as 3 or "1.5"',
+    ),
+    MistakeCase(
+        "epochs of a batch that is found by measuring",
+        changed(
+            changed(in_job(f"{RECIPE}.totalSteps", REMOVED), f"{RECIPE}.epochs", "1.5"),
+            f"{RECIPE}.batch.auto",
+            {"largest": 4096, "afterSteps": 1, "measureSteps": 1},
+        ),
+        RECIPE,
+        "batch.auto must not be set with epochs",
+    ),
+    MistakeCase(
+        "a batch measured for longer than training takes",
+        in_job(f"{RECIPE}.batch", {"globalBatchSize": 8, "microBatchSize": 1, "auto": {"largest": 32}}),
+        RECIPE,
+        "batch.auto: afterSteps and measureSteps together must be less than totalSteps",
+    ),
+    MistakeCase(
+        "a batch of one size to measure",
+        in_job(
+            f"{RECIPE}.batch",
+            {"globalBatchSize": 8, "microBatchSize": 4, "auto": {"largest": 32, "afterSteps": 1, "measureSteps": 2}},
+        ),
+        TRAIN,
+        "recipe.batch.globalBatchSize must be at least twice microBatchSize times the data-parallel ranks",
+    ),
+    MistakeCase(
+        "a batch of another size in a pipeline",
+        changed(
+            in_job(
+                f"{RECIPE}.batch",
+                {
+                    "globalBatchSize": 8,
+                    "microBatchSize": 1,
+                    "auto": {"largest": 32, "afterSteps": 1, "measureSteps": 2},
+                },
+            ),
+            f"{RECIPE}.parallelism",
+            {"pipeline": 2},
+        ),
+        RECIPE,
+        "batch.auto must not be set with parallelism.pipeline",
     ),
     MistakeCase(
         "warm-up longer than training",
@@ -260,6 +509,161 @@ MISTAKES = [
         "Import with data LabelledText needs data.type LabelledText",
     ),
     MistakeCase(
+        "data at no place",
+        in_job(f"{RECIPE}.data", {"type": "Text", "text": {"include": "*.md"}}),
+        f"{RECIPE}.data.text",
+        "exactly one of path (one place) and paths (several) must be set",
+    ),
+    MistakeCase(
+        "data at a place and at several",
+        in_job(f"{RECIPE}.data", {"type": "Records", "records": {"path": "a.jsonl", "paths": ["b.jsonl"]}}),
+        f"{RECIPE}.data.records",
+        "exactly one of path (one place) and paths (several) must be set",
+    ),
+    MistakeCase(
+        "a password in a URL",
+        in_job(f"{RECIPE}.data", {"type": "Text", "text": {"path": "https://me:secret@example.com/a.txt"}}),
+        f"{RECIPE}.data.text",
+        "a URL must not hold a password, token or signature",
+    ),
+    MistakeCase(
+        "a signature in one URL of several",
+        in_job(
+            f"{RECIPE}.data",
+            {
+                "type": "Records",
+                "records": {"paths": ["a.jsonl", "https://example.com/a.jsonl?download=1&X-Amz-Signature=77"]},
+            },
+        ),
+        f"{RECIPE}.data.records",
+        "a URL must not hold a password, token or signature",
+    ),
+    MistakeCase(
+        "keys of a bucket in its URL",
+        in_job(
+            RECIPE,
+            {
+                "model": {"type": "ConvNet"},
+                "data": {"type": "Images", "images": {"path": "s3://AKIA1:abc/def@bucket/a.npz"}},
+                "batch": {"globalBatchSize": 64, "microBatchSize": 1},
+                "totalSteps": 40,
+            },
+        ),
+        f"{RECIPE}.data.images",
+        "a URL must not hold a password, token or signature",
+    ),
+    MistakeCase(
+        "a template beside several",
+        in_job(
+            f"{RECIPE}.data",
+            {"type": "Records", "records": {"path": "a", "template": "{a}", "templates": ["{a}", "{b}"]}},
+        ),
+        f"{RECIPE}.data.records",
+        "template and templates must not both be set",
+    ),
+    MistakeCase(
+        "a field of text beside a template",
+        in_job(
+            f"{RECIPE}.data", {"type": "Records", "records": {"path": "a", "textField": "text", "template": "{text}"}}
+        ),
+        f"{RECIPE}.data.records",
+        "textField must not be set beside template or templates",
+    ),
+    MistakeCase(
+        "a tokenizer for tokens",
+        in_job(
+            f"{RECIPE}.data",
+            {
+                "type": "TokenShards",
+                "tokenShards": {"path": "a.bin", "vocabularySize": 50257},
+                "tokenizer": {"type": "Byte"},
+            },
+        ),
+        f"{RECIPE}.data",
+        "transforms and tokenizer must not be set for TokenShards, which are tokens already",
+    ),
+    MistakeCase(
+        "packing of what is not cut from a text",
+        changed(
+            in_job(f"{RECIPE}.model", {"type": "Encoder", "encoder": {"task": "Classification"}}),
+            f"{RECIPE}.data",
+            {"type": "LabelledText", "labelledText": {"path": "a"}, "packing": {"boundaries": "Ignore"}},
+        ),
+        f"{RECIPE}.data",
+        "packing must not be set unless type is Text or PythonStandardLibrary or Records or TokenShards",
+    ),
+    MistakeCase(
+        "limits of the cache that limit nothing",
+        in_job(f"{RECIPE}.data", {"type": "Text", "text": {"path": "a.txt"}, "cache": {}}),
+        f"{RECIPE}.data.cache",
+        "maxAgeDays or maxBytes must be set: without them everything stays",
+    ),
+    MistakeCase(
+        "boundaries of documents that nobody knows",
+        in_job(
+            f"{RECIPE}.data",
+            {
+                "type": "TokenShards",
+                "tokenShards": {"path": "a.bin", "vocabularySize": 50257},
+                "packing": {"boundaries": "Loss"},
+            },
+        ),
+        f"{RECIPE}.data",
+        "tokenShards.endOfTextToken must be set if packing.boundaries is Loss or Attention",
+    ),
+    *(
+        MistakeCase(
+            f"no loss across documents for {model['type']}, which tells hidden tokens",
+            changed(in_job(f"{RECIPE}.model", model), f"{RECIPE}.data", PACKED_FOR_LOSS),
+            RECIPE,
+            "data.packing.boundaries must not be Loss for a model that learns to tell hidden tokens",
+        )
+        for model in (
+            {"type": "Encoder"},
+            {"type": "HuggingFace", "huggingFace": {"path": "a", "task": "MaskedLM"}},
+            {"type": "Import", "import": {"function": "a:b", "data": "MaskedText"}},
+        )
+    ),
+    MistakeCase(
+        "attention within documents of a model that has no way to it",
+        changed(
+            in_job(f"{RECIPE}.model", {"type": "LSTM"}),
+            f"{RECIPE}.data",
+            {**PACKED_FOR_LOSS, "packing": {"boundaries": "Attention"}},
+        ),
+        RECIPE,
+        "data.packing.boundaries must be Ignore or Loss unless model.type is DecoderLM",
+    ),
+    MistakeCase(
+        "attention within documents of a model that is cut into stages",
+        changed(
+            changed(
+                in_job(f"{RECIPE}.data", {**PACKED_FOR_LOSS, "packing": {"boundaries": "Attention"}}),
+                f"{RECIPE}.parallelism",
+                {"pipeline": 2},
+            ),
+            f"{TRAIN}.numNodes",
+            2,
+        ),
+        RECIPE,
+        "parallelism.pipeline must be 1 if data.packing.boundaries is Attention",
+    ),
+    MistakeCase(
+        "an end of text beyond the vocabulary",
+        in_job(
+            f"{RECIPE}.data",
+            {"type": "TokenShards", "tokenShards": {"path": "a", "vocabularySize": 50256, "endOfTextToken": 50256}},
+        ),
+        f"{RECIPE}.data.tokenShards",
+        "endOfTextToken must be less than vocabularySize",
+    ),
+    MistakeCase(
+        "a delimiter of what has none",
+        in_job(f"{RECIPE}.data", {"type": "Records", "records": {"path": "a.csv", "delimiter": ";"}}),
+        f"{RECIPE}.data.records",
+        "delimiter must not be set unless format is CSV",
+    ),
+    MistakeCase(
         "heads that do not divide the bottleneck",
         in_job(f"{RECIPE}.model", {"type": "Encoder", "encoder": {"bottleneckDim": 30, "numHeads": 4}}),
         f"{RECIPE}.model.encoder",
@@ -277,7 +681,197 @@ MISTAKES = [
             },
         ),
         RECIPE,
-        "data.transforms are changes of text and must not be set if data.type is Images or Table",
+        "data.transforms are changes of text and must not be set if data.type is Images or ImageFolder or Table",
+    ),
+    MistakeCase(
+        "changes of images for text",
+        in_job(f"{RECIPE}.data.augmentations", [{"type": "TokenDropout"}, {"type": "Flip"}]),
+        RECIPE,
+        "data.augmentations must be for the samples that the model reads: TokenDropout, SpanCorruption for text or "
+        "masked text or labelled text; Reorder, InsertWords, Synonyms for labelled text; Flip,",
+    ),
+    MistakeCase(
+        "changes of documents for text without labels",
+        in_job(f"{RECIPE}.data.augmentations", [{"type": "Reorder"}]),
+        RECIPE,
+        "data.augmentations must be for the samples that the model reads",
+    ),
+    MistakeCase(
+        "augmented samples that go on from one another",
+        changed(
+            in_job(f"{RECIPE}.model", {"type": "LSTM", "lstm": {"carryState": True}}),
+            f"{RECIPE}.data.augmentations",
+            [{"type": "TokenDropout"}],
+        ),
+        RECIPE,
+        "data.augmentations must not be set with model.lstm.carryState, whose samples go on from one another",
+    ),
+    MistakeCase(
+        "a flip that flips nothing",
+        in_job(
+            RECIPE,
+            {
+                "model": {"type": "ConvNet"},
+                "data": {
+                    "type": "Images",
+                    "images": {"path": "a"},
+                    "augmentations": [{"type": "Flip", "flip": {"horizontalPercent": 0}}],
+                },
+                "batch": {"globalBatchSize": 64, "microBatchSize": 1},
+                "totalSteps": 40,
+            },
+        ),
+        f"{RECIPE}.data.augmentations[0].flip",
+        "horizontalPercent and verticalPercent must not both be 0",
+    ),
+    MistakeCase(
+        "a loss of images without a model that tells it",
+        in_job(
+            RECIPE,
+            {
+                "model": {"type": "ConvNet"},
+                "data": {
+                    "type": "Images",
+                    "images": {"path": "a"},
+                    "selection": {"type": "Loss", "keepPercent": 50, "loss": {"keep": "Highest"}},
+                },
+                "batch": {"globalBatchSize": 64, "microBatchSize": 1},
+                "totalSteps": 40,
+            },
+        ),
+        RECIPE,
+        "reference.model must be given where a loss is asked for and data.type is Images or ImageFolder or Table, "
+        "which has no tokens",
+    ),
+    MistakeCase(
+        "a curriculum of images by loss without a model that tells it",
+        in_job(
+            RECIPE,
+            {
+                "model": {"type": "ConvNet"},
+                "data": {
+                    "type": "Images",
+                    "images": {"path": "a"},
+                    "order": {"type": "Curriculum", "curriculum": {"steps": 9}},
+                },
+                "batch": {"globalBatchSize": 64, "microBatchSize": 1},
+                "totalSteps": 40,
+            },
+        ),
+        RECIPE,
+        "reference.model must be given where a loss is asked for and data.type is Images",
+    ),
+    MistakeCase(
+        "a curriculum by the length of samples that are equally long",
+        in_job(f"{RECIPE}.data.order", {"type": "Curriculum", "curriculum": {"by": "Length", "steps": 9}}),
+        RECIPE,
+        "data.order.curriculum.by must be Loss unless data.type is LabelledText, for other samples have one length",
+    ),
+    MistakeCase(
+        "a part of samples that go on from each other",
+        changed(
+            in_job(f"{RECIPE}.model", {"type": "LSTM", "lstm": {"carryState": True}}),
+            f"{RECIPE}.data.selection",
+            {"type": "Random", "keepPercent": 50},
+        ),
+        RECIPE,
+        "data.selection and data.order must not be set with model.lstm.carryState, whose samples go on from each other",
+    ),
+    MistakeCase(
+        "batches of like length where all samples are equally long",
+        in_job(f"{RECIPE}.data.order", {"type": "LengthBucketed"}),
+        RECIPE,
+        "data.order.type LengthBucketed needs data.type LabelledText, compile false, and parallelism.tensor and "
+        "parallelism.pipeline 1",
+    ),
+    MistakeCase(
+        "steps on all samples before a reference chooses, which it does before the first",
+        in_job(f"{RECIPE}.data.selection", {"type": "Loss", "keepPercent": 50, "loss": {"firstSteps": 9}}),
+        f"{RECIPE}.data.selection.loss",
+        "firstSteps must be left out unless by is FirstEpoch or ExcessLoss, which learn from all first",
+    ),
+    MistakeCase(
+        "a loss above that of no model",
+        in_job(f"{RECIPE}.data.selection", {"type": "Loss", "keepPercent": 50, "loss": {"by": "ExcessLoss"}}),
+        f"{RECIPE}.data.selection.loss",
+        "reference.model must be given with by ExcessLoss, which is the loss above it, and left out with by FirstEpoch",
+    ),
+    MistakeCase(
+        "the training's own loss, and that of another model",
+        in_job(
+            f"{RECIPE}.data.selection",
+            {"type": "Loss", "keepPercent": 50, "loss": {"by": "FirstEpoch", "reference": {"model": "a"}}},
+        ),
+        f"{RECIPE}.data.selection.loss",
+        "reference.model must be given with by ExcessLoss, which is the loss above it, and left out with by FirstEpoch",
+    ),
+    *(
+        MistakeCase(
+            f"own losses {why}",
+            changed(
+                in_job(f"{RECIPE}.data.selection", {"type": "Loss", "keepPercent": 50, "loss": {"by": "FirstEpoch"}}),
+                f"{RECIPE}.{place}",
+                value,
+            ),
+            RECIPE,
+            "data.selection.loss.by FirstEpoch or ExcessLoss needs data.order Shuffled, no batch.auto, and "
+            "parallelism.tensor and parallelism.pipeline 1, where each rank has the losses of its own samples",
+        )
+        for why, place, value in (
+            ("of samples that ranks share", "parallelism", {"tensor": 2}),
+            ("of samples that go through a pipeline", "parallelism", {"pipeline": 2}),
+            ("of easy samples first", "data.order", {"type": "Curriculum", "curriculum": {"by": "Loss", "steps": 9}}),
+        )
+    ),
+    MistakeCase(
+        "a selection that keeps everything",
+        in_job(f"{RECIPE}.data.selection", {"type": "Random", "keepPercent": 100}),
+        f"{RECIPE}.data.selection.keepPercent",
+        "should be less than or equal to 99",
+    ),
+    MistakeCase(
+        "a curriculum without its steps",
+        in_job(f"{RECIPE}.data.order", {"type": "Curriculum"}),
+        f"{RECIPE}.data.order",
+        "exactly the settings that `type` names must be set (curriculum for Curriculum)",
+    ),
+    MistakeCase(
+        "half a size of images",
+        in_job(
+            RECIPE,
+            {
+                "model": {"type": "ConvNet"},
+                "data": {"type": "ImageFolder", "imageFolder": {"path": "a", "height": 32}},
+                "batch": {"globalBatchSize": 64, "microBatchSize": 1},
+                "totalSteps": 40,
+            },
+        ),
+        f"{RECIPE}.data.imageFolder",
+        "height and width must be set together",
+    ),
+    MistakeCase(
+        "bounds of quality that nothing meets",
+        in_job(
+            f"{RECIPE}.data.transforms",
+            [{"type": "FilterQuality", "filterQuality": {"minWords": 100, "maxWords": 10}}],
+        ),
+        f"{RECIPE}.data.transforms[0].filterQuality",
+        "minWords must be at most maxWords",
+    ),
+    MistakeCase(
+        "mean lengths of words that nothing meets",
+        in_job(
+            f"{RECIPE}.data.transforms",
+            [{"type": "FilterQuality", "filterQuality": {"minMeanWordLength": 11}}],
+        ),
+        f"{RECIPE}.data.transforms[0].filterQuality",
+        "minMeanWordLength must be at most maxMeanWordLength",
+    ),
+    MistakeCase(
+        "a language filter without languages",
+        in_job(f"{RECIPE}.data.transforms", [{"type": "FilterLanguage"}]),
+        f"{RECIPE}.data.transforms[0]",
+        "exactly the settings that `type` names must be set (filterLanguage for FilterLanguage)",
     ),
     MistakeCase(
         "a table for a language model",
@@ -369,6 +963,48 @@ MISTAKES = [
         "a Quantize step must be the last",
     ),
     MistakeCase(
+        "removing all weights",
+        in_job("spec.compress.0.steps.0", _prune(percent=100)),
+        "spec.compress[0].steps[0].prune",
+        "percent must be at most 99: of 100 nothing would be left",
+    ),
+    MistakeCase(
+        "single weights of certain parts",
+        in_job("spec.compress.0.steps.0", _prune(of=["Heads"])),
+        "spec.compress[0].steps[0].prune",
+        "of needs structure Structured: single weights are of all layers",
+    ),
+    MistakeCase(
+        "channels of all layers in one order",
+        in_job("spec.compress.0.steps.0", _prune(structure="Structured", scope="Global")),
+        "spec.compress[0].steps[0].prune",
+        "scope Global needs structure Unstructured: channels of two layers cannot be compared",
+    ),
+    MistakeCase(
+        "rounds of pruning with nothing in between",
+        in_job("spec.compress.0.steps.0", _prune(rounds=3)),
+        "spec.compress[0].steps[0].prune",
+        "rounds and learningRate need fineTuneSteps: without training between them all rounds are one",
+    ),
+    MistakeCase(
+        "a calibration of what has no ranges",
+        in_job("spec.compress.0.steps.0.quantize", {"scheme": "Int8WeightOnly", "calibration": {"samples": 8}}),
+        "spec.compress[0].steps[0].quantize",
+        "calibration needs scheme Int8Static or rounding GPTQ",
+    ),
+    MistakeCase(
+        "groups of 8-bit weights",
+        in_job("spec.compress.0.steps.0.quantize", {"scheme": "Int8WeightOnly", "groupSize": 32}),
+        "spec.compress[0].steps[0].quantize",
+        "groupSize and rounding GPTQ need scheme Int4WeightOnly",
+    ),
+    MistakeCase(
+        "a size of groups that no kernel has",
+        in_job("spec.compress.0.steps.0.quantize", {"scheme": "Int4WeightOnly", "groupSize": 48}),
+        "spec.compress[0].steps[0].quantize",
+        "groupSize must be 16, 32, 64, 128 or 256",
+    ),
+    MistakeCase(
         "two variants of one name",
         in_job("spec.compress", TWICE),
         "spec.compress[2]",
@@ -385,7 +1021,97 @@ MISTAKES = [
         "a variant named model",
         in_job("spec.compress.0.name", "model"),
         "spec.compress[0]",
-        "name must not be 'model' or 'adapter'",
+        "name must not be 'model', 'adapter' or 'rejected'",
+    ),
+    MistakeCase(
+        "a variant with the name of the folder of rejected ones",
+        in_job("spec.compress.0.name", "rejected"),
+        "spec.compress[0]",
+        "name must not be 'model', 'adapter' or 'rejected'",
+    ),
+    MistakeCase(
+        "a variant that is measured in no time",
+        in_job("spec.compress.0.measureSeconds", 0),
+        "spec.compress[0].measureSeconds",
+        "6",
+    ),
+    MistakeCase(
+        "a bound of quality that is less than nothing",
+        in_job("spec.compress.0.accept", {"maxQualityDropPercent": "-1"}),
+        "spec.compress[0].accept.maxQualityDropPercent",
+        "Invalid value",
+    ),
+    MistakeCase(
+        "an accuracy where no classes are told",
+        in_job("spec.compress.0.accept", {"metric": "Accuracy"}),
+        "spec",
+        "accept.metric must be Loss where the data tells no classes",
+    ),
+    MistakeCase(
+        "steps that are given and to be found",
+        in_job("spec.compress.0.auto", {"minimize": "Bytes"}),
+        "spec.compress[0]",
+        "exactly one of steps and auto must be set",
+    ),
+    MistakeCase(
+        "no steps at all",
+        in_job("spec.compress.0.steps", []),
+        "spec.compress[0]",
+        "exactly one of steps and auto must be set",
+    ),
+    MistakeCase(
+        "a search in which nothing is tried",
+        in_job("spec.compress.0", {"name": "best", "auto": {"minimize": "Bytes", "trials": 0}}),
+        "spec.compress[0].auto.trials",
+        "spec.compress[0].auto.trials in body should be greater than or equal to 1",
+    ),
+    MistakeCase(
+        "passes that cost nothing",
+        in_job("spec.compress.0", {"name": "best", "auto": {"minimize": "Latency", "batches": 9}}),
+        "spec.compress[0].auto",
+        "batches must be set for minimize Cost only",
+    ),
+    MistakeCase(
+        "a search that is shorter than one trial",
+        in_job("spec.compress.0", {"name": "best", "auto": {"minimize": "Bytes", "seconds": 60}}),
+        "spec.compress[0]",
+        "auto.seconds must be at least measureSeconds",
+    ),
+    MistakeCase(
+        "factors of two sizes",
+        in_job("spec.compress.0.steps", [{"type": "LowRank", "lowRank": {"percent": 50, "energyPercent": 90}}]),
+        "spec.compress[0].steps[0].lowRank",
+        "exactly one of percent (of weights) and energyPercent (of outputs) must be set",
+    ),
+    MistakeCase(
+        "weights that are shared in no way",
+        in_job("spec.compress.0.steps", [{"type": "ShareWeights", "shareWeights": {}}]),
+        "spec.compress[0].steps[0].shareWeights",
+        "exactly one of layers and clusterBits must be set",
+    ),
+    MistakeCase(
+        "clusters that a step behind them would part",
+        in_job("spec.compress.0.steps", [CLUSTERS, {"type": "LowRank", "lowRank": {"percent": 50}}]),
+        "spec.compress[0]",
+        "a ShareWeights step with clusterBits must be the last of a variant's steps",
+    ),
+    MistakeCase(
+        "clusters before layers that share weights",
+        in_job("spec.compress.0.steps", [CLUSTERS, {"type": "ShareWeights", "shareWeights": {"layers": 2}}]),
+        "spec.compress[0]",
+        "a ShareWeights step with clusterBits must be the last of a variant's steps",
+    ),
+    MistakeCase(
+        "a variant that is timed with no samples",
+        in_job("spec.compress.0.measure", {"batchSizes": [0]}),
+        "spec.compress[0].measure.batchSizes[0]",
+        "greater than or equal to 1",
+    ),
+    MistakeCase(
+        "a variant that is timed at too many lengths",
+        in_job("spec.compress.0.measure", {"sequenceLengths": [1, 2, 3, 4, 5]}),
+        "spec.compress[0].measure.sequenceLengths",
+        "4 items",
     ),
     MistakeCase(
         "a model of the Hugging Face library that is nowhere",
@@ -452,6 +1178,18 @@ MISTAKES = [
         "exactly the settings that `type` names must be set",
     ),
     MistakeCase(
+        "a fine-tuning that is over before its warm-up",
+        in_job("spec.compress.0.steps.0", {"type": "FineTune", "fineTune": {"steps": 10, "warmupSteps": 10}}),
+        "spec.compress[0].steps[0].fineTune",
+        "warmupSteps must be less than steps",
+    ),
+    MistakeCase(
+        "a lighter student without its settings",
+        in_job("spec.compress.0.steps.0", {"type": "Distill", "distill": {"steps": 10, "student": "Lighter"}}),
+        "spec.compress[0].steps[0].distill",
+        "lighter must be set for student Lighter, and for no other",
+    ),
+    MistakeCase(
         "compressing the model of a command without data to measure it on",
         changed(in_job(f"{TRAIN}.command", ["python"]), RECIPE, REMOVED),
         "spec",
@@ -466,20 +1204,87 @@ MISTAKES = [
     MistakeCase(
         "images for a command's model",
         in_command_job("spec.evaluation.data", {"type": "Images", "images": {"path": "images.npz"}}),
+        "spec",
+        "evaluation.data.type must be Text or PythonStandardLibrary or Records or TokenShards or LabelledText for the "
+        "model of a command",
+    ),
+    MistakeCase(
+        "neither a training nor a model",
+        changed(plain_job(compress=[]), TRAIN, REMOVED),
+        "spec",
+        "exactly one of train (what trains it) and model (one that is there already) must be set",
+    ),
+    MistakeCase(
+        "a model besides a training",
+        in_command_job("spec.model", {"path": "/models/tiny"}),
+        "spec",
+        "exactly one of train (what trains it) and model (one that is there already) must be set",
+    ),
+    MistakeCase(
+        "a model without a variant to make of it",
+        in_given_job("spec.compress", []),
+        "spec",
+        "compress must hold a variant where model is set, and each its own resources",
+    ),
+    MistakeCase(
+        "a variant of a given model without resources",
+        in_given_job("spec.compress.1.resources", REMOVED),
+        "spec",
+        "compress must hold a variant where model is set, and each its own resources",
+    ),
+    MistakeCase(
+        "a given model that is measured on nothing",
+        in_given_job("spec.evaluation", REMOVED),
+        "spec",
+        "compress needs evaluation.data where train has no recipe: what its model is measured on",
+    ),
+    MistakeCase(
+        "images for a task of text",
+        in_given_job(
+            "spec.evaluation",
+            {"task": "CausalLM", "data": {"type": "Images", "images": {"path": "images.npz"}}},
+        ),
         "spec.evaluation",
-        "data.type must be Text or PythonStandardLibrary for task CausalLM or MaskedLM, and LabelledText for task Seq",
+        "data.type must be Text or PythonStandardLibrary or Records or TokenShards for task CausalLM",
     ),
     MistakeCase(
         "text for a classifier of a command's",
         in_command_job("spec.evaluation.task", "SequenceClassification"),
         "spec.evaluation",
-        "data.type must be Text or PythonStandardLibrary for task CausalLM or MaskedLM, and LabelledText for task Seq",
+        "data.type must be Text or PythonStandardLibrary or Records or TokenShards for task CausalLM",
     ),
     MistakeCase(
         "a task of a command's model that is none",
         in_command_job("spec.evaluation.task", "Translation"),
         "spec.evaluation.task",
         'Unsupported value: "Translation": supported values: "CausalLM", "MaskedLM", "SequenceClassification"',
+    ),
+    *(
+        MistakeCase(
+            f"{field} where nothing is trained",
+            in_command_job(f"spec.evaluation.data.{field}", value),
+            f"spec.evaluation.data.{field}",
+            f'unknown field "spec.evaluation.data.{field}"',
+            "it does nothing here, where no sample is trained on: leave it out",
+        )
+        for field, value in (
+            ("augmentations", [{"type": "TokenDropout", "tokenDropout": {"percent": 10}}]),
+            ("selection", {"type": "Random", "keepPercent": 50}),
+            ("order", {"type": "Shuffled"}),
+            ("workers", 2),
+        )
+    ),
+    MistakeCase(
+        "a command's model that is to keep to its document",
+        in_command_job("spec.evaluation.data.packing", {"boundaries": "Attention"}),
+        "spec.evaluation",
+        "data.packing.boundaries must be Ignore or Loss: a model of the Hugging Face library",
+    ),
+    MistakeCase(
+        "the next token of a command's model that tells hidden ones",
+        in_command_job("spec.evaluation", {"data": PACKED_FOR_LOSS, "task": "MaskedLM"}),
+        "spec.evaluation",
+        "data.packing.boundaries must not be Loss for task MaskedLM",
     ),
     MistakeCase(
         "a budget without prices",
@@ -493,9 +1298,6 @@ MISTAKES = [
         "spec.budget.amount",
         "spec.budget.amount in body should match '^[0-9]{1,12}",
         "it must be an amount of at least 0 in quotes",
-    ),
-    MistakeCase(
-        "a spec without train", in_job("spec.train", REMOVED), "spec.train", "Required value", "it is required"
     ),
     MistakeCase(
         "a negative price",
@@ -641,6 +1443,7 @@ MISTAKES = [
         "command must be at most 131,072 characters in all",
     ),
     *POD_MISTAKES,
+    *MIXTURE_MISTAKES,
 ]
 
 COMMAND = plain_command_job()["spec"]
@@ -664,6 +1467,12 @@ CHANGES = [
             ("pods", {"pods": {"affinity": {"x": [{"y": 1}]}}}, {"pods": {"affinity": {"x": [{"y": 2}]}}}),
             ("priceBookName", {}, {"priceBookName": "other"}),
         )
+    ),
+    ChangeCase(
+        "another model to compress",
+        plain_given_job(),
+        in_given_job("spec.model.path", "/models/other"),
+        "model cannot be changed after creation; create another job",
     ),
     ChangeCase(
         "another currency",

@@ -82,7 +82,7 @@ def test_the_plain_manifests_are_complete_and_fit_into_kubectls_annotation() -> 
     for document in documents:
         assert "helm" not in yaml.safe_dump(document["metadata"]).lower()
         # `kubectl apply` without --server-side keeps the whole object, as JSON, in an annotation of at most 256 KiB.
-        assert len(json.dumps(document, separators=(",", ":"))) < 240_000, document["metadata"]["name"]
+        assert len(json.dumps(document, separators=(",", ":"))) < 256_000, document["metadata"]["name"]
 
 
 def test_kubectl_puts_the_plain_manifests_together() -> None:

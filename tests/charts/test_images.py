@@ -41,7 +41,8 @@ def test_the_operators_image_installs_the_extra_of_its_name() -> None:
 
 def test_the_trainers_image_installs_what_its_extra_lists_before_it_sees_our_sources() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
-    wanted = PROJECT["project"]["dependencies"] + extras["trainer"] + extras["hf"]
+    own = PROJECT["project"]["dependencies"]
+    wanted = [*own, *(one for name in ("trainer", "hf", "onnx", "data") for one in extras[name])]
     assert dependencies.requirements() == wanted
     stage = instructions("trainer")
     (begin,) = (index for index, one in enumerate(stage) if one[1].endswith(" AS dependencies"))

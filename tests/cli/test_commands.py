@@ -13,14 +13,14 @@ import yaml
 from builders.cli import costopt, environment, write_manifest
 from builders.local import job, runner_in
 from builders.on_cluster import at_home
-from costopt.cli import COMMANDS
+from costopt.cli import COMMANDS, function_name
 from costopt.render.text import to_yaml
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_of_the_table_exists_and_says_there_what_it_says_itself(name: str, tmp_path: Path) -> None:
     module, line = COMMANDS[name]
-    function = getattr(importlib.import_module(module), name)
+    function = getattr(importlib.import_module(module), function_name(name))
     assert function.__doc__
     assert line.endswith(".")
     helped = costopt(tmp_path, name, "--help")
@@ -43,7 +43,7 @@ def test_help_lists_all_commands_and_imports_nothing_heavy(tmp_path: Path) -> No
         assert any(name in row and line in row for row in listing), name
 
 
-@pytest.mark.parametrize("name", ["run", "plan", "status", "logs", "cost", "validate"])
+@pytest.mark.parametrize("name", ["run", "lr-find", "plan", "status", "logs", "cost", "validate"])
 def test_no_command_imports_torch_or_kopf(name: str, tmp_path: Path) -> None:
     code = (
         f"import sys, {COMMANDS[name][0]}; print(sorted({{'torch', 'kopf', 'kubernetes', 'numpy'}} & set(sys.modules)))"

@@ -21,6 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from builders.artifacts import write_artifacts
 from builders.fake_api import BOOKS, JOBS, PODS, FakeApi, serving, write_kubeconfig
 from builders.hostile import one_of, within
 from builders.local import job, price_book, runner_in
@@ -57,8 +58,21 @@ CALLS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("logs", "./run", "--output", "json"),
     ),
     "cost": (("cost", "tiny"), ("cost", "./run"), ("cost", "tiny", "--output", "json")),
+    "artifacts": (
+        ("artifacts", "tiny"),
+        ("artifacts", "./run", "--verify"),
+        ("artifacts", "./run", "--output", "json"),
+        ("artifacts", "./run", "--copy-to", "copies"),
+    ),
+    "report": (("report", "tiny"), ("report", "./run")),
+    "try": (("try", "./run", "text"),),
     "delete": (("delete", "tiny"), ("delete", "tiny", "--wait")),
     "crd": (("crd",),),
+    "cache": (
+        ("cache", "list", "run"),
+        ("cache", "list", "run", "--output", "json"),
+        ("cache", "clear", "run", "--all", "--yes"),
+    ),
 }
 """How a command is called; one that is not here, with the name of a job."""
 
@@ -160,6 +174,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     ended_run.mkdir()
     with only_runner(ended_run / "lock"):
         runner_in(ended_run, job(priceBookName="sample"), "finish").run()
+    write_artifacts(ended_run)
+    (ended_run / "metrics.jsonl").write_text('{"step": 1, "totalSteps": 2, "loss": "1.5", "learningRate": "0.1"}\n')
     api = FakeApi()
     with serving(api) as url, pytest.MonkeyPatch.context() as patches:
         patches.chdir(folder)
@@ -272,7 +288,7 @@ def test_nothing_raw_reaches_the_terminal_whatever_others_have_written(
         shown = RICHS_OWN.sub("", said) if is_terminal else said
         assert OBEYED.findall(shown) == [], shown
         assert "Traceback" not in said
-    if ended.code == 2 and words[0] not in ("validate", "submit", "plan", "run"):
+    if ended.code == 2 and words[0] not in ("validate", "submit", "plan", "run", "data", "lr-find"):
         assert ended.err.splitlines()[-1].startswith(f"costopt {words[0]}: "), ended
 
 

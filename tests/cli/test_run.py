@@ -34,9 +34,9 @@ def checkpoint_is_written(run: Path) -> bool:
     return any((run / "checkpoints").glob("step-*/manifest.json"))
 
 
-def long_manifest(folder: Path, **spec: Any) -> None:
+def long_manifest(folder: Path, steps: int = 400, **spec: Any) -> None:
     """Training without variants, long enough to be interrupted."""
-    write_manifest(folder, train={"recipe": {**TRAINING, "totalSteps": 400}}, compress=[], **spec)
+    write_manifest(folder, train={"recipe": {**TRAINING, "totalSteps": steps}}, compress=[], **spec)
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +215,7 @@ def test_what_no_restart_can_mend_fails_at_once_and_says_what_to_do(tmp_path: Pa
 
 
 def test_a_second_run_beside_the_first_is_refused_and_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
-    long_manifest(tmp_path)
+    long_manifest(tmp_path, steps=40_000)  # it must outlast the start of the second, and is ended by hand
     run = tmp_path / "runs/tiny"
     first = start_costopt(tmp_path, "run", "job.yaml")
     wait_until(lambda: list(run.glob("replicas/*/supervisor.json")))

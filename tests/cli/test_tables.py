@@ -163,6 +163,24 @@ def test_the_bills_own_figures_are_in_what_is_printed(status: JobStatus, width: 
             assert {Decimal(line.list_cost), Decimal(line.list_unit_price or "nan")} <= shown
 
 
+def test_a_cost_of_more_digits_than_decimals_usually_have_is_shown_to_the_last_one() -> None:
+    record = UsageRecord(
+        uid="a",
+        stage="train",
+        attempt=0,
+        index=0,
+        resources={"cpu": "1123458"},
+        held_from=NOON,
+        held_until=NOON + timedelta(microseconds=3600000002),
+        outcome="Succeeded",
+    )
+    bill = make_bill([record], book({"cpu": Decimal("999999999.999999999")}))
+    cost = bill.lines[0].list_cost
+    assert cost is not None
+    assert len(cost) > 30
+    assert printed(bill_views(bill), 200).count(cost) == 3, "of its line, of all lines, of its cause"
+
+
 @given(statuses(), WIDTHS)
 def test_the_panel_folds_and_crops_nothing(status: JobStatus, width: int) -> None:
     view = TerminalView(io.StringIO(), status)

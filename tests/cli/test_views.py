@@ -2,12 +2,17 @@
 
 import io
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
+from builders.documents import plain_job
 from builders.local import price_book
 from costopt.accounting.bill import make_bill
+from costopt.cli.cost import cost
 from costopt.cli.live import Pace, PlainView
+from costopt.cli.result import print_result
+from costopt.cli.status import status as status_command
 from costopt.cli.status_changes import changes
 from costopt.cli.variants import size, variants_table
 from costopt.cli.views import (
@@ -15,6 +20,7 @@ from costopt.cli.views import (
     console,
     cost_so_far,
     duration,
+    early_stopped_text,
     entropies_text,
     failure_text,
     local_place,
@@ -23,19 +29,22 @@ from costopt.cli.views import (
     stages_table,
     total_cost,
 )
+from costopt.local.run_folder import RunFolder
 from costopt.names import in_words, own_metric_of, own_metric_result
+from costopt.schema.job import CostOptJob
 from costopt.schema.prices import PriceBook
 from costopt.schema.replica import Progress
 from costopt.schema.status import (
     Bill,
     Condition,
+    EarlyStopped,
     Failure,
     JobStatus,
     StageStatus,
     Total,
 )
 from costopt.schema.usage import UsageRecord
-from costopt.schema.variant_report import Measurement, VariantFault, VariantStatus
+from costopt.schema.variant_report import Measurement, QualityChange, VariantFault, VariantStatus
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
 
@@ -156,7 +165,7 @@ def test_variants_stand_beside_the_model_they_were_made_of() -> None:
     for figure in ("(trained model)", "3.91 KiB", "1000 B", "4.00x", "1,000", "99.5%", "0.50 ms", "2.00x", "+0.0100"):
         assert figure in text
     assert "accuracy" not in text
-    assert "not worth deploying" not in text
+    assert "rejected" not in text
 
 
 def with_measured(report: VariantStatus, **changed: object) -> VariantStatus:
@@ -185,6 +194,32 @@ def test_variants_of_a_language_model_show_perplexity_and_bits_per_byte() -> Non
     assert "unknown" in text_of(variants_table([huge]))
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            QualityChange(metric="Loss", change="0.01", low="-0.002", high="0.022"),
+            ("95 % between", "-0.0020 to +0.0220"),
+        ),
+        (
+            QualityChange(metric="Accuracy", change="-0.01", low="-0.0151", high="-0.005"),
+            ("accuracy's change", "-1.5 to -0.5 %"),
+        ),
+    ],
+)
+def test_how_sure_a_change_is_and_the_slowest_passes_stand_beside_it(
+    change: QualityChange, words: tuple[str, str]
+) -> None:
+    slow = with_measured(variant(), latency_p95_microseconds=1250)
+    text = text_of(variants_table([slow.model_copy(update={"quality_change": change, "loss_per": "Token"})]))
+    for word in (*words, "p95", "1.25 ms"):
+        assert word in text
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
+    earlier = text_of(variants_table([variant()]))
+    for word in (words[0], "p95"):
+        assert word not in earlier, "an earlier version did not measure it"
+
+
 def test_the_engine_is_named_where_it_is_not_the_plain_one() -> None:
     text = text_of(variants_table([with_measured(variant(), engine="TorchQuantized")]))
     assert "int8: run under TorchQuantized, the model beside it under TorchEager" in text
@@ -194,7 +229,7 @@ def test_the_engine_is_named_where_it_is_not_the_plain_one() -> None:
 def test_what_speaks_against_a_variant_is_told_in_table_and_story() -> None:
     fault = VariantFault(reason="Slower", message="it is 0.04x as fast as the model (24 ms beside 1 ms)")
     marked = variant().model_copy(update={"faults": [fault]})
-    sentence = "int8: not worth deploying: it is 0.04x as fast as the model (24 ms beside 1 ms)"
+    sentence = "int8: rejected: it is 0.04x as fast as the model (24 ms beside 1 ms)"
     assert sentence in text_of(variants_table([marked]))
     assert sentence in changes(JobStatus(), JobStatus(variants=[marked]))
 
@@ -264,7 +299,64 @@ def test_a_failure_says_why_where_its_last_words_and_what_to_do() -> None:
     assert "text.txt is empty" in text
     assert "    a line" in text
     assert "Correct the data" in text
+    assert "with --retry: it goes on from its last checkpoint, if there is one. Read" in text
+    saved, unsaved = (failure_text(failure, local_place("runs/tiny", saved=saved)) for saved in (True, False))
+    assert "with --retry: it goes on from its last checkpoint. Read" in saved
+    assert "with --retry: it begins at its first step, for there is no checkpoint yet. Read" in unsaved
     assert "costopt logs runs/tiny --stage train --attempt 2" in text
+    given = failure_text(failure, local_place("runs/tiny", trains=False))
+    assert "with --retry: it goes on with its variants. Read" in given
+
+
+def test_a_batch_that_was_chosen_by_measuring_is_told_with_what_was_measured() -> None:
+    chosen = {"globalBatchSize": 96, "noiseScale": "101.37", "measuredUntilStep": 40}
+    told = Progress.model_validate({"step": 41, "totalSteps": 90, "autoBatch": chosen})
+    assert progress_text(told) == "step 41/90  batch 96 (noise scale 101.4)"
+    lost = Progress.model_validate({"step": 41, "totalSteps": 90, "autoBatch": {**chosen, "noiseScale": None}})
+    assert progress_text(lost) == "step 41/90  batch 96"
+
+
+def stopped(**changes: object) -> EarlyStopped:
+    plain = {
+        "metric": "ValidationLoss",
+        "best": "1.2345678",
+        "bestStep": 60,
+        "modelStep": 60,
+        "stoppedAtStep": 80,
+        "totalSteps": 100,
+        "stepsSaved": 20,
+        "hoursSaved": [{"resource": "cpu", "quantity": "2.000000000", "unit": "vCPU-Hours", "listCost": "0.08"}],
+        "listCostSaved": "0.08",
+        "currency": "USD",
+        **changes,
+    }
+    return EarlyStopped.model_validate(plain)
+
+
+def test_an_early_stop_is_told_with_what_it_saved_by_status_cost_and_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert early_stopped_text(stopped()) == (
+        "Stopped early at step 80 of 100: the validation loss was best at step 60 (1.2346), whose model was kept. "
+        "Saved, by estimate: 20 steps, 2.000000000 vCPU-Hours of cpu, 0.08 USD."
+    )
+    told = early_stopped_text(stopped(metric="Accuracy", best="931", modelStep=80, listCostSaved=None, currency=None))
+    assert told == (
+        "Stopped early at step 80 of 100: the accuracy was best at step 60 (93.1%). "
+        "Saved, by estimate: 20 steps, 2.000000000 vCPU-Hours of cpu, an unknown cost."
+    )
+    after = status(state="Succeeded").model_copy(update={"early_stopped": stopped(), "bill": bill(price_book())})
+    assert "train: stopped early, at step 80 of 100" in changes(status(), after)
+    assert not any("early" in line for line in changes(after, after))
+    folder = RunFolder(tmp_path)
+    folder.create()
+    folder.claim(CostOptJob.model_validate(plain_job()))
+    folder.write_status(after)
+    for show in (lambda: cost(run_dir=tmp_path), lambda: status_command(run_dir=tmp_path)):
+        show()
+        assert early_stopped_text(stopped()) in capsys.readouterr().out
+    print_result(after, local_place("runs/tiny"), [])
+    assert early_stopped_text(stopped()) in capsys.readouterr().out
 
 
 ANEW = {"reason": "Stalled", "message": "rank 3 has been stopped", "rank": 3}
@@ -400,3 +492,12 @@ def test_lengths_of_time_read_as_on_a_clock(seconds: float, text: str) -> None:
 )
 def test_sizes_read_in_a_unit_that_leaves_few_digits(amount: int, text: str) -> None:
     assert size(amount) == text
+
+
+def test_samples_that_were_left_out_are_told_with_the_result(capsys: pytest.CaptureFixture[str]) -> None:
+    line = "2 of 1,205 samples are bad and left out; the first: a.jsonl, line 7, must be JSON"
+    done = status(state="Succeeded").model_copy(
+        update={"progress": Progress(step=9, total_steps=9, bad_samples=line), "bill": None}
+    )
+    print_result(done, local_place("runs/tiny"), [])
+    assert f"Data: {line}\n" in capsys.readouterr().out

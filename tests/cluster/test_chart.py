@@ -103,8 +103,20 @@ def test_an_upgrade_and_an_uninstallation_keep_jobs_and_a_new_installation_finds
 
     helm(cluster, "install", crds={"keep": False})
     assert cluster.get("costoptjob", "own-script", namespace="default")["metadata"]["uid"] == uid
+    wait_until_established(cluster)
+
+    def can_be_listed() -> bool:
+        try:
+            return bool(cluster.kubectl("get", "costoptjobs,pricebooks", "--all-namespaces", "-o", "name"))
+        except CommandFailedError:
+            return False
+
+    # Definitions that were written a moment ago have no storage yet, and are cleaned up minutes later.
+    cluster.wait_for(can_be_listed)
     cluster.helm("uninstall", "costopt", namespace=NAMESPACE)
-    cluster.wait_for(lambda: not [name for name in names(cluster, "crds") if "costopt.dev" in name])
+    cluster.wait_for(
+        lambda: not [name for name in names(cluster, "crds") if "costopt.dev" in name], seconds=600, what="gone"
+    )
 
 
 def start_hook(cluster: Cluster, folder: Path, **values: Any) -> subprocess.Popen[str]:

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from builders.cluster import Play
+from builders.cluster import Play, play
+from builders.documents import plain_given_job
 from builders.operator_process import OperatorProcess
 from cluster.clients import CommandFailedError
-from cluster.team import LiveJob, Team, condition_of, held_seconds, job_manifest
+from cluster.team import ON_DEMAND, LiveJob, Team, condition_of, held_seconds, job_manifest, variant_report
 
 pytestmark = pytest.mark.usefixtures("operator")
 
@@ -38,6 +39,39 @@ def test_a_job_succeeds_with_its_variants_and_a_bill_of_exactly_what_its_pods_he
     children = [[each["metadata"]["name"] for each in team.objects(kind)] for kind in others]
     assert children == [["tiny-train-a0"], ["tiny-train-a0"], ["tiny-peers"]]
     job.wait_until_told("Completed")
+
+
+def test_a_job_without_a_training_is_its_variants_each_restarted_and_billed_by_itself(team: Team) -> None:
+    usual = [Play(stage=name, message=variant_report(name)) for name in ("int8", "small")]
+    lost = Play(stage="small", attempt=0, exit_code=1, message={"exitCode": 1, "reason": "ProcessFailed"})
+    pods = {"nodeSelector": ON_DEMAND, "annotations": play(*usual, lost)}
+    manifest = plain_given_job(pods=pods, restarts={"backoffSeconds": 0}, storage={"create": {"size": "1Gi"}})
+    job = team.create({**manifest, "metadata": {"name": "tiny"}})
+    status = job.wait_until_ended()
+
+    assert outcomes(team.check_usage(job)) == [
+        ("int8", 0, 0, "Succeeded"),
+        ("small", 0, 0, "Failed"),
+        ("small", 1, 0, "Succeeded"),
+    ]
+    assert condition_of(status, "Succeeded")["message"] == "all variants of the model were made"
+    assert [report["name"] for report in status["variants"]] == ["int8", "small"]
+    assert {line["stage"] for line in status["bill"]["lines"]} == {"int8", "small"}
+    settings = [each["metadata"]["name"] for each in team.objects("configmaps")]
+    assert settings == ["tiny-int8-a0", "tiny-small-a0", "tiny-small-a1"]
+    assert [each["metadata"]["name"] for each in team.objects("networkpolicies")] == ["tiny-peers"]
+    job.wait_until_told("Restarted", "Completed")
+
+
+def test_a_variant_of_which_a_step_trains_is_a_gang_whose_pods_find_each_other(team: Team) -> None:
+    steps = [{"type": "FineTune", "fineTune": {"steps": 10}}]
+    manifest = job_manifest("tiny", Play(stage="healed", message=variant_report("healed")), nodes=2)
+    manifest["spec"]["compress"] = [{"name": "healed", "steps": steps}]
+    job = team.create(manifest)
+    job.wait_until_ended()
+    made = [record for record in outcomes(team.check_usage(job)) if record[0] == "healed"]
+    assert made == [("healed", 0, 0, "Succeeded"), ("healed", 0, 1, "Succeeded")]
+    assert [each["metadata"]["name"] for each in team.objects("services")] == ["tiny-healed-a0", "tiny-train-a0"]
 
 
 def test_gpus_are_billed_by_the_model_and_kind_of_capacity_of_their_node(team: Team) -> None:

@@ -6,17 +6,23 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from builders.compress import dynamic, pruned, read_json, replica, train_stage, weight_only
+from builders.compress import dynamic, pruned, quantized, replica, train_stage, weight_only
 from costopt.names import ENV_STORAGE_DIR
+from costopt.schema.compression import Accept, Measure, Variant
 from costopt.schema.recipe import Recipe
+from costopt.schema.variant_details import VariantReport
 from costopt.schema.variant_report import EngineName, VariantStatus
-from costopt_trainer.compress import measure, run
+from costopt_trainer.compress import making, measure, onnx_form, run
+from costopt_trainer.compress.onnx_export import NotExportable
 from costopt_trainer.errors import NotRetryable
-from costopt_trainer.models.artifact import load_model, read_config, save_model
+from costopt_trainer.models.artifact import load_graph, load_model, read_config, save_model
 
 Stage = tuple[Path, Recipe]
 
@@ -50,8 +56,11 @@ def _short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "MAX_RUNS", measure.MIN_RUNS)
 
 
-def _report(storage: Path, name: str) -> VariantStatus:
-    return VariantStatus.model_validate_json((storage / "artifacts" / name / "report.json").read_bytes())
+def _report(storage: Path, name: str) -> VariantReport:
+    (path,) = (storage / "artifacts").glob(f"**/{name}/report.json")  # accepted or rejected, never both
+    report = VariantReport.model_validate_json(path.read_bytes())
+    assert path.parent == storage / report.artifact
+    return report
 
 
 def _leftovers(storage: Path) -> list[str]:
@@ -80,6 +89,12 @@ def test_an_int8_variant_is_smaller_and_nearly_as_good(
     assert report.measured.validation_accuracy_permille is None
     assert (report.loss_per, float(report.bytes_per_token or "nan")) == ("Token", 1.0)
     assert read_config(artifact).steps == (weight_only(),)
+    assert report.details is not None
+    kinds = [timing.kind for timing in report.details.variant.timings]
+    assert kinds == ["Forward", "Prefill", "Decode"]
+    sides = report.details.variant.footprint, report.details.baseline.footprint
+    assert sides[0].weights_bytes < 0.5 * sides[1].weights_bytes
+    assert sides[0].macs_per_sample == sides[1].macs_per_sample
     assert _leftovers(storage) == []
     lines = capsys.readouterr().out.splitlines()
     assert lines
@@ -91,13 +106,65 @@ def test_a_structured_variant_of_images_has_fewer_parameters(images: Stage) -> N
     report = run.make_variant(replica(recipe, pruned("Structured", 50)).variant, recipe, storage)  # type: ignore[arg-type]
     assert report == _report(storage, "small")
     assert report.measured.parameters < report.baseline.parameters / 2
-    assert load_model(storage / "artifacts/small").widths() == {"channels": (4, 8)}
+    assert load_model(storage / report.artifact).widths() == {"channels": (4, 8)}
     assert report.measured.validation_accuracy_permille is not None
     assert report.measured.validation_macro_f1_permille is not None
     assert (report.loss_per, report.bytes_per_token) == ("Sample", None)
+    assert report.in_short() == VariantStatus.model_validate(
+        {name: value for name, value in report if name not in ("details", "tried")}
+    )
 
 
-def test_a_variant_that_has_lost_what_was_learned_is_marked_with_the_numbers(
+def test_the_report_has_sizes_memory_multiplications_and_how_sure_the_quality_is(images: Stage) -> None:
+    storage, recipe = images
+    sizes = Measure(batch_sizes=[1, 16])
+    variant = Variant(name="small", steps=[pruned("Structured", 50)], measure=sizes)
+    report = run.make_variant(variant, recipe, storage)
+    assert report is not None
+    assert report.details is not None
+    both = report.details.baseline, report.details.variant
+    for side, measured in zip(both, (report.baseline, report.measured), strict=True):
+        assert [(each.kind, each.batch_size) for each in side.timings] == [("Forward", n) for n in (8, 1, 16)]
+        assert side.timings[0].p50_microseconds == measured.latency_microseconds
+        assert side.timings[0].p95_microseconds == measured.latency_p95_microseconds
+        assert side.footprint.weights_bytes > 4 * measured.parameters
+        assert (side.footprint.peak_bytes or 0) > side.footprint.weights_bytes
+        assert side.footprint.disk_bytes == measured.size_bytes
+        assert side.footprint.compile_milliseconds is None
+    baseline, smaller = (side.footprint.macs_per_sample or 0 for side in both)
+    assert smaller < 0.5 * baseline
+    assert [(each.metric, each.unit) for each in report.details.quality] == [
+        ("Loss", "Sample"),
+        ("Accuracy", "Sample"),
+        ("MacroF1", "MicroBatch"),
+    ]
+    change = report.quality_change
+    assert change is not None
+    assert change.metric == "Accuracy"
+    accuracies = [each.validation_accuracy_permille or 0 for each in (report.baseline, report.measured)]
+    assert 1000 * float(change.change) == pytest.approx(accuracies[1] - accuracies[0], abs=1)
+    assert float(change.low) <= float(change.change) <= float(change.high)
+    assert report.details.threads == torch.get_num_threads()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"measure": Measure(sequence_lengths=[64])}, "measure.sequenceLengths must be at most 32"),
+        ({"accept": Accept(metric="MacroF1")}, "accept.metric must be Loss, not MacroF1: this model is no classifier"),
+    ],
+)
+def test_what_the_model_cannot_be_measured_by_is_refused_before_any_step(
+    language: Stage, settings: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, recipe = language
+    monkeypatch.setattr(making, "apply_steps", lambda *_arguments: pytest.fail("a step was applied"))
+    with pytest.raises(NotRetryable, match=sentence) as error:
+        run.make_variant(Variant(name="small", steps=[weight_only()], **settings), recipe, storage)
+    assert error.value.reason == "InvalidSettings"
+
+
+def test_a_variant_that_has_lost_what_was_learned_is_rejected_with_the_numbers(
     images: Stage, capsys: pytest.CaptureFixture[str]
 ) -> None:
     storage, recipe = images
@@ -108,7 +175,52 @@ def test_a_variant_that_has_lost_what_was_learned_is_marked_with_the_numbers(
         < float(report.measured.validation_loss)
     )
     assert "NoBetterThanGuessing" in [fault.reason for fault in report.faults]
-    assert f"small: not worth deploying: {report.faults[-1].message}" in capsys.readouterr().out
+    assert (report.verdict, report.artifact) == ("Rejected", "artifacts/rejected/small")
+    assert f"small: rejected: {report.faults[-1].message}" in capsys.readouterr().out
+
+
+def test_the_users_bounds_decide_and_of_a_name_there_is_one_folder_accepted_or_rejected(images: Stage) -> None:
+    storage, recipe = images
+    model = storage / "artifacts/model/model.safetensors"
+    before = model.read_bytes()
+
+    def made(**accept: str) -> str:
+        bounds = Accept(max_quality_drop_percent="1000", **accept)
+        variant = Variant(name="small", steps=[pruned("Structured", 25)], accept=bounds)
+        report = run.make_variant(variant, recipe, storage)
+        assert report == _report(storage, "small")
+        assert report.verdict is not None
+        assert (report.verdict == "Accepted") == (report.artifact == "artifacts/small") == (not report.faults)
+        return report.verdict
+
+    assert made(min_speedup="0.01", min_size_ratio="1.2") == "Accepted"
+    assert made(min_speedup="0.01", min_size_ratio="100") == "Rejected"
+    assert made(min_speedup="0.01") == "Accepted"
+    assert model.read_bytes() == before, "what variants are made of stays as it was"
+    assert _leftovers(storage) == []
+
+
+def test_a_required_variant_that_is_rejected_fails_with_the_numbers_and_stays_to_be_looked_at(images: Stage) -> None:
+    storage, recipe = images
+    variant = Variant(name="small", steps=[pruned("Structured", 95)], required=True)
+    with pytest.raises(
+        NotRetryable,
+        match=r"small, which is required, was rejected and lies in artifacts/rejected/small: .* what guessing",
+    ) as error:
+        run.make_variant(variant, recipe, storage)
+    assert error.value.reason == "VariantRejected"
+    assert _report(storage, "small").verdict == "Rejected"
+
+
+def test_rejected_variants_go_after_a_week(images: Stage) -> None:
+    storage, recipe = images
+    rejected = storage / "artifacts/rejected"
+    for name, days in {"old": 8, "recent": 6}.items():
+        (rejected / name).mkdir(parents=True)
+        os.utime(rejected / name, (time.time() - days * 86400,) * 2)
+    run.make_variant(replica(recipe, pruned("Unstructured", 10)).variant, recipe, storage)  # type: ignore[arg-type]
+    assert not (rejected / "old").exists()
+    assert (rejected / "recent").exists()
 
 
 @pytest.mark.slow
@@ -139,8 +251,92 @@ def test_quantized_activations_run_under_either_engine_and_the_report_names_it(
     assert "NoBetterThanGuessing" not in [fault.reason for fault in report.faults]
 
 
-def _tamper_bytes(folder: Path) -> None:
-    path = folder / "model.safetensors"
+@pytest.mark.slow
+def test_int8_of_a_language_model_also_becomes_a_graph_which_stays_if_it_is_the_fastest(
+    language: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, recipe = language
+    monkeypatch.setattr(run, "engines_for", lambda _variant, _device: ("TorchQuantized", "OnnxRuntime"))
+    variant = Variant(name="fast", steps=[dynamic()], measure_seconds=6)
+    for slow in ("TorchQuantized", "OnnxRuntime"):
+
+        def fastest(candidates: Any, *_rest: Any, slow: str = slow) -> Any:
+            return next((one for one in candidates if one.engine != slow), candidates[0])
+
+        monkeypatch.setattr(measure, "_fastest", fastest)
+        report = run.make_variant(variant, recipe, storage)
+        monkeypatch.setattr(making, "verify_in_fresh_process", lambda _folder, _probe: None)  # once is enough
+        folder = storage / report.artifact
+        assert report.measured.engine != slow
+        assert abs(float(report.validation_loss_increase)) < 0.02
+        stored = folder / ("model.onnx" if slow == "TorchQuantized" else "model.safetensors")
+        assert report.measured.size_bytes == stored.stat().st_size
+        assert (folder / "model.onnx").exists() == bool(read_config(folder).graph) == (slow == "TorchQuantized")
+        assert load_model(folder) is not None
+        assert _leftovers(storage) == []
+
+
+def test_a_variant_may_be_a_graph_alone_with_convolutions_of_8_bits(
+    images: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage, recipe = images
+    step = quantized("Int8Static", calibration={"method": "MinMax", "samples": 20, "seed": 3})
+    report = run.make_variant(replica(recipe, step).variant, recipe, storage)  # type: ignore[arg-type]
+    folder = storage / report.artifact
+    assert (report.measured.engine, report.reloaded) == ("OnnxRuntime", True)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "manifest.json",
+        "model.onnx",
+        "report.json",
+    ]
+    assert report.measured.size_bytes == (folder / "model.onnx").stat().st_size
+    assert report.measured.parameters == report.baseline.parameters
+    assert abs(float(report.validation_loss_increase)) < 0.1
+    told = capsys.readouterr().out
+    assert "small: calibrates by MinMax on 16 training samples" in told  # whole batches of 8
+    assert "small: Quantize Int8Static: in the ONNX graph, matrices: 1, convolutions: 2" in told
+    inputs = torch.rand(3, 1, 8, 8)
+    assert load_model(folder)(inputs).shape == (3, 4)
+    _tamper_bytes(folder, "model.onnx")
+    with pytest.raises(NotRetryable, match=r"its model.onnx is not the one that config.json was written for"):
+        load_model(folder)
+
+
+def test_a_pruned_variant_may_be_asked_for_as_onnx(images: Stage) -> None:
+    storage, recipe = images
+    variant = Variant(name="small", steps=[pruned("Structured", 50)], formats=["Onnx"])
+    report = run.make_variant(variant, recipe, storage)
+    folder = storage / report.artifact
+    assert report.measured.engine == "OnnxRuntime"
+    assert report.baseline.engine in ("OnnxRuntime", "TorchEager")
+    inputs = torch.rand(3, 1, 8, 8)
+    assert torch.allclose(load_graph(folder)(inputs), load_model(folder)(inputs), atol=1e-4)
+
+
+def test_a_variant_that_cannot_be_onnx_is_refused_if_it_must_be_and_goes_on_if_it_need_not(
+    images: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage, recipe = images
+
+    def cannot(*_arguments: Any) -> None:
+        raise NotExportable("cannot be exported to ONNX: there is nothing for its operator aten.svd")
+
+    monkeypatch.setattr(onnx_form, "export", cannot)
+    why = r"the model cannot be exported to ONNX: there is nothing for its operator aten\.svd"
+    with pytest.raises(NotRetryable, match=f"this quantize.scheme makes an ONNX graph, but {why}"):
+        run.make_variant(replica(recipe, quantized("Int4WeightOnly")).variant, recipe, storage)  # type: ignore[arg-type]
+    variant = Variant(name="small", steps=[pruned("Structured", 50)], formats=["Onnx"])
+    with pytest.raises(NotRetryable, match=f"formats must not have Onnx: {why}"):
+        run.make_variant(variant, recipe, storage)
+    monkeypatch.setattr(run, "engines_for", lambda _variant, _device: ("TorchEager", "OnnxRuntime"))
+    report = run.make_variant(replica(recipe, pruned("Unstructured", 10)).variant, recipe, storage)  # type: ignore[arg-type]
+    assert report.measured.engine == "TorchEager"
+    assert "small: OnnxRuntime is left out: the model cannot be exported" in capsys.readouterr().out
+
+
+def _tamper_bytes(folder: Path, name: str = "model.safetensors") -> None:
+    path = folder / name
     content = bytearray(path.read_bytes())
     content[-1] ^= 64
     path.write_bytes(content)
@@ -161,13 +357,13 @@ def test_an_artifact_changed_before_it_is_verified_is_not_reported(
 ) -> None:
     storage, recipe = images
     monkeypatch.setenv(ENV_STORAGE_DIR, str(storage))
-    verify = run.verify_in_fresh_process
+    verify = making.verify_in_fresh_process
 
     def tamper_first(folder: Path, probe: Path) -> None:
         tamper(folder)  # type: ignore[operator]
         verify(folder, probe)
 
-    monkeypatch.setattr(run, "verify_in_fresh_process", tamper_first)
+    monkeypatch.setattr(making, "verify_in_fresh_process", tamper_first)
     with pytest.raises(NotRetryable, match=sentence) as error:
         run.main(replica(recipe, pruned("Unstructured", 50), name="changed"))
     assert error.value.reason == "ArtifactMismatch"
@@ -176,7 +372,7 @@ def test_an_artifact_changed_before_it_is_verified_is_not_reported(
 
 def test_a_verifying_process_that_crashes_is_worth_a_retry(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="ended with exit code"):
-        run.verify_in_fresh_process(tmp_path, tmp_path / "no-probe")
+        making.verify_in_fresh_process(tmp_path, tmp_path / "no-probe")
 
 
 def test_a_full_disk_is_said_and_not_worth_a_retry(images: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,11 +445,21 @@ def test_sigterm_ends_with_143_and_leaves_nothing_half_written(language: Stage) 
     assert not (storage / "artifacts" / "ended").exists()
 
     run.make_variant(settings.variant, recipe, storage)  # type: ignore[arg-type]
-    assert read_json(storage / "artifacts/ended/report.json")["name"] == "ended"
+    assert _report(storage, "ended").name == "ended"
     assert _leftovers(storage) == []
 
 
-@pytest.mark.parametrize("name", ["linked", ".linked.unverified", "..linked.unverified.partial", ".linked.probe"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "linked",
+        ".linked.unverified",
+        "..linked.unverified.partial",
+        ".linked.probe",
+        "rejected/linked",
+        "rejected/.linked.judged",
+    ],
+)
 def test_a_link_with_the_name_of_a_variants_files_is_replaced_and_leads_nowhere(
     name: str, images: Stage, tmp_path: Path
 ) -> None:
@@ -264,10 +470,13 @@ def test_a_link_with_the_name_of_a_variants_files_is_replaced_and_leads_nowhere(
     else:
         kept.mkdir()
         (kept / "report.json").write_bytes(b"kept")
-    (storage / "artifacts" / name).symlink_to(kept)
-    variant = replica(recipe, pruned("Unstructured", 50), name="linked").variant
-    run.make_variant(variant, recipe, storage)  # type: ignore[arg-type]
+    path = storage / "artifacts" / name
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to(kept)
+    most = Accept(min_size_ratio="100" if name.startswith("rejected") else None)
+    variant = Variant(name="linked", steps=[pruned("Unstructured", 50)], accept=most)
+    run.make_variant(variant, recipe, storage)
     assert (kept if kept.is_file() else kept / "report.json").read_bytes() == b"kept"
-    assert not (storage / "artifacts/linked").is_symlink()
+    assert not path.is_symlink()
     assert _report(storage, "linked").reloaded
     assert _leftovers(storage) == []

@@ -29,8 +29,8 @@ def test_a_classifier_of_documents_is_pruned_and_quantized(tmp_path: Path, monke
     report = run.make_variant(variant, settings, storage)
     assert report.reloaded
     assert report.measured.size_bytes < report.baseline.size_bytes / 2
-    assert load_model(storage / "artifacts/light").widths() == {"attention": (16, 16), "mlp": (64, 64)}
-    assert read_config(storage / "artifacts/light").shape.class_names == ("cat", "dog", "owl")
+    assert load_model(storage / report.artifact).widths() == {"attention": (16, 16), "mlp": (64, 64)}
+    assert read_config(storage / report.artifact).shape.class_names == ("cat", "dog", "owl")
     assert (report.loss_per, report.bytes_per_token) == ("Sample", None)
     assert (report.baseline.validation_accuracy_permille or 0) > 850
     assert (report.baseline.validation_macro_f1_permille or 0) > 850

@@ -4,16 +4,24 @@ import copy
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
 
-from builders.compress import apply, dynamic, example_inputs, fresh_model, pruned, weight_only
+from builders.compress import apply, dynamic, example_inputs, fresh_model, pruned, quantized, weight_only
+from costopt.schema.compression import Step, Variant
 from costopt_trainer.compress import engines
-from costopt_trainer.compress.engines import engines_for, kernel_library, start
+from costopt_trainer.compress.engines import device_for, engines_for, kernel_library, start
 from costopt_trainer.compress.measure import ENGINE_TOLERANCE
+from costopt_trainer.errors import NotRetryable
 
 CPU = torch.device("cpu")
+
+
+def variant(*steps: Step, **settings: Any) -> Variant:
+    return Variant(name="small", steps=list(steps), **settings)
+
 
 needs_kernels = pytest.mark.skipif(kernel_library() is None, reason="torch was built without 8-bit kernels")
 
@@ -26,23 +34,64 @@ def int8_model() -> torch.nn.Module:
 
 @needs_kernels
 @pytest.mark.parametrize(
-    ("dot_products", "tried"), [(True, ("TorchCompiled", "TorchQuantized")), (False, ("TorchQuantized",))]
+    ("dot_products", "tried"),
+    [(True, ("TorchCompiled", "TorchQuantized", "OnnxRuntime")), (False, ("TorchQuantized", "OnnxRuntime"))],
 )
 def test_int8_is_compiled_only_where_the_processor_adds_up_8_bit_products(
     dot_products: bool, tried: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engines, "has_int8_dot_products", lambda: dot_products)
-    assert engines_for([pruned("Structured", 20), dynamic()], CPU) == tried
+    monkeypatch.setattr(engines, "lacking", lambda: None)
+    assert engines_for(variant(pruned("Structured", 20), dynamic()), CPU) == tried
 
 
 def test_what_no_engine_makes_faster_runs_as_it_is() -> None:
-    assert engines_for([pruned("Structured", 20), weight_only()], CPU) == ("TorchEager",)
+    assert engines_for(variant(pruned("Structured", 20), weight_only()), CPU) == ("TorchEager",)
 
 
-def test_without_any_fast_engine_int8_still_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_any_fast_engine_int8_still_runs_and_it_is_said_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(engines, "has_int8_dot_products", lambda: False)
     monkeypatch.setattr(engines, "kernel_library", lambda: None)
-    assert engines_for([dynamic()], CPU) == ("TorchEager",)
+    monkeypatch.setattr(engines, "lacking", lambda: "the package onnx is not installed")
+    assert engines_for(variant(dynamic()), CPU) == ("TorchEager",)
+    assert capsys.readouterr().out == "OnnxRuntime is left out: the package onnx is not installed\n"
+
+
+@pytest.mark.parametrize("scheme", ["Int8Static", "Int4WeightOnly"])
+def test_what_exists_only_as_onnx_runs_under_onnxruntime(scheme: str) -> None:
+    assert engines_for(variant(quantized(scheme)), CPU) == ("OnnxRuntime",)
+
+
+def test_a_variant_that_is_to_be_onnx_is_measured_as_that() -> None:
+    assert engines_for(variant(pruned("Structured", 20), formats=["Onnx"]), CPU) == ("OnnxRuntime",)
+    assert engines_for(variant(dynamic(), formats=["Onnx"]), CPU) == ("OnnxRuntime",)
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_a_variant_is_measured_on_a_gpu_where_there_is_one_unless_it_is_for_a_cpu(
+    gpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert device_for(variant(dynamic())).type == ("cuda" if gpu else "cpu")
+    assert device_for(variant(dynamic(), target="CPU")).type == "cpu"
+    assert device_for(variant(quantized("Int4WeightOnly"))).type == "cpu"
+    assert engines_for(variant(dynamic()), torch.device("cuda")) == ("TorchCompiled", "TorchEager")
+
+
+def test_a_variant_for_a_gpu_needs_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(NotRetryable, match="variant small has target GPU, but its pod has none: ask for one in"):
+        device_for(variant(dynamic(), target="GPU"))
+
+
+@pytest.mark.parametrize("settings", [{"scheme": "Int4WeightOnly"}, {"scheme": "Int8Static"}])
+def test_what_only_a_cpu_runs_cannot_be_for_a_gpu(settings: dict[str, Any]) -> None:
+    with pytest.raises(NotRetryable, match="variant small must have target CPU or Auto, not GPU: Int8Static, Int4Weig"):
+        device_for(variant(quantized(**settings), target="GPU"))
+    with pytest.raises(NotRetryable, match="which only a CPU runs here"):
+        device_for(variant(dynamic(), target="GPU", formats=["Onnx"]))
 
 
 def distance(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -101,3 +150,16 @@ def test_with_avx2_alone_torchs_own_kernels_give_nearly_the_models_output() -> N
     capability, difference = answer.stdout.split()[-2:]
     assert capability == "AVX2"
     assert float(difference) < ENGINE_TOLERANCE
+
+
+def test_a_model_becomes_a_graph_at_its_first_input_and_again_for_one_that_does_not_fit() -> None:
+    pytest.importorskip("onnxruntime")
+    model = fresh_model("ConvNet").requires_grad_(False)
+    forward: Any = start("OnnxRuntime", model)
+    for count in (4, 6):
+        inputs = example_inputs("ConvNet", count)
+        assert distance(forward(inputs), model(inputs)) < 1e-5
+    forward._graph.fixed = (4, *forward._graph.fixed[1:])
+    before = forward._graph
+    assert distance(forward(inputs), model(inputs)) < 1e-5
+    assert forward._graph is not before

@@ -14,7 +14,8 @@ from builders.hugging_face import PROSE, model_folder, write_tokenizer
 from costopt.schema.compression import Variant
 from costopt.schema.evaluation import CommandEvaluation
 from costopt_trainer.compress import measure, run
-from costopt_trainer.compress.left_folder import class_numbers, of_command
+from costopt_trainer.compress.labels import class_numbers
+from costopt_trainer.compress.left_folder import of_command
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.artifact import load_model
 
@@ -138,7 +139,7 @@ WRONG_FOLDERS: list[tuple[str, Callable[[Path], object], dict[str, Any], str]] =
     ("another library", lambda folder: edited(folder, model_type=None), {}, "which names its model_type"),
     ("two models", two_models, {}, "must be the folder of one model, with its config.json, but holds 2 of them"),
     ("adapters", adapters, {}, "must be a whole model without adapters beside it, but has adapter_config.json"),
-    ("no tokenizer", without("tokenizer.json"), {}, "must have its tokenizer.json: have the program save"),
+    ("no tokenizer", without("tokenizer.json"), {}, "must have its tokenizer.json: save the tokenizer with"),
     (
         "a base",
         lambda folder: edited(folder, architectures=["LlamaModel"]),
@@ -217,5 +218,5 @@ def test_such_a_classifier_is_pruned_quantized_and_measured(
     assert report.measured.nonzero_permille < 800 < report.baseline.nonzero_permille
     assert (report.loss_per, report.validation_samples) == ("Sample", 4)
     assert report.measured.validation_accuracy_permille is not None
-    assert (storage / "artifacts/small/tokenizer.json").exists()
-    assert load_model(storage / "artifacts/small").config.id2label == {0: "owl", 1: "dog", 2: "cat"}
+    assert (storage / report.artifact / "tokenizer.json").exists()
+    assert load_model(storage / report.artifact).config.id2label == {0: "owl", 1: "dog", 2: "cat"}

@@ -6,14 +6,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from builders.compress import apply, dynamic, example_inputs, fresh_model, pruned, weight_only
+from builders.compress import dynamic, example_inputs, fresh_model, pruned, weight_only
 from costopt.schema.variant_report import EngineName
 from costopt_trainer.compress import measure
 from costopt_trainer.compress.engines import Forward
-from costopt_trainer.compress.measure import Latency, count_parameters, time_side_by_side
+from costopt_trainer.compress.measure import Latency, time_side_by_side
 from costopt_trainer.compress.overdue import Overdue
 from costopt_trainer.compress.table import wants_speed
 from costopt_trainer.errors import NotRetryable
+
+LIMIT = 20.0
 
 
 @pytest.fixture(autouse=True)
@@ -25,27 +27,7 @@ def timed(
     baseline: nn.Module, variant: nn.Module, batch: Tensor, engines: Sequence[EngineName] = ("TorchEager",)
 ) -> tuple[Latency, Latency]:
     with Overdue("small") as calls:
-        return time_side_by_side(baseline, variant, batch, engines=engines, calls=calls)
-
-
-def test_a_quantized_weight_counts_as_one_parameter() -> None:
-    model = fresh_model("DecoderLM")
-    parameters, nonzero = count_parameters(model)
-    assert parameters == nonzero == sum(parameter.numel() for parameter in model.parameters())
-    apply(model, [weight_only()], example_inputs("DecoderLM"))
-    quantized, quantized_nonzero = count_parameters(model)
-    assert quantized == parameters
-    assert 0.98 * nonzero < quantized_nonzero < nonzero  # the smallest weights round to zero
-
-
-def test_pruned_weights_are_not_counted_as_nonzero() -> None:
-    model = fresh_model("ConvNet")
-    matrices = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d))
-    apply(model, [pruned("Unstructured", 50)], example_inputs("ConvNet"))
-    parameters, nonzero = count_parameters(model)
-    biases_and_norms = 4 + 2 * (8 + 16)
-    assert parameters == matrices + biases_and_norms
-    assert parameters - nonzero == pytest.approx(matrices / 2 + 8 + 16, abs=2)  # the biases of batch norm start at zero
+        return time_side_by_side(baseline, variant, batch, engines=engines, calls=calls, limit=LIMIT)
 
 
 def test_speed_is_what_structured_pruning_and_quantized_activations_are_for() -> None:
@@ -111,7 +93,7 @@ def test_measuring_ends_in_time_however_slow_the_variant(seconds: float, monkeyp
     first, second = timed(baseline, variant, torch.zeros(4))
     assert (first.microseconds, second.microseconds) == (100_000, seconds * 1e6)
     # The checks, then the warm-up and the timing, each of which begins no run when its time is over.
-    assert clock[0] <= (CHECKS + 2) * (seconds + 0.1) + 2 * measure.TIMING_LIMIT_SECONDS
+    assert clock[0] <= (CHECKS + 2) * (seconds + 0.1) + 2 * LIMIT
 
 
 def test_each_runs_under_the_engine_that_is_fastest_for_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from builders.compress import apply, example_inputs, fresh_model, pruned, weight_only
-from costopt_trainer.compress.measure import count_parameters
+from costopt_trainer.compress.footprint import count_parameters
 from costopt_trainer.errors import NotRetryable
 
 
@@ -125,7 +125,7 @@ def test_each_step_says_what_it_did_and_what_it_left() -> None:
     model = fresh_model("ConvNet")
     steps = [pruned("Structured", 50), pruned("Unstructured", 50), weight_only()]
     assert apply(model, steps, example_inputs("ConvNet")[:1]) == [
-        "Prune Structured L1 50 percent: 12 channels are removed",
+        "Prune Structured L1 50 percent: removed are 12 channels",
         "Prune Unstructured L1 50 percent: 178 weights are zero",
         "Quantize Int8WeightOnly: linear layers with 8-bit weights: 1 (2 convolution layers stay as they are)",
     ]

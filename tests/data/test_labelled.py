@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from builders.data import labelled_settings, refused_in_one_sentence, write_labelled
-from costopt.schema.data import DataSettings, Tokenizer, Transform
+from costopt.schema.data import DataSettings, Tokenizer
+from costopt.schema.transforms import Transform
 from costopt_trainer.data import TrainingData, load_data
 from costopt_trainer.errors import NotRetryable
 
@@ -142,15 +143,16 @@ LINE = b'{"text": "a", "label": 1}\n'
 
 MISTAKES: list[tuple[str, Callable[[Path], DataSettings], str]] = [
     ("path missing", lambda folder: labelled_settings(folder / "none.jsonl"), "none.jsonl must exist on the machine"),
-    ("path is a device", lambda _: labelled_settings(Path("/dev/zero")), "must be a .jsonl file or a folder, not a"),
-    ("folder empty", labelled_settings, "must hold files that end in .jsonl, but has none"),
-    ("file empty", raw(b""), "must hold at least 2 documents, one to train on and one to hold out, but holds 0"),
+    ("path is a device", lambda _: labelled_settings(Path("/dev/zero")), "must be a file or a folder, not a device"),
+    ("folder empty", labelled_settings, r"must hold files that end in .jsonl, .*, but has none"),
+    ("file empty", raw(b""), "a.jsonl must hold records, but has 0 bytes"),
+    ("lines empty", raw(b"\n \n"), "a.jsonl must hold records, but has none"),
     ("one line", raw(LINE), "must hold at least 2 documents"),
     ("no JSON", raw(LINE + b"a,b,c\n"), "a.jsonl, line 2, must be JSON in UTF-8, one object a line"),
     ("binary", raw(LINE + bytes(range(256)) + b"\n"), "a.jsonl, line 2, must be JSON in UTF-8, one object a line"),
     ("not UTF-8", raw(LINE * 2 + '{"text": "ü", "label": 1}\n'.encode("latin-1")), "line 3, must be JSON in UTF-8"),
-    ("one line of all", raw(b"\n" + b"x" * (2**22 + 1)), "line 2, must have at most 4194304 bytes"),
-    ("one array of all", raw(b"[1]\n"), "line 1, must be a JSON object with a text and a label"),
+    ("one line of all", raw(b"\n" + b"x" * (2**24 + 1)), "line 2, must have at most 16777216 bytes"),
+    ("one array of all", raw(b"[1]\n"), "line 1, must be a JSON object"),
     ("no label", labelled(*GOOD, {"text": "a"}), r"line 21, must have the fields 'text' and 'label' .* lacks 'label'"),
     ("neither field", labelled(*GOOD, textField="t", labelField="l"), r"line 1, must have .* but lacks 't' and 'l'"),
     ("text empty", labelled(*GOOD, {"text": "", "label": 1}), "line 21, must have a text in 'text', but it is ''"),

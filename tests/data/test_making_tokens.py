@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from builders.data import text_settings
 from costopt.schema.data import DataSettings
-from costopt_trainer.data import TrainingData, load_data, making
+from costopt_trainer.data import TrainingData, load_data, marks, shares, tokenizing
 from costopt_trainer.data.tokenizers.byte_pairs import LONGEST_WORD, BytePairTokenizer
 from costopt_trainer.data.tokenizers.table import cut_between_words
 
@@ -58,12 +58,13 @@ def test_a_maker_goes_on_where_a_killed_one_was(
     after_parts: int,
 ) -> None:
     settings, whole = undisturbed
-    monkeypatch.setattr(making, "MARK_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(marks, "MARK_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(shares, "SHARE_BYTES", 1 << 20)
     parts = count_parts(monkeypatch, kill_after=after_parts)
     with pytest.raises(Killed):
         load_data(settings, context_length=8, cache_dir=tmp_path / "b")
     (partial,) = (tmp_path / "b").glob(".*.partial")
-    done = making.bytes_made(partial)
+    done = marks.bytes_made(partial)
     assert done is not None
     with (partial / "train.bin").open("ab") as stream:
         stream.write(b"torn by the kill")
@@ -82,7 +83,7 @@ def test_a_maker_goes_on_where_a_killed_one_was(
 def count_parts(monkeypatch: pytest.MonkeyPatch, *, kill_after: int) -> list[int]:
     """The sizes of the parts that are tokenized from now on; kills once, when there are so many."""
     sizes: list[int] = []
-    cut, killed = making.cut_between_words, []
+    cut, killed = shares.cut_between_words, []
 
     def counted(piece: bytes, size: int) -> object:
         for part in cut(piece, size):
@@ -92,8 +93,21 @@ def count_parts(monkeypatch: pytest.MonkeyPatch, *, kill_after: int) -> list[int
             sizes.append(len(part))
             yield part
 
-    monkeypatch.setattr(making, "cut_between_words", counted)
+    monkeypatch.setattr(shares, "cut_between_words", counted)
     return sizes
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+def test_any_number_of_threads_makes_the_same_tokens(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    undisturbed: tuple[DataSettings, tuple[str, dict[str, bytes]]],
+    threads: int,
+) -> None:
+    settings, whole = undisturbed
+    monkeypatch.setattr(tokenizing, "cpus", lambda: threads)
+    made = load_data(settings, context_length=8, cache_dir=tmp_path)
+    assert fingerprint_and_tokens(made, tmp_path) == whole
 
 
 def damage_tokens(partial: Path) -> None:
@@ -120,7 +134,8 @@ def test_what_is_not_as_it_was_left_is_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: Callable[[Path], None]
 ) -> None:
     settings = text_settings(corpus(tmp_path, 2_500_000))
-    monkeypatch.setattr(making, "MARK_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(marks, "MARK_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(shares, "SHARE_BYTES", 1 << 20)
     wanted = fingerprint_and_tokens(load_data(settings, context_length=8, cache_dir=tmp_path / "a"), tmp_path / "a")
     count_parts(monkeypatch, kill_after=20)
     with pytest.raises(Killed):
@@ -134,14 +149,14 @@ def test_what_is_not_as_it_was_left_is_made_anew(
 def test_a_rank_that_waits_for_another_tells_how_far_that_is(tmp_path: Path) -> None:
     program = (
         "import sys, time; from pathlib import Path; from costopt.schema.data import DataSettings\n"
-        "from costopt_trainer import phases; from costopt_trainer.data import load_data, making\n"
-        "phases.LINE_EVERY_SECONDS = making.MARK_EVERY_SECONDS = 0.0\n"
+        "from costopt_trainer import phases; from costopt_trainer.data import load_data, marks, shares\n"
+        "phases.LINE_EVERY_SECONDS, marks.MARK_EVERY_SECONDS, shares.SHARE_BYTES = 0.0, 0.0, 1 << 20\n"
         "phases.VOICE.speak_up(aloud=sys.argv[3] == '0')\n"
-        "cut = making.cut_between_words\n"
+        "cut = shares.cut_between_words\n"
         "def slowly(piece, size):\n"
         "    while not Path(sys.argv[4]).exists(): time.sleep(0.05)\n"
         "    for part in cut(piece, size): time.sleep(0.05); yield part\n"
-        "making.cut_between_words = slowly\n"
+        "shares.cut_between_words = slowly\n"
         "settings = DataSettings.model_validate_json(sys.argv[1])\n"
         "load_data(settings, context_length=8, cache_dir=Path(sys.argv[2]))"
     )

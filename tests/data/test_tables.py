@@ -50,7 +50,10 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "whole numbers": ({"features": np.ones((4, 2), dtype=np.int64)}, "must hold features as floating-point numbers"),
     "one dimension": ({"features": np.ones(4)}, r"floating-point numbers \(N, F\), not float64 4"),
     "no column": ({"features": np.ones((4, 0))}, "not float64 4x0"),
-    "a hole": ({"features": np.array([[1, 2], [3, np.nan], [1, 2], [1, 2]])}, "feature 1 of row 1 is nan; fill"),
+    "a hole": (
+        {"features": np.array([[1, 2], [3, np.nan], [1, 2], [1, 2]])},
+        "feature 1 of row 1 is nan; such values: 1, in 1 of 4 rows; fill",
+    ),
     "too large for FP32": ({"features": np.array([[1.0], [1e39], [1.0], [1.0]])}, r"feature 0 of row 1 is 1e\+39"),
     "one row": ({"features": np.ones((1, 2)), "labels": np.zeros(1, int)}, "at least 2 rows"),
     "too few labels": ({"labels": np.zeros(3, int)}, "one label per row, but holds 3 labels for 4 rows"),

@@ -17,13 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders.data import real_text, text_settings
-from costopt.schema.data import DataSettings, PythonStandardLibraryData, Tokenizer
+from costopt.schema.data import DataSettings, Tokenizer
+from costopt.schema.text_sources import PythonStandardLibraryData
 from costopt_trainer.data import TrainingData, listing, load_data
 from costopt_trainer.data.documents import joined, split_pieces
 from costopt_trainer.data.entropy import BIGRAM, UNIGRAM, PairCounts
 from costopt_trainer.data.sources.standard_library import standard_library
 from costopt_trainer.data.sources.text_files import text_files
 from costopt_trainer.data.tokenizers.byte_pairs import BytePairTokenizer
+from costopt_trainer.errors import NotRetryable
 
 BPE = Tokenizer(type="BPE", vocabulary_size=300)
 PROSE = "The cat sat on the mat; the rat sat at the cat. Größe, naïveté, 東京 und 🙂.\n"
@@ -154,6 +156,24 @@ def test_characters_that_straddle_two_blocks_stay_whole(tmp_path: Path, monkeypa
         monkeypatch.setattr("costopt_trainer.data.sources.text_files.PIECE_BYTES", block)
         pieces = list(joined(text_files(text_settings(path)).documents()))
         assert "".join(piece.decode() for piece in pieces) == PROSE
+
+
+@given(st.lists(st.one_of(st.text(max_size=3).map(str.encode), st.binary(max_size=2)), max_size=6).map(b"".join))
+def test_what_is_not_utf_8_is_found_where_it_is(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    path = tmp_path_factory.mktemp("a") / "a.txt"
+    path.write_bytes(b"begin " + content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("costopt_trainer.data.sources.text_files.PIECE_BYTES", 7)
+        patch.setattr("costopt_trainer.data.sources.text_files.CHECKED_BYTES", 3)
+        try:
+            wanted = path.read_bytes().decode()
+        except UnicodeDecodeError as error:
+            with pytest.raises(
+                NotRetryable, match=f"the byte at offset {error.start} \\(0x{path.read_bytes()[error.start]:02x}"
+            ):
+                stream_of(text_settings(path))
+        else:
+            assert stream_of(text_settings(path)).decode() == wanted
 
 
 def test_the_standard_library_is_read_without_packages_installed_beside_it() -> None:

@@ -44,6 +44,7 @@ def test_a_tokenizer_is_the_same_for_the_same_text_and_keeps_to_its_bounds(word:
     parts = [tokenizer.encode(part) for part in cut_between_words(text, 100)]
     assert len(parts) > 5
     assert (np.concatenate(parts) == tokenizer.encode(text)).all()
+    assert (tokenizer.encode(tokenizer.decode(tokenizer.encode(text)).encode()) == tokenizer.encode(text)).all()
     again = kind.from_json(tokenizer.to_json())
     assert (again.encode(text) == tokenizer.encode(text)).all()
     assert bool(tokenizer.to_json()) == kind.learns
@@ -129,6 +130,10 @@ class Halves:
         values = np.frombuffer(piece, dtype=np.uint8)
         return np.stack([values >> 4, values & 15], axis=1).reshape(-1)
 
+    def decode(self, tokens: Iterable[int]) -> str:
+        halves = np.array(list(tokens), dtype=np.uint8).reshape(-1, 2)
+        return bytes(halves[:, 0] << 4 | halves[:, 1]).decode(errors="replace")
+
     def to_json(self) -> str:
         return ""
 
@@ -142,3 +147,14 @@ def test_a_new_tokenizer_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert data.vocabulary_size == 16
     assert bytes((inputs[0, ::2] * 16 + inputs[0, 1::2]).tolist()) == b"The "
     assert data.validation_bytes_per_token == 0.5
+
+
+def test_a_tokenizer_whose_texts_have_no_longest_length_keeps_its_special_tokens(tmp_path: Path) -> None:
+    file = write_tokenizer(tmp_path, "bert")
+    config = file.parent / "tokenizer_config.json"
+    plain = json.loads(config.read_text()) if config.exists() else {}
+    config.write_text(json.dumps({**plain, "sep_token": "[SEP]", "model_max_length": int(1e30)}))
+    for other in ("special_tokens_map.json",):
+        (file.parent / other).unlink(missing_ok=True)
+    tokenizer = tokenizer_kind(Tokenizer(type="HuggingFace", path=str(file))).learn(())
+    assert tokenizer.encode(b"the cat\0the cat").tolist()[2] == tokenizer.special_tokens.after[0]

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders.data import text_settings
-from costopt.schema.data import DataSettings, NormalizeUnicode, Transform
+from costopt.schema.data import DataSettings
+from costopt.schema.transforms import NormalizeUnicode, Transform
 from costopt_trainer.data import TrainingData, load_data
 from costopt_trainer.data.documents import Document, content_of
 from costopt_trainer.data.transforms.normalize_unicode import BEGINNINGS
@@ -31,6 +32,14 @@ def settings_with(path: Path, *transforms: Any) -> DataSettings:
 
 def normalize(form: str = "NFC") -> Transform:
     return Transform.model_validate({"type": "NormalizeUnicode", "normalizeUnicode": {"form": form}})
+
+
+NEEDED: dict[str, dict[str, Any]] = {"FilterLanguage": {"filterLanguage": {"languages": ["en"]}}}
+"""Settings that must be given."""
+
+
+def of_word(word: str) -> Transform:
+    return Transform.model_validate({"type": word, **NEEDED.get(word, {})})
 
 
 def document(name: str, *pieces: str) -> Document:
@@ -64,7 +73,7 @@ def test_every_word_of_the_language_has_a_row_and_every_row_a_word() -> None:
 
 @pytest.mark.parametrize("word", TRANSFORMS)
 def test_a_transform_gives_the_same_at_every_call_in_valid_pieces(word: str) -> None:
-    (transform,) = transforms_of(settings_with(Path("unused"), Transform(type=word)))
+    (transform,) = transforms_of(settings_with(Path("unused"), of_word(word)))
     given_documents = [document("a", DECOMPOSED, DECOMPOSED), document("b"), document("c", "plain")]
     contents = [content_of(transform.documents(given_documents)) for _ in range(2)]
     assert contents[0] == contents[1]
@@ -112,9 +121,15 @@ def test_tokens_are_those_of_the_changed_text_and_the_log_says_how_much_was_chan
     again = load_data(settings_with(folder, normalize()), context_length=8, cache_dir=tmp_path / "cache")
     before = sum(path.stat().st_size for path in folder.iterdir())
     after = sum(len(unicodedata.normalize("NFC", path.read_text("utf-8")).encode()) for path in folder.iterdir())
-    assert plain.notes == ()
+    assert len(plain.notes) == 1
+    assert "fill no context" in plain.notes[0]
     assert data.notes == again.notes
-    assert data.notes == (f"NormalizeUnicode changed 1 of 3 documents: {before:,} bytes became {after:,}",)
+    counted, example, _ = data.notes
+    assert counted == f"NormalizeUnicode changed 1 of 3 documents: {before:,} bytes became {after:,}"
+    assert example.startswith("NormalizeUnicode changed ")
+    assert "b.txt: " in example
+    assert "nai\u0308ve caf" in example
+    assert "na\u00efve caf" in example
     assert after < before
     assert "\u0308".encode() in all_text(plain)
     assert "\u0308".encode() not in all_text(data)

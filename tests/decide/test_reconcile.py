@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from builders.lives import REPORT
-from builders.operator import UID, Story, a_book, a_job, at, child, done, failed, moment, pod, pod_json
-from builders.plan import INT8, PRUNED
+from builders.operator import UID, Story, a_book, a_given_job, a_job, at, child, done, failed, moment, pod, pod_json
+from builders.plan import HEALED, INT8, PRUNED
 from cases.mistakes import plain_job, plain_price_book
 from costopt.plan.actions import StartGang
 from costopt.schema.replica import MeteredMilliseconds, Progress
@@ -89,6 +89,51 @@ def test_the_life_of_a_gang_and_a_variant_takes_five_writes_of_the_status() -> N
         ("Succeeded", "Running"),
         ("Succeeded", "Succeeded"),
     ]
+
+
+def test_the_life_of_a_job_without_a_training_is_that_of_its_variants() -> None:
+    story = Story(a_given_job())
+    todo = story.look(0)
+    assert todo.start == (StartGang("int8", 0), StartGang("small", 0))
+    running = (child("int8"), pod(0, stage="int8"), child("small"), pod(0, stage="small"))
+    story.look(10, *running)
+    story.look(12, *running)
+    assert (story.reason(), story.state("int8"), story.state()) == ("Compressing", "Running", "")
+    small = {**REPORT, "name": "small", "artifact": "artifacts/small"}
+    made = done(0, stage="int8", finished=20, message={"exitCode": 0, "variant": REPORT})
+    lost = pod(0, stage="small", phase="Failed", conditions=("DisruptionTarget",), exit_code=143, finished=20)
+    todo = story.look(21, child("int8"), made, child("small", conditions=("Failed",)), lost)
+    assert todo.start == (StartGang("small", 1),)
+    again = done(0, stage="small", attempt=1, finished=40, message={"exitCode": 0, "variant": small})
+    for second in (41, 60):
+        story.look(second, child("small", 1), again)
+    assert story.reason() == "Completed"
+    assert [variant.name for variant in story.status.variants] == ["int8", "small"]
+    assert story.status.bill is not None
+    assert {line.stage for line in story.status.bill.lines} == {"int8", "small"}
+
+
+def test_the_gang_of_a_variant_needs_its_service_too() -> None:
+    story = Story(a_job(compress=[HEALED]))
+    story.look(0)
+    trained = (child(conditions=("Complete",)), done(0, finished=5), done(1, finished=5))
+    story.look(6, *trained)
+    assert story.state("healed") == "Starting"
+    gang = (child("healed", completions=2), pod(0, stage="healed"), pod(1, stage="healed"))
+    assert [found.stage for found in story.look(20, *trained, *gang).ensure_service] == ["healed"]
+
+
+def test_a_required_variant_that_was_rejected_is_reported_with_what_was_measured() -> None:
+    story = Story(a_given_job())
+    story.look(0)
+    fault = {"reason": "Slower", "message": "it is 0.5x as fast as the model"}
+    report = {**REPORT, "faults": [fault], "verdict": "Rejected", "artifact": "artifacts/rejected/int8"}
+    said = {"exitCode": 78, "reason": "VariantRejected", "message": "int8 was rejected", "variant": report}
+    rejected = failed(0, 78, stage="int8", finished=20, message=said)
+    for second in (21, 40):
+        story.look(second, child("int8", conditions=("Failed",)), rejected, child("small"), pod(0, stage="small"))
+    assert story.state("int8") == "Failed"
+    assert [variant.verdict for variant in story.status.variants] == ["Rejected"]
 
 
 def test_the_batch_jobs_of_all_that_has_begun_are_written_down_within_two_seconds() -> None:

@@ -12,7 +12,7 @@ from typer.main import get_command
 
 from builders.docs import CLASSES, PAGES, ROOT, Block, all_commands, blocks, commands_of, prose, read
 from builders.docs_walk import FOR_A_TEAM, HERE, JOURNEY, NEEDS, NOT_RUN
-from costopt.cli import COMMANDS
+from costopt.cli import COMMANDS, function_name
 from costopt.schema.document import read_documents
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
@@ -75,7 +75,7 @@ def options_of(command: str) -> set[str]:
     """The options of a command of costopt."""
     module, line = COMMANDS[command]
     app = typer.Typer(add_completion=False)
-    app.command(command, help=line)(getattr(importlib.import_module(module), command))
+    app.command(command, help=line)(getattr(importlib.import_module(module), function_name(command)))
     return {name for parameter in get_command(app).params for name in parameter.opts} | {"--help"}
 
 
@@ -103,7 +103,7 @@ def test_commands_and_options_of_costopt_that_a_page_names_exist(page: str) -> N
 
 def test_every_command_of_costopt_is_in_the_readmes_table_and_the_other_way_round() -> None:
     rows = re.findall(r"^\| `costopt .*", read("README.md"), re.MULTILINE)
-    named = {word for row in rows for word in re.findall(r"`(?:costopt )?([a-z]+)\b[^`]*`", row.split("|")[1])}
+    named = {word for row in rows for word in re.findall(r"`(?:costopt )?([a-z-]+)\b[^`]*`", row.split("|")[1])}
     assert named == COMMANDS.keys()
 
 

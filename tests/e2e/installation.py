@@ -4,6 +4,7 @@ import json
 import os
 from typing import Any
 
+from builders.waiting import wait_for
 from cluster.clients import ROOT, Cluster
 
 NAMESPACE = "costopt-system"
@@ -68,8 +69,12 @@ class Installation:
         lease = self.cluster.get("lease", "costopt-operator", namespace=NAMESPACE)
         return str(lease["spec"].get("holderIdentity") or "")
 
-    def leader(self) -> dict[str, Any] | None:
-        """The pod of the process that acts now."""
+    def leader(self) -> dict[str, Any]:
+        """The pod of the process that acts now, which is waited for: between two leaders there is none."""
+        found: dict[str, Any] = wait_for(self._leader, "led by a pod that is there")
+        return found
+
+    def _leader(self) -> dict[str, Any] | None:
         holder = self.holder()
         return next((pod for pod in self.pods() if holder.startswith(pod["metadata"]["name"])), None)
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from builders.waiting import meanwhile
+from builders.waiting import meanwhile, wait_for
 from cluster.build import find_binaries, node_programs
 from cluster.components import Settings
 from cluster.control_plane import ControlPlane
@@ -215,8 +215,15 @@ class SmallVolume:
                 file.write(bytes(1 << 16))
 
     def refuse_writes(self) -> None:
-        """Every mount of it becomes read-only, as after an error of the disk."""
-        self._mount("none", "-o", "remount,ro")
+        """Every mount of it becomes read-only, as after an error of the disk; once no file is open for writing."""
+
+        def is_done() -> bool:
+            with contextlib.suppress(subprocess.CalledProcessError):
+                self._mount("none", "-o", "remount,ro")
+                return True
+            return False
+
+        wait_for(is_done, "read-only")
 
     def allow_writes(self) -> None:
         """Room again, and writable again."""

@@ -100,7 +100,6 @@ def test_a_token_that_changes_on_disk_is_taken_up_when_the_old_one_is_refused(
     job, storage = submit(node, team, training())
     wait_for(storage.newest_step, "at its first checkpoint")
     leader = installation.leader()
-    assert leader is not None
     standby = next(name for name in _restarts(installation) if name != leader["metadata"]["name"])
     restarts = _restarts(installation)
     before = _token(installation, standby)
@@ -143,7 +142,6 @@ def test_a_killed_leader_is_followed_by_another_while_training_goes_on(
     job, storage = submit(node, team, training())
     wait_for(storage.newest_step, "at its first checkpoint")
     leader, holder = installation.leader(), installation.holder()
-    assert leader is not None
     assert send(leader, "costopt-operator", signal.SIGKILL) == 1
     since = Since("the leading operator is killed (SIGKILL)")
     assert since.until(lambda: installation.holder() not in ("", holder), "another leads") < 60

@@ -1,8 +1,10 @@
 """The operator's own pods, and the quickstart as its user sees it."""
 
+from typing import Any
+
 from cluster.team import Team
 from e2e.installation import Installation
-from e2e.jobs import SECONDS, STEPS, event_reasons, script, submit, training, wait_for
+from e2e.jobs import REQUESTS, SECONDS, STEPS, event_reasons, script, submit, training, wait_for
 from e2e.real_cluster import RealCluster
 
 
@@ -21,7 +23,6 @@ def test_both_replicas_run_without_a_user_name_on_a_read_only_root(installation:
         read_only = installation.kubectl("exec", name, "--", "python", "-c", _TRIES_TO_WRITE)
         assert read_only.strip() == "Read-only file system"
     leader = installation.leader()
-    assert leader is not None
     assert leader["metadata"]["uid"] in [pod["metadata"]["uid"] for pod in pods]
 
 
@@ -48,6 +49,31 @@ def test_two_pods_train_over_gloo_and_the_bill_is_what_the_kubelet_says(node: Re
     assert variant["reloaded"]
     assert float(variant["sizeRatio"]) > 1.1
     wait_for(lambda: "Completed" in event_reasons(job), "told in an event")
+
+    smaller = team.create(_of_a_model_that_is_there("/storage/tiny/artifacts/model", claim=f"{job.name}-storage"))
+    status = smaller.wait_until_ended(seconds=2 * SECONDS)
+    records = team.check_usage(smaller)
+    assert [(record["stage"], record["outcome"]) for record in records] == [("int8", "Succeeded")]
+    (variant,) = status["variants"]
+    assert variant["reloaded"]
+    assert float(variant["sizeRatio"]) > 1.5
+    (graph,) = storage.folder.rglob("smaller/artifacts/**/int8/model.onnx")
+    assert (graph.parent / "manifest.json").exists()
+
+
+def _of_a_model_that_is_there(path: str, claim: str) -> dict[str, Any]:
+    """A job without a training, whose variant is kept as a graph for onnxruntime, too."""
+    manifest = training("smaller")
+    recipe = manifest["spec"].pop("train")["recipe"]
+    quantize = {"type": "Quantize", "quantize": {"scheme": "Int8DynamicActivation"}}
+    variant = {"name": "int8", "resources": {"requests": REQUESTS}, "steps": [quantize], "formats": ["Onnx"]}
+    manifest["spec"] |= {
+        "model": {"path": path},
+        "evaluation": {"data": recipe["data"], "microBatchSize": 8, "maxSamples": 64},
+        "compress": [{**variant, "target": "CPU", "measureSeconds": 30}],
+        "storage": {"claimName": claim},
+    }
+    return manifest
 
 
 def test_kubectl_explains_lists_and_describes_a_job(node: RealCluster, team: Team) -> None:

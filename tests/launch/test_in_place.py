@@ -125,6 +125,12 @@ def restarts(launcher: Replica) -> int:
     return (progress.in_place_restarts or 0) if progress is not None else 0
 
 
+def has_gone_on(launcher: Replica) -> bool:
+    """Whether its ranks have taken a step since they began anew."""
+    progress = progress_of(launcher)
+    return progress is not None and progress.step > (progress.resumed_from_step or 0)
+
+
 def test_a_training_whose_ranks_are_killed_and_hang_ends_with_the_weights_of_one_undisturbed(tmp_path: Path) -> None:
     text = text_file(tmp_path)
     changes = {"totalSteps": 100, "evaluation": {"everySteps": 100, "maxSamples": 8}}
@@ -136,6 +142,8 @@ def test_a_training_whose_ranks_are_killed_and_hang_ends_with_the_weights_of_one
         for number, victim in enumerate((second, first), start=1):
             os.kill(rank_of(victim), signal.SIGKILL)
             wait_for(lambda number=number: restarts(second) == number)
+        # Stopped before its own first step, rank 0 would have hung in its recovery.
+        wait_for(lambda: restarts(first) == 2 and has_gone_on(first))
         os.kill(rank_of(first), signal.SIGSTOP)
         assert (first.wait(), second.wait()) == (0, 0), first.notes + second.notes
         ended = [first.termination.progress, second.termination.progress]

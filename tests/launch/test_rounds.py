@@ -35,6 +35,11 @@ NO_RESTART = [
     ("a launcher that does not come back is a lost replica", {0: CAUSE, 1: None}, "replica 1 did not come back"),
     ("a launcher that was told to stop leaves", {0: CAUSE, 1: ended(143, leaves=True)}, "replica 1 has ended"),
     ("78 is not retried", {0: ended(78), 1: ENDED_BY_US}, "a restart would not help"),
+    (
+        "what a pause might mend is left to the next attempt",
+        {0: ended(reason="DataUnreachable"), 1: ENDED_BY_US},
+        "its data cannot be reached just now, which the next attempt tries after a pause",
+    ),
     ("an end on SIGTERM is no failure of its own", {0: ended(143), 1: ECHO}, "a restart would not help"),
 ]
 

@@ -19,7 +19,7 @@ from costopt.schema.replica import (
     RestartCause,
     TerminationMessage,
 )
-from costopt.schema.variant_report import Measurement, VariantFault, VariantStatus
+from costopt.schema.variant_report import Measurement, QualityChange, Search, VariantFault, VariantStatus
 from costopt_trainer.cgroup import usable_processors
 from costopt_trainer.errors import memory_reason
 from costopt_trainer.launch.log_relay import Line
@@ -92,7 +92,7 @@ PROGRESS = st.builds(
     step=st.integers(0, 10**15),
     total_steps=st.integers(0, 10**15),
     passed_over=st.none() | st.text(max_size=4000) | st.just("x" * 4000),
-    results=st.dictionaries(st.text(min_size=1, max_size=256), st.just("1.5"), max_size=16),
+    results=st.dictionaries(st.text(min_size=1, max_size=256), st.just("1.5"), max_size=64),
 )
 
 
@@ -125,7 +125,7 @@ def test_a_message_is_valid_and_within_its_limit_whatever_was_said(
 
 def test_a_message_full_of_results_keeps_its_sentence_and_drops_the_results() -> None:
     progress = Progress(
-        step=1, total_steps=2, results={f"{number:03}" + "\U0001f680" * 250: "1" for number in range(16)}
+        step=1, total_steps=2, results={f"{number:03}" + "\U0001f680" * 250: "1" for number in range(64)}
     )
     end = RankEnd(0, 1, 1.0, OWN, log_tail=("last line",))
     again = TerminationMessage.model_validate_json(
@@ -138,6 +138,7 @@ def test_a_message_full_of_results_keeps_its_sentence_and_drops_the_results() ->
 LONGEST = "\x01" * 256
 """Six bytes for each character, as JSON writes them."""
 FIGURE = "-" + "1" * 59 + "e100"
+SHORT_FIGURE = "-1." + "1" * 16 + "e-100"
 
 
 def longest_report() -> VariantStatus:
@@ -146,26 +147,30 @@ def longest_report() -> VariantStatus:
         parameters=10**15,
         nonzero_permille=1000,
         latency_microseconds=10**15,
-        validation_loss=FIGURE,
+        latency_p95_microseconds=10**15,
+        validation_loss=SHORT_FIGURE,
         validation_accuracy_permille=1000,
         validation_macro_f1_permille=1000,
         engine="TorchQuantized",
-        metrics={f"m{number}" + "x" * 30: "-1." + "1" * 16 + "e-100" for number in range(8)},
+        metrics={f"m{number}" + "x" * 30: SHORT_FIGURE for number in range(8)},
     )
     return VariantStatus(
         name="n" * 63,
         measured=measured,
         baseline=measured,
-        size_ratio=FIGURE,
-        speedup=FIGURE,
+        size_ratio=SHORT_FIGURE,
+        speedup=SHORT_FIGURE,
         validation_loss_increase=FIGURE,
         artifact="a" * 128,
         reloaded=False,
-        trivial_loss=FIGURE,
+        trivial_loss=SHORT_FIGURE,
         loss_per="MaskedToken",
         bytes_per_token="1" * 16,
+        quality_change=QualityChange(metric="Accuracy", change=SHORT_FIGURE, low=SHORT_FIGURE, high=SHORT_FIGURE),
         validation_samples=10**15,
-        faults=[VariantFault(reason="NoBetterThanGuessing", message="x" * 160)] * 3,
+        faults=[VariantFault(reason="NoBetterThanGuessing", message="x" * 128)] * 5,
+        verdict="Rejected",
+        search=Search(trials=10**15, seconds=10**15, chosen="x" * 96, payback_batches=10**15),
     )
 
 
@@ -195,12 +200,12 @@ def test_the_longest_report_and_the_longest_progress_fit_together() -> None:
         metered=MeteredMilliseconds(**dict.fromkeys(MeteredMilliseconds.model_fields, most)),
         in_place_restarts=most,
         restarted_for=RestartCause(reason="ProcessFailed", message="x" * 4096, rank=most, replica_index=most),
-        results={f"{number:02}{LONGEST}"[:256]: FIGURE for number in range(16)},
+        results={f"{number:02}{LONGEST}"[:256]: FIGURE for number in range(64)},
     )
     data = to_bytes(describe(None, replica_index=0, memory_ran_out=False, progress=progress, variant=longest_report()))
     assert len(data) <= 4096
     again = TerminationMessage.model_validate_json(data)
-    assert again.variant == longest_report()
+    assert again.variant == longest_report().model_copy(update={"search": None}), "which report.json has, too"
     assert again.progress is not None
     assert again.progress.metered == progress.metered
 

@@ -1,5 +1,6 @@
 """A variant made under the real launcher: its report comes back in the termination message."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ from builders.compress import replica as settings_of
 from builders.launch import python, replica
 from builders.plan import report as report_on
 from costopt import names
-from costopt.schema.replica import ReplicaSettings
-from costopt.schema.variant_report import VariantStatus
+from costopt.schema.replica import FailureReason, ReplicaSettings, TerminationMessage
+from costopt.schema.variant_details import VariantReport
+from costopt_trainer.launch import __main__ as launcher_of_replica
+from costopt_trainer.launch.in_place import Replica
 from costopt_trainer.models.artifact import save_model
 
 pytestmark = pytest.mark.slow
@@ -30,8 +33,11 @@ def test_the_report_is_handed_over_in_the_termination_message(tmp_path: Path) ->
     ) as launcher:
         assert launcher.wait() == 0, launcher.notes
         message = launcher.termination
-    written = VariantStatus.model_validate_json((storage / "artifacts/half/report.json").read_bytes())
-    assert message.variant == written
+    (report,) = (storage / "artifacts").glob("**/half/report.json")
+    written = VariantReport.model_validate_json(report.read_bytes())
+    assert message.variant == written.in_short(), "without the details, for which there is no room"
+    assert written.details is not None
+    assert written.verdict == "Rejected", "a model that has learnt nothing: it lies in a folder of its own"
     assert (written.name, message.reason) == ("half", None)
 
 
@@ -61,6 +67,27 @@ def test_a_report_of_an_earlier_attempt_is_not_handed_over_after_a_failure(tmp_p
     ) as launcher:
         assert launcher.wait() == 78
         assert launcher.termination.variant is None
+
+
+@pytest.mark.parametrize(("reason", "handed_over"), [("VariantRejected", True), ("InvalidSettings", False)])
+def test_the_report_on_a_required_variant_that_was_rejected_is_handed_over_too(
+    reason: FailureReason, handed_over: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = tmp_path / "demo/artifacts/rejected/half/report.json"
+    report.parent.mkdir(parents=True)
+    report.write_text(report_on("half").model_dump_json(by_alias=True))
+    (tmp_path / "settings.json").write_text(json.dumps(variant_settings(tmp_path / "data").to_plain()))
+    monkeypatch.setenv(names.ENV_SETTINGS_FILE, str(tmp_path / "settings.json"))
+    monkeypatch.setenv(names.ENV_STORAGE_DIR, str(tmp_path / "demo"))
+    monkeypatch.setenv(names.ENV_TERMINATION_FILE, str(tmp_path / "termination.json"))
+    said = TerminationMessage(exit_code=78, reason=reason, message="half was rejected")
+    monkeypatch.setattr(Replica, "run", lambda _self: said)
+    monkeypatch.setattr(launcher_of_replica, "watch_for_stop", lambda *_: None)
+    monkeypatch.setattr(launcher_of_replica, "_speak", lambda *_: None)
+    monkeypatch.setattr(launcher_of_replica, "_set_defaults", lambda *_: None)  # they are of the process
+    assert launcher_of_replica.main([]) == 78
+    told = TerminationMessage.model_validate_json((tmp_path / "termination.json").read_bytes())
+    assert (told.variant is not None) == handed_over
 
 
 def test_the_storage_folder_is_there_for_a_users_program_too(tmp_path: Path) -> None:

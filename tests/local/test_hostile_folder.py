@@ -8,6 +8,7 @@ import pytest
 
 from builders.hostile import POISONS, poisoned, within
 from builders.local import argv_of, job, runner_in
+from builders.plan import report as report_on
 from costopt.local.lock import only_runner
 from costopt.local.lost_replicas import log_tail
 from costopt.local.observe import ReplicaReader
@@ -106,13 +107,16 @@ def test_what_nobody_reads_any_more_harms_nobody(ended: Path, tmp_path: Path, fi
         assert list(looks(poisoned(ended, tmp_path / "run", file, poison))) == list(looks(ended))
 
 
-@pytest.mark.parametrize("name", ["replicas", "replicas/tiny-train-a0-0", "artifacts", "artifacts/int8"])
+@pytest.mark.parametrize(
+    "name", ["replicas", "replicas/tiny-train-a0-0", "artifacts", "artifacts/int8", "artifacts/rejected"]
+)
 def test_a_link_in_a_folders_place_leads_nowhere(ended: Path, tmp_path: Path, name: str) -> None:
     folder = tmp_path / "run"
-    report = folder / "artifacts/int8/report.json"
+    report = folder / ("artifacts/rejected/int8" if name.endswith("rejected") else "artifacts/int8") / "report.json"
     poisoned(ended, folder, "artifacts-of-before", "nothing")
     report.parent.mkdir(parents=True)
-    report.write_text("{}")
+    report.write_text(report_on("int8").model_dump_json(by_alias=True))
+    assert RunFolder(folder).variant_report("int8") is not None
     (folder / name).rename(tmp_path / "elsewhere")
     (folder / name).symlink_to(tmp_path / "elsewhere")
     run_folder = RunFolder(folder)

@@ -1,12 +1,14 @@
 """Whose a run folder is, and what is said about one that is not usable."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from builders.local import RECIPE, job, recipe_job
+from builders.local import RECIPE, given_job, job, recipe_job
+from builders.plan import report as report_on
 from costopt.local.run_folder import RunFolder
 from costopt.refused import Refused
 from costopt.schema.job import CostOptJob
@@ -48,6 +50,30 @@ def test_a_folder_of_another_job_is_refused(tmp_path: Path, second: CostOptJob, 
     with pytest.raises(Refused, match=said) as refused:
         folder_of(tmp_path / "run", recipe_job()).claim(second)
     assert "--run-dir" in str(refused.value)
+
+
+def test_all_settings_that_have_changed_are_named_up_to_a_few(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "run", recipe_job())
+    two = recipe_job(train={"numNodes": 1, "recipe": {**RECIPE, "totalSteps": 21}})
+    with pytest.raises(
+        Refused, match=r"^spec.train.numNodes and spec.train.recipe.totalSteps are not what they were when"
+    ):
+        folder.claim(two)
+    batch = {"globalBatchSize": 16, "microBatchSize": 1}
+    many = {**RECIPE, "batch": batch, "totalSteps": 21, "seed": 7, "precision": "BF16", "compile": True}
+    with pytest.raises(Refused, match=r"(spec\.[\w.]+(, | and )){5}2 more settings are not what they were"):
+        folder.claim(recipe_job(train={"numNodes": 1, "recipe": many}))
+
+
+def test_a_folder_knows_whether_anything_was_saved_in_it(tmp_path: Path) -> None:
+    run_folder = folder_of(tmp_path / "run", recipe_job())
+    assert run_folder.has_checkpoint() is False
+    (run_folder.path / "checkpoints/.step-probe-1").mkdir(parents=True)
+    assert run_folder.has_checkpoint() is False, "what is only begun is none"
+    (run_folder.path / "checkpoints/step-00000040").mkdir()
+    assert run_folder.has_checkpoint() is True
+    assert folder_of(tmp_path / "own", job()).has_checkpoint() is None, "a program of the user's own knows"
+    assert folder_of(tmp_path / "given", given_job()).has_checkpoint() is None
 
 
 def test_what_a_manifest_leaves_to_its_default_may_be_spelled_out_later(tmp_path: Path) -> None:
@@ -114,3 +140,21 @@ def test_a_variants_report_that_cannot_be_read_counts_as_none(tmp_path: Path) ->
     report.parent.mkdir(parents=True)
     report.write_text("{}")
     assert run_folder.variant_report("int8") is None
+
+
+@pytest.mark.parametrize("folder", ["artifacts/int8", "artifacts/rejected/int8"])
+def test_a_variants_report_is_found_whether_it_was_accepted_or_rejected(tmp_path: Path, folder: str) -> None:
+    run_folder = folder_of(tmp_path / "run", recipe_job())
+    (tmp_path / "run" / folder).mkdir(parents=True)
+    (tmp_path / "run" / folder / "report.json").write_text(report_on("int8").model_dump_json(by_alias=True))
+    assert run_folder.variant_report("int8") == report_on("int8")
+
+
+def test_of_a_variants_report_the_status_part_is_told(tmp_path: Path) -> None:
+    run_folder = folder_of(tmp_path / "run", recipe_job())
+    (tmp_path / "run/artifacts/int8").mkdir(parents=True)
+    side = {"footprint": {"diskBytes": 1, "weightsBytes": 1}, "timings": []}
+    details = {"threads": 2, "device": "cpu", "variant": side, "baseline": side, "quality": [], "resamples": 2000}
+    whole = {**report_on("int8").to_plain(), "details": details}
+    (tmp_path / "run/artifacts/int8/report.json").write_text(json.dumps(whole))
+    assert run_folder.variant_report("int8") == report_on("int8")

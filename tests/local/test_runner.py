@@ -9,12 +9,26 @@ from pathlib import Path
 
 import pytest
 
-from builders.local import argv_of, job, price_book, processes_below, runner_in
+from builders.local import (
+    INT8,
+    RECIPE,
+    argv_of,
+    given_job,
+    job,
+    price_book,
+    processes_below,
+    recipe_job,
+    runner_in,
+)
+from costopt.accounting.bill import make_bill
 from costopt.accounting.intervals import held_of
 from costopt.local import apply
 from costopt.local.run_folder import RunFolder
 from costopt.local.runner import Runner, TurnResult
 from costopt.local.supervisor import GRACE_SECONDS
+from costopt.plan.decide import is_final
+from costopt.refused import Refused
+from costopt.schema.job import CostOptJob
 from costopt.schema.prices import PriceBook
 from costopt.schema.replica import Progress
 from costopt.schema.status import JobStatus
@@ -102,6 +116,111 @@ def test_suspending_stops_the_gang_and_running_again_resumes_with_the_next_attem
     assert condition(resumed, "Succeeded")[0] == "True"
     assert (resumed.execution, resumed.stages[0].attempt, resumed.stages[0].failures) == (2, 1, 0)
     assert resumed.stages[0].disruptions == 0
+
+
+def _ran(folder: Path, tiny: CostOptJob, *, retry: bool) -> tuple[JobStatus, bool]:
+    """Run the job in its folder, or resume it, as `costopt run` does."""
+    run_folder = RunFolder(folder)
+    run_folder.create()
+    status, again = run_folder.begin(tiny, retry=retry)
+    if not is_final(status):
+        status = Runner(run_folder, tiny, price_book(), argv=argv_of("finish")).run()
+    return status, again
+
+
+def test_a_job_that_has_succeeded_goes_on_with_other_settings_if_told_to_and_its_bill_grows(tmp_path: Path) -> None:
+    one = {"numNodes": 1}
+    before, longer = job(train=one), job(train={**one, "command": ["true", "--steps=200"]})
+    first, _ = _ran(tmp_path / "run", before, retry=False)
+    with pytest.raises(Refused, match=r"spec.train.command is not what it was .* add --retry to go on from its last"):
+        _ran(tmp_path / "run", longer, retry=False)
+    assert RunFolder(tmp_path / "run").status() == first, "a refusal changes nothing"
+
+    second, again = _ran(tmp_path / "run", longer, retry=True)
+    run_folder = RunFolder(tmp_path / "run")
+    assert again
+    assert condition(second, "Succeeded")[0] == "True"
+    assert (first.execution, second.execution) == (1, 2)
+    assert [record.attempt for record in run_folder.ledger().records] == [0, 1]
+    assert second.bill == make_bill(run_folder.ledger().records, price_book())
+    assert run_folder.job() == longer
+    assert _ran(tmp_path / "run", longer, retry=True) == (second, False), "it is what was asked for already"
+    assert _ran(tmp_path / "run", longer, retry=False) == (second, False)
+
+
+def test_a_step_that_the_job_itself_has_saved_is_no_earlier_jobs_when_it_begins_anew(tmp_path: Path) -> None:
+    before, longer = job(), job(train={"command": ["true", "--steps=200"]})
+    ended, _ = _ran(tmp_path / "run", before, retry=False)
+    run_folder = RunFolder(tmp_path / "run")
+    own = Progress(step=20, total_steps=20, resumed_from_step=12)
+    run_folder.write_status(ended.model_copy(update={"progress": own}))
+    status, again = run_folder.begin(longer, retry=True)
+    assert again
+    # Its attempts report it again; as the job's first news that would be the step that an earlier job had come to.
+    assert (status.progress, status.continues_from_step) == (own, None)
+    assert not is_final(status)
+
+
+def test_a_suspended_job_goes_on_with_other_settings_if_told_to(tmp_path: Path) -> None:
+    one = {"numNodes": 1}
+    suspended, _ = _ran(tmp_path / "run", job(train=one, suspend=True), retry=False)
+    assert condition(suspended, "Suspended")[0] == "True"
+    status, again = _ran(tmp_path / "run", job(train={**one, "command": ["false"]}), retry=True)
+    assert (again, condition(status, "Succeeded")[0]) == (True, "True")
+
+
+def test_a_runner_killed_as_it_begins_anew_leaves_settings_that_still_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = {"numNodes": 1}
+    _ran(tmp_path / "run", job(train=one), retry=False)
+    longer = job(train={**one, "command": ["true", "--steps=200"]})
+    with monkeypatch.context() as killed:
+        killed.setattr(RunFolder, "claim", lambda *_a, **_k: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            _ran(tmp_path / "run", longer, retry=True)
+    assert RunFolder(tmp_path / "run").job() == job(train=one)
+    status, again = _ran(tmp_path / "run", longer, retry=True)
+    assert (again, condition(status, "Succeeded")[0]) == (True, "True")
+
+
+def test_settings_that_do_not_fit_leave_a_run_that_has_succeeded_as_it_was(tmp_path: Path) -> None:
+    one = {"numNodes": 1}
+    before = recipe_job(train=one, compress=[])
+    wider = recipe_job(train={**one, "recipe": {**RECIPE, "totalSteps": 40}}, compress=[])
+    first, _ = _ran(tmp_path / "run", before, retry=False)
+    run_folder = RunFolder(tmp_path / "run")
+    earlier = run_folder.succeeded()
+    assert earlier is not None
+
+    run_folder.begin(wider, retry=True)
+    tried = Runner(run_folder, wider, price_book(), argv=argv_of("refuse")).run()
+    failure = earlier.refusal(tried)
+    assert failure is not None
+    assert (failure.reason, condition(tried, "Succeeded")[0]) == ("InvalidSettings", "False")
+    run_folder.put_back(earlier, tried.bill)
+    assert run_folder.job() == before
+    status = run_folder.status()
+    assert status == first.model_copy(update={"bill": status.bill})
+    assert status.bill == make_bill(run_folder.ledger().records, price_book()), "what the try has cost is counted"
+    assert len(run_folder.ledger().records) == 2
+
+    went_on = tried.model_copy(update={"progress": Progress(step=30, total_steps=40, resumed_from_step=20)})
+    assert earlier.refusal(went_on) is None, "steps were taken, so checkpoints are no longer what they were"
+    crashed = tried.model_copy(update={"failure": failure.model_copy(update={"reason": "ProcessFailed"})})
+    assert earlier.refusal(crashed) is None
+
+
+def test_a_variant_that_runs_out_of_memory_twice_is_not_tried_again(tmp_path: Path) -> None:
+    asked = given_job(INT8, restarts={"maxFailures": 9, "backoffSeconds": 0})
+    status = runner_in(tmp_path / "run", asked, "run out of memory").run()
+    assert condition(status, "Succeeded") == ("False", "VariantFailed")
+    [stage] = status.stages
+    assert (stage.state, stage.attempt, stage.failures_by_reason) == ("Failed", 1, {"OutOfMemory": 2})
+    assert status.failure is not None
+    assert "for model and variant are held at once" in status.failure.message
+    assert status.bill is not None
+    assert {line.stage for line in status.bill.lines} == {"int8"}
 
 
 def test_stopping_at_once_kills_even_what_ignores_sigterm(tmp_path: Path) -> None:

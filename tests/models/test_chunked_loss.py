@@ -24,13 +24,19 @@ def case(bias: bool) -> tuple[Tensor, nn.Linear, Tensor]:
 
 
 def results(
-    hidden: Tensor, head: nn.Linear, targets: Tensor, *, chunked: bool, dtype: torch.dtype = torch.float32
+    hidden: Tensor,
+    head: nn.Linear,
+    targets: Tensor,
+    *,
+    chunked: bool,
+    dtype: torch.dtype = torch.float32,
+    smoothing: float = 0.0,
 ) -> list[Tensor]:
     """Loss, and gradients of its hundredth."""
     hidden = hidden.clone().requires_grad_()
     head.zero_grad()
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        loss = head_loss_sum(hidden, head, targets, chunked=chunked)
+        loss = head_loss_sum(hidden, head, targets, chunked=chunked, smoothing=smoothing)
     (loss / 100).backward()
     return [loss.detach(), hidden.grad, *(parameter.grad for parameter in head.parameters())]
 
@@ -40,14 +46,25 @@ def errors(found: list[Tensor], exact: list[Tensor]) -> list[float]:
 
 
 @BOTH
-def test_loss_and_gradients_are_those_of_the_plain_one(bias: bool) -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_loss_and_gradients_are_those_of_the_plain_one(bias: bool, smoothing: float) -> None:
     hidden, head, targets = case(bias)
-    plain = [tensor.clone() for tensor in results(hidden, head, targets, chunked=False)]
-    chunked = results(hidden, head, targets, chunked=True)
+    plain = [tensor.clone() for tensor in results(hidden, head, targets, chunked=False, smoothing=smoothing)]
+    chunked = results(hidden, head, targets, chunked=True, smoothing=smoothing)
     assert len(plain) == 3 + bias
     assert [(tensor.dtype, tensor.shape) for tensor in chunked] == [(t.dtype, t.shape) for t in plain]
     assert max(errors(chunked, plain)) < 5e-6
     assert chunked[1][1].abs().max() == 0, "ignored targets have no gradient"
+
+
+def test_smoothed_labels_are_a_mixture_of_the_target_and_all_tokens_alike() -> None:
+    hidden, head, targets = case(bias=True)
+    losses = [float(results(hidden, head, targets, chunked=False, smoothing=smoothing)[0]) for smoothing in (0.0, 0.3)]
+    counted = targets != -100
+    surprises = -head(hidden).log_softmax(dim=-1)[counted]
+    assert losses == pytest.approx(
+        [losses[0], 0.7 * losses[0] + 0.3 * float(surprises.detach().mean(dim=-1).sum())], rel=1e-5
+    )
 
 
 @BOTH

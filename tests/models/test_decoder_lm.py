@@ -11,7 +11,7 @@ from builders.compress import apply, pruned, weight_only
 from builders.trainer import recipe, text_file
 from costopt.schema.models import DecoderLM, ModelSettings
 from costopt_trainer.models.artifact import load_model, save_model
-from costopt_trainer.models.family import fill, stored_tensors
+from costopt_trainer.models.family import fill, moving_buffers, stored_tensors
 from costopt_trainer.models.shape import ModelShape
 from costopt_trainer.models.table import build_model, settings_that_must_stay
 from costopt_trainer.reporting.meter import Meter
@@ -83,6 +83,14 @@ def test_keys_that_heads_share_are_a_model_with_the_same_keys_twice() -> None:
             weights[name] = weight.view(2, 8, 32).repeat_interleave(2, dim=0).reshape(32, 32)
     whole.load_state_dict(weights)
     assert torch.equal(shared(TOKENS), whole(TOKENS))
+
+
+def test_tables_of_angles_are_no_part_of_a_checkpoint_and_serve_shorter_texts() -> None:
+    model = fresh(positions="Rotary").eval()
+    assert {"cosines_TH", "sines_TH"} <= {name.rpartition(".")[2] for name, _ in model.named_buffers()}
+    assert not [name for name in model.state_dict() if name.endswith("_TH")]
+    assert moving_buffers(model) == []
+    torch.testing.assert_close(model(TOKENS[:, :5]), model(TOKENS)[:, :5])
 
 
 def test_heads_that_are_split_among_ranks_add_up_to_the_whole() -> None:

@@ -23,6 +23,7 @@ from costopt.schema.models import ModelSettings
 from costopt.schema.recipe import Recipe
 from costopt.schema.replica import Progress
 from costopt.schema.unions import UNIONS, settings_named, tagged_union
+from costopt_trainer.compress.prune_units import units_of
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.artifact import load_model, save_model
 from costopt_trainer.models.family import LayeredModel, Prunable
@@ -164,21 +165,25 @@ def check_contract(settings: ModelSettings) -> None:
     assert torch.equal(activations, logits), "one layer after another is the whole model"
     assert sorted(names) == sorted(whole.state_dict())
 
-    parts = list(whole.prunable())
-    if not parts:
+    for part in whole.prunable():
+        assert any(part.layer is module for module in whole.modules())
+        assert part.layer.weight.shape[0] == part.channels
+    units = units_of(fresh(shape), inputs[:1])
+    if not units:
         with pytest.raises(NotRetryable, match=r"prune\.structure must be Unstructured for this model"):
             apply(fresh(shape), [pruned("Structured", 50)], inputs[:1])
         return
-    for part in parts:
-        assert any(part.layer is module for module in whole.modules())
-        assert part.layer.weight.shape[0] == part.channels
-        assert part.channels % part.block == 0
+    assert all(part.tensor.shape[part.dim] == len(part.unit_I) for one in units for part in one.slices)
     narrow = fresh(shape)
+    size = sum(parameter.numel() for parameter in narrow.parameters())
     before = narrow.widths()
     assert all(len(widths) % narrow.num_layers == 0 for widths in before.values())
     assert apply(narrow, [pruned("Structured", 50)], inputs[:1]), "something can go"
     after = narrow.eval().widths()
     assert after.keys() == before.keys()
+    assert sum(parameter.numel() for parameter in narrow.parameters()) < size
+    if not before:
+        return  # its own folder says how wide it is
     assert sum(map(sum, after.values())) < sum(map(sum, before.values()))
     again = fresh(shape, after).eval()
     again.load_state_dict(narrow.state_dict())

@@ -151,6 +151,17 @@ def test_the_function_is_told_what_it_asks_for(package: Path) -> None:
     assert torch.allclose(own.loss_sum(tokens, tokens), usual.loss_sum(tokens, tokens) / 2)
 
 
+def test_labels_are_not_smoothed_in_a_loss_of_its_own(tmp_path: Path, package: Path) -> None:
+    smoothed = recipe(
+        text_file(tmp_path), model=imported(package, "my_models.small:own_loss"), labelSmoothingPercent=10
+    )
+    with pytest.raises(NotRetryable, match="must be left out for a model that brings its own loss") as refused:
+        train_here(smoothed, tmp_path / "s")
+    assert refused.value.reason == "InvalidSettings"
+    smoothed = recipe(text_file(tmp_path), model=imported(package, "my_models.small:words"), labelSmoothingPercent=10)
+    assert train_here(smoothed, tmp_path / "s") == 0
+
+
 @pytest.mark.parametrize(
     ("function", "sentence"),
     [

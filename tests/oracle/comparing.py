@@ -7,7 +7,7 @@ from fractions import Fraction
 from costopt.schema.status import Bill, BillLine, Total
 from oracle.exact_bill import UNITS, Cell, ExactBill, number
 
-CAUSES = ["Startup", "Productive", "DataWait", "Checkpoint", "LostProgress", "Recovery", "Other"]
+CAUSES = ["Startup", "Selecting", "Productive", "DataWait", "Checkpoint", "LostProgress", "Recovery", "Other"]
 
 
 def differences(expected: ExactBill, found: Bill) -> Iterator[str]:

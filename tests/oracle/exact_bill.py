@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from fractions import Fraction
 from typing import Literal
 
@@ -43,6 +44,11 @@ def moment(at: Microseconds) -> datetime:
 def number(text: str) -> Fraction:
     """The exact value of a number written as text."""
     return Fraction(text)
+
+
+def as_told(amount: str) -> str:
+    """A price in its shortest words, so that 2 and 2.0 are one."""
+    return f"{Decimal(amount).normalize():f}"
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,7 @@ class Meter:
     checkpoint: Microseconds = 0
     recovery: Microseconds = 0
     lost: Microseconds = 0
+    selecting: Microseconds = 0
 
 
 @dataclass(frozen=True)
@@ -147,15 +154,18 @@ def causes(holding: Holding) -> Iterator[tuple[str, Span]]:
         return
     # Of a program without a meter only its launcher speaks: of what was lost before it was started anew in place.
     is_its_own = replace(meter, recovery=0, lost=0) != Meter()
+    # A variant's meter is of the trainings in it alone: the rest was its work.
+    rest = as_a_whole if holding.kind == "Variant" or (holding.kind == "Command" and not is_its_own) else "Other"
     parts = (
         (begin, meter.startup),
+        ("Selecting", meter.selecting),
         ("Recovery", meter.recovery),
         ("Productive", meter.productive),
         ("DataWait", meter.data_wait),
         ("Checkpoint", meter.checkpoint),
         ("LostProgress", meter.lost),
         (unsaved, meter.since_checkpoint),
-        (as_a_whole if holding.kind == "Command" and not is_its_own else "Other", last - first),
+        (rest, last - first),
     )
     here = first
     for cause, length in parts:
@@ -244,6 +254,6 @@ def _cells(holding: Holding, book: Book | None, currency: str | None) -> Iterato
             for day, piece in days(part):
                 for resource, quantity in quantities.items():
                     rate = prices and prices.rate(resource, holding.product, holding.capacity_type, day)
-                    told = (rate.amount, rate.since, rate.source) if rate else ("", "", "")
+                    told = (as_told(rate.amount), rate.since, rate.source) if rate else ("", "", "")
                     cell = Cell(holding.stage, resource, cause, holding.product or "", holding.capacity_type, *told)
                     yield cell, quantity * (piece[1] - piece[0])

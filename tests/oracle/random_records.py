@@ -104,7 +104,16 @@ def random_record(random: Random, uid: str, around: Microseconds) -> Written:
     metered = None
     if random.random() < 0.6:
         most = random.choice([lasting // 2000, lasting // 10000, 10**6])
-        names = ("startup", "productive", "since_checkpoint", "data_wait", "checkpoint", "recovery", "lost")
+        names = (
+            "startup",
+            "productive",
+            "since_checkpoint",
+            "data_wait",
+            "checkpoint",
+            "recovery",
+            "lost",
+            "selecting",
+        )
         told = random.choice([names, names, names[:5], names[5:]])
         parts = [random.randint(0, most) if name in told else 0 for name in names]
         metered = dict(zip(names, parts, strict=True))

@@ -10,8 +10,8 @@ from builders.plan import INT8, report, running, spec, trained
 from costopt.plan.causes import CAUSES, help_for
 from costopt.plan.decide import StartGang
 from costopt.plan.evidence import OUT_OF_MEMORY, Evidence, is_disruption, is_own_doing, why_it_ended
-from costopt.plan.foreign_text import lines, one_line, safe_report
-from costopt.schema.replica import FailureReason
+from costopt.plan.foreign_text import lines, one_line, safe_progress, safe_report
+from costopt.schema.replica import FailureReason, Progress
 
 ONCE_MORE = [reason for reason, cause in CAUSES.items() if cause.retries == 1]
 
@@ -43,6 +43,22 @@ def test_what_would_happen_again_is_tried_once_more_whatever_max_failures_says(r
     assert failure.message.endswith(
         f". 2 attempts of train have ended so ({reason}) with the same settings, so it is not tried again unchanged"
     )
+
+
+def test_data_that_cannot_be_reached_is_tried_again_after_pauses_as_often_as_max_failures_says() -> None:
+    world = running(spec(numNodes=1, restarts={"maxFailures": 2, "backoffSeconds": 10}))
+    for attempt in (1, 2):
+        world.end(world.live()[0], 1, said={"reason": "DataUnreachable", "message": "s3://b must be reachable"})
+        assert world.look().start == (), "not at once"
+        assert world.state() == ("Starting", attempt)
+        world.passes(40)
+        world.look()
+        world.look()
+    world.end(world.live()[0], 1, said={"reason": "DataUnreachable", "message": "s3://b must be reachable"})
+    world.look()
+    assert world.state() == ("Failed", 2)
+    assert world.status.failure is not None
+    assert world.status.failure.message == "s3://b must be reachable"
 
 
 def test_other_ends_in_between_do_not_start_the_count_anew() -> None:
@@ -85,6 +101,25 @@ def test_a_variant_that_runs_out_of_memory_is_counted_by_itself() -> None:
     world.end(world.live("int8")[0], 1, said={"reason": "OutOfMemory"})
     world.look()
     assert world.state("int8") == ("Starting", 1)
+
+
+def test_a_variant_larger_than_its_pod_is_tried_once_more_and_says_what_would_help() -> None:
+    world = trained(spec(INT8, restarts={"maxFailures": 1000}))
+    killed = Evidence(container_reason="OOMKilled", memory_limit="2Gi")
+    for attempt in (0, 1):
+        world.look()
+        assert world.state("int8") == ("Running", attempt)
+        world.end(world.live("int8")[0], 137, evidence=killed)
+        decided = world.look()
+    assert (world.state("int8"), decided.start) == (("Failed", 1), ())
+    assert world.stage("int8").failures_by_reason == {"OutOfMemory": 2}
+    failure = world.status.failure
+    assert failure is not None
+    assert (
+        "raise the memory limit of 2Gi (resources.limits.memory of the variant), for model and variant are held at "
+        "once, or lower the micro-batch that it is measured with (recipe.batch.microBatchSize, or in evaluation). "
+        "2 attempts of int8 have ended so (OutOfMemory)"
+    ) in failure.message
 
 
 def test_running_out_of_memory_beside_a_preemption_counts_as_neither() -> None:
@@ -165,3 +200,10 @@ def test_an_echo_told_first_gives_way_to_a_replica_that_the_kernel_killed_for_it
     assert world.status.failure is not None
     assert (world.status.failure.reason, world.status.failure.replica_index) == ("OutOfMemory", 1)
     assert world.stage().failures_by_reason == {"OutOfMemory": 1}
+
+
+def test_what_a_log_says_of_bad_samples_is_made_safe() -> None:
+    told = Progress(step=1, total_steps=9, bad_samples="1 of 2 are bad: \x1b[31ma\nb\u202e")
+    assert safe_progress(told).bad_samples == "1 of 2 are bad: a b"
+    plain = told.model_copy(update={"bad_samples": "1 of 2 are bad"})
+    assert safe_progress(plain) is plain

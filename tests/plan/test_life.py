@@ -75,7 +75,7 @@ def test_a_variant_that_nobody_would_deploy_is_named_where_the_job_succeeds() ->
     assert world.says("Succeeded") == ("True", "Completed")
     succeeded = world.status.condition("Succeeded")
     assert succeeded is not None
-    assert succeeded.message.endswith("all its variants were made; not worth deploying: int8 (Slower)")
+    assert succeeded.message.endswith("all its variants were made; rejected: int8 (Slower)")
 
 
 def test_a_variant_that_left_no_report_has_failed() -> None:
@@ -93,6 +93,16 @@ def test_a_report_counts_only_with_a_success() -> None:
     world.reports["int8"] = report("int8")
     world.look()
     assert world.status.variants == []
+
+
+def test_a_required_variant_that_is_rejected_stands_among_those_that_were_measured() -> None:
+    world = trained(spec({**INT8, "required": True}))
+    said = {"reason": "VariantRejected", "message": "int8, which is required, was rejected"}
+    world.end(world.live()[0], 78, said=said)
+    world.look()
+    assert world.state("int8") == ("Failed", 0)
+    assert world.says("Succeeded") == ("False", "VariantFailed")
+    assert [variant.name for variant in world.status.variants] == ["int8"]
 
 
 def test_one_failed_variant_does_not_stop_the_others_but_fails_the_job() -> None:

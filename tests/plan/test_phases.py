@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from builders.plan import INT8, World, running, spec, trained
+from builders.plan import HEALED, INT8, World, running, spec, trained
 from costopt.plan.actions import StopGang
 from costopt.schema.replica import Phase, PhaseName, Progress
 
@@ -34,6 +34,16 @@ def test_a_variants_phase_is_told_too() -> None:
     is_at(world, "Measuring")
     world.look()
     assert (world.stage("train").phase, world.stage("int8").phase) == (None, "measuring 40 %")
+
+
+def test_a_variant_of_which_a_step_trains_tells_the_step_that_it_takes() -> None:
+    world = trained(spec(HEALED))
+    world.look()
+    first, _ = world.live()
+    phase = Phase(phase="FineTuning", percent=4, step=40, total_steps=1000)
+    world.replicas[first.uid] = replace(first, phase=phase)
+    world.look()
+    assert world.stage("healed").phase == "fine-tuning, step 40 of 1000"
 
 
 def test_what_a_replica_waits_for_goes_before_what_another_does() -> None:
@@ -153,6 +163,18 @@ def test_a_suspended_job_says_which_variants_are_made_anew() -> None:
     world.edit(suspend=False)
     world.look()
     assert "lost" not in str(world.status.condition("Suspended"))
+
+
+def test_what_a_variant_has_trained_is_not_lost_with_a_suspension() -> None:
+    world = trained(spec(INT8, HEALED))
+    world.look()
+    world.edit(suspend=True)
+    world.look()
+    world.obey(143)
+    world.look()
+    suspended = world.status.condition("Suspended")
+    assert suspended is not None
+    assert suspended.message == "suspend is true; what was made of int8 is lost, for a variant is made anew"
 
 
 def test_a_job_suspended_before_a_variant_has_begun_has_lost_nothing() -> None:

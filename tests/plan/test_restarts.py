@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from builders.plan import INT8, PRUNED, START, running, spec, trained
+from builders.plan import HEALED, INT8, PRUNED, START, running, spec, trained
 from costopt.plan.decide import StartGang, StopGang
 from costopt.plan.observed import Replica
 from costopt.schema.replica import EarlierRounds, Progress, RestartCause, TerminationMessage
@@ -295,3 +295,23 @@ def test_what_a_log_says_of_a_restart_in_place_is_made_safe() -> None:
     world.replicas[world.live()[0].uid] = told(world.live()[0], 1, "killed\x1b[31m\u202e")
     world.look()
     assert world.stage().restarted_for.message == world.status.progress.restarted_for.message == "killed"
+
+
+def test_the_gang_of_a_variant_is_restarted_as_a_whole_and_counted_by_itself() -> None:
+    world = trained(spec(HEALED))
+    world.look()
+    first, second = world.live("healed")
+    world.end(second, 1)
+    decided = world.look()
+    assert [(stop.stage, stop.checkpoint) for stop in decided.stop] == [("healed", False)]
+    world.end(first, 143)
+    assert world.look().start == (StartGang("healed", 1),)
+    world.look()
+    assert len(world.live("healed")) == 2
+    assert (world.stage("healed").failures, world.stage().failures) == (1, 0)
+    world.end(world.live("healed")[1], 0, reported=False)
+    world.look()
+    assert world.state("healed") == ("Running", 1), "the first goes on alone: it measures what all have trained"
+    world.end_all(0)
+    world.look()
+    assert world.says("Succeeded") == ("True", "Completed")

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from builders.golden import check_golden
-from builders.local import INT8, RECIPE, job, recipe_job
+from builders.local import INT8, RECIPE, given_job, job, recipe_job
+from builders.plan import HEALED
 from costopt.names import (
     ENV_EARLIER_ROUNDS,
     ENV_HEARTBEAT_FILE,
@@ -40,6 +41,8 @@ TOLD_TO_A_LAUNCHER = {name for name in RESERVED_ENVIRONMENT if name.startswith("
 }
 
 GPU_NODE = {"requests": {"cpu": 8, "memory": "32Gi"}, "limits": {"nvidia.com/gpu": 4}}
+
+OF_GPUS = {**RECIPE, "batch": {"globalBatchSize": 8, "microBatchSize": 2}}
 
 PODS: dict[str, Any] = {
     "labels": {"team": "a"},
@@ -73,7 +76,7 @@ JOBS: dict[str, tuple[CostOptJob, str, int]] = {
                 "numNodes": 1,
                 "resourcesPerNode": GPU_NODE,
                 "image": "trainer:7",
-                "recipe": {**RECIPE, "batch": {"globalBatchSize": 8, "microBatchSize": 2}},
+                "recipe": OF_GPUS,
             },
             storage={"claimName": "shared"},
         ),
@@ -88,6 +91,23 @@ JOBS: dict[str, tuple[CostOptJob, str, int]] = {
     ),
     "variant-of-a-command": (
         job(compress=[INT8], evaluation={"data": RECIPE["data"]}, storage={"claimName": "shared"}),
+        "int8",
+        0,
+    ),
+    "variant-of-a-given-model": (
+        given_job(INT8, storage={"create": {"size": "1Gi"}}, pods={"terminationGracePeriodSeconds": 25}),
+        "int8",
+        1,
+    ),
+    "variant-for-a-cpu": (
+        recipe_job(
+            train={"numNodes": 1, "resourcesPerNode": GPU_NODE, "recipe": OF_GPUS},
+            compress=[{**INT8, "target": "CPU"}],
+            pods={
+                "nodeSelector": {"nvidia.com/gpu.product": "H200", "cloud.example.com/pool": "spot"},
+                "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+            },
+        ),
         "int8",
         0,
     ),
@@ -251,6 +271,50 @@ def test_a_variant_reads_the_settings_of_the_attempt_that_trained_its_model() ->
     variables = {one["name"]: one.get("value") for one in made[1]["spec"]["template"]["spec"]["containers"][0]["env"]}
     assert variables["COSTOPT_SETTINGS_FILE"] == "/etc/costopt/int8.json"
     assert variables["COSTOPT_RENDEZVOUS_HOST"] == "127.0.0.1"
+
+
+def test_a_variant_of_a_given_model_brings_settings_of_its_own_and_what_the_job_has_once() -> None:
+    two = given_job(INT8, {**INT8, "name": "other"}, storage={"create": {"size": "1Gi"}})
+    for stage in ("int8", "other"):
+        claim, policy, settings, drawn = manifests(two, stage, 2)
+        assert (claim["kind"], policy["kind"]) == ("PersistentVolumeClaim", "NetworkPolicy")
+        assert settings["metadata"]["name"] == drawn["metadata"]["name"] == f"tiny-{stage}-a2"
+        assert list(settings["data"]) == [f"{stage}.json"]
+        told = ReplicaSettings.model_validate_json(settings["data"][f"{stage}.json"])
+        assert (told.model, told.recipe, told.command) == (two.spec.model, None, None)
+        assert told.evaluation == two.spec.evaluation
+        pod_spec = drawn["spec"]["template"]["spec"]
+        assert pod_spec["volumes"][0]["configMap"]["name"] == f"tiny-{stage}-a2"
+        assert pod_spec["containers"][0]["workingDir"] == "/storage", "a relative path begins at the claim"
+
+
+def test_a_variant_for_a_cpu_asks_for_no_gpu_nor_for_a_node_with_one() -> None:
+    drawn, _, _ = JOBS["variant-for-a-cpu"]
+    training, variant = (manifests(drawn, stage, 0)[-1]["spec"]["template"]["spec"] for stage in ("train", "int8"))
+    assert training["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": 4}
+    assert variant["containers"][0]["resources"] == {"requests": {"cpu": 8, "memory": "32Gi"}, "limits": {}}
+    assert training["nodeSelector"] == {"nvidia.com/gpu.product": "H200", "cloud.example.com/pool": "spot"}
+    assert variant["nodeSelector"] == {"cloud.example.com/pool": "spot"}
+    assert variant["tolerations"] == training["tolerations"], "they demand nothing"
+    own = {"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {"nvidia.com/gpu": 1}}
+    asked = recipe_job(compress=[{**INT8, "target": "CPU", "resources": own}])
+    assert asked.spec.resources_of("int8").to_plain() == own, "what is asked for is given"
+
+
+def test_a_variant_of_which_a_step_trains_is_a_gang_like_training() -> None:
+    queue = {"kueue.x-k8s.io/queue-name": "team-a"}
+    partly = {"kueue.x-k8s.io/job-min-parallelism": "1"}
+    queued = with_metadata(recipe_job(compress=[HEALED]), labels=queue, annotations=partly)
+    drawn = {child["kind"]: child for child in manifests(queued, "healed", 3)}
+    assert drawn["Service"]["spec"]["selector"]["costopt.dev/stage"] == "healed"
+    batch_job = drawn["Job"]["spec"]
+    assert (batch_job["completions"], batch_job["parallelism"]) == (2, 2)
+    assert "annotations" not in drawn["Job"]["metadata"], "it is admitted whole"
+    [container] = batch_job["template"]["spec"]["containers"]
+    variables = {one["name"]: one.get("value") for one in container["env"]}
+    assert variables["COSTOPT_RENDEZVOUS_HOST"] == "tiny-healed-a3-0.tiny-healed-a3"
+    told = ReplicaSettings.model_validate_json(drawn["ConfigMap"]["data"]["healed.json"])
+    assert (told.num_nodes, told.processes_per_node, told.in_place_restarts) == (2, 1, 0)
 
 
 def test_children_come_in_the_order_in_which_they_need_each_other() -> None:

@@ -1,11 +1,13 @@
 """An attempt as processes of this machine."""
 
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
 
 from builders.golden import check_golden
-from builders.local import INT8, RECIPE, job, recipe_job
+from builders.local import INT8, RECIPE, given_job, job, recipe_job
+from builders.plan import HEALED
 from costopt.names import (
     ENV_EARLIER_ROUNDS,
     ENV_HEARTBEAT_FILE,
@@ -21,6 +23,14 @@ from costopt.render.references import resolved
 from costopt.render.settings import threads_per_rank
 from costopt.render.text import process_document, to_yaml
 from costopt.schema.job import CostOptJob
+
+ON_GPUS = {"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {"nvidia.com/gpu": 2}}
+SMALL_BATCH = {
+    **RECIPE,
+    "model": {**RECIPE["model"], "decoderLM": {**RECIPE["model"]["decoderLM"], "numHeads": 2}},
+    "batch": {"globalBatchSize": 4, "microBatchSize": 1},
+    "parallelism": {"tensor": 2},
+}
 
 
 def draw(
@@ -81,6 +91,10 @@ def test_each_node_sees_the_gpus_it_asks_for_and_no_others() -> None:
     drawn = draw(recipe_job(train={"resourcesPerNode": node, "recipe": recipe}), devices=("0", "1", "5", "6", "7"))
     assert [process.environment["CUDA_VISIBLE_DEVICES"] for process in drawn] == ["0,1", "5,6"]
     assert draw(job(), devices=("0",))[0].environment["CUDA_VISIBLE_DEVICES"] == ""
+    for target, seen in (("CPU", ""), ("Auto", "0,1")):
+        variant = {**INT8, "target": target}
+        on_gpus = recipe_job(train={"resourcesPerNode": node, "recipe": recipe}, compress=[variant])
+        assert draw(on_gpus, "int8", devices=("0", "1"))[0].environment["CUDA_VISIBLE_DEVICES"] == seen
 
 
 @pytest.mark.parametrize(
@@ -99,6 +113,36 @@ def test_a_variant_is_made_by_one_rank_on_one_node_with_resources_of_its_own() -
     [process] = draw(recipe_job(compress=[own]), "int8")
     assert '"processesPerNode": 1' in process.settings
     assert process.environment["OMP_NUM_THREADS"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("train", "variant", "gang"),
+    [
+        ({}, {}, (2, 1)),
+        ({"processesPerNode": 2}, {}, (2, 2)),
+        ({"processesPerNode": 2}, {"resources": {"requests": {"cpu": 3, "memory": "1Gi"}}}, (2, 1)),
+        ({"resourcesPerNode": ON_GPUS}, {}, (2, 2)),
+        ({"resourcesPerNode": ON_GPUS}, {"target": "CPU"}, (2, 1)),
+        ({"resourcesPerNode": ON_GPUS}, {"resources": {**ON_GPUS, "limits": {"nvidia.com/gpu": 4}}}, (2, 4)),
+        ({"numNodes": 4}, {"resources": ON_GPUS}, (4, 2)),
+        # Eight ranks cannot share out a batch of 4 samples.
+        ({"numNodes": 8, "recipe": SMALL_BATCH}, {}, (1, 1)),
+    ],
+)
+def test_a_variant_of_which_a_step_trains_has_as_many_ranks_as_its_resources_and_a_batch_allow(
+    train: dict[str, Any], variant: dict[str, Any], gang: tuple[int, int]
+) -> None:
+    large = {**RECIPE, "batch": {"globalBatchSize": 8, "microBatchSize": 2}}
+    tiny = recipe_job(train={"recipe": large, **train}, compress=[{**HEALED, **variant}])
+    assert (tiny.spec.num_replicas("healed"), tiny.spec.ranks_per_replica("healed")) == gang
+
+
+def test_without_a_training_a_job_has_its_variants_alone() -> None:
+    tiny = given_job(INT8, {**INT8, "name": "other"})
+    assert tiny.spec.stages == ("int8", "other")
+    [process] = draw(tiny, "other")
+    assert '"path": "models/tiny"' in process.settings
+    assert process.environment["CUDA_VISIBLE_DEVICES"] == ""
 
 
 VARIABLES = [

@@ -19,7 +19,7 @@ from costopt_trainer.training.process_group import ProcessGroup
 def test_every_moment_is_counted_under_exactly_one_head() -> None:
     clock = Clock()
     meter = Meter(already_ns=1500 * MS, now=clock)
-    heads = ("startup", "data_wait", "training", "evaluation", "checkpoint", "data_wait", "training")
+    heads = ("startup", "data_wait", "training", "evaluation", "checkpoint", "data_wait", "training", "selecting")
     for milliseconds, head in enumerate(heads, start=10):
         clock.pass_ms(milliseconds)
         meter.lap(head)
@@ -28,7 +28,23 @@ def test_every_moment_is_counted_under_exactly_one_head() -> None:
     assert metered.data_wait == 11 + 15
     assert metered.since_checkpoint == 12 + 13 + 16
     assert metered.checkpoint == 14
-    assert sum(metered.model_dump().values()) == 1500 + sum(range(10, 17))
+    assert metered.selecting == 17
+    assert sum(metered.model_dump().values()) == 1500 + sum(range(10, 18))
+
+
+def test_what_is_set_apart_is_no_part_of_the_time_around_it() -> None:
+    clock = Clock()
+    meter = Meter(now=clock)
+    clock.pass_ms(10)
+    with meter.apart("selecting"):
+        clock.pass_ms(300)
+    clock.pass_ms(7)
+    assert meter.metered().selecting == meter.metered().startup == 0, "of the start nothing is counted before its end"
+    meter.lap("startup")
+    clock.pass_ms(5)
+    meter.lap("training")
+    metered = meter.metered()
+    assert (metered.startup, metered.selecting, metered.since_checkpoint) == (17, 300, 5)
 
 
 def test_a_completed_checkpoint_makes_the_steps_before_its_snapshot_productive() -> None:

@@ -20,7 +20,7 @@ from costopt.schema.resources import parse_quantity
 
 SAMPLES = Path(__file__).resolve().parents[2] / "manifests/samples"
 
-RUN_HERE = {"quickstart", "model-parallel", "own-script", "finetune-lora"}
+RUN_HERE = {"quickstart", "model-parallel", "own-script", "finetune-lora", "lean"}
 """The others ask for GPUs or for a cluster."""
 NAMES = sorted(path.stem for path in SAMPLES.glob("*.yaml"))
 
@@ -52,7 +52,8 @@ def test_a_sample_is_rendered_for_a_cluster(tmp_path: Path, sample: str) -> None
     kinds = [child["kind"] for child in yaml.safe_load_all(answer.stdout)]
     spec = job_of(sample)["spec"]
     claim = ["PersistentVolumeClaim"] * ("create" in spec.get("storage", {}))
-    training = [*claim, "NetworkPolicy", "ConfigMap", "Service", "Job"]
+    service = ["Service"] * (spec["train"].get("numNodes", 1) > 1)
+    training = [*claim, "NetworkPolicy", "ConfigMap", *service, "Job"]
     assert kinds == training + ["Job"] * len(spec.get("compress", []))
 
 
@@ -117,6 +118,19 @@ def test_adapters_are_trained_on_two_nodes_that_share_out_the_weights(tmp_path: 
     artifacts = tmp_path / "here/artifacts"
     assert (artifacts / "adapter/adapter_model.safetensors").exists()
     assert (artifacts / "model/tokenizer.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_lean_training_ends_before_its_plan_and_tells_what_that_saved(tmp_path: Path) -> None:
+    often = {"everySteps": 20, "maxSamples": 32}
+    patience = {"patienceEvaluations": 2, "leastImprovement": "0.5"}
+    status = finished(tmp_path, "lean", evaluation=often, earlyStopping=patience)
+    assert status["conditions"][0]["reason"] == "EarlyStopped"
+    told = status["earlyStopped"]
+    assert told["stepsSaved"] == 4000 - told["stoppedAtStep"] > 0
+    assert float(told["listCostSaved"]) > 0
+    assert "FilterQuality" in costopt(tmp_path, "logs", "here").stdout
 
 
 @pytest.mark.slow

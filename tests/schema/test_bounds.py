@@ -96,7 +96,9 @@ def beyond(schema: Json, bound: str, value: Any) -> list[Any]:
         case "string", "max_length" | "min_length":
             return ["a" * length for length in around(bound, value)]
         case "array", "max_length" | "min_length":
-            return [[None] * length for length in around(bound, value)]
+            # Of texts pydantic counts entries only if each is right by itself.
+            entry = "a" if schema["items"].get("type") == "string" else None
+            return [[entry] * length for length in around(bound, value)]
         case "object", "max_length" | "min_length":
             # pydantic counts entries only if each is right by itself.
             values = schema["additionalProperties"]

@@ -55,10 +55,49 @@ def test_every_string_of_a_spec_is_bounded_and_no_number_is_a_float() -> None:
                 assert {"minimum", "maximum"} <= schema.keys(), schema
 
 
-def test_every_field_has_a_description() -> None:
-    for schema in openapi_schemas():
-        for name, field in schema.get("properties", {}).items():
-            assert field.get("description") or name == "metadata", name
+def inner(schema: Any) -> dict[str, Any]:
+    """The fields in a schema, or in the entries of a list."""
+    found: dict[str, Any] = schema.get("items", schema).get("properties", {})
+    return found
+
+
+def is_described_by(field: Any, other: Any) -> bool:
+    """Whether all that is in `field` is in `other`, too, and is described there or where that says."""
+    return all(
+        name in inner(other)
+        and (ELSEWHERE.match(inner(other)[name].get("description", "")) or is_described_by(each, inner(other)[name]))
+        and bool(inner(other)[name].get("description"))
+        for name, each in inner(field).items()
+    )
+
+
+ELSEWHERE = re.compile(r"As (?:\w+\.)+(\w+)\.")
+"""What a field says whose inner ones are described in another place."""
+IN_THE_REFERENCE = re.compile(r".+: see docs/reference\.md\.")
+"""What a field says that the CRD has no room to describe."""
+
+
+def test_every_field_has_a_description_here_or_where_it_says() -> None:
+    fields = [field for schema in openapi_schemas() for field in schema.get("properties", {}).items()]
+    passed_over, described = set(), reference()
+
+    def pass_over(field: Any) -> None:
+        for each in inner(field).values():
+            passed_over.add(id(each))
+            pass_over(each)
+
+    for name, field in fields:
+        if (said := ELSEWHERE.match(field.get("description", ""))) is not None:
+            assert said[1] == name
+            same = [other for key, other in fields if key == name and other is not field]
+            assert any(is_described_by(field, other) for other in same), name
+            pass_over(field)
+        elif IN_THE_REFERENCE.fullmatch(field.get("description", "")):
+            assert all(f"\n| `{inside}` |" in described for inside in inner(field))
+            pass_over(field)
+    assert passed_over
+    for name, field in fields:
+        assert field.get("description") or name == "metadata" or id(field) in passed_over, name
 
 
 def test_schemas_are_structural() -> None:

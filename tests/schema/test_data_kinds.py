@@ -40,19 +40,22 @@ def test_the_rules_of_today_name_every_word() -> None:
         "'Classification') || (self.model.type == 'HuggingFace' && (has(self.model.huggingFace) ? "
         "self.model.huggingFace.task : 'CausalLM') == 'SequenceClassification') || "
         f"{imported.format('LabelledText')}) == (self.data.type == 'LabelledText') && "
+        "(self.model.type == 'MLP') == (self.data.type == 'Table') && "
         f"(self.model.type in ['ConvNet', 'ResNet'] || {imported.format('Images')}) == "
-        "(self.data.type == 'Images') && (self.model.type == 'MLP') == (self.data.type == 'Table')"
+        "(self.data.type in ['Images', 'ImageFolder'])"
     )
     assert fits.message == (
         "model.type Encoder with task Classification or HuggingFace with task SequenceClassification or Import with "
-        "data LabelledText needs data.type LabelledText, ConvNet or ResNet or Import with data Images needs Images, "
-        "MLP needs Table, and DecoderLM or LSTM or Encoder with task MaskedLM or HuggingFace with task CausalLM or "
-        "HuggingFace with task MaskedLM or Import with data Text or Import with data MaskedText needs Text or "
-        "PythonStandardLibrary"
+        "data LabelledText needs data.type LabelledText, MLP needs Table, ConvNet or ResNet or Import with data Images "
+        "needs Images or ImageFolder, and DecoderLM or LSTM or Encoder with task MaskedLM or HuggingFace with task "
+        "CausalLM or HuggingFace with task MaskedLM or Import with data Text or Import with data MaskedText needs Text "
+        "or PythonStandardLibrary or Records or TokenShards or Mixture"
     )
     changes = only_for_text("transforms", "changes of text", DataSettings)
-    assert changes.cel == "!(self.data.type in ['Images', 'Table']) || !has(self.data.transforms)"
-    assert changes.message == "data.transforms are changes of text and must not be set if data.type is Images or Table"
+    assert changes.cel == "!(self.data.type in ['Images', 'ImageFolder', 'Table']) || !has(self.data.transforms)"
+    assert changes.message == (
+        "data.transforms are changes of text and must not be set if data.type is Images or ImageFolder or Table"
+    )
     assert {fits.message, changes.message} <= {rule.message for rule in Recipe.rules}
 
 

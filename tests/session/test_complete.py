@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from builders.session import run_program, session_in
+from costopt.artifacts import find_difference, read_manifest
 from costopt_trainer.session.complete import MARK_FILE, damage_of, mark_complete, newest_complete, publish_path
 
 
@@ -85,6 +86,17 @@ def test_an_artifact_is_a_copy_with_all_that_is_below_and_what_links_lead_to(tmp
         assert not (target / "config.json").is_symlink()
         assert (target / "config.json").read_text() == (target / "below/weights").read_text() == weights
     assert [path.name for path in target.parent.iterdir()] == ["model"]
+
+
+def test_an_artifact_has_a_manifest_that_names_its_files_and_its_licence(tmp_path: Path) -> None:
+    folder = model(tmp_path / "mine", "w")
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    target = session_in(tmp_path / "storage").artifact(folder)
+    assert target is not None
+    manifest = read_manifest(target)
+    assert find_difference(target, manifest) is None
+    assert [file.path for file in manifest.files] == ["README.md", "below/weights", "config.json"]
+    assert (manifest.licence, manifest.lineage.recipe, manifest.lineage.checkpoint_step) == ("mit", None, None)
 
 
 def test_only_rank_0_publishes(tmp_path: Path) -> None:

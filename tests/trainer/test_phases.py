@@ -12,7 +12,7 @@ import pytest
 
 from builders.launch import REPOSITORY, python, replica
 from builders.trainer import recipe, text_file
-from costopt.schema.replica import PHASE_WORDS
+from costopt.schema.replica import PHASE_WORDS, phase_in_log, progress_in_log
 from costopt_trainer import phases
 from costopt_trainer.phases import Voice
 
@@ -44,6 +44,21 @@ def test_a_phase_is_told_at_its_beginning_and_then_from_finished_pieces() -> Non
             pieces.done(number, 100)
     assert lines[0] == {"phase": "Tokenizing"}
     assert [line["percent"] for line in lines[1:]] == list(range(8, 101, 8))  # every four seconds
+
+
+def test_a_phase_that_trains_tells_its_steps() -> None:
+    clock = Clock()
+    voice = Voice(clock)
+    lines = heard(voice)
+    with voice.phase("Pruning") as pieces:
+        clock.seconds += 5
+        pieces.step_done(40, 100)
+    assert lines[-1] == {"phase": "Pruning", "percent": 40, "step": 40, "totalSteps": 100}
+    told = json.dumps(lines[-1])
+    assert progress_in_log([told]) is None, "it is no progress of a training"
+    phase = phase_in_log([told])
+    assert phase is not None
+    assert phase.words == "pruning, step 40 of 100"
 
 
 def test_a_phase_without_finished_pieces_is_silent() -> None:
@@ -146,6 +161,7 @@ def test_a_training_tells_its_phases_in_order(tmp_path: Path, tokenizer: dict[st
         assert launcher.wait() == 0, launcher.notes
     learning = ["LearningTokenizer"] if tokenizer["type"] == "BPE" else []
     told = [name for name, before in zip(launcher.phases, [None, *launcher.phases], strict=False) if name != before]
-    wanted = ["Importing", "MeetingRanks", "Importing", "ReadingData", *learning, "Tokenizing", "BuildingModel"]
+    reading = ["ReadingData", *learning, "Tokenizing", "ReadingData"]  # the text, and what was made of it
+    wanted = ["Importing", "MeetingRanks", "Importing", *reading, "BuildingModel"]
     assert told[: len(wanted) + 2] == [*wanted, "LoadingCheckpoint", "Rehearsing"]
     assert launcher.output.splitlines()[-1].startswith('{"step":8')

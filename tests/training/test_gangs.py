@@ -182,6 +182,8 @@ def test_two_ranks_say_nothing_but_where_they_resume(pair: Trained) -> None:
     first, second = pair.errors
     # And which number formats this processor has to imitate, which differs from one to the next.
     said = {line for line in first.splitlines() if not line.startswith("precision ")}
+    # And how many tokens fill no sample, which is the same for all.
+    said = {line for line in said if not line.endswith("fill no context: left out")}
     assert said == {"resuming after step 3", "resuming after step 20"}
     assert second == ""
 

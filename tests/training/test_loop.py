@@ -140,7 +140,7 @@ def test_the_saved_model_is_joined_without_memory_for_another_one(
         built.append({parameter.device.type for parameter in model.parameters()})
         return model
 
-    monkeypatch.setattr("costopt_trainer.training.training.build_model", observed)
+    monkeypatch.setattr("costopt_trainer.training.trained_model.build_model", observed)
     finished.finish()
     assert built == [{"meta"}]
     assert weights.read_bytes() == before
@@ -212,6 +212,45 @@ def test_a_larger_gradient_is_scaled_down_to_the_clip_norm(text: Path, tmp_path:
     begun.optimizer.register_step_pre_hook(lambda *_: seen.append(float(begun.strategy.gradient_norm())))
     begun.take_step(begun.batches_at(begun.samples_consumed), num_targets=128)
     assert seen == [pytest.approx(0.01, rel=1e-3)]
+
+
+def test_each_number_of_a_gradient_is_brought_into_the_clip_value(text: Path, tmp_path: Path) -> None:
+    def gradients(name: str, **optimizer: str) -> list[torch.Tensor]:
+        begun = training(recipe(text, optimizer=optimizer), tmp_path / name)
+        seen: list[torch.Tensor] = []
+        begun.optimizer.register_step_pre_hook(
+            lambda *_: seen.extend(one.grad.clone() for one in begun.module.parameters() if one.grad is not None)
+        )
+        begun.take_step(begun.batches_at(begun.samples_consumed), num_targets=128)
+        return seen
+
+    whole, clipped = gradients("whole", gradientClipNorm="0"), gradients("clipped", gradientClipValue="0.002")
+    assert any((one.abs() > 0.01).any() for one in whole), "there is something to clip, and the norm is not clipped"
+    for before, after in zip(whole, clipped, strict=True):
+        assert torch.equal(after, before.clamp(-0.002, 0.002))
+
+
+@pytest.mark.parametrize("of", ["text", "images"])
+def test_smoothed_labels_are_in_the_training_loss_and_not_in_an_evaluation(of: str, text: Path, tmp_path: Path) -> None:
+    """With weights that stay as they are: a quarter of each target is as likely as the rest of the guesses is."""
+    changes: dict[str, Any] = {"optimizer": {"learningRate": "0"}, "totalSteps": 3}
+
+    def trained(name: str, percent: int | None) -> tuple[dict[int, str], dict[str, str]]:
+        more = changes | ({} if percent is None else {"labelSmoothingPercent": percent})
+        one = (
+            image_recipe(image_file(tmp_path), **more)
+            if of == "images"
+            else recipe(text, model=without_dropout(), **more)
+        )
+        assert train_here(one, tmp_path / name) == 0
+        return losses(tmp_path / name), progress_in(tmp_path / name).results
+
+    (plain, before), (smooth, after), (smoother, _) = trained("a", None), trained("b", 25), trained("c", 50)
+    assert before == after
+    for step, loss in plain.items():
+        added = float(smooth[step]) - float(loss)
+        assert abs(added) > 1e-6
+        assert float(smoother[step]) - float(loss) == pytest.approx(2 * added, abs=1e-6)
 
 
 def test_weights_decay_in_matrices_only(text: Path, tmp_path: Path) -> None:
@@ -325,6 +364,9 @@ def test_a_loss_that_is_not_finite_ends_the_training_before_it_is_saved(
 def test_lower_clipping_is_advised_where_gradients_are_clipped(text: Path) -> None:
     clipped = recipe(text, optimizer={"learningRate": "1", "gradientClipNorm": "2.5"})
     assert "or lower optimizer.gradientClipNorm (now 2.5)" in str(diverged("it is nan", clipped))
+    assert "or lower optimizer.gradientClipNorm (now 1.0)" in str(diverged("it is nan", recipe(text)))
+    clipped = recipe(text, optimizer={"gradientClipValue": "0.5"})
+    assert "or lower optimizer.gradientClipValue (now 0.5)" in str(diverged("it is nan", clipped))
 
 
 @pytest.mark.parametrize(("asked", "refused"), [(3, True), (4, False), (5, False)])
@@ -435,6 +477,7 @@ class Some:
 
     def __init__(self, data: Any, count: int) -> None:
         self.num_validation_samples = count
+        self.parts = ()
         self.validation_batch = data.validation_batch
 
 

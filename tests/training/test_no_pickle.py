@@ -69,7 +69,8 @@ def test_a_variant_is_made_and_loaded_again_without_pickles(step: dict[str, obje
     )
     made = python(make, json.dumps(variant.to_plain()), json.dumps(settings.to_plain()), str(tmp_path))
     assert made.returncode == 0, made.stderr
-    assert (tmp_path / names.ARTIFACTS_DIR / "small" / names.REPORT_FILE).is_file()
+    # It lies among the rejected ones, for the model has learnt nothing.
+    assert any((tmp_path / folder / names.REPORT_FILE).is_file() for folder in names.variant_folders("small"))
 
 
 @pytest.mark.parametrize("length", [0, -1, gang.MAX_MESSAGE_BYTES + 1, 2**62])

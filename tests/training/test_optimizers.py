@@ -11,21 +11,25 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from builders.trainer import recipe, text_file, train_here, written
+from builders.trainer import losses, recipe, text_file, train_here, written
 from costopt.schema.base import DecimalString, Strict
 from costopt.schema.optimization import Optimizer
 from costopt.schema.recipe import Recipe
+from costopt.schema.replica import EXIT_PREEMPTED
 from costopt.schema.unions import tagged_union
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.reporting.meter import Meter
+from costopt_trainer.storage.checkpoint_files import read_tensors
 from costopt_trainer.training.loop import run_steps
 from costopt_trainer.training.optimizers import (
     OPTIMIZERS,
-    factory_of,
+    kept_by,
     load_optimizer_state,
     make_optimizer,
     named_optimizer_state,
+    set_rate,
 )
+from costopt_trainer.training.optimizers.factory import Kept, PlainState
 from costopt_trainer.training.process_group import ALONE
 from costopt_trainer.training.stopping import Stop
 from costopt_trainer.training.training import Training
@@ -33,14 +37,13 @@ from costopt_trainer.training.training import Training
 
 def network() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+    return nn.Sequential(nn.Linear(64, 64), nn.LayerNorm(64), nn.Linear(64, 2))
 
 
 def take_steps(module: nn.Module, optimizer: torch.optim.Optimizer, numbers: range) -> None:
     for number in numbers:
-        for group in optimizer.param_groups:
-            group["lr"] = 0.1 / number
-        inputs = torch.full((2, 3), float(number))
+        set_rate(optimizer, 0.01 / number)
+        inputs = torch.linspace(-number, 1, 128).view(2, 64)
         module(inputs).square().sum().backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -59,14 +62,10 @@ def test_an_optimizer_keeps_what_its_row_says_it_keeps(word: str) -> None:
     settings, module = Optimizer.model_validate({"type": word}), network()
     optimizer = make_optimizer(settings, module)
     take_steps(module, optimizer, range(1, 3))
-    kept = named_optimizer_state(module, optimizer)
-    shapes = {
-        f"{name}/{key}": shape
-        for name, parameter in module.named_parameters()
-        for key, shape in factory_of(settings).state_shapes(parameter).items()
-    }
-    assert {name: tensor.shape for name, tensor in kept.items()} == shapes
-    assert all(tensor.is_floating_point() for tensor in kept.values())
+    kept = named_optimizer_state(settings, module, optimizer)
+    told = {f"{name}/{key}": one for name, kept in kept_by(settings, module).items() for key, one in kept.items()}
+    assert {name: Kept(tensor.shape, tensor.dtype) for name, tensor in kept.items()} == told
+    assert len({name.rpartition("/")[0] for name in kept}) == 6
 
 
 @pytest.mark.parametrize("word", OPTIMIZERS)
@@ -76,9 +75,10 @@ def test_an_optimizer_with_the_state_of_another_goes_on_with_the_same_bits(word:
     first = make_optimizer(settings, halves)
     take_steps(halves, first, range(1, 3))
     second = make_optimizer(settings, halves)
-    load_optimizer_state(settings, halves, second, named_optimizer_state(halves, first))
+    load_optimizer_state(settings, halves, second, named_optimizer_state(settings, halves, first))
     take_steps(halves, second, range(3, 5))
     assert same(whole.state_dict(), halves.state_dict())
+    assert not same(whole.state_dict(), network().state_dict())
 
 
 @pytest.mark.parametrize("word", OPTIMIZERS)
@@ -86,7 +86,7 @@ def test_a_state_that_is_not_of_the_optimizer_is_refused(word: str) -> None:
     settings, module = Optimizer.model_validate({"type": word}), network()
     optimizer = make_optimizer(settings, module)
     take_steps(module, optimizer, range(1, 2))
-    kept = named_optimizer_state(module, optimizer)
+    kept = named_optimizer_state(settings, module, optimizer)
     name = next(iter(kept))
     without = {key: tensor for key, tensor in kept.items() if key != name}
     has_more = any(key.rpartition("/")[0] == name.rpartition("/")[0] for key in without)
@@ -94,6 +94,7 @@ def test_a_state_that_is_not_of_the_optimizer_is_refused(word: str) -> None:
         *([without] if has_more else []),
         {**kept, name: torch.zeros(7)},
         {**kept, name: kept[name].to(torch.int64)},
+        {**kept, name: kept[name].to(torch.float64)},
         {**kept, name + "-other": kept[name]},
     ):
         with pytest.raises(ValueError, match=rf"the optimizer's state of 0.weight is not one of {word}"):
@@ -133,56 +134,56 @@ def test_a_checkpoint_without_the_optimizers_state_is_passed_over_for_the_one_be
     assert refused.value.reason == "CheckpointUnreadable"
 
 
-class SGD(Strict):
-    """torch's own, with momentum."""
+class Rprop(Strict):
+    """torch's own, which the language does not have."""
 
-    momentum: DecimalString = "0.9"
+    largest_step: DecimalString = "50"
 
 
 @tagged_union
 class LongerOptimizer(Optimizer):
     """What the language would have with one more optimizer."""
 
-    type: Literal["AdamW", "SGD"] = "AdamW"  # type: ignore[assignment]
-    sgd: SGD | None = None
+    type: Literal["AdamW", "SGD", "Lion", "Adafactor", "Muon", "AdamW8bit", "Rprop"] = "AdamW"  # type: ignore[assignment]
+    rprop: Rprop | None = None
 
 
 class LongerRecipe(Recipe):
     optimizer: LongerOptimizer = LongerOptimizer()
 
 
-class SGDFactory:
+class RpropFactory(PlainState):
     def make(self, settings: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         assert isinstance(settings, LongerOptimizer)
-        own = settings.sgd or SGD()
-        return torch.optim.SGD(groups, lr=float(settings.learning_rate), momentum=float(own.momentum))
+        own = settings.rprop or Rprop()
+        return torch.optim.Rprop(groups, lr=float(settings.learning_rate), step_sizes=(1e-6, float(own.largest_step)))
 
-    def state_shapes(self, parameter: Tensor) -> Mapping[str, torch.Size]:
-        return {"momentum_buffer": parameter.shape}
-
-
-FACTORY = SGDFactory()
+    def kept(self, settings: Optimizer, parameter: Tensor, *, hidden: bool) -> Mapping[str, Kept]:
+        return {"prev": Kept.like(parameter), "step_size": Kept.like(parameter), "step": Kept.count()}
 
 
-def begin_with_sgd(tmp_path: Path, folder: str, **changes: Any) -> Training:
-    """A training with the throw-away optimizer, gone on from what is in the folder."""
-    asked = {"type": "SGD", "learningRate": "0.05", "sgd": {"momentum": "0.5"}}
-    plain = {**recipe(text_file(tmp_path), totalSteps=8, **changes).to_plain(), "optimizer": asked}
-    (tmp_path / folder).mkdir(exist_ok=True)
-    begun = Training(LongerRecipe.model_validate(plain), tmp_path / folder, ALONE, Meter(), Stop(), job="test")
+FACTORY = RpropFactory()
+
+
+def begin(recipe: Recipe, folder: Path) -> Training:
+    """A training, gone on from what is in the folder."""
+    folder.mkdir(exist_ok=True)
+    begun = Training(recipe, folder, ALONE, Meter(), Stop(), job="test")
     begun.resume()
     return begun
 
 
 def test_one_more_optimizer_is_settings_a_factory_and_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(OPTIMIZERS, "SGD", f"{__name__}:FACTORY")
+    monkeypatch.setitem(OPTIMIZERS, "Rprop", f"{__name__}:FACTORY")
+    asked = {"type": "Rprop", "learningRate": "0.001", "rprop": {"largestStep": "0.1"}}
+    plain = {**recipe(text_file(tmp_path), totalSteps=8).to_plain(), "optimizer": asked}
 
     def training(folder: str) -> Training:
-        return begin_with_sgd(tmp_path, folder)
+        return begin(LongerRecipe.model_validate(plain), tmp_path / folder)
 
     whole = training("whole")
     run_steps(whole)
-    assert isinstance(whole.optimizer, torch.optim.SGD)
+    assert isinstance(whole.optimizer, torch.optim.Rprop)
     assert whole.progress.learning_rate == "0"
 
     halves = training("halves")
@@ -193,17 +194,19 @@ def test_one_more_optimizer_is_settings_a_factory_and_a_row(tmp_path: Path, monk
     assert resumed.step == 5
     run_steps(resumed)
     assert same(whole.module.state_dict(), resumed.module.state_dict())
+    settings = whole.recipe.optimizer
     assert same(
-        named_optimizer_state(whole.module, whole.optimizer), named_optimizer_state(resumed.module, resumed.optimizer)
+        named_optimizer_state(settings, whole.module, whole.optimizer),
+        named_optimizer_state(settings, resumed.module, resumed.optimizer),
     )
 
 
 def test_a_checkpoint_of_steps_that_all_overflowed_is_whole_without_any_state_of_the_optimizer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An optimizer such as torch's SGD keeps nothing before its first step, which FP16 may leave out."""
-    monkeypatch.setitem(OPTIMIZERS, "SGD", f"{__name__}:FACTORY")
-    training = begin_with_sgd(tmp_path, "storage", precision="FP16")
+    """torch's SGD keeps nothing before its first step, which FP16 may leave out."""
+    settings = recipe(text_file(tmp_path), precision="FP16", optimizer={"type": "SGD"})
+    training = begin(settings, tmp_path / "storage")
     first = next(training.module.parameters())
     overflowing = first.register_hook(lambda gradient: gradient * float("inf"))
     step = training.take_step
@@ -216,8 +219,46 @@ def test_a_checkpoint_of_steps_that_all_overflowed_is_whole_without_any_state_of
     with pytest.raises(SystemExit):
         run_steps(training)
     overflowing.remove()
-    assert named_optimizer_state(training.module, training.optimizer) == {}
-    assert begin_with_sgd(tmp_path, "storage", precision="FP16").step == 1
+    assert named_optimizer_state(settings.optimizer, training.module, training.optimizer) == {}
+    assert begin(settings, tmp_path / "storage").step == 1
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return text_file(tmp_path_factory.mktemp("text"))
+
+
+@pytest.mark.parametrize("word", OPTIMIZERS)
+def test_a_training_that_was_stopped_ends_in_the_same_bits_as_one_that_was_not(
+    word: str, text: Path, tmp_path: Path
+) -> None:
+    settings = recipe(text, optimizer={"type": word}, totalSteps=6)
+    assert train_here(settings, tmp_path / "whole") == 0
+    assert train_here(settings, tmp_path / "parts", stop_after=3) == EXIT_PREEMPTED
+    assert train_here(settings, tmp_path / "parts") == 0
+    assert written(tmp_path / "parts", 6) == written(tmp_path / "whole", 6)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("word", OPTIMIZERS)
+def test_an_optimizer_steps_over_an_overflow_of_fp16_and_goes_on(word: str, text: Path, tmp_path: Path) -> None:
+    saving = {"everySteps": 1, "keepLast": 3}
+    settings = recipe(text, optimizer={"type": word}, precision="FP16", totalSteps=3, checkpointing=saving)
+    assert train_here(settings, tmp_path, overflow_at=2) == 0
+    folders = [tmp_path / f"checkpoints/step-{step:08d}" for step in (1, 2, 3)]
+    before, after, last = (read_tensors(folder, "optimizer") for folder in folders)
+    assert same(before, after)
+    assert not same(after, last)
+
+
+def test_the_state_of_another_optimizer_is_refused_in_one_sentence(text: Path, tmp_path: Path) -> None:
+    assert train_here(recipe(text, totalSteps=3), tmp_path) == 0
+    with pytest.raises(
+        NotRetryable,
+        match=r"^the checkpoint of step 3 has the state of the optimizer AdamW, which Lion cannot go on from",
+    ) as refused:
+        train_here(recipe(text, totalSteps=4, optimizer={"type": "Lion"}), tmp_path)
+    assert refused.value.reason == "InvalidSettings"
 
 
 def stop_after(training: Training, step: int) -> None:

@@ -54,12 +54,12 @@ def fail_in_step(number: int, error: BaseException, monkeypatch: pytest.MonkeyPa
     """The thread that reads the samples of step `number` meets `error`; the result lists who read what."""
     original, threads = Training.batches_at, []
 
-    def batches_at(self: Training, position: int) -> Any:
+    def batches_at(self: Training, position: int, *, whole: bool = False) -> Any:
         if self.stop.in_steps:
             threads.append(threading.get_ident())
             if position == (number - 1) * self.recipe.batch.global_batch_size:
                 raise error
-        return original(self, position)
+        return original(self, position, whole=whole)
 
     monkeypatch.setattr(Training, "batches_at", batches_at)
     return threads
@@ -121,8 +121,8 @@ def test_reading_that_goes_on_while_a_step_is_taken_is_no_wait_for_data(
     seconds, read, taken = [0], [threading.Event() for _ in range(8)], [threading.Event() for _ in range(8)]
     original = Training.batches_at, Training.take_step
 
-    def batches_at(self: Training, position: int) -> Any:
-        batches = original[0](self, position)
+    def batches_at(self: Training, position: int, *, whole: bool = False) -> Any:
+        batches = original[0](self, position, whole=whole)
         step = position // 8
         if self.stop.in_steps:
             assert step == 0 or taken[step - 1].wait(PATIENCE)

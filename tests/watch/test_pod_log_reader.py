@@ -310,14 +310,43 @@ def test_a_pod_that_is_told_to_end_is_listened_to_until_it_has_and_its_log_is_go
 def test_only_a_program_of_ones_own_is_followed_and_only_when_it_is_told_to_end() -> None:
     train = {"numNodes": 2, "resourcesPerNode": {"requests": {"cpu": 1, "memory": "1Gi"}}, "command": ["a"]}
     own = a_job(train=train)
-    for job, pods, followed in (
-        (own, (leaving(), pod(1, deleted=90)), [FIRST]),
-        (own, (pod(0), pod(1)), []),
-        (own, (done(0), pod(1, deleted=90)), []),
-        (a_job(), (leaving(),), []),
+    for job, pods, stopped, followed in (
+        (own, (leaving(), pod(1, deleted=90)), [], [FIRST]),
+        (own, (pod(0), pod(1)), [], []),
+        (own, (pod(0), pod(1)), [child()], [FIRST]),
+        (own, (done(0), pod(1, deleted=90)), [], []),
+        (a_job(), (leaving(),), [], []),
+        (a_job(), (pod(0),), [child()], []),
     ):
         world = JobSnapshot(job=job, status=Story(job).status, pods=pods)
-        assert [each.name for each in leaving_speakers(world)] == followed
+        assert [each.name for each in leaving_speakers(world, stopped)] == followed
+
+
+def test_a_stop_waits_until_the_log_comes_but_only_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    class SlowToAnswer(Kubelets):
+        def __init__(self, answers: bool) -> None:
+            super().__init__()
+            self.answers = answers
+            self.answered = False
+
+        async def chunks(self, path: str, query: Mapping[str, str], silence_seconds: float) -> AsyncIterator[bytes]:
+            await asyncio.sleep(0.05 if self.answers else 60)
+            self.answered = True
+            yield b""
+            await asyncio.sleep(60)
+
+    async def go(kubelets: SlowToAnswer) -> None:
+        play = Scene()
+        play.kubelets = kubelets
+        play.listen_anew()
+        await play.logs.followed([pod(0)])
+
+    slow, silent = SlowToAnswer(answers=True), SlowToAnswer(answers=False)
+    asyncio.run(go(slow))
+    assert slow.answered
+    monkeypatch.setattr(listening, "FOLLOWED_WITHIN_SECONDS", 0.1)
+    asyncio.run(go(silent))
+    assert not silent.answered
 
 
 def test_a_node_that_does_not_answer_holds_the_record_up_for_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The one exception that says: do not try again; and what other errors say, fit to stand in its sentence."""
+"""The exceptions that say whether to try again; and what other errors say, fit to stand in their sentence."""
 
 import re
 from collections.abc import Sequence
@@ -18,8 +18,39 @@ class NotRetryable(Exception):
     """
 
     def __init__(self, reason: FailureReason, message: str) -> None:
-        super().__init__(message)
+        super().__init__(safe(message))
         self.reason: FailureReason = reason
+
+
+class Retryable(Exception):
+    """A trouble from outside that may pass, of which the sentence given says all: a traceback would add nothing.
+
+    The rank ends with exit code 1, and its attempt with `reason`.
+    """
+
+    def __init__(self, reason: FailureReason, message: str) -> None:
+        super().__init__(safe(message))
+        self.reason: FailureReason = reason
+
+
+def safe(text: str) -> str:
+    """`text` on one line, with what controls a terminal or is half a character written out: a name or a value of the
+    user's data may hold anything."""
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else _written_out(character) for character in text)
+
+
+def quoted(value: object, limit: int = 60) -> str:
+    """A value of the user's data as a sentence quotes it: on one line, and no longer than `limit`."""
+    text = "null" if value is None else repr(value if not isinstance(value, str) else value[: limit + 1])
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def _written_out(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # a byte of a name that is no UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
 
 
 def first_line(error: BaseException, limit: int = 200) -> str:

@@ -28,7 +28,7 @@ _NANOSECONDS_PER_MILLISECOND = 10**6
 
 # Places of the page, whole numbers of 64 bits each.
 _BEATS, _STEP, _STEPS_HERE, _PHASE, _PATIENCE_MS, _LONGEST_STEP_NS, _SHOWS_STACKS, _CHECKPOINTS = range(8)
-_HEADS: Final = ("startup", "productive", "since_checkpoint", "data_wait", "checkpoint")
+_HEADS: Final = ("startup", "productive", "since_checkpoint", "data_wait", "checkpoint", "selecting")
 _FIRST_HEAD = 8
 _BEATS_BEFORE = _FIRST_HEAD + len(_HEADS)
 
@@ -126,7 +126,7 @@ class Heartbeat:
         if self._page[_PHASE] == 1 + _PHASES.index(name):
             self._page[_PATIENCE_MS] = int(1000 * patience_seconds)
 
-    def account(self, metered_ns: tuple[int, int, int, int, int]) -> None:
+    def account(self, metered_ns: tuple[int, ...]) -> None:
         """Where the time went until now, in nanoseconds, by `_HEADS`."""
         if self._page is not None:
             for place, nanoseconds in enumerate(metered_ns, start=_FIRST_HEAD):

@@ -1,7 +1,8 @@
 """Signs of life where no step ends: which phase this process is in, one line of JSON every few seconds.
 
     VOICE       the process' own; silent until a launcher or rank lets it speak
-    phase       `with phase("Tokenizing") as pieces:`, and `pieces.done(3, 10)` for each piece that is finished
+    phase       `with phase("Tokenizing") as pieces:`, and `pieces.done(3, 10)` for each piece that is finished; for
+                each optimizer step within a phase `pieces.step_done(3, 10)`
 
 A line is no proof of life by itself, so each needs one: a piece that was finished since the last line. Where a phase is
 one opaque call (an import, a compiler, the writing of one file) a thread speaks for it, but no longer than PATIENCE
@@ -30,8 +31,10 @@ PATIENCE_SECONDS: Mapping[PhaseName, float] = {
     "MeetingRanks": 600,  # as long as a launcher waits for the others
     "RunningCommand": 0,
     "ReadingData": 120,  # a file that is opened, a folder that is listed
+    "ReachingData": 300,  # one more try, which a library makes of several of its own
     "LearningTokenizer": 3600,  # merges are counted in one call
     "Tokenizing": 0,  # every 64 KiB are a piece
+    "Selecting": 300,  # the samples of a part are compared in one call
     "BuildingModel": 300,
     "LoadingCheckpoint": 300,  # one file of at most 1 GiB, and the moments of the optimizer on their way to a device
     "LoadingModel": 300,
@@ -41,6 +44,11 @@ PATIENCE_SECONDS: Mapping[PhaseName, float] = {
     "SavingModel": 600,  # one file
     "Quantizing": 600,
     "Pruning": 600,
+    "Factorizing": 600,
+    "SharingWeights": 600,
+    "RunningStep": 0,  # only its own pieces count
+    "FineTuning": 0,  # every report of its steps is a piece
+    "Distilling": 0,  # likewise
     "Compiling": 1800,
     "Measuring": 0,  # every run is a piece
     "Verifying": 600,  # a fresh process imports torch and loads the variant
@@ -59,6 +67,8 @@ class Pieces:
         self.name: PhaseName = name
         self.aloud = aloud
         self.percent: int | None = None
+        self.steps: tuple[int, int] | None = None
+        """Optimizer steps taken, and all of them, where it trains."""
         self.last_piece = voice.now()
 
     def done(self, finished: float | None = None, of: float | None = None) -> None:
@@ -69,6 +79,11 @@ class Pieces:
         if finished is not None and of:
             self.percent = max(0, min(100, int(100 * finished / of)))
         self._voice.line(self)
+
+    def step_done(self, step: int, of: int) -> None:
+        """A piece is finished: optimizer step `step` of all."""
+        self.steps = (step, of)
+        self.done(step, of)
 
     def goes_on(self) -> bool:
         """A piece is finished, and another is to follow."""
@@ -142,7 +157,8 @@ class Voice:
             if self._write is None or (not at_once and self.now() - self._line_at < LINE_EVERY_SECONDS):
                 return
             self._line_at = self.now()
-            report = Phase(phase=pieces.name, percent=pieces.percent).to_plain()
+            step, of = pieces.steps or (None, None)
+            report = Phase(phase=pieces.name, percent=pieces.percent, step=step, total_steps=of).to_plain()
             self._write((json.dumps(report, separators=(",", ":")) + "\n").encode())
 
     def _speak_for_opaque_calls(self) -> None:

@@ -17,7 +17,7 @@ from typing import NoReturn
 from costopt import names
 from costopt.isolation import passed_on
 from costopt.schema.replica import EXIT_DONE, EXIT_NOT_RETRYABLE
-from costopt_trainer.errors import NotRetryable, memory_reason
+from costopt_trainer.errors import NotRetryable, Retryable, memory_reason
 from costopt_trainer.heartbeat import HEARTBEAT
 from costopt_trainer.launch.rank_error import ERROR_FILE_VARIABLE, record_error
 from costopt_trainer.launch.termination_message import EXIT_FAILED
@@ -36,10 +36,10 @@ def main() -> None:
             print(end.code, file=sys.stderr)
             leave_at_once(EXIT_FAILED)
         leave_at_once(end.code or EXIT_DONE)
-    except NotRetryable as error:
+    except (NotRetryable, Retryable) as error:
         record_error(error_file, error, reason=error.reason)
         print(f"costopt: {error.reason}: {error}", file=sys.stderr)
-        leave_at_once(EXIT_NOT_RETRYABLE)
+        leave_at_once(EXIT_NOT_RETRYABLE if isinstance(error, NotRetryable) else EXIT_FAILED)
     except Exception as error:  # noqa: BLE001 - whatever it is, the launcher must hear of it
         # By name, since torch may not be imported here.
         kinds = [kind.__name__ for kind in type(error).__mro__]

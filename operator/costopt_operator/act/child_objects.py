@@ -12,7 +12,7 @@ from costopt.accounting.outcome import Attempt
 from costopt.names import QUEUE_NAME_LABEL, TRAIN_STAGE
 from costopt.plan.actions import StartGang
 from costopt.render.children import config_map, service
-from costopt.render.manifests import manifests
+from costopt.render.manifests import begins_job, manifests
 from costopt_operator.act.concurrency import run_all
 from costopt_operator.decide.events import Event
 from costopt_operator.decide.objects import ChildJob, JobObject, parse_child_job, parse_service
@@ -109,7 +109,8 @@ class ChildObjects:
         tells from then on. Raises NotYet.
         """
         refusal = self._platform.refusal(snapshot.job)
-        if refusal is None and (gang.stage, gang.attempt) == (TRAIN_STAGE, 0) and job.room < SMALLEST_STATUS:
+        first = gang.attempt == 0 and begins_job(snapshot.job, gang.stage)
+        if refusal is None and first and job.room < SMALLEST_STATUS:
             refusal = TOO_LARGE
         if refusal is not None:
             log.warning("%s", refusal)
@@ -130,7 +131,6 @@ class ChildObjects:
         if queued and gang.stage == TRAIN_STAGE:
             # The queue decides the number of replicas; until then the pods wait for their settings.
             others = [manifest for manifest in others if manifest["kind"] != "ConfigMap"]
-        first = gang.stage == TRAIN_STAGE and gang.attempt == 0
         log.info("starting attempt %d of %s", gang.attempt, gang.stage)
         try:
             async with self._holding_up(job, (gang.stage, gang.attempt)):
@@ -194,7 +194,7 @@ class ChildObjects:
         published = self._published.setdefault(job.uid, set())
         if (child.uid, child.completions) in published:
             return
-        drawn = config_map(snapshot.job, child.attempt, execution=execution, num_nodes=child.completions)
+        drawn = config_map(snapshot.job, child.stage, child.attempt, execution=execution, num_nodes=child.completions)
         async with self._holding_up(job, (child.stage, child.attempt)):
             found = await self._ensure(drawn, job)
             if found.get("data") != drawn["data"]:

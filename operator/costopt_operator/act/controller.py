@@ -200,6 +200,7 @@ class Controller:
             decision.noticed,
             decision.remembered,
         )
+        await self._logs.followed(leaving_speakers(snapshot, decision.delete_jobs))
         # Pods first: deleting their Job gives them the full grace period, and a shorter one is then too late.
         await run_all(self._departures.delete_pod(pod, grace) for pod, grace in decision.delete_pods)
         await run_all(self._departures.delete_job(child) for child in decision.delete_jobs)

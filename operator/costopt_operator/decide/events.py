@@ -43,7 +43,7 @@ def events_between(before: JobStatus, after: JobStatus) -> Iterator[Event]:
     if _status(before, "Suspended") == "True" and _status(after, "Suspended") == "False":
         yield Event("Normal", "Resumed", f"the job goes on; execution {after.execution}")
     if _became(before, after, "Succeeded", "True"):
-        yield Event("Normal", "Completed", f"{_message(after, 'Succeeded')}{_cost(after)}")
+        yield Event("Normal", _reason(after, "Succeeded"), f"{_message(after, 'Succeeded')}{_cost(after)}")
     if _became(before, after, "Succeeded", "False"):
         yield Event("Warning", _reason(after, "Succeeded"), f"{_message(after, 'Succeeded')}{_cost(after)}")
 

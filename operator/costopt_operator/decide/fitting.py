@@ -9,8 +9,8 @@ bill again (usage), always stay.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from costopt.accounting.exact import HOUR_DECIMALS, plain, total
-from costopt.schema.base import decimal
+from costopt.accounting.exact import HOUR_DECIMALS, total
+from costopt.schema.base import decimal, plain
 from costopt.schema.status import Bill, BillLine, Failure, JobStatus
 from costopt.schema.usage import Cause
 from costopt_operator.decide.objects import stored_bytes
@@ -39,7 +39,14 @@ def fitted(status: JobStatus, room: int) -> JobStatus:
 def _at_most(status: JobStatus) -> int:
     """Upper bound on the bytes of the status, from its counts of things and characters."""
     usage, bill = status.usage, status.bill
-    things = 20 + len(status.stages) + len(status.variants) + (len(bill.lines) if bill else 0)
+    stopped = status.early_stopped
+    things = (
+        20
+        + (len(stopped.hours_saved) if stopped else 0)
+        + len(status.stages)
+        + len(status.variants)
+        + (len(bill.lines) if bill else 0)
+    )
     if usage is not None:
         things += len(usage.folded) + len(usage.meters) + sum(1 + len(group.resizes) for group in usage.held)
         things += sum(2 + len(record.prices or ()) // 4 + len(record.resizes) for record in usage.records)

@@ -16,6 +16,7 @@ from costopt.accounting.fold import fold
 from costopt.names import QUEUE_NAME_LABEL, TRAIN_STAGE
 from costopt.plan.actions import StartGang, StopGang, StopReason
 from costopt.plan.decide import is_final, plan
+from costopt.plan.early_stop import with_bill
 from costopt.schema.pods import DEFAULT_GRACE_PERIOD_SECONDS
 from costopt.schema.status import MAX_BATCH_JOBS, BatchJob, Bill, EarlierJob, JobStatus, StageStatus
 from costopt.schema.usage import Usage
@@ -79,7 +80,7 @@ class Decision:
     publish_admitted_settings: tuple[ChildJob, ...] = ()
     """Training Jobs that a queue has admitted: their pods wait for settings that name the admitted number."""
     ensure_service: tuple[ChildJob, ...] = ()
-    """Running training Jobs of more than one replica: they need their Service."""
+    """Running Jobs of more than one replica: they need their Service."""
     delete_jobs: tuple[ChildJob, ...] = ()
     delete_pods: tuple[tuple[Pod, int | None], ...] = ()
     """Pods to delete, each with its grace period in seconds (None: its own)."""
@@ -118,7 +119,8 @@ def reconcile(snapshot: JobSnapshot, history: WriteHistory, now: datetime) -> De
     recorded = new_usage(snapshot, kept, held_now, decided, until)
     # What an end was counted as says what its time was for: the bill of new records is another.
     whole_bill = so_far if recorded.records is kept.records else bill(snapshot, recorded, held_now, until)
-    status = decided.status.model_copy(update={"usage": recorded if recorded != Usage() else None, "bill": whole_bill})
+    status = decided.status.model_copy(update={"usage": recorded if recorded != Usage() else None})
+    status = with_bill(status, whole_bill)
     if status.continues_from_step is not None and status.earlier_job is None:
         status = status.model_copy(update={"earlier_job": snapshot.earlier or EarlierJob(known=False)})
     batch_jobs = _batch_jobs(snapshot)
@@ -312,11 +314,7 @@ def _admitted(snapshot: JobSnapshot) -> tuple[ChildJob, ...]:
 def _gangs_that_meet(snapshot: JobSnapshot, status: JobStatus) -> tuple[ChildJob, ...]:
     if is_final(status):
         return ()
-    return tuple(
-        child
-        for child in snapshot.child_jobs
-        if child.stage == TRAIN_STAGE and child.completions > 1 and _is_current(snapshot, child)
-    )
+    return tuple(child for child in snapshot.child_jobs if child.completions > 1 and _is_current(snapshot, child))
 
 
 def _to_force_delete(snapshot: JobSnapshot, now: datetime) -> tuple[Pod, ...]:

@@ -1,6 +1,6 @@
 """Pods -> the usage that the bill counts, and which pods' last words must be read before recording. Pure."""
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from costopt.accounting.bill import bill_of
@@ -98,10 +98,14 @@ def _still_speaking(snapshot: JobSnapshot, held_now: Holding, now: datetime) -> 
     speaking = {
         cohort_of(held.shape)
         for held, pod in held_now.held
-        if pod is not None and held.held_until is None and held.shape.stage == TRAIN_STAGE
+        if pod is not None and held.held_until is None and _tells_its_time(snapshot, held.shape.stage)
         if pod.deleted is None or now < parse_time(pod.deleted) + LAST_WORDS_WITHIN
     }
-    return speaking if snapshot.job.spec.train.command is None else speaking & held_now.meters.first.keys()
+    return speaking if snapshot.job.spec.command is None else speaking & held_now.meters.first.keys()
+
+
+def _tells_its_time(snapshot: JobSnapshot, stage: str) -> bool:
+    return stage == TRAIN_STAGE or snapshot.job.spec.num_replicas(stage) > 1
 
 
 def _by_attempt(each: HeldByPod) -> tuple[object, ...]:
@@ -163,13 +167,19 @@ def last_speakers(snapshot: JobSnapshot) -> list[Pod]:
     return [pod for uid, pod in speakers.items() if uid in there]
 
 
-def leaving_speakers(snapshot: JobSnapshot) -> list[Pod]:
-    """Running pods that are being deleted and report their progress only in the log: the first of each training
-    gang with a command of its own. (The built-in trainer uses the termination message.)"""
-    if snapshot.job.spec.train.command is None or is_final(snapshot.status):
+def leaving_speakers(snapshot: JobSnapshot, stopped: Iterable[ChildJob] = ()) -> list[Pod]:
+    """Running pods that are being deleted, or soon will be with their Jobs in `stopped`, and report their progress only
+    in the log: the first of each training gang with a command of its own. (The built-in trainer uses the termination
+    message.)"""
+    if snapshot.job.spec.command is None or is_final(snapshot.status):
         return []
-    first = [min(gang, key=_by_index) for (stage, _), gang in snapshot.gangs.items() if stage == TRAIN_STAGE]
-    return [pod for pod in first if pod.running and not pod.ended and pod.deleted is not None]
+    attempts = {(child.stage, child.attempt) for child in stopped}
+    first = {at: min(gang, key=_by_index) for at, gang in snapshot.gangs.items() if at[0] == TRAIN_STAGE}
+    return [
+        pod
+        for at, pod in first.items()
+        if pod.running and not pod.ended and (pod.deleted is not None or at in attempts)
+    ]
 
 
 def _told_its_progress(pod: Pod) -> bool:

@@ -157,12 +157,15 @@ class Api:
                 yield json.loads(line)
 
     async def chunks(self, path: str, query: Mapping[str, str], silence_seconds: float) -> AsyncIterator[bytes]:
-        """An answer to a GET as it comes, until the server ends it; TimeoutError as with `stream`."""
+        """An answer to a GET as it comes, until the server ends it; TimeoutError as with `stream`.
+
+        First an empty one, as soon as the server has begun to answer."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=REQUEST_SECONDS, sock_read=silence_seconds)
         response = await self._send("GET", path, query, timeout)
         try:
             if response.status >= 400:
                 raise _error(response.status, await response.read())
+            yield b""
             async for chunk in response.content.iter_any():
                 yield chunk
         finally:

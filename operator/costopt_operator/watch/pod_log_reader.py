@@ -7,6 +7,7 @@ read in the background, so that no job waits for another's log.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import time
@@ -36,6 +37,8 @@ LATE_LOOKS = 2
 """After this many intervals a reading is out of date, and the time since then does not count as silence."""
 LAST_WORDS_SECONDS = 5.0
 """How long the last lines of a pod are waited for: a node that does not answer delays nothing for longer."""
+FOLLOWED_WITHIN_SECONDS = 1.0
+"""How long the stop of a pod waits for its log to be followed: a node that does not answer delays it for no longer."""
 FOLLOW_SECONDS = 600.0
 """Longest silence of a log that is followed."""
 LAST_WORDS_PAUSE_SECONDS = 0.5
@@ -72,6 +75,8 @@ class Logs:
         """By pod uid: whether its last lines have been read, or given up."""
         self._followed: dict[str, asyncio.Task[None]] = {}
         """By pod uid: the reading of a log to its end."""
+        self._follows: dict[str, asyncio.Event] = {}
+        """By pod uid: whether that has begun to come, or never will."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     def of(self, pods: Iterable[Pod], stall_timeout: timedelta) -> Mapping[str, LogSight]:
@@ -89,7 +94,20 @@ class Logs:
         """Follow the logs of pods that are being deleted until they end: their nodes delete the logs then."""
         for pod in pods:
             if pod.uid not in self._followed:
-                self._followed[pod.uid] = self._in_background(self._follow(pod))
+                self._follows[pod.uid] = asyncio.Event()
+                self._followed[pod.uid] = self._in_background(self._follow(pod, self._follows[pod.uid]))
+
+    async def followed(self, pods: Iterable[Pod]) -> None:
+        """Follow the logs of pods that are about to be stopped; returns once they come, or do not for a moment.
+
+        A program that ends at once when it is told to, and its log with it, would have been heard of too late.
+        """
+        pods = list(pods)
+        self.follow(pods)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FOLLOWED_WITHIN_SECONDS):
+                for pod in pods:
+                    await self._follows[pod.uid].wait()
 
     def last_words(self, pods: Iterable[Pod]) -> frozenset[str]:
         """Uids of the ended pods among these whose logs are still being read for the last time."""
@@ -106,6 +124,7 @@ class Logs:
             self._heard.pop(uid, None)
             self._last_words.pop(uid, None)
             self._followed.pop(uid, None)
+            self._follows.pop(uid, None)
 
     def _now(self) -> timedelta:
         return timedelta(seconds=self._steady_clock())
@@ -144,16 +163,19 @@ class Logs:
             heard.reading = False
         self._on_read(pod.key)
 
-    async def _follow(self, pod: Pod) -> None:
+    async def _follow(self, pod: Pod, begun: asyncio.Event) -> None:
         end = b""
         query = {"tailLines": str(LOG_LINES), "timestamps": "true", "container": CONTAINER, "follow": "true"}
         try:
             async with asyncio.timeout((pod.grace_seconds or 0) + LAST_WORDS_SECONDS), self._places_to_follow:
                 path = object_path("Pod", pod.namespace, pod.name) + "/log"
                 async for chunk in self._api.chunks(path, query, FOLLOW_SECONDS):
+                    begun.set()
                     end = (end + chunk)[-LOG_BYTES:]
         except (ApiError, *Unreachable) as error:
             log.debug("the log of %s/%s cannot be followed: %s", pod.namespace, pod.name, error)
+        finally:
+            begun.set()
         if end and pod.uid in self._followed:
             heard = self._heard.setdefault(pod.uid, _Heard(self._now()))
             # The first line may be cut, and what is left of it may begin with something like a time.

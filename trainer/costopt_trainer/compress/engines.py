@@ -3,6 +3,7 @@
     TorchEager      torch's kernels one by one; 8-bit weights as torchao's tensors
     TorchCompiled   the same under torch.compile
     TorchQuantized  torch's own 8-bit kernels (FBGEMM, oneDNN), uncompiled; one scale for a batch's activations
+    OnnxRuntime     the model as an ONNX graph; for a CPU, and only where the extra onnx is installed
 
 Int8 with dynamic activations has two fast ways on a CPU. torchao's tensors are fast once compiled, but only if the
 processor adds up 8-bit products in one instruction (VNNI or similar): elsewhere torch multiplies them in a plain
@@ -10,16 +11,22 @@ loop, 24 times slower than FP32. torch's own kernels need only AVX2, so they are
 """
 
 import copy
+import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from costopt.schema.compression import Step
+from costopt.schema.compression import Variant
 from costopt.schema.variant_report import EngineName
+from costopt_trainer.compress.onnx_export import export
+from costopt_trainer.compress.onnx_form import is_graph_only
 from costopt_trainer.compress.table import wants_compile
+from costopt_trainer.errors import NotRetryable
+from costopt_trainer.models.onnx_model import OnnxModel, lacking
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -30,10 +37,41 @@ _KERNEL_LIBRARIES = ("x86", "onednn", "qnnpack")
 """Libraries of 8-bit kernels, the best first; "x86" is FBGEMM or oneDNN, by the layer's shape."""
 
 
-def engines_for(steps: Sequence[Step], device: torch.device) -> tuple[EngineName, ...]:
-    """The engines worth trying for a model that `steps` made, on `device`."""
-    if not wants_compile(steps):
-        return ("TorchEager",)  # compiling would help the baseline as much
+def device_for(variant: Variant) -> torch.device:
+    """The device that `variant` is measured on: a GPU where there is one, unless it is made for a CPU.
+
+    Raises NotRetryable("InvalidSettings") if it is made for a GPU, and there is none or it cannot run there, or if it
+    is to have a form that it cannot have.
+    """
+    there = torch.cuda.is_available()
+    for_cpu = "Onnx" in variant.formats or is_graph_only(variant.steps)
+    if variant.target == "GPU" and for_cpu:
+        raise NotRetryable(
+            "InvalidSettings",
+            f"variant {variant.name} must have target CPU or Auto, not GPU: Int8Static, Int4WeightOnly and formats "
+            "Onnx make an ONNX graph, which only a CPU runs here",
+        )
+    if "TorchExport" in variant.formats and is_graph_only(variant.steps):
+        raise NotRetryable(
+            "InvalidSettings",
+            f"variant {variant.name} must not have TorchExport in formats: Int8Static and Int4WeightOnly make an ONNX "
+            "graph and nothing else",
+        )
+    if variant.target == "GPU" and not there:
+        raise NotRetryable(
+            "InvalidSettings",
+            f"variant {variant.name} has target GPU, but its pod has none: ask for one in resources, or set target CPU",
+        )
+    return torch.device("cuda" if there and not for_cpu and variant.target != "CPU" else "cpu")
+
+
+def engines_for(variant: Variant, device: torch.device) -> tuple[EngineName, ...]:
+    """The engines worth trying for `variant` on `device`."""
+    if is_graph_only(variant.steps):
+        return ("OnnxRuntime",)
+    asked: tuple[EngineName, ...] = ("OnnxRuntime",) if "Onnx" in variant.formats else ()
+    if not wants_compile(variant.steps):
+        return asked or ("TorchEager",)  # compiling would help the baseline as much
     if device.type != "cpu":
         return ("TorchCompiled", "TorchEager")
     engines: list[EngineName] = []
@@ -41,7 +79,11 @@ def engines_for(steps: Sequence[Step], device: torch.device) -> tuple[EngineName
         engines.append("TorchCompiled")
     if kernel_library() is not None:
         engines.append("TorchQuantized")
-    return tuple(engines) or ("TorchEager",)
+    if lacking() is None:
+        engines.append("OnnxRuntime")
+    else:
+        print(f"OnnxRuntime is left out: {lacking()}", flush=True)
+    return asked or tuple(engines) or ("TorchEager",)
 
 
 def has_int8_dot_products() -> bool:
@@ -56,12 +98,37 @@ def kernel_library() -> str | None:
 
 
 def start(engine: EngineName, model: nn.Module) -> Forward:
-    """`model`, in eval mode, under `engine`; TorchCompiled compiles at the first call. `model` stays as it is."""
+    """`model`, in eval mode, under `engine`; it is compiled, or exported, at the first call. `model` stays as it is."""
     if engine == "TorchCompiled":
         return torch.compile(model)
+    if engine == "OnnxRuntime":
+        return _as_graph(model)
     if engine == "TorchQuantized":
         return _with_quantized_kernels(model)
     return model
+
+
+def _as_graph(model: nn.Module) -> Forward:
+    """The graph of `model` where one was made; else one that is made of it at the first call."""
+    if isinstance(model, OnnxModel):
+        return model
+    folder = getattr(model, "graph_folder", None)
+    return _Exported(model) if folder is None else OnnxModel(folder)
+
+
+class _Exported:
+    """A model as a graph of its own, made for the first input, and again for one that does not fit it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._folder = tempfile.TemporaryDirectory()  # removed with this object
+        self._graph: OnnxModel | None = None
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        if self._graph is None or not self._graph.fits(inputs):
+            export(self._model, inputs, Path(self._folder.name))
+            self._graph = OnnxModel(Path(self._folder.name))
+        return self._graph(inputs)
 
 
 def _with_quantized_kernels(model: nn.Module) -> nn.Module:

@@ -1,19 +1,19 @@
-"""Size, latency and validation loss of a variant and of the baseline it was made from, in one process.
+"""A variant and the baseline it was made from, measured in one process: the order of what is measured, and its time.
 
-    measure             both, as schema.variant_report.Measurement
-    count_parameters    parameters, and how many are not zero
-    time_side_by_side   median latency of each, interleaved, under the fastest engine of each
+    measure             all of it: figures for the status, and details for report.json
+    time_side_by_side   latency of each, interleaved, under the fastest engine of each
 
-Latency is the median time of one forward pass, without gradients and in the weights' own precision, of one batch: the
+Latency is the time of one forward pass, without gradients and in the weights' own precision, of one batch: the
 micro-batch of the recipe (or of `evaluation`), filled with the first validation samples. Runs alternate (baseline,
 variant, baseline, ...) after a warm-up, so that other load on the machine affects both equally. Each runs under its
 fastest engine among those that the variant is meant for; an engine that cannot run here (no C++ compiler), or computes
 something else, is left out with one line.
 
-Measuring takes a bounded time, however slow a model is: see the limits below, quality.py and overdue.py.
+What is measured beside latency has files of its own: quality.py, points.py (other sizes), decoding.py (token by token),
+footprint.py (memory and multiplications). Measuring takes a bounded time, however slow a model is: see the shares of it
+below, and overdue.py.
 """
 
-import statistics
 import time
 import warnings
 from collections.abc import Sequence
@@ -23,13 +23,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from costopt.schema.variant_details import Timing, VariantDetails
 from costopt.schema.variant_report import EngineName, Measurement
+from costopt_trainer.compress.decoding import time_decoding
+from costopt_trainer.compress.details import Subject, describe, footprint_of, measurement_of
 from costopt_trainer.compress.engines import Forward, start
 from costopt_trainer.compress.origin import HeldOut
 from costopt_trainer.compress.overdue import Overdue
-from costopt_trainer.compress.quality import Comparison, Quality, compare_quality
+from costopt_trainer.compress.points import Point, time_points, timing_of
+from costopt_trainer.compress.quality import Comparison, compare_quality
+from costopt_trainer.compress.timing import Running, Times, alternate
 from costopt_trainer.errors import NotRetryable, first_line
-from costopt_trainer.models.family import LayeredModel
 from costopt_trainer.phases import phase
 
 WARM_UP_RUNS = 3
@@ -38,8 +42,15 @@ CHOOSING_RUNS = 5
 """Of each engine, if there are several."""
 TIMING_BUDGET_SECONDS = 5.0
 """Timing stops after this long, or after MAX_RUNS, but not before MIN_RUNS of each."""
-TIMING_LIMIT_SECONDS = 20.0
-"""And after this long in any case, even with one run of each. Warm-up and choosing have the same limit."""
+TIMING_SHARE, QUALITY_SHARE, POINTS_SHARE, DECODING_SHARE = 1 / 10, 4 / 10, 1 / 10, 1 / 10
+"""Of the time that measuring may take: timing ends then in any case, even with one run of each, and so do warm-up and
+the choices of an engine for the model and the variant; and what the losses are evaluated in; and what other sizes, and
+tokens one by one, are timed in."""
+DECODING_BUDGET_SECONDS = 10.0
+"""Of the micro-batch's length, where no size is named."""
+
+_FOR_BOTH: tuple[EngineName, ...] = ("TorchCompiled", "OnnxRuntime")
+"""Engines that the baseline may run under, if the variant can."""
 
 REPEAT_TOLERANCE = 0.01
 """Largest difference between two runs on the same input, relative to the output's norm."""
@@ -49,37 +60,26 @@ round differently (usually 0.01 to 0.09); an output overwritten or computed wron
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A model to measure, and the size of its weights file."""
-
-    model: LayeredModel
-    """In eval mode."""
-    size_bytes: int
-
-
-@dataclass(frozen=True)
-class Running:
-    """A model under an engine."""
-
-    engine: EngineName
-    forward: Forward
-
-
-@dataclass(frozen=True)
 class Latency:
-    """The engine a model was timed under, and its median time of one forward pass in microseconds."""
+    """The engine a model was timed under, and the times of its passes."""
 
     running: Running
-    microseconds: int
+    times: Times
+
+    @property
+    def microseconds(self) -> int:
+        """The median."""
+        return self.times.p50
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Both measurements, and their samples."""
+    """Both measurements, their samples, and what else is known."""
 
     baseline: Measurement
     variant: Measurement
     comparison: Comparison
+    details: VariantDetails
 
 
 def measure(
@@ -90,40 +90,76 @@ def measure(
     held_out: HeldOut,
     engines: Sequence[EngineName],
     device: torch.device,
+    seconds: float,
+    points: Sequence[Point] = (),
 ) -> Measured:
-    """Measure `baseline` and `variant`, whose name is `name`; both models are moved to `device`.
+    """Measure `baseline` and `variant`, whose name is `name`, in about `seconds`; both models are moved to `device`.
 
-    `engines` are those that the variant is meant for. Raises NotRetryable("LossNotFinite") if a loss is not a number,
-    and NotRetryable("ArtifactMismatch") if a model changes its input or is not repeatable. A single run that takes
-    minutes ends the process (see overdue.py).
+    `engines` are those that the variant is meant for, `points` further sizes to time passes at. Raises
+    NotRetryable("LossNotFinite") if a loss is not a number, and NotRetryable("ArtifactMismatch") if a model changes its
+    input or is not repeatable. A single run that takes minutes ends the process (see overdue.py).
     """
-    for subject in (baseline, variant):
+    subjects = (baseline, variant)
+    for subject in subjects:
         subject.model.to(device)
     batch = measured_batch(held_out).to(device)
     with Overdue(name) as calls:
-        timed = time_side_by_side(baseline.model, variant.model, batch, engines=engines, calls=calls)
-
-        def evaluated(subject: Subject, latency: Latency) -> Forward:
-            # A compiled model would compile again for a smaller last micro-batch; the function is the same.
-            forward = subject.model if latency.running.engine == "TorchCompiled" else latency.running.forward
-
-            def run(inputs: Tensor) -> Tensor:
-                calls.begin()
-                return forward(inputs)
-
-            return run
-
+        timed = time_side_by_side(
+            baseline.model, variant.model, batch, engines=engines, calls=calls, limit=seconds * TIMING_SHARE
+        )
         comparison = compare_quality(
-            [evaluated(subject, latency) for subject, latency in zip((baseline, variant), timed, strict=True)],
+            [_evaluated(subject, latency, calls) for subject, latency in zip(subjects, timed, strict=True)],
             held_out,
             device,
             baseline.model.own_metrics,
+            seconds=seconds * QUALITY_SHARE,
         )
+        per_token = held_out.metric.target != "Sample"
+        pair = [latency.running for latency in timed]
+        more, notes = time_points(pair, points, batch, calls, seconds * POINTS_SHARE, per_token=per_token)
+        decoded, others = _decoding(pair, points, batch, calls=calls, seconds=seconds, held_out=held_out)
+        footprints = [
+            footprint_of(subject, latency.running, latency.times.p50, batch, calls=calls, seconds=seconds)
+            for subject, latency in zip(subjects, timed, strict=True)
+        ]
+    here = Point(len(batch), None if batch.is_floating_point() else batch.shape[1])
+    first = [timing_of("Forward", here, each.running, each.times, per_token=per_token) for each in timed]
+    timings = [[one, *two, *three] for one, two, three in zip(first, more, decoded, strict=True)]
     of_baseline, of_variant = (
-        _measurement(subject, latency, quality)
-        for subject, latency, quality in zip((baseline, variant), timed, comparison.qualities, strict=True)
+        measurement_of(subject, latency.running, latency.times, quality)
+        for subject, latency, quality in zip(subjects, timed, comparison.qualities, strict=True)
     )
-    return Measured(of_baseline, of_variant, comparison)
+    details = describe(footprints, timings, comparison, device, [*notes, *others])
+    return Measured(of_baseline, of_variant, comparison, details)
+
+
+def _evaluated(subject: Subject, latency: Latency, calls: Overdue) -> Forward:
+    # A compiled model would compile again for a smaller last micro-batch; the function is the same.
+    forward = subject.model if latency.running.engine == "TorchCompiled" else latency.running.forward
+
+    def run(inputs: Tensor) -> Tensor:
+        calls.begin()
+        return forward(inputs)
+
+    return run
+
+
+def _decoding(
+    pair: Sequence[Running],
+    points: Sequence[Point],
+    batch: Tensor,
+    *,
+    calls: Overdue,
+    seconds: float,
+    held_out: HeldOut,
+) -> tuple[list[list[Timing]], list[str]]:
+    """Prefill and decode, of what writes tokens one after another: of one sample, unless sizes are named."""
+    if held_out.metric.target != "Token":
+        return [[] for _ in pair], []
+    limit = seconds * DECODING_SHARE
+    if points:
+        return time_decoding(pair, points, batch, calls, limit)
+    return time_decoding(pair, [Point(1, batch.shape[1])], batch, calls, min(limit, DECODING_BUDGET_SECONDS))
 
 
 def measured_batch(held_out: HeldOut) -> Tensor:
@@ -133,46 +169,41 @@ def measured_batch(held_out: HeldOut) -> Tensor:
     return inputs
 
 
-def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """Parameters of `model`, and how many of them are not zero. A quantized weight counts as one parameter."""
-    total = nonzero = 0
-    for parameter in model.parameters():
-        total += parameter.numel()
-        # Symmetric int8 data is zero exactly where its weight is.
-        stored = getattr(parameter, "qdata", parameter)
-        nonzero += int(torch.count_nonzero(stored.detach()))
-    return total, nonzero
-
-
 def time_side_by_side(
-    baseline: nn.Module, variant: nn.Module, batch: Tensor, *, engines: Sequence[EngineName], calls: Overdue
+    baseline: nn.Module,
+    variant: nn.Module,
+    batch: Tensor,
+    *,
+    engines: Sequence[EngineName],
+    calls: Overdue,
+    limit: float,
 ) -> tuple[Latency, Latency]:
-    """Median latency of both on `batch`, runs interleaved, each under its fastest engine.
+    """Latency of both on `batch`, runs interleaved, each under its fastest engine.
 
-    Either is compiled only if both can be.
+    None of choosing, warming up and timing begins a run after `limit` seconds of it. Either is compiled only if both
+    can be.
 
     Raises NotRetryable("ArtifactMismatch") if a model under TorchEager changes its input or does not repeat itself.
     """
     with torch.no_grad():
         eager = [_eager(model, batch, calls) for model in (baseline, variant)]
         own = [other for engine in engines if (other := _under(engine, variant, batch, eager[1], calls)) is not None]
-        theirs = None
-        if any(running.engine == "TorchCompiled" for running in own):
-            theirs = _under("TorchCompiled", baseline, batch, eager[0], calls)
-            if theirs is None:
+        candidates = [Running("TorchEager", baseline)]
+        for engine in _FOR_BOTH:
+            if all(running.engine != engine for running in own):
+                continue
+            if theirs := _under(engine, baseline, batch, eager[0], calls):
+                candidates.append(theirs)
+            elif engine == "TorchCompiled":
                 own = [running for running in own if running.engine != "TorchCompiled"]
-        candidates = [Running("TorchEager", baseline), *([theirs] if theirs else [])]
         chosen = (
-            _fastest(candidates, batch, calls),
-            _fastest(own or [Running("TorchEager", variant)], batch, calls),
+            _fastest(candidates, batch, calls, limit),
+            _fastest(own or [Running("TorchEager", variant)], batch, calls, limit),
         )
         with phase("Measuring"):
-            _alternate(chosen, batch, calls, most=WARM_UP_RUNS)
-            times = _alternate(chosen, batch, calls, least=MIN_RUNS, most=MAX_RUNS, budget=TIMING_BUDGET_SECONDS)
-    first, second = (
-        Latency(running, round(statistics.median(seconds) * 1e6))
-        for running, seconds in zip(chosen, times, strict=True)
-    )
+            alternate(chosen, batch, calls, limit, most=WARM_UP_RUNS)
+            times = alternate(chosen, batch, calls, limit, least=MIN_RUNS, most=MAX_RUNS, budget=TIMING_BUDGET_SECONDS)
+    first, second = (Latency(running, each) for running, each in zip(chosen, times, strict=True))
     return first, second
 
 
@@ -192,6 +223,7 @@ def _under(engine: EngineName, model: nn.Module, batch: Tensor, expected: Tensor
     """`model` under `engine`; None, after one line with the reason, if that is impossible here."""
     if engine == "TorchEager":
         return Running(engine, model)
+    begun = time.perf_counter()
     try:
         with warnings.catch_warnings(), phase("Compiling" if engine == "TorchCompiled" else "Measuring"):
             # The compile cache cannot find torchao's tensors again; they are compiled each time.
@@ -199,21 +231,22 @@ def _under(engine: EngineName, model: nn.Module, batch: Tensor, expected: Tensor
             forward = start(engine, model)
             with calls.paused():
                 forward(batch.clone())  # the first call compiles, which may take long
+            compiling = None if engine == "TorchQuantized" else time.perf_counter() - begun
             fault = _find_fault(forward, batch, expected, ENGINE_TOLERANCE, calls)
     except Exception as error:  # noqa: BLE001  the compiler's own exceptions are many and private
         fault = f"cannot be run: {type(error).__name__}: {first_line(error)}"
     if fault is None:
-        return Running(engine, forward)
+        return Running(engine, forward, compiling)
     print(f"{engine} is left out: with it the model {fault}", flush=True)
     return None
 
 
-def _fastest(candidates: Sequence[Running], batch: Tensor, calls: Overdue) -> Running:
+def _fastest(candidates: Sequence[Running], batch: Tensor, calls: Overdue, limit: float) -> Running:
     if len(candidates) == 1:
         return candidates[0]
     with phase("Measuring"):
-        times = _alternate(candidates, batch, calls, most=CHOOSING_RUNS)
-    return min(zip(candidates, times, strict=True), key=lambda pair: statistics.median(pair[1]))[0]
+        times = alternate(candidates, batch, calls, limit, most=CHOOSING_RUNS)
+    return min(zip(candidates, times, strict=True), key=lambda pair: pair[1].p50)[0]
 
 
 def _find_fault(forward: Forward, batch: Tensor, expected: Tensor, tolerance: float, calls: Overdue) -> str | None:
@@ -238,53 +271,3 @@ def _find_fault(forward: Forward, batch: Tensor, expected: Tensor, tolerance: fl
 def _close(output: Tensor, expected: Tensor, tolerance: float) -> bool:
     difference = torch.linalg.vector_norm(output.float() - expected.float())
     return bool(difference <= tolerance * torch.linalg.vector_norm(expected.float()))
-
-
-def _alternate(
-    several: Sequence[Running], batch: Tensor, calls: Overdue, *, least: int = 1, most: int, budget: float = 0.0
-) -> list[list[float]]:
-    """Seconds of each run of each, in turn: `most` of each, or at least `least` and as many as `budget` seconds allow.
-
-    Regardless of `least`, none begins after TIMING_LIMIT_SECONDS.
-    """
-    times: list[list[float]] = [[] for _ in several]
-    begun = time.perf_counter()
-    budget = budget or TIMING_LIMIT_SECONDS
-    with phase("Measuring") as pieces:
-        for number in range(most):
-            gone = time.perf_counter() - begun
-            if number and (gone > TIMING_LIMIT_SECONDS or (number >= least and gone > budget)):
-                break
-            for running, seconds in zip(several, times, strict=True):
-                calls.begin()
-                seconds.append(_time_once(running.forward, batch))
-                pieces.done()
-    return times
-
-
-def _time_once(forward: Forward, batch: Tensor) -> float:
-    _wait_for(batch.device)
-    begun = time.perf_counter()
-    forward(batch)
-    _wait_for(batch.device)
-    return time.perf_counter() - begun
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _measurement(subject: Subject, latency: Latency, quality: Quality) -> Measurement:
-    parameters, nonzero = count_parameters(subject.model)
-    return Measurement(
-        size_bytes=subject.size_bytes,
-        parameters=parameters,
-        nonzero_permille=nonzero * 1000 // parameters,
-        latency_microseconds=latency.microseconds,
-        validation_loss=f"{quality.loss:.6g}",
-        validation_accuracy_permille=None if quality.accuracy is None else round(1000 * quality.accuracy),
-        validation_macro_f1_permille=None if quality.macro_f1 is None else round(1000 * quality.macro_f1),
-        metrics={name: f"{mean:.6g}" for name, mean in quality.metrics.items()},
-        engine=latency.running.engine,
-    )

@@ -1,16 +1,24 @@
 """What a variant is made from and measured on: the trained model in the job's storage, and held-out samples.
 
 Origin        both; HeldOut: the samples
+refuse_missing, refuse_other_data    what cannot be measured
+in_words_of_evaluation    sentences about a recipe's settings, where there is none
 of_recipe     the model that a recipe has trained, on the recipe's data
 of_command    see left_folder: what a command has left
+of_given      see given_folder: a model that is there already
 """
 
-from collections.abc import Callable
+import contextlib
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from costopt import names
+from costopt.schema.data import SourceSettings
+from costopt.schema.data_kinds import MADE_FROM, words_giving
+from costopt.schema.evaluation import CommandEvaluation
 from costopt.schema.recipe import Recipe
 from costopt_trainer.data import TrainingData, load_data
 from costopt_trainer.errors import NotRetryable
@@ -36,6 +44,8 @@ class HeldOut:
 class Origin:
     """The trained model, and what it is measured on."""
 
+    folder: Path
+    """Where it lies."""
     shape: ModelShape
     widths: Widths | None
     """Widths that structured pruning left. None: those of `shape`."""
@@ -75,6 +85,7 @@ def of_recipe(recipe: Recipe, storage: Path) -> Origin:
             f"{now.of_data}, and were {shape.of_data}",
         )
     return Origin(
+        folder=trained,
         shape=shape,
         widths=config.widths,
         weights_bytes=config.weights_bytes,
@@ -93,3 +104,35 @@ def refuse_missing(folder: Path, how: str = "the train stage must have finished 
             f"there is no trained model in {folder}: {how}; on a cluster spec.storage must be set, or the model is "
             "lost with the pods that trained it",
         )
+
+
+def refuse_other_data(evaluation: CommandEvaluation, kind: str, why: str) -> None:
+    """Raise NotRetryable unless the data to measure on is of the `kind` of samples that the model reads; `why` it must
+    be."""
+    words = words_giving(SourceSettings, only=(MADE_FROM.get(kind, kind),))
+    if evaluation.data.type not in words:
+        needed, given = " or ".join(words), evaluation.data.type
+        raise NotRetryable("InvalidSettings", f"evaluation.data.type must be {needed}, not {given}: {why}")
+
+
+_DATA_SETTING = re.compile(
+    r"(?<![\w./])data\.(?=(type|text|records|labelledText|tokenShards|images|imageFolder|table|transforms|tokenizer"
+    r"|validationPercent)\b)"
+)
+"""Where a sentence names a setting of the data."""
+
+
+@contextlib.contextmanager
+def in_words_of_evaluation(*meant: tuple[str, str]) -> Iterator[None]:
+    """Errors within name settings of `spec.evaluation` where a recipe's are meant, and replace each first text of
+    `meant` by the second."""
+    try:
+        yield
+    except NotRetryable as error:
+        told = str(error)
+        for setting, words in meant:
+            told = told.replace(setting, words)
+        told = _DATA_SETTING.sub("evaluation.data.", told)
+        if told == str(error):
+            raise
+        raise NotRetryable(error.reason, told) from error

@@ -1,127 +1,161 @@
-"""Removing weights: single ones become zero (unstructured), or whole channels go and matrices get smaller (structured).
+"""The Prune step: weights are removed, all at once or in rounds, and what is left is trained in between and afterwards.
 
-    prune              the Prune step
-    _prune_weights     unstructured, with torch.nn.utils.prune, made permanent
-    _prune_channels    structured, with torch-pruning (Fang et al., arXiv 2301.12900), which finds dependent channels
+    prune              the rounds
+    share_gone         how much is gone after each of them
+    _Structured        parts go, and matrices get smaller: prune_plan says how many, prune_units cuts them
+    _Unstructured      single weights become zero: prune_weights
 
-`LayeredModel.prunable` says what may be removed structurally in each layer: whole attention heads, hidden channels,
-channels of convolutions. Inputs and outputs keep their shapes.
+What matters least goes first: prune_scores. A count that is not whole is rounded down, and at least one head, channel
+or layer stays: 30 percent of 4 heads is 1 head. A step that would remove nothing anywhere is refused.
 
-A count that is not whole is rounded down, and at least one head or channel stays: 30 percent of 4 heads is 1 head. A
-step that would remove nothing anywhere is refused.
+After a stop the rounds are done again, which takes moments: each training goes on from its own checkpoint, so those
+that had ended take no step.
 """
 
-import warnings
-from collections.abc import Callable
+from collections import Counter
+from decimal import Decimal
+from fractions import Fraction
+from typing import Protocol
 
 import torch
-import torch_pruning
-from torch import Tensor, nn
-from torch.nn.utils import prune as torch_prune
+from torch import Tensor
 
-from costopt.schema.compression import Prune
+from costopt.schema.compression import Prune, PrunedPart
 from costopt.schema.replica import PhaseName
+from costopt_trainer.compress.prune_plan import First, plan, refuse_broken_groups
+from costopt_trainer.compress.prune_scores import Scores, score_with
+from costopt_trainer.compress.prune_units import cut, units_of
+from costopt_trainer.compress.prune_weights import zero_weights
 from costopt_trainer.compress.step import StepRun
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.family import LayeredModel
 
 
-def prune(model: LayeredModel, settings: Prune, example: Tensor) -> str:
+class _Kind(Protocol):
+    """How one structure is pruned."""
+
+    things: str
+    """What a layer may have too few of."""
+
+    def remove(self, share: Fraction, scores: Scores) -> None:
+        """Remove until `share` of what there was at first is gone."""
+
+    def told(self) -> str:
+        """What is gone by now; empty if nothing is."""
+
+
+def prune(model: LayeredModel, settings: Prune, run: StepRun) -> str:
     """Prune `model` in place and say what was done; the state of the random generators does not change.
 
-    `example` is a batch of inputs on the model's device, used to trace which layers depend on each other. Raises
-    NotRetryable("InvalidSettings") if `percent` is too small to remove anything from layers of these sizes, or if no
-    channels of this model can go.
+    Raises NotRetryable("InvalidSettings") if `percent` is too small to remove anything from layers of these sizes, if
+    this model lacks what is to go, or if there is no data where some is needed.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        if settings.structure == "Unstructured":
-            removed = _prune_weights(model, settings)
-        else:
-            removed = _prune_channels(model, settings, example)
-    unstructured = settings.structure == "Unstructured"
-    if removed == 0:
-        things = "weights" if unstructured else "heads or channels"
+    kind: _Kind = (_Structured if settings.structure == "Structured" else _Unstructured)(model, settings, run)
+    trained = ""
+    for number in range(1, settings.rounds + 1):
+        kind.remove(share_gone(settings, number), score_with(model, settings, run))
+        if settings.trains and kind.told():
+            trained = f"; round {number} trained {_heal(model, settings, run, number)}"
+    if not kind.told():
         raise NotRetryable(
             "InvalidSettings",
-            f"prune.percent must be larger than {settings.percent}: no layer of this model has enough {things} "
+            f"prune.percent must be larger than {settings.percent}: no layer of this model has enough {kind.things} "
             "to lose one",
         )
-    return (
-        f"Prune {settings.structure} {settings.criterion} {settings.percent} percent: "
-        f"{removed:,} {'weights are zero' if unstructured else 'channels are removed'}"
-    )
+    return f"Prune {settings.structure} {settings.criterion} {settings.percent} percent: {kind.told()}{trained}"
 
 
-def _prune_weights(model: LayeredModel, settings: Prune) -> int:
-    """Set `percent` of each matrix of linear, convolution and recurrent layers to zero; returns how many.
-
-    Embeddings stay whole, and so does a head that is one.
-    """
-    method = torch_prune.l1_unstructured if settings.criterion == "L1" else torch_prune.random_unstructured
-    removed, found = 0, False
-    for name, module in model.named_modules():
-        matrices = ("weight",) if isinstance(module, nn.Linear | nn.Conv2d) else getattr(module, "matrices", ())
-        for matrix in matrices:
-            if f"{name}.{matrix}" in model.tied:
-                continue
-            found = True
-            count = getattr(module, matrix).numel() * settings.percent // 100
-            method(module, name=matrix, amount=count)
-            # Otherwise the layer would keep the old weights beside a mask, and the file would be twice as large.
-            torch_prune.remove(module, matrix)
-            removed += count
-    if not found:
-        raise NotRetryable(
-            "InvalidSettings",
-            "a Prune step with structure Unstructured needs a model with at least one linear, convolution or recurrent "
-            "layer",
-        )
-    return removed
+def share_gone(settings: Prune, number: int) -> Fraction:
+    """How much is gone after round `number`, from 1: most goes early, when most can be spared (arXiv 1710.01878)."""
+    left = Fraction(settings.rounds - number, settings.rounds)
+    return Fraction(settings.percent, 100) * (1 - left**3)
 
 
-def _prune_channels(model: LayeredModel, settings: Prune, example: Tensor) -> int:
-    """Remove `percent` of the heads and channels of each layer; returns how many output channels that is."""
-    parts = list(model.prunable())
-    if not parts:
-        raise NotRetryable(
-            "InvalidSettings",
-            "prune.structure must be Unstructured for this model: none of its layers can be made narrower by itself",
-        )
-    score: Callable[..., Tensor]
-    if settings.criterion == "L1":
-        # The mean over all tensors of a group, unscaled, so that scores of one layer's channels are comparable.
-        score = torch_pruning.importance.MagnitudeImportance(p=1, group_reduction="mean", normalizer=None)
-    else:
-        score = torch_pruning.importance.RandomImportance()
-    model.eval()  # tracing must neither drop activations nor move batch norm's averages
-    model.requires_grad_(True)  # dependencies come from the autograd graph
-    with warnings.catch_warnings(), torch.enable_grad():
-        warnings.simplefilter("ignore")
-        graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs=example)
-    removed = 0
-    for part in parts:
-        blocks = part.channels // part.block
-        count = min(blocks * settings.percent // 100, blocks - 1)
-        if count == 0:
-            continue
-        remove_output = graph.get_pruner_of_module(part.layer).prune_out_channels
-        whole = graph.get_pruning_group(part.layer, remove_output, list(range(part.channels)))
-        with torch.no_grad():
-            scores = score(whole).view(blocks, part.block).mean(dim=1)
-        # Stable: equal scores are ordered by position, so equal weights always give the same pruned model.
-        least = torch.argsort(scores, stable=True)[:count].tolist()
-        channels = [block * part.block + offset for block in sorted(least) for offset in range(part.block)]
-        graph.get_pruning_group(part.layer, remove_output, channels).prune()
-        removed += len(channels)
-    return removed
+def _heal(model: LayeredModel, settings: Prune, run: StepRun, number: int) -> str:
+    # It brings the whole training loop, which most variants do without.
+    from costopt_trainer.compress.fitting import Course, fit  # noqa: PLC0415
+
+    course = Course(settings.fine_tune_steps, settings.learning_rate, part=f"round-{number}")
+    return str(fit(model, run, course))
+
+
+class _Unstructured:
+    things = "weights"
+
+    def __init__(self, model: LayeredModel, settings: Prune, run: StepRun) -> None:
+        if settings.trains and run.recipe is not None and run.recipe.optimizer.type == "Muon":
+            raise NotRetryable(
+                "InvalidSettings",
+                "prune.fineTuneSteps with structure Unstructured needs another recipe.optimizer.type than Muon, whose "
+                "steps fill the zeros",
+            )
+        self._model, self._settings, self._zeros = model, settings, 0
+
+    def remove(self, share: Fraction, scores: Scores) -> None:
+        self._zeros = zero_weights(self._model, self._settings, share, scores)
+
+    def told(self) -> str:
+        return f"{self._zeros:,} weights are zero" if self._zeros else ""
+
+
+class _Structured:
+    things = "heads, channels or layers"
+
+    def __init__(self, model: LayeredModel, settings: Prune, run: StepRun) -> None:
+        self._model, self._settings, self._example = model, settings, run.example
+        units = units_of(model, run.example)
+        refuse_broken_groups(units, settings)
+        self._first = First.of(model, units)
+        self._gone: Counter[PrunedPart] = Counter()
+
+    def remove(self, share: Fraction, scores: Scores) -> None:
+        model = self._model
+        units = units_of(model, self._example)
+        planned = plan(model, units, self._settings, self._first, share)
+        gone = {
+            number: _least(scores.of_units(one), one.count - kept)
+            for number, (one, kept) in enumerate(zip(units, planned.kept, strict=True))
+            if kept < one.count
+        }
+        removable = model.removable_layers() if planned.layers else ()
+        blocks = model.blocks()
+        of_layers = scores.of_layers([blocks[place] for place in removable]) if removable else torch.empty(0)
+        cut(model, units, gone)
+        if gone:
+            model.settle(planned.sizes)
+        for number, lost in gone.items():
+            self._gone[units[number].part] += len(lost) * units[number].heads_each
+        if removable:
+            layers = {removable[number] for number in _least(of_layers, planned.layers)}
+            model.drop_layers(layers)
+            self._first = self._first.without(layers)
+            self._gone["Layers"] += len(layers)
+
+    def told(self) -> str:
+        parts = [f"{count:,} {_WORDS[part].format(s='' if count == 1 else 's')}" for part, count in self._gone.items()]
+        return f"removed are {', '.join(parts)}" if parts else ""
+
+
+_WORDS = {
+    "Channels": "channel{s}",
+    "Heads": "head{s}",
+    "HiddenWidth": "channel{s} between layers",
+    "Layers": "layer{s}",
+}
+
+
+def _least(scores_U: Tensor, count: int) -> list[int]:
+    """The `count` that matter least. Stable: equal weights always give the same pruned model."""
+    return sorted(torch.argsort(scores_U, stable=True)[:count].tolist())
 
 
 class PruneStep:
     """A row of the table: see CompressionStep."""
 
     phase: PhaseName = "Pruning"
-    trains = False
+    trains = True
+    """Where its settings say so."""
+    quality_drop_percent = Decimal(5)
 
     def changes_shapes(self, settings: Prune) -> bool:
         return settings.structure == "Structured"
@@ -133,7 +167,7 @@ class PruneStep:
         return False
 
     def apply(self, model: LayeredModel, settings: Prune, run: StepRun) -> str:
-        return prune(model, settings, run.example)
+        return prune(model, settings, run)
 
 
 STEP = PruneStep()

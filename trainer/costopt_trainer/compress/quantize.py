@@ -2,18 +2,22 @@
 
 Only `nn.Linear` layers are quantized: in a DecoderLM all matrices but the embeddings, in a ConvNet only the classifier,
 because torchao has no 8-bit convolution for these schemes. A head that is the embedding stays whole: an 8-bit copy of
-it beside the embedding would make the model larger. Weights are symmetric with one scale per output channel;
-Int8DynamicActivation also quantizes activations at run time, with one scale per token.
+it beside the embedding would make the model larger. With `embeddings` these have 8-bit weights, too, and such a head is
+the same tensor. Weights are symmetric with one scale per output channel; Int8DynamicActivation also quantizes
+activations at run time, with one scale per token. Schemes in GRAPH_ONLY are for onnx_quantize: torch has no tensors
+for them, and the step leaves the model as it is.
 
 This module imports torchao, which takes seconds: import it only for a quantized model.
 """
 
+from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 import torch
 from torch import nn
 
-from costopt.schema.compression import Quantize
+from costopt.schema.compression import GRAPH_ONLY, Quantize
 from costopt.schema.replica import PhaseName
 from costopt_trainer.compress.step import StepRun
 from costopt_trainer.errors import NotRetryable
@@ -31,6 +35,8 @@ def quantize(model: nn.Module, settings: Quantize) -> str:
 
     Raises NotRetryable("InvalidSettings") if the model has no linear layer.
     """
+    if settings.scheme in GRAPH_ONLY:
+        return f"Quantize {settings.scheme}: in the ONNX graph"
     tied = model.tied if isinstance(model, LayeredModel) else {}
 
     def is_linear(module: nn.Module, name: str) -> bool:
@@ -41,9 +47,27 @@ def quantize(model: nn.Module, settings: Quantize) -> str:
         raise NotRetryable("InvalidSettings", "a Quantize step needs a model with at least one linear layer")
     device = next(model.parameters()).device
     quantize_(model.requires_grad_(False), _scheme(settings, device), filter_fn=is_linear)
+    tables = _quantize_embeddings(model, tied) if settings.embeddings else 0
+    also = f", embeddings: {tables}" if tables else ""
     convolutions = sum(isinstance(module, nn.Conv2d) for module in model.modules())
     kept = f" ({convolutions} convolution layers stay as they are)" if convolutions else ""
-    return f"Quantize {settings.scheme}: linear layers with 8-bit weights: {len(linears)}{kept}"
+    return f"Quantize {settings.scheme}: linear layers with 8-bit weights: {len(linears)}{also}{kept}"
+
+
+def _quantize_embeddings(model: nn.Module, tied: Mapping[str, str]) -> int:
+    """8-bit weights for embeddings, one scale for each row, and for what is one; returns how many there are."""
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Embedding)]
+    shared = {other: name for name, other in tied.items()}
+    quantize_(
+        model,
+        Int8WeightOnlyConfig(set_inductor_config=False),
+        filter_fn=lambda module, _: isinstance(module, nn.Embedding),
+    )
+    for name in names:
+        if same := shared.get(f"{name}.weight"):
+            owner, _, attribute = same.rpartition(".")
+            setattr(model.get_submodule(owner), attribute, model.get_submodule(name).weight)
+    return len(names)
 
 
 def _scheme(settings: Quantize, device: torch.device) -> Any:
@@ -63,12 +87,13 @@ class QuantizeStep:
 
     phase: PhaseName = "Quantizing"
     trains = False
+    quality_drop_percent = Decimal(1)
 
     def changes_shapes(self, _settings: Quantize) -> bool:
         return False
 
     def wants_speed(self, settings: Quantize) -> bool:
-        return settings.scheme == "Int8DynamicActivation"
+        return settings.scheme in ("Int8DynamicActivation", "Int8Static")
 
     def wants_compile(self, settings: Quantize) -> bool:
         return settings.scheme == "Int8DynamicActivation"

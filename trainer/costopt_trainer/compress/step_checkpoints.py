@@ -40,17 +40,34 @@ class StepCheckpoints:
         steps = [step.to_plain() for step in self._variant.steps[:number]]
         made_from = json.dumps([*self._made_from, steps], sort_keys=True).encode()
         folder = self._folder / f"{number}-{hashlib.sha256(made_from).hexdigest()[:16]}"
-        for parent in (*self._parents, self._folder):
-            storage_folder(parent)  # none of them may be a link to another place
+        self.folder()
         checkpoints = Checkpoints(folder, job=self._job, keep_last=KEPT, gang=self._group)
         checkpoints.prepare()
         return checkpoints
 
+    def folder(self) -> Path:
+        """The folder of all that is kept for the variant, made if need be. Raises as `storage_folder`."""
+        for parent in (*self._parents, self._folder):
+            storage_folder(parent)  # none of them may be a link to another place
+        return self._folder
+
     def remove(self) -> None:
-        """Delete all checkpoints of the steps, also those of other settings."""
+        """Delete all that is kept for the variant, also checkpoints of other settings."""
+        if self._is_there(*self._parents):
+            remove(self._folder)
+
+    def remove_steps(self) -> None:
+        """Delete all checkpoints of steps, also those of other settings, and nothing else."""
+        if self._is_there(*self._parents, self._folder):
+            for folder in self._folder.iterdir():
+                if folder.is_dir() and not folder.is_symlink():
+                    remove(folder)
+
+    def _is_there(self, *folders: Path) -> bool:
+        """Whether these are folders; a link to another place is not followed."""
         try:
-            for parent in self._parents:
-                real_folder(parent)  # a link to another place is not followed
+            for folder in folders:
+                real_folder(folder)
         except (OSError, Hostile):
-            return
-        remove(self._folder)
+            return False
+        return True

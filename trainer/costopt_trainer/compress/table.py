@@ -2,10 +2,12 @@
 
 STEPS               the manifest's word -> its CompressionStep
 apply_steps         all steps of a variant, in order
-changes_shapes, wants_speed, wants_compile, trains      whether any of them does
+changes_shapes, wants_speed, wants_compile, trains      whether any of them does; step_trains: whether one does
+quality_drop_percent    what all of them together may lose, unless the user says otherwise
 """
 
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 
 from costopt.schema.compression import Step
 from costopt.schema.unions import settings_named
@@ -17,6 +19,11 @@ from costopt_trainer.tables import row
 STEPS: dict[str, str] = {
     "Quantize": "costopt_trainer.compress.quantize:STEP",
     "Prune": "costopt_trainer.compress.prune:STEP",
+    "FineTune": "costopt_trainer.compress.fine_tune:STEP",
+    "Distill": "costopt_trainer.compress.distill:STEP",
+    "LowRank": "costopt_trainer.compress.low_rank:STEP",
+    "ShareWeights": "costopt_trainer.compress.share_weights:STEP",
+    "External": "costopt_trainer.compress.external:STEP",
 }
 """Imported when a variant has such a step: torchao alone takes seconds."""
 
@@ -43,7 +50,12 @@ def apply_steps(model: LayeredModel, steps: Sequence[Step], run: Callable[[int, 
 
 def trains(steps: Sequence[Step]) -> bool:
     """Whether any of `steps` takes optimizer steps."""
-    return any(step_of(step).trains for step in steps)
+    return any(step_trains(step) for step in steps)
+
+
+def step_trains(step: Step) -> bool:
+    """Whether `step` takes optimizer steps: of a kind that may, its settings can say that it does not."""
+    return step_of(step).trains and bool(getattr(settings_named(step), "trains", True))
 
 
 def changes_shapes(steps: Sequence[Step]) -> bool:
@@ -59,3 +71,8 @@ def wants_speed(steps: Sequence[Step]) -> bool:
 def wants_compile(steps: Sequence[Step]) -> bool:
     """Whether any of `steps` is only fast under an engine with kernels for it."""
     return any(step_of(step).wants_compile(settings_named(step)) for step in steps)
+
+
+def quality_drop_percent(steps: Sequence[Step]) -> Decimal:
+    """Percent of the quality that `steps` may lose together, if the user does not say."""
+    return sum((step_of(step).quality_drop_percent for step in steps), Decimal(0))

@@ -5,7 +5,8 @@
     main                      in that process: load, compute, compare
 
 The comparison is bitwise: the same torch, machine, number of threads and uncompiled kernels give the same bits. The
-hash in config.json protects the bytes of the file; this checks the way from the file back to a model.
+hash in config.json protects the bytes of the file; this checks the way from the file back to a model. An ONNX graph
+must repeat its own output, by onnxruntime, and, where the artifact has weights, too, give nearly what these give.
 """
 
 import subprocess
@@ -19,37 +20,42 @@ from torch import Tensor, nn
 
 from costopt.isolation import own_program
 from costopt_trainer.errors import NotRetryable
-from costopt_trainer.models.artifact import load_model
+from costopt_trainer.models.artifact import load_graph, load_model, read_config
 from costopt_trainer.phases import phase
 
-_EXIT_MISMATCH = 3
+EXIT_MISMATCH = 3
+EXACT_TOLERANCE, FEW_BITS_TOLERANCE = 1e-3, 0.15
+"""Largest difference between a graph's output and that of the weights, relative to the latter's norm: the order of
+additions differs, and in few bits activations are rounded in other places."""
 
 
-def write_probe(path: Path, model: nn.Module, inputs: Tensor) -> None:
-    """Store `inputs` and the output of `model`, in eval mode on the CPU. Raises OSError."""
+def write_probe(path: Path, model: nn.Module | None, inputs: Tensor, graph: nn.Module | None = None) -> None:
+    """Store `inputs` and the outputs of `model` and of its `graph`, in eval mode on the CPU; None: there is none.
+    Raises OSError."""
     # Kernels round differently for another memory layout, and the file keeps only the plain one.
     inputs = inputs.clone(memory_format=torch.contiguous_format)
     with torch.no_grad():
-        output = model(inputs.clone())
+        of_each = {"output": model, "graph": graph}
+        outputs = {name: each(inputs.clone()).contiguous() for name, each in of_each.items() if each is not None}
     metadata = {"threads": str(torch.get_num_threads())}
-    save_file({"inputs": inputs, "output": output.contiguous()}, path, metadata=metadata)
+    save_file({"inputs": inputs, **outputs}, path, metadata=metadata)
 
 
-def verify_in_fresh_process(folder: Path, probe: Path) -> None:
-    """Have a fresh process load `folder` and repeat `probe`.
+def verify_in_fresh_process(folder: Path, probe: Path, module: str = "costopt_trainer.compress.verify") -> None:
+    """Have a fresh process, which runs `module`, load `folder` and repeat `probe`.
 
     Raises NotRetryable("ArtifactMismatch", sentence) if the folder cannot be loaded or the output differs, and
     RuntimeError if the process ended for another reason (killed, out of memory), which may not happen again.
     """
     with phase("Verifying"):
         answer = subprocess.run(
-            own_program("costopt_trainer.compress.verify", str(folder), str(probe)),
+            own_program(module, str(folder), str(probe)),
             check=False,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
         )
-    if answer.returncode == _EXIT_MISMATCH:
+    if answer.returncode == EXIT_MISMATCH:
         raise NotRetryable("ArtifactMismatch", answer.stdout.strip().rpartition("\n")[2])
     if answer.returncode != 0:
         tail = answer.stderr.strip().rpartition("\n")[2]
@@ -59,21 +65,36 @@ def verify_in_fresh_process(folder: Path, probe: Path) -> None:
 def find_mismatch(folder: Path, probe: Path) -> str | None:
     """None if the model in `folder` repeats `probe` bit for bit, else what is wrong, in one sentence."""
     with safe_open(probe, framework="pt") as file:
-        inputs, expected = file.get_tensor("inputs").clone(), file.get_tensor("output")
+        kept = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  a safe_open is no mapping
         torch.set_num_threads(int(file.metadata()["threads"]))
     try:
-        model = load_model(folder)
+        config = read_config(folder)
+        models = {"output": load_model(folder)} if config.weights_sha256 else {}
+        if config.graph:
+            models["graph"] = load_graph(folder)
     except NotRetryable as error:
         return str(error)
-    with torch.no_grad():
-        output = model(inputs)
+    outputs: dict[str, Tensor] = {}
+    for name, model in models.items():
+        with torch.no_grad():
+            outputs[name] = model(kept["inputs"].clone())
+        if mismatch := _differs(outputs[name], kept[name]):
+            which = f"{folder}, loaded again," if name == "output" else f"the graph in {folder}, loaded again,"
+            return f"{which} gives {mismatch}"
+    if len(outputs) == 2:
+        few_bits = any(step.quantize is not None for step in config.steps)
+        distance = float((outputs["graph"] - outputs["output"]).norm() / outputs["output"].norm())
+        if not distance <= (FEW_BITS_TOLERANCE if few_bits else EXACT_TOLERANCE):
+            return f"the graph in {folder} gives another output than its weights (by {100 * distance:.3g} %)"
+    return None
+
+
+def _differs(output: Tensor, expected: Tensor) -> str | None:
     if output.shape != expected.shape or output.dtype != expected.dtype:
-        return f"{folder}, loaded again, gives {tuple(output.shape)} {output.dtype} instead of {tuple(expected.shape)}"
+        return f"{tuple(output.shape)} {output.dtype} instead of {tuple(expected.shape)}"
     # As bytes, so that not-a-number equals itself.
-    differing = int((output.contiguous().view(torch.uint8) != expected.view(torch.uint8)).sum())
-    if differing:
-        largest = float((output - expected).abs().max())
-        return f"{folder}, loaded again, gives another output than before it was saved (by up to {largest:.3g})"
+    if int((output.contiguous().view(torch.uint8) != expected.view(torch.uint8)).sum()):
+        return f"another output than before it was saved (by up to {float((output - expected).abs().max()):.3g})"
     return None
 
 
@@ -83,7 +104,7 @@ def main(arguments: list[str]) -> int:
     mismatch = find_mismatch(folder, probe)
     if mismatch is not None:
         print(mismatch)
-        return _EXIT_MISMATCH
+        return EXIT_MISMATCH
     return 0
 
 

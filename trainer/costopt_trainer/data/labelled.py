@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from costopt.schema.data import DataSettings
 from costopt_trainer.data.documents import SEPARATOR
+from costopt_trainer.data.reports import notes_of
 from costopt_trainer.data.sources.table import LabelledSource
 from costopt_trainer.data.token_cache import TokenShards, open_shards
 from costopt_trainer.data.tokenizers.table import SpecialTokens, TokenizerKind, Tokens, with_special_tokens
 from costopt_trainer.data.training_data import Batch, TrainingData
-from costopt_trainer.data.transforms.table import apply, transforms_of
+from costopt_trainer.data.transforms.table import Transform
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.phases import phase
 
@@ -63,24 +63,33 @@ class _Split:
 
 
 def labelled_documents(
-    source: LabelledSource, settings: DataSettings, kind: TokenizerKind, context_length: int, cache_dir: Path
+    source: LabelledSource,
+    transforms: Sequence[Transform],
+    kind: TokenizerKind,
+    cache_dir: Path,
+    *,
+    validation_percent: int,
+    context_length: int,
 ) -> TrainingData:
     """The samples of `source`. Raises NotRetryable("InvalidData") if the documents cannot be told apart."""
-    transforms = transforms_of(settings)
     shards = open_shards(
         source,
         transforms,
         kind,
-        settings.validation_percent,
+        validation_percent,
         cache_dir,
         is_held_out=source.is_held_out,
     )
     special, vocabulary_size = with_special_tokens(shards.tokenizer)
     with phase("ReadingData") as pieces:
-        names = []
-        for document in apply(transforms, source.documents()):
-            names.append(document.name)
+        names, dropped, classes = [], set(shards.dropped.tolist()), set()
+        for place, document in enumerate(source.documents()):
+            if place not in dropped:
+                names.append(document.name)
+            elif not source.is_held_out(document.name):
+                classes.add(source.class_of(document.name))
             pieces.done()
+        _refuse_lost_classes(source, names, classes)
         train, validation = _splits(source, names, shards, context_length, special)
     cut = train.num_cut() + validation.num_cut()
     told = f"{len(train.labels_N):,} training and {len(validation.labels_N):,} held-out documents"
@@ -96,14 +105,28 @@ def labelled_documents(
         num_classes=len(source.class_names),
         class_names=source.class_names,
         pad_id=special.pad_id,
+        tokenizer=shards.tokenizer,
         notes=(
-            *(
-                changes.told(transform.type)
-                for changes, transform in zip(shards.changes, settings.transforms or (), strict=True)
-            ),
+            *source.notes,
+            *notes_of(shards),
             f"{told} in {len(source.class_names):,} classes{cut_told}",
         ),
     )
+
+
+def _refuse_lost_classes(source: LabelledSource, names: Sequence[str], dropped: set[int]) -> None:
+    """Raise NotRetryable("InvalidData") if transforms have dropped all training documents of a class.
+
+    `names` are those of the documents that are left, `dropped` the classes of training documents that are not.
+    """
+    left = {source.class_of(name) for name in names if not source.is_held_out(name)}
+    lost = [label for number, label in enumerate(source.class_names) if number in dropped - left]
+    if lost:
+        raise NotRetryable(
+            "InvalidData",
+            f"the data.transforms of {source.name} must leave training documents of each label, but dropped all of "
+            f"{lost[0]!r}: loosen these settings, or leave such documents out",
+        )
 
 
 def _splits(

@@ -1,13 +1,13 @@
 """The files of a text, kept beside its tokens, so that a refusal of another text can name what differs.
 
-keep          store the files of a text under its key
+keep          store the files of a text under its key; keep_together: those of several
 differences   two keys -> the files that are new, gone or changed, in words
 """
 
 import contextlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from costopt.files import write_atomically
@@ -27,6 +27,14 @@ def keep(cache_dir: Path, key: str, files: Mapping[str, str]) -> None:
         with contextlib.suppress(OSError):
             if not path.exists():
                 write_atomically(path, json.dumps(files, sort_keys=True).encode("utf-8", "replace"))
+
+
+def keep_together(cache_dir: Path, key: str, keys: Iterable[str]) -> None:
+    """Store the files of several texts, which have listings of their own, under one key, too."""
+    files: dict[str, str] = {}
+    for each in keys:
+        files |= _kept(cache_dir, each) or {}
+    keep(cache_dir, key, files)
 
 
 def differences(cache_dir: Path, key_before: str, key_now: str) -> str:

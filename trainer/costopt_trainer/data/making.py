@@ -1,42 +1,41 @@
-"""Makes tokens from a text, part by part: after a kill, the next maker goes on where the last one was.
+"""Makes tokens from a text, share by share: with others, and after a kill the next maker goes on where one was.
 
-    .<key>.partial/     train.bin, validation.bin    tokens so far
-                        tokenizer.json               once one is learned
-                        made.json                    how far the files are valid, and their hashes
+make_tokens     by the process that holds the text's lock: it puts the shares together, in order (see gathering.py)
+help_to_make    by processes of other machines that wait for it: they make shares, too (see shares.py)
 
-made.json is written every few seconds, after the data it describes is on disk. Later data in the files is cut off; a
-file that does not match made.json is made from the start.
+The tokens are the same for any number of makers and threads. The holder makes shares like all others; one whose turn it
+is goes straight into the files (see marks.py), others are written down until it is. A share whose maker was killed, or
+says nothing any more, is made by the holder once no other is left. Memory is bounded by a share.
 """
 
-import hashlib
-import json
-import os
-import time
+import contextlib
+import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Self
-
-import numpy as np
 
 from costopt.files import write_atomically
-from costopt.hostile import open_file, read_file, read_json, real_folder
-from costopt_trainer.data.documents import Document, joined, split_pieces
+from costopt.hostile import make_folder, read_file
+from costopt_trainer.data.documents import split_pieces
 from costopt_trainer.data.entropy import PairCounts
-from costopt_trainer.data.tokenizers.table import TextTokenizer, TokenizerKind, cut_between_words
+from costopt_trainer.data.gathering import Changed, Holder
+from costopt_trainer.data.marks import (
+    MAX_TOKENIZER_BYTES,
+    TOKENIZER_FILE,
+    TRAIN_FILE,
+    VALIDATION_FILE,
+    GrowingFile,
+    Mark,
+    Marks,
+    hash_of_start,
+    read_mark,
+)
+from costopt_trainer.data.shares import Piece, Shares, shares_of
+from costopt_trainer.data.tokenizers.table import TextTokenizer, TokenizerKind
+from costopt_trainer.data.tokenizing import Threads, write_share
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.phases import Pieces, phase
 from costopt_trainer.storage.folders import remove
-
-TRAIN_FILE, VALIDATION_FILE, TOKENIZER_FILE = "train.bin", "validation.bin", "tokenizer.json"
-_MADE_FILE = "made.json"
-_MAX_TOKENIZER_BYTES = 2**26
-"""Of a tokenizer.json; one of 262,144 tokens has a third of that."""
-
-PART_BYTES = 1 << 16
-"""Text tokenized at once: a fraction of a second, even on a busy machine."""
-MARK_EVERY_SECONDS = 5.0
-"""Between two writes of made.json: what a kill costs."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,8 @@ class Wanted:
 
     name: str
     """The text's name in errors."""
-    documents: Callable[[], Iterator[Document]]
-    """The text, the same at every call."""
+    stream: Callable[[], Iterator[bytes]]
+    """The text as one stream, the same pieces at every call."""
     tokenizer: TokenizerKind
     num_train_bytes: int
     num_bytes: int
@@ -54,9 +53,9 @@ class Wanted:
     """sha256 of the text as one stream."""
     key: str
 
-    def pieces(self) -> Iterator[tuple[bool, bytes]]:
+    def pieces(self) -> Iterator[Piece]:
         """The text as one stream, each piece with True if it is training text."""
-        return split_pieces(joined(self.documents()), self.num_train_bytes)
+        return split_pieces(self.stream(), self.num_train_bytes)
 
 
 @dataclass(frozen=True)
@@ -66,13 +65,6 @@ class Made:
     vocabulary_size: int
     counts: PairCounts
     """Of the held-out text."""
-
-
-def token_type(vocabulary_size: int) -> np.dtype[Any]:
-    """The smallest type that holds every token number."""
-    if vocabulary_size <= 1 << 8:
-        return np.dtype("<u1")
-    return np.dtype("<u2") if vocabulary_size <= 1 << 16 else np.dtype("<u4")
 
 
 def changed_meanwhile(name: str) -> NotRetryable:
@@ -86,56 +78,88 @@ def files_of(tokenizer: TokenizerKind) -> set[str]:
 
 
 def make_tokens(folder: Path, wanted: Wanted) -> Made:
-    """Write the token files to `folder`, or their missing part.
+    """Write the token files to `folder`, or their missing part; the caller holds the text's lock.
 
     Raises NotRetryable("InvalidData") if the text changes meanwhile.
     """
     with phase("ReadingData", alone=True) as pieces:
-        mark = _read_mark(folder, wanted, pieces)
+        mark = _valid_mark(folder, wanted, pieces)
     tokenizer = read_tokenizer(folder, wanted.tokenizer) if mark is not None else None
     if tokenizer is None:
         mark = None
         remove(folder)
+        _remove_shares(folder)
         folder.mkdir()
         tokenizer = _new_tokenizer(folder, wanted)
-    content, counts = hashlib.sha256(), PairCounts()
+    make_folder(shares_folder(folder))
     with (
-        _File(folder / TRAIN_FILE, mark) as train,
-        _File(folder / VALIDATION_FILE, mark) as validation,
+        GrowingFile(folder / TRAIN_FILE, mark) as train,
+        GrowingFile(folder / VALIDATION_FILE, mark) as validation,
+        Threads(tokenizer) as threads,
         phase("Tokenizing", alone=True) as pieces,
     ):
-        marks = _Marks(folder, wanted, (train, validation))
-        if mark is None:
-            marks.write(0)
-        done = int(mark["position"]) if mark else 0
-        position = 0
-        for is_train, piece in wanted.pieces():
-            content.update(piece)
-            if not is_train:
-                counts.add(piece)
-            if position + len(piece) > done:
-                for part in cut_between_words(piece, PART_BYTES):
-                    tokens = tokenizer.encode(part).astype(token_type(tokenizer.vocabulary_size))
-                    (train if is_train else validation).write(tokens.tobytes())
-                    pieces.done(position, wanted.num_bytes)
-                marks.write_if_due(position + len(piece))
-            position += len(piece)
-            pieces.done(position, wanted.num_bytes)
-        marks.write(position)
-    if content.hexdigest() != wanted.content_digest:
-        raise changed_meanwhile(wanted.name)
-    (folder / _MADE_FILE).unlink()
+        marks = Marks(folder, wanted.key, (train, validation))
+        with Shares(shares_folder(folder), wanted.key, marks.tokenizer_digest) as shares:
+            shares.claim_machine()
+            told = _progress(pieces, wanted)
+            holder = Holder(wanted.pieces, marks, shares, threads, told)
+            try:
+                digest, counts = holder.make(mark.position if mark else 0)
+            except Changed:
+                raise changed_meanwhile(wanted.name) from None
+        if digest != wanted.content_digest:
+            raise changed_meanwhile(wanted.name)
+    marks.remove()
+    _remove_shares(folder)
     return Made(tokenizer.vocabulary_size, counts)
 
 
-def bytes_made(folder: Path) -> int | None:
-    """Bytes of text that the maker in `folder` has tokenized; None if it has not begun."""
-    try:
-        real_folder(folder)
-        position = read_json(folder / _MADE_FILE)["position"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return position if type(position) is int else None
+def help_to_make(folder: Path, key: str, kind: TokenizerKind, text: Callable[[], Wanted | None]) -> bool:
+    """Make shares of the text of `key`, which the holder of its lock puts together in `folder`, while there are any.
+
+    False: there is nothing to help with yet, or another process of this machine helps. Only then `text` is asked for
+    it; None: it is not there yet. Raises OSError and ValueError if the holder is through meanwhile, or begins anew.
+    """
+    mark = read_mark(folder, key, files_of(kind))
+    if mark is None or not shares_folder(folder).exists():
+        return False
+    with Shares(shares_folder(folder), key, mark.tokenizer_digest) as shares:
+        tokenizer = read_tokenizer(folder, kind) if shares.claim_machine() else None
+        wanted = text() if tokenizer is not None else None
+        if tokenizer is None or wanted is None:
+            return False
+        with Threads(tokenizer) as threads, phase("Tokenizing") as pieces:
+            told = _progress(pieces, wanted)
+            for share in shares_of(wanted.pieces()):
+                # What is marked is kept by the holder: its share is there no more.
+                if shares.take(share.number) and share.position >= _marked(folder, wanted):
+                    write_share(share, shares, threads, told)
+                pieces.done()
+    return True
+
+
+def _marked(folder: Path, wanted: Wanted) -> int:
+    """How far the text is in the files. Raises OSError if its holder is through."""
+    mark = read_mark(folder, wanted.key, files_of(wanted.tokenizer))
+    if mark is None:
+        raise FileNotFoundError(str(folder))
+    return mark.position
+
+
+def _progress(pieces: Pieces, wanted: Wanted) -> Callable[[int | None], object]:
+    return lambda done: pieces.done(done, wanted.num_bytes)
+
+
+def _remove_shares(partial: Path) -> None:
+    """Under another name first, so that no helper puts anything into what is being removed."""
+    folder = shares_folder(partial)
+    with contextlib.suppress(OSError):
+        remove(folder.rename(folder.with_suffix(f".{secrets.token_hex(4)}.removed")))
+
+
+def shares_folder(partial: Path) -> Path:
+    """Where the shares of tokens lie that are made in `partial`."""
+    return partial.with_suffix(".shares")
 
 
 def read_tokenizer(folder: Path, kind: TokenizerKind) -> TextTokenizer | None:
@@ -143,7 +167,7 @@ def read_tokenizer(folder: Path, kind: TokenizerKind) -> TextTokenizer | None:
     if not kind.learns:
         return kind.learn(())
     try:
-        text = read_file(folder / TOKENIZER_FILE, max_bytes=_MAX_TOKENIZER_BYTES).decode()
+        text = read_file(folder / TOKENIZER_FILE, max_bytes=MAX_TOKENIZER_BYTES).decode()
         return kind.from_json(text)
     except (OSError, ValueError):
         return None
@@ -168,99 +192,29 @@ def _new_tokenizer(folder: Path, wanted: Wanted) -> TextTokenizer:
     return tokenizer
 
 
-def _read_mark(folder: Path, wanted: Wanted, pieces: Pieces) -> dict[str, Any] | None:
-    """The content of made.json, if it is of this text and the files are long enough; None: start again."""
+def _valid_mark(folder: Path, wanted: Wanted, pieces: Pieces) -> Mark | None:
+    """The mark in `folder`, if it is of this text and the files are as it says; None: start again."""
+    mark = read_mark(folder, wanted.key, files_of(wanted.tokenizer))
+    if mark is None or not 0 <= mark.position <= wanted.num_bytes or not _is_border(mark.position, wanted, pieces):
+        return None
     try:
-        real_folder(folder)
-        mark: dict[str, Any] = read_json(folder / _MADE_FILE)
-        numbers = [mark["position"], *(record["bytes"] for record in mark["files"].values())]
-        if (
-            mark["key"] != wanted.key
-            or mark["files"].keys() != files_of(wanted.tokenizer)
-            or any(type(number) is not int for number in numbers)
-        ):
-            return None
-        if not 0 <= mark["position"] <= wanted.num_bytes or not _is_border(mark["position"], wanted, pieces):
-            return None
-        for name, record in mark["files"].items():
+        for name, (num_bytes, digest) in mark.files.items():
             pieces.done()
-            if _hash_of_start(folder / name, record["bytes"]).hexdigest() != record["sha256"]:
+            if hash_of_start(folder / name, num_bytes).hexdigest() != digest:
                 return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError):
         return None
     return mark
 
 
 def _is_border(position: int, wanted: Wanted, pieces: Pieces) -> bool:
-    """Whether a piece of the text ends there: other files may divide the same content differently."""
+    """Whether a share of the text begins there, or the text ends: other files may divide the same content
+    differently."""
     reached = 0
-    for _, piece in wanted.pieces():
-        if reached >= position:
-            break
-        reached += len(piece)
-        pieces.done(reached, position)
+    for share in shares_of(wanted.pieces()):
+        if share.position >= position:
+            return share.position == position
+        for _, piece in share.pieces:
+            reached += len(piece)
+            pieces.done(reached, position)
     return reached == position
-
-
-def _hash_of_start(path: Path, num_bytes: int) -> Any:
-    """sha256 of the first bytes. Raises ValueError if there are fewer."""
-    digest, left = hashlib.sha256(), num_bytes
-    with open_file(path) as stream:
-        while left and (block := stream.read(min(left, 1 << 20))):
-            digest.update(block)
-            left -= len(block)
-    if left:
-        raise ValueError(f"{path} is too short")
-    return digest
-
-
-class _File:
-    """A growing file of tokens, and the hash of its content."""
-
-    def __init__(self, path: Path, mark: dict[str, Any] | None) -> None:
-        self.path = path
-        self.num_bytes = int(mark["files"][path.name]["bytes"]) if mark else 0
-        self.digest = _hash_of_start(path, self.num_bytes) if mark else hashlib.sha256()
-        self._stream: BinaryIO = path.open("r+b" if mark else "xb")
-        self._stream.truncate(self.num_bytes)
-        self._stream.seek(self.num_bytes)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._stream.close()
-
-    def write(self, data: bytes) -> None:
-        self._stream.write(data)
-        self.digest.update(data)
-        self.num_bytes += len(data)
-
-    def sync(self) -> None:
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-
-
-class _Marks:
-    """Writes made.json."""
-
-    def __init__(self, folder: Path, wanted: Wanted, files: tuple[_File, ...]) -> None:
-        self._folder, self._wanted, self._files = folder, wanted, files
-        self._written_at = time.monotonic()
-        tokenizer = folder / TOKENIZER_FILE
-        self._also = {}
-        if tokenizer.exists():
-            content = read_file(tokenizer, max_bytes=_MAX_TOKENIZER_BYTES)
-            self._also[TOKENIZER_FILE] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-
-    def write_if_due(self, position: int) -> None:
-        if time.monotonic() - self._written_at >= MARK_EVERY_SECONDS:
-            self.write(position)
-
-    def write(self, position: int) -> None:
-        for file in self._files:
-            file.sync()
-        files = {file.path.name: {"bytes": file.num_bytes, "sha256": file.digest.hexdigest()} for file in self._files}
-        mark = {"key": self._wanted.key, "position": position, "files": files | self._also}
-        write_atomically(self._folder / _MADE_FILE, json.dumps(mark).encode())
-        self._written_at = time.monotonic()

@@ -3,6 +3,7 @@
     <cache_dir>/<key>/train.bin, validation.bin    token numbers, little-endian uint8, uint16 or uint32
                       tokenizer.json               what a tokenizer has learned
                       shards.json                  sizes, hashes, entropies: what the folder should hold
+                      dropped.bin                  numbers of documents that were dropped, if any; little-endian int64
 
 The key is a hash of the text's content and of the fingerprints of everything that changes the tokens, so a changed text
 is never mistaken for the old one. A folder is made under a lock and a temporary name (see making.py) and renamed when
@@ -11,53 +12,50 @@ another key is made again.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from itertools import pairwise, starmap, takewhile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from costopt.files import sync_folder, write_atomically
-from costopt.hostile import Hostile, append_file, make_folder, open_file, read_json, real_folder
-from costopt_trainer.data import listing
-from costopt_trainer.data.documents import Content, Document, Tally, content_of
+from costopt.hostile import open_file, read_json, real_folder
+from costopt.schema.data_report import DataReport, TransformReport
+from costopt_trainer.data import listing, reports
+from costopt_trainer.data.documents import Content, content_of
 from costopt_trainer.data.entropy import BIGRAM, UNIGRAM
+from costopt_trainer.data.made_once import Kept, made_once
 from costopt_trainer.data.making import (
-    TRAIN_FILE,
-    VALIDATION_FILE,
     Made,
     Wanted,
-    bytes_made,
-    changed_meanwhile,
     files_of,
+    help_to_make,
     make_tokens,
     read_tokenizer,
-    token_type,
+    shares_folder,
 )
+from costopt_trainer.data.marks import TRAIN_FILE, VALIDATION_FILE, bytes_made
 from costopt_trainer.data.sources.table import DocumentSource
 from costopt_trainer.data.tokenizers.table import TextTokenizer, TokenizerKind, Tokens
-from costopt_trainer.data.transforms.table import Changes, Transform, apply, changes_between
-from costopt_trainer.errors import NotRetryable
+from costopt_trainer.data.tokenizing import token_type
+from costopt_trainer.data.transformed import Text, Transformed, prepared, prepared_by_another
+from costopt_trainer.data.transforms.pipeline import held_out_from
+from costopt_trainer.data.transforms.table import Transform, drops_documents, word_of
 from costopt_trainer.phases import phase
 from costopt_trainer.storage.folders import remove
 
 FORMAT_VERSION = 1
 """Part of the key: raise it if the same text and settings give other files."""
 
-LOCK_EVERY_SECONDS = 0.1
-"""Between two tries to take a lock that another process holds."""
-
-_CONTENTS = "shards.json"
+_CONTENTS, _DROPPED = "shards.json", "dropped.bin"
 _TOKENS_AT_ONCE = 2**22
+_TRIES_TO_HELP = 3
 _logger = logging.getLogger(__name__)
 
 
@@ -76,8 +74,12 @@ class TokenShards:
     """Entropies of the held-out bytes in nats per byte, by name (see entropy.py)."""
     key: str
     """Hash of content and settings, 64 hexadecimal digits."""
-    changes: tuple[Changes, ...] = ()
+    dropped: NDArray[np.int64]
+    """Documents that transforms have dropped: their places among those of the source, in order."""
+    reports: tuple[TransformReport, ...] = ()
     """What each transform did, in order."""
+    report: DataReport | None = None
+    """The whole way from documents to tokens; None if an earlier version made the tokens."""
 
     @property
     def vocabulary_size(self) -> int:
@@ -93,87 +95,77 @@ def open_shards(
     cache_dir: Path,
     *,
     is_held_out: Callable[[str], bool] | None = None,
+    content: Content | None = None,
 ) -> TokenShards:
     """The shards of `source` after `transforms`, from the cache or made now; safe for many processes at once.
 
     The last `validation_percent` of the bytes are held out; or, if `is_held_out` is given, all from the first document
-    on whose name it says so (the separator before that one included).
+    on whose name it says so (the separator before that one included). Where transforms may drop documents, whole
+    documents are held out, too: which must be known before any is dropped. `content` is that of `source` where it was
+    read just now, with names if any may be dropped.
 
-    Raises NotRetryable("InvalidData") if the text is not readable UTF-8 or the cache folder cannot be written.
+    Raises NotRetryable("InvalidData") if the text is not readable UTF-8, the transforms leave nothing of it, or the
+    cache folder cannot be written.
     """
+    words = [word_of(transform) for transform in transforms]
     with phase("ReadingData") as pieces:
-        content = content_of(source.documents(), pieces.done)
-        key = _key(content.digest, transforms, tokenizer, validation_percent, by_documents=is_held_out is not None)
-        folder = cache_dir / key[:32]
-        shards = _read(folder, key, transforms, tokenizer)
-    if shards is not None:
+        may_drop = any(map(drops_documents, transforms))
+        if content is None:
+            content = content_of(source.documents(), pieces.done, with_names=may_drop or is_held_out is not None)
+        if is_held_out is None:
+            is_held_out = held_out_whole(transforms, content, validation_percent)
+        key = _key(content, transforms, tokenizer, validation_percent, by_documents=is_held_out is not None)
+    folder = cache_dir / key[:32]
+    text = Text(source, transforms, content, is_held_out, validation_percent, key)
+
+    def read() -> TokenShards | None:
+        with phase("ReadingData"):
+            return _read(folder, key, words, tokenizer)
+
+    def make() -> None:
+        if os.path.lexists(folder):
+            _logger.warning("the token cache %s is damaged and is made again", folder)
         listing.keep(cache_dir, key, content.sums)
-        return shards
-    try:
-        make_folder(cache_dir)
-        listing.keep(cache_dir, key, content.sums)
-        with _lock(cache_dir / f".{folder.name}.lock", _partial(folder), content.num_bytes):
-            shards = _read(folder, key, transforms, tokenizer)  # another rank may have made it meanwhile
-            if shards is None:
-                if os.path.lexists(folder):
-                    _logger.warning("the token cache %s is damaged and is made again", folder)
-                transformed, changes = _transformed(source, transforms, content)
-                num_bytes = transformed.num_bytes
-                num_train_bytes = num_bytes - num_bytes * validation_percent // 100
-                if is_held_out is not None:
-                    documents = apply(transforms, source.documents())
-                    num_train_bytes = _bytes_before(documents, is_held_out)
-                _make(
-                    folder,
-                    Wanted(
-                        name=source.name,
-                        documents=lambda: apply(transforms, source.documents()),
-                        tokenizer=tokenizer,
-                        num_train_bytes=num_train_bytes,
-                        num_bytes=num_bytes,
-                        content_digest=transformed.digest,
-                        key=key,
-                    ),
-                    changes,
-                )
-                shards = _read(folder, key, transforms, tokenizer)
-    except Hostile as error:
-        raise NotRetryable("InvalidData", f"the token cache cannot be used: {error}") from error
-    except OSError as error:
-        why = error.strerror or type(error).__name__
-        raise NotRetryable(
-            "InvalidData",
-            f"the token cache {cache_dir} must be a writable folder with room for the text's tokens, "
-            f"but writing fails: {why}",
-        ) from error
-    if shards is None:
-        raise OSError(f"the token cache {folder} reads back otherwise than it was written")
+        _make(folder, text, tokenizer)
+
+    shards = made_once(
+        Kept(
+            folder,
+            of=_told(source, transforms, tokenizer),
+            name="token cache",
+            room_for="the text's tokens",
+            read=read,
+            make=make,
+            phase="Tokenizing",
+            made=lambda: bytes_made(_partial(folder)),
+            num_bytes=content.num_bytes,
+            help=_Helper(folder, text, tokenizer),
+        )
+    )
+    listing.keep(cache_dir, key, content.sums)
     return shards
 
 
-def _transformed(
-    source: DocumentSource, transforms: Sequence[Transform], content: Content
-) -> tuple[Content, tuple[Changes, ...]]:
-    """What the text is after the transforms, and what each of them did; `content` is what the text was before."""
-    if not transforms:
-        return content, ()
-    tallies = [Tally() for _ in range(len(transforms) + 1)]
-    with phase("ReadingData", alone=True) as pieces:
-        transformed = content_of(apply(transforms, source.documents(), tallies), pieces.done)
-        # The key is that of the text as it was read first. A transform need not have read all of it just now.
-        if content_of(source.documents(), pieces.done).digest != content.digest:
-            raise changed_meanwhile(source.name)
-    return transformed, tuple(starmap(changes_between, pairwise(tallies)))
+def held_out_whole(
+    transforms: Sequence[Transform], content: Content, validation_percent: int
+) -> Callable[[str], bool] | None:
+    """Whether the document of a name is held out, where transforms may drop documents; None: the last bytes are."""
+    if not any(map(drops_documents, transforms)):
+        return None
+    held_out = held_out_from(content, validation_percent)
+    return held_out.__contains__ if held_out else None
 
 
-def _bytes_before(documents: Iterable[Document], is_held_out: Callable[[str], bool]) -> int:
-    """Length of the stream up to the first document that is held out, without the separator before that one."""
-    with phase("ReadingData", alone=True) as pieces:
-        return content_of(takewhile(lambda document: not is_held_out(document.name), documents), pieces.done).num_bytes
+def _told(source: DocumentSource, transforms: Sequence[Transform], tokenizer: TokenizerKind) -> str:
+    """What the tokens are of, for people."""
+    made = tokenizer.fingerprint()
+    size = made.get("vocabularySize")
+    how = f"{made['tokenizer']} {size:,}" if isinstance(size, int) else str(made["tokenizer"])
+    return ", ".join([reports.printable(source.name), *map(word_of, transforms), how])
 
 
 def _key(
-    content_digest: str,
+    content: Content,
     transforms: Sequence[Transform],
     tokenizer: TokenizerKind,
     validation_percent: int,
@@ -182,18 +174,21 @@ def _key(
 ) -> str:
     parts = {
         "format": FORMAT_VERSION,
-        "content": content_digest,
+        "content": content.digest,
         "validationPercent": validation_percent,
         **tokenizer.fingerprint(),
     }
     if by_documents:
         parts["split"] = "documents"
+    if any(map(drops_documents, transforms)):
+        # A byte 0 in a text is taken for the end of a document by the stream's hash, and not by those who judge.
+        parts["documents"] = hashlib.sha256(content.sizes.tobytes()).hexdigest()
     if transforms:
         parts["transforms"] = [transform.fingerprint() for transform in transforms]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _read(folder: Path, key: str, transforms: Sequence[Transform], tokenizer: TokenizerKind) -> TokenShards | None:
+def _read(folder: Path, key: str, words: Sequence[str], tokenizer: TokenizerKind) -> TokenShards | None:
     """The shards in `folder`, or None if it is missing, not what `shards.json` says, or of another key."""
     try:
         real_folder(folder.parent)
@@ -217,11 +212,16 @@ def _read(folder: Path, key: str, transforms: Sequence[Transform], tokenizer: To
             num_validation_bytes=contents["numValidationBytes"],
             reference_entropies=contents["referenceEntropies"],
             key=key,
-            changes=tuple(Changes(**record) for record in contents.get("transforms", ())),
+            dropped=_read_dropped(folder, contents.get("dropped")),
+            reports=tuple(
+                TransformReport.model_validate(record).model_copy(update={"type": word})
+                for word, record in zip(words, contents.get("transforms", ()), strict=True)
+            ),
+            report=reports.read(folder),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return shards if _can_be_of(shards, tokenizer) and _can_be_by(shards, transforms) else None
+    return shards if _can_be_of(shards, tokenizer) else None
 
 
 def _can_be_of(shards: TokenShards, tokenizer: TokenizerKind) -> bool:
@@ -239,9 +239,15 @@ def _can_be_of(shards: TokenShards, tokenizer: TokenizerKind) -> bool:
     )
 
 
-def _can_be_by(shards: TokenShards, transforms: Sequence[Transform]) -> bool:
-    figures = [figure for changes in shards.changes for figure in asdict(changes).values()]
-    return len(shards.changes) == len(transforms) and all(type(figure) is int and figure >= 0 for figure in figures)
+def _read_dropped(folder: Path, expected: Any) -> NDArray[np.int64]:
+    """Raises ValueError if they are not those that shards.json tells of."""
+    if expected is None:
+        return np.empty(0, dtype=np.int64)
+    with open_file(folder / _DROPPED) as stream:
+        content = stream.read()
+    if hashlib.sha256(content).hexdigest() != expected["sha256"]:
+        raise ValueError(f"{folder / _DROPPED} is damaged")
+    return np.frombuffer(content, dtype="<i8").astype(np.int64)
 
 
 def _largest(tokens: Tokens) -> int:
@@ -260,55 +266,66 @@ def _partial(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.partial")
 
 
-@contextlib.contextmanager
-def _lock(path: Path, partial: Path, num_bytes: int) -> Iterator[None]:
-    """Held by one process at a time; released by the system if its holder dies.
-
-    A waiting process reports the holder's progress from the folder `partial`.
-    """
-    with _lock_file(path) as stream:
-        if not _take(stream):
-            known = bytes_made(partial)
-            with phase("Tokenizing") as pieces:
-                while not _take(stream):
-                    time.sleep(LOCK_EVERY_SECONDS)
-                    before, known = known, bytes_made(partial)
-                    if known is not None and known != before:
-                        pieces.done(known, num_bytes)
-        yield
+def _text_folder(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.text")
 
 
-def _lock_file(path: Path) -> BinaryIO:
-    try:
-        return append_file(path)
-    except Hostile as error:
-        raise Hostile(f"{path} {error}: remove it") from error
+def _wanted(text: Text, ready: Transformed, tokenizer: TokenizerKind) -> Wanted:
+    return Wanted(
+        name=text.source.name,
+        stream=ready.stream,
+        tokenizer=tokenizer,
+        num_train_bytes=ready.num_train_bytes,
+        num_bytes=ready.num_bytes,
+        content_digest=ready.digest,
+        key=text.key,
+    )
 
 
-def _take(stream: BinaryIO) -> bool:
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+class _Helper:
+    """Makes shares of the tokens while another process holds their lock. Its troubles are no reason to fail: whoever
+    holds the lock makes what is missing, and tells what is wrong."""
+
+    def __init__(self, folder: Path, text: Text, tokenizer: TokenizerKind) -> None:
+        self._folder, self._text, self._tokenizer = folder, text, tokenizer
+        self._tries_left = _TRIES_TO_HELP
+
+    def __call__(self) -> None:
+        if not self._tries_left:
+            return
+        try:
+            if help_to_make(_partial(self._folder), self._text.key, self._tokenizer, self._ready):
+                self._tries_left = 0
+        except Exception as error:  # noqa: BLE001  see above
+            _logger.info("no more help with the tokens: %s", error)
+            self._tries_left -= 1
+
+    def _ready(self) -> Wanted | None:
+        ready = prepared_by_another(self._text, _text_folder(self._folder))
+        return None if ready is None else _wanted(self._text, ready, self._tokenizer)
 
 
-def _make(folder: Path, wanted: Wanted, changes: Sequence[Changes]) -> None:
+def _make(folder: Path, text: Text, tokenizer: TokenizerKind) -> None:
     """Write the shards to `folder`, replacing it; the caller holds its lock."""
-    partial = _partial(folder)
+    partial, text_folder = _partial(folder), _text_folder(folder)
     try:
+        ready = prepared(text, text_folder)
+        wanted = _wanted(text, ready, tokenizer)
         made = make_tokens(partial, wanted)
-        _describe(partial, wanted, made, changes)
+        _describe(partial, wanted, made, ready)
+        reports.keep(folder, text, ready, partial, made)
         remove(folder)
         partial.replace(folder)
+        remove(text_folder)
     except Exception:  # not a kill: after a kill the next maker goes on
-        with contextlib.suppress(OSError):
-            remove(partial)
+        for left in (partial, shares_folder(partial), text_folder):
+            with contextlib.suppress(OSError):
+                remove(left)
         raise
     sync_folder(folder.parent)
 
 
-def _describe(folder: Path, wanted: Wanted, made: Made, changes: Sequence[Changes]) -> None:
+def _describe(folder: Path, wanted: Wanted, made: Made, text: Transformed) -> None:
     contents = {
         "key": wanted.key,
         "vocabularySize": made.vocabulary_size,
@@ -316,8 +333,11 @@ def _describe(folder: Path, wanted: Wanted, made: Made, changes: Sequence[Change
         "referenceEntropies": made.counts.entropies(),
         "files": {name: _size_and_hash(folder / name) for name in sorted(files_of(wanted.tokenizer))},
     }
-    if changes:
-        contents["transforms"] = [asdict(change) for change in changes]
+    if text.reports:
+        contents["transforms"] = [report.to_plain() for report in text.reports]
+    if len(text.dropped):
+        (folder / _DROPPED).write_bytes(text.dropped.tobytes())
+        contents["dropped"] = _size_and_hash(folder / _DROPPED)
     write_atomically(folder / _CONTENTS, (json.dumps(contents, indent=2) + "\n").encode())
 
 

@@ -1,8 +1,9 @@
 """The data as training and evaluation see it: samples by number, in batches of tensors."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -10,10 +11,14 @@ from numpy.typing import NDArray
 
 from costopt_trainer.data.lanes import lane_begins, lane_indices
 from costopt_trainer.data.sampler import sample_epochs, sample_indices
+from costopt_trainer.data.tokenizers.table import TextTokenizer
 from costopt_trainer.errors import NotRetryable
 
 IGNORED_TARGET = -100
 """A target that counts for nothing: neither in the loss nor among the targets."""
+
+TRIMMED_TO = 8
+"""Lengths of trimmed batches are multiples of this: few shapes, and such as devices are fast with."""
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Inputs and targets on the CPU. Text: both int64 (B, T), the targets are the inputs shifted by one token. Masked text:
@@ -25,6 +30,16 @@ BatchOfEpoch = Callable[[NDArray[np.int64], NDArray[np.int64], int], Batch]
 """Samples by number (B,), the epoch of each (B,), and the seed of the training -> the samples as they are then."""
 
 
+class SampleOrder(Protocol):
+    """Which sample comes at which position: pure functions of their arguments, for any thread."""
+
+    def __call__(self, *, seed: int, position: int, count: int) -> NDArray[np.int64]:
+        """Sample numbers at positions [position, position + count) of the stream of `seed`."""
+
+    def epochs(self, *, position: int, count: int) -> NDArray[np.int64]:
+        """The epochs of these positions."""
+
+
 @dataclass(frozen=True)
 class FeatureScales:
     """How the features of a table are spread over its training split."""
@@ -33,6 +48,15 @@ class FeatureScales:
     """float32 (F,)."""
     deviations_F: torch.Tensor
     """Standard deviations, float32 (F,); 1 for a feature that is always the same."""
+
+
+@dataclass(frozen=True)
+class PartOfData:
+    """The samples of one of several sources, which follow on those of the source before it."""
+
+    name: str
+    num_train_samples: int
+    num_validation_samples: int
 
 
 @dataclass(frozen=True)
@@ -63,6 +87,8 @@ class TrainingData:
     """The label of each class; None if it has none but its number."""
     pad_id: int | None = None
     """The token that stands for nothing: what has it is no part of the sample. None where nothing is filled up."""
+    separator_id: int | None = None
+    """The token behind which another document begins, where a model must keep to a document. None: it need not."""
     validation_bytes_per_token: float | None = None
     """Bytes of text per held-out token, so that loss per byte = loss per token / this; None where not each token of
     a text is to be told."""
@@ -72,11 +98,45 @@ class TrainingData:
     notes: tuple[str, ...] = ()
     """Log lines about how the samples were made."""
     batch_of_epoch: BatchOfEpoch | None = None
-    """Where each epoch shows the samples otherwise. `train_batch` shows them as in epoch 0 of seed 0. None: they are
-    the same in every epoch."""
+    """Where each epoch shows the samples otherwise. `train_batch` shows them as in epoch 0 of seed 0, and without
+    augmentations. None: they are the same in every epoch."""
+    tokenizer: TextTokenizer | None = None
+    """What made the tokens; None for other data than text."""
     lanes: int | None = None
     """Training samples of a step, each of which goes on from its like in the step before (see lanes.py). None: samples
     come in a shuffled order."""
+    order: SampleOrder | None = None
+    """How samples follow each other. None: each epoch is a permutation of all, see sampler.py."""
+    trims: bool = False
+    """Whether training batches are as long as their longest sample, up to the next multiple of TRIMMED_TO. For samples
+    that are filled up with `pad_id`."""
+
+    parts: tuple[PartOfData, ...] = ()
+    """The sources of a mixture, in the order of their samples. Empty: there is one source."""
+
+    def only(self, numbers: NDArray[np.int64]) -> Self:
+        """The same data with the training samples `numbers` alone: number i of them is then sample i. Of a mixture
+        they must be in ascending order."""
+        train_batch, of_epoch = self.train_batch, self.batch_of_epoch
+        return replace(
+            self,
+            num_train_samples=len(numbers),
+            train_batch=lambda indices: train_batch(numbers[indices]),
+            batch_of_epoch=None
+            if of_epoch is None
+            else lambda indices, epochs, seed: of_epoch(numbers[indices], epochs, seed),
+            fingerprint=f"{self.fingerprint}-{hash_of_numbers(numbers)}",
+            parts=self._parts_of(numbers),
+        )
+
+    def _parts_of(self, numbers: NDArray[np.int64]) -> tuple[PartOfData, ...]:
+        stops = np.cumsum([part.num_train_samples for part in self.parts], dtype=np.int64)
+        counts = np.diff(np.searchsorted(numbers, stops), prepend=0).tolist()
+        return tuple(replace(part, num_train_samples=left) for part, left in zip(self.parts, counts, strict=True))
+
+    def in_order(self, order: SampleOrder, name: str) -> Self:
+        """The same samples in another order, whose `name` tells it from others."""
+        return replace(self, order=order, fingerprint=f"{self.fingerprint}-{name}")
 
     def in_lanes(self, lanes: int) -> Self:
         """The same samples, in lanes. Raises NotRetryable("InvalidData") if there are fewer samples than lanes.
@@ -104,9 +164,12 @@ class TrainingData:
             seed=seed, position=position, count=count, num_samples=self.num_train_samples, lanes=self.lanes
         )
 
-    def train_batches(self, *, seed: int, position: int, count: int, batch_size: int) -> list[Batch]:
+    def train_batches(
+        self, *, seed: int, position: int, count: int, batch_size: int, whole: bool = False
+    ) -> list[Batch]:
         """What stands at positions [position, position + count) of the stream of `seed`, in batches of one size.
 
+        `whole`: none is trimmed.
         A function of its arguments alone, so that any number of ranks can share the stream. May be called from any
         thread. `batch_size` must divide `count`.
         """
@@ -114,8 +177,32 @@ class TrainingData:
         if self.lanes is not None:
             numbers = lane_indices(seed=seed, position=position, count=count, num_samples=of, lanes=self.lanes)
             return [self.train_batch(part) for part in numbers.reshape(-1, batch_size)]
-        numbers = sample_indices(seed=seed, position=position, count=count, num_samples=of).reshape(-1, batch_size)
+        if self.order is None:
+            numbers = sample_indices(seed=seed, position=position, count=count, num_samples=of)
+        else:
+            numbers = self.order(seed=seed, position=position, count=count)
         if self.batch_of_epoch is None:
-            return [self.train_batch(part) for part in numbers]
-        epochs = sample_epochs(position=position, count=count, num_samples=of).reshape(-1, batch_size)
-        return [self.batch_of_epoch(part, own, seed) for part, own in zip(numbers, epochs, strict=True)]
+            batches = [self.train_batch(part) for part in numbers.reshape(-1, batch_size)]
+            return [trimmed(batch, self.pad_id) for batch in batches] if self.trims and not whole else batches
+        if self.order is None:
+            epochs = sample_epochs(position=position, count=count, num_samples=of)
+        else:
+            epochs = self.order.epochs(position=position, count=count)
+        parts = zip(numbers.reshape(-1, batch_size), epochs.reshape(-1, batch_size), strict=True)
+        return [self.batch_of_epoch(part, own, seed) for part, own in parts]
+
+
+def trimmed(batch: Batch, pad_id: int | None) -> Batch:
+    """The batch without what fills all of its samples up, but for the next multiple of TRIMMED_TO tokens."""
+    inputs_BT, targets = batch
+    if pad_id is None:
+        return batch
+    real_T = inputs_BT.ne(pad_id).any(dim=0)
+    longest = int(real_T.nonzero().max()) + 1 if bool(real_T.any()) else 1
+    length = min(-(-longest // TRIMMED_TO) * TRIMMED_TO, inputs_BT.shape[1])
+    return inputs_BT[:, :length].contiguous(), targets
+
+
+def hash_of_numbers(numbers: NDArray[np.int64]) -> str:
+    """What tells a table of sample numbers from another: 16 hexadecimal digits."""
+    return hashlib.sha256(numbers.astype("<i8").tobytes()).hexdigest()[:16]

@@ -138,7 +138,8 @@ def _run_ranks(
     )
     last_words.of_a_stop = replica.stopped_without_ranks
     message = replica.run()
-    if message.exit_code != EXIT_DONE:
+    # One that is required and was rejected has been made and measured, too.
+    if message.exit_code != EXIT_DONE and message.reason != "VariantRejected":
         return message
     return message.model_copy(update={"variant": _report_on_variant(environment, settings)})
 
@@ -152,7 +153,11 @@ def _report_on_variant(environment: ReplicaEnvironment, settings: ReplicaSetting
     """The report of a variant's replica 0: the planner may not be able to read the storage."""
     if settings.variant is None or environment.index != 0 or environment.storage_dir is None:
         return None
-    return read_report(environment.storage_dir / names.ARTIFACTS_DIR / settings.variant.name / names.REPORT_FILE)
+    reports = (
+        read_report(environment.storage_dir / folder / names.REPORT_FILE)
+        for folder in names.variant_folders(settings.variant.name)
+    )
+    return next((report for report in reports if report is not None), None)
 
 
 def _make_storage(environment: ReplicaEnvironment) -> None:

@@ -12,11 +12,17 @@ from costopt.schema.base import Strict
 from costopt.schema.replica import (
     EXIT_DONE,
     EarlierRounds,
+    FailureReason,
     MeteredMilliseconds,
     RestartCause,
     TerminationMessage,
 )
 from costopt_trainer.launch.termination_message import EXIT_FAILED
+
+NOT_IN_PLACE: Mapping[FailureReason, str] = {
+    "DataUnreachable": "its data cannot be reached just now, which the next attempt tries after a pause",
+}
+"""Reasons for which another round would begin too soon to help."""
 
 CAUSE_CHARACTERS = 300
 """Kept of a failure's sentence: it travels in every report of progress."""
@@ -71,6 +77,9 @@ def decide(ends: Mapping[int, RoundEnd | None], hang: TerminationMessage | None,
         return ends_now(f"replica {leaving[0]} has ended")
     if any(message.exit_code != EXIT_FAILED for message in failed):
         return ends_now("a restart would not help")
+    for message in failed:
+        if message.reason is not None and message.reason in NOT_IN_PLACE:
+            return ends_now(NOT_IN_PLACE[message.reason])
     if in_a_row >= limit:
         return ends_now(f"{in_a_row} restarts in a row have brought no checkpoint")
     return Verdict(restart=True, why=f"{in_a_row + 1} of {limit} in a row", in_a_row=in_a_row + 1, cause=cause)
@@ -96,7 +105,7 @@ def account_of_round(before: MeteredMilliseconds, account: RoundAccount, *, firs
     own = account.metered
     if own is None:
         return before.model_copy(update={"lost": before.lost + account.elapsed_milliseconds})
-    told = own.startup + own.productive + own.since_checkpoint + own.data_wait + own.checkpoint
+    told = own.startup + own.productive + own.since_checkpoint + own.data_wait + own.checkpoint + own.selecting
     rest = max(0, account.elapsed_milliseconds - told)
     takes_steps = own.startup > 0
     start = own.startup + (0 if takes_steps else rest)
@@ -106,6 +115,7 @@ def account_of_round(before: MeteredMilliseconds, account: RoundAccount, *, firs
         productive=before.productive + own.productive,
         data_wait=before.data_wait + own.data_wait,
         checkpoint=before.checkpoint + own.checkpoint,
+        selecting=before.selecting + own.selecting,
         lost=before.lost + own.since_checkpoint + (rest if takes_steps else 0),
     )
 

@@ -25,6 +25,7 @@ from costopt.schema.replica import (
     Progress,
     TerminationMessage,
 )
+from costopt.schema.variant_details import VariantReport
 from costopt.schema.variant_report import VariantStatus
 from costopt_trainer.launch.rank_error import RankError
 
@@ -35,8 +36,13 @@ MESSAGE_CHARACTERS = 2000
 NOT_A_COMMAND = {126: "a command could not be executed", 127: "a command or shared library was not found"}
 """Exit codes of a shell, or of the program loader, for this."""
 SIGNALS_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_CUT_FROM_PROGRESS: Mapping[str, object] = {"results": {}, "checkpoints_passed_over": None, "restarted_for": None}
-_MAX_REPORT_BYTES = 2**16
+_CUT_FROM_PROGRESS: Mapping[str, object] = {
+    "results": {},
+    "checkpoints_passed_over": None,
+    "bad_samples": None,
+    "restarted_for": None,
+}
+_MAX_REPORT_BYTES = 2**18
 """Of a progress file or a report on a variant; ours have a few thousand at most."""
 
 Model = TypeVar("Model", bound=Strict)
@@ -182,8 +188,9 @@ def to_bytes(message: TerminationMessage) -> bytes:
     """The message as JSON of at most 4,096 bytes, still valid.
 
     If it is too long, these are cut in order: the oldest log lines, the beginning of the last one, the end of the
-    sentence, the progress' texts and named results. The report on a variant always stays: without it the variant counts
-    as failed. The rest (numbers and short words) is below 1,500 bytes, and such a report below 3,000.
+    sentence, the progress' texts and named results, how a variant's steps were found (report.json has it). The rest of
+    the report on a variant always stays: without it the variant counts as failed. What else is left (numbers and short
+    words) is below 1,500 bytes, and such a report below 3,000.
     """
 
     def encode(**changes: object) -> bytes:
@@ -202,6 +209,8 @@ def to_bytes(message: TerminationMessage) -> bytes:
         return encode(log_tail=[last[len(last) - characters :]] if characters else [])
     characters = _most(len(text), lambda count: fits(log_tail=[], message=text[:count]))
     numbers = message.progress and message.progress.model_copy(update=_CUT_FROM_PROGRESS)
+    if numbers == message.progress and message.variant is not None and not fits(log_tail=[], message=""):
+        return encode(log_tail=[], message="", variant=message.variant.model_copy(update={"search": None}))
     if characters > 0 or numbers == message.progress:
         return encode(log_tail=[], message=text[:characters])
     return to_bytes(message.model_copy(update={"progress": numbers}))
@@ -234,8 +243,9 @@ def read_progress(path: Path | None) -> Progress | None:
 
 
 def read_report(path: Path) -> VariantStatus | None:
-    """The report on a variant; None if there is none, or no valid one."""
-    return _read(path, VariantStatus)
+    """The status' part of the report on a variant; None if there is none, or no valid one."""
+    report = _read(path, VariantReport)
+    return report and report.in_short()
 
 
 def _read(path: Path, model: type[Model]) -> Model | None:

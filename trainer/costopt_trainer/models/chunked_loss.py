@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from costopt_trainer.models.loss import IGNORED_TARGET, loss_sum
+from costopt_trainer.models.loss import IGNORED_TARGET, Tell, loss_sum
 
 LARGE_LOGITS = 2**26
 """A micro-batch of so many logits computes them in chunks: 256 MiB in float32, and as much for their gradient."""
@@ -30,9 +30,16 @@ Use = Callable[[Tensor, Tensor], None]
 
 
 def head_loss_sum(
-    hidden: Tensor, head: nn.Module, targets: Tensor, *, chunked: bool | None = None, once: bool = True
+    hidden: Tensor,
+    head: nn.Module,
+    targets: Tensor,
+    *,
+    chunked: bool | None = None,
+    once: bool = True,
+    smoothing: float = 0.0,
+    tell: Tell | None = None,
 ) -> Tensor:
-    """As `loss_sum(head(hidden), targets)`: (..., D) and int64 (...) -> 0-dim float32.
+    """As `loss_sum(head(hidden), targets, smoothing, tell)`: (..., D) and int64 (...) -> 0-dim float32.
 
     `chunked` None: where there are LARGE_LOGITS or more. Only a plain linear layer comes in chunks: one with an
     adapter, or whose weights are shared out among ranks, computes its logits in its own way.
@@ -40,12 +47,14 @@ def head_loss_sum(
     `once`: gradients are taken once, in the memory that they were computed in. False: as often as asked for.
     """
     if not (isinstance(head, nn.Linear) and _comes_in_chunks(hidden, head, chunked)):
-        return loss_sum(head(hidden), targets)
+        return loss_sum(head(hidden), targets, smoothing, tell)
     weight: Tensor = head.weight
     bias: Tensor | None = head.bias
     if not torch.is_grad_enabled():
         weight, bias = weight.detach(), None if bias is None else bias.detach()
-    loss: Tensor = _LinearCrossEntropy.apply(hidden.flatten(0, -2), weight, bias, targets.flatten(), once)
+    loss: Tensor = _LinearCrossEntropy.apply(
+        hidden.flatten(0, -2), weight, bias, targets.flatten(), smoothing, once, tell
+    )
     return loss
 
 
@@ -82,7 +91,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(  # noqa: PLR0917  torch passes them so
-        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor, once: bool
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        targets_N: Tensor,
+        smoothing: float,
+        once: bool,
+        tell: Tell | None,
     ) -> Tensor:
         """0-dim float32; the arguments as their suffixes say, targets int64."""
         device = hidden_ND.device.type
@@ -100,10 +116,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
             targets_C, inputs_CD = targets_N[part], inputs_ND[part]
             with torch.autocast(device, enabled=False):
                 logits_CV = F.linear(inputs_CD, matrix_VD, None if bias_V is None else bias_V.to(dtype)).float()
-                total += loss_sum(logits_CV, targets_C)
+                total += loss_sum(logits_CV, targets_C, smoothing, tell)
                 if not (need_hidden or need_weight or need_bias):
                     continue
-                grad_CV = _gradient_of_loss(logits_CV, targets_C)
+                grad_CV = _gradient_of_loss(logits_CV, targets_C, smoothing)
                 if grad_bias is not None:
                     grad_bias += grad_CV.sum(dim=0)
                 grad_CV = grad_CV.to(dtype)
@@ -130,13 +146,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ]
         if ctx.once:
             ctx.gradients = None
-        return *scaled, None, None
+        return *scaled, None, None, None, None
 
 
-def _gradient_of_loss(logits_CV: Tensor, targets_C: Tensor) -> Tensor:
-    """The gradient of `loss_sum`, in the place of the logits: probabilities, less one at the target."""
+def _gradient_of_loss(logits_CV: Tensor, targets_C: Tensor, smoothing: float) -> Tensor:
+    """The gradient of `loss_sum`, in the place of the logits: probabilities, less one at the target.
+
+    With smoothing a part of that one is spread over all of them.
+    """
     grad_CV = logits_CV.sub_(logits_CV.logsumexp(dim=1, keepdim=True)).exp_()
     counts_C1 = (targets_C != IGNORED_TARGET).unsqueeze(1)
     at_C1 = targets_C.unsqueeze(1).where(counts_C1, 0)
-    grad_CV.scatter_add_(1, at_C1, -torch.ones_like(at_C1, dtype=grad_CV.dtype))
+    grad_CV.scatter_add_(1, at_C1, torch.full_like(at_C1, smoothing - 1, dtype=grad_CV.dtype))
+    if smoothing:
+        grad_CV.sub_(smoothing / grad_CV.shape[1])
     return grad_CV.mul_(counts_C1)

@@ -1,14 +1,15 @@
 """A decoder-only transformer language model, and any run of its layers.
 
     DecoderLM       token and position embeddings -> blocks -> norm -> head
+    within_documents    the mask of packed documents, which the model makes of its tokens as it is asked to
     Block           x + attention(norm(x)), then x + mlp(norm(x))
     Attention       causal, separate q/k/v/out projections
     MLP, SwiGLU     expand, GELU, contract; or expand, times the SiLU of a gate, contract
 
 Pre-norm as in GPT-2 (Radford et al. 2019); weights start as there. Heads have a fixed width, and how many there are is
 read off what the projections give: a model whose heads or hidden channels were pruned is an ordinary model, and so is
-one whose matrices are split among ranks. What may be pruned, in each layer: whole heads (query, key, value and output
-together; not where several query heads share keys and values), and hidden channels of the MLP.
+one whose matrices are split among ranks. What may be pruned: in each layer whole heads of keys and values with the
+query heads that use them, and hidden channels of the MLP; whole layers; and the width between layers, D, of them all.
 
 Tied embeddings are one parameter with two names. A piece with the head and without the embedding has a copy.
 
@@ -16,7 +17,7 @@ Shape suffixes: B = batch (samples), T = tokens of a sample, D = embedding width
 values, H = head width, M = hidden width of the MLP, V = vocabulary.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -24,8 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from costopt.schema import models as language
-from costopt_trainer.models.family import LayeredModel, ModelFamily, Prunable, SplitRole
-from costopt_trainer.models.light import Linear, last_linear, linear, make_sparse, normal_
+from costopt_trainer.models.axes import Axes, of_linear, of_norm
+from costopt_trainer.models.family import LayeredModel, ModelFamily, SplitRole, kept_layers
+from costopt_trainer.models.light import Linear, linear, make_sparse, normal_
 from costopt_trainer.models.shape import ModelShape, Widths
 
 INITIAL_STD = 0.02
@@ -34,13 +36,10 @@ INITIAL_STD = 0.02
 NORM_EPSILON = 1e-5
 
 
-def rotation(num_tokens: int, width: int, base: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and signed sines (T, H) of the angles by which `rotated` turns.
-
-    They are computed anew each time: that is little beside the matrices, and leaves no buffer to shard or to move.
-    """
-    channels_H = torch.arange(width, device=device, dtype=torch.float32)
-    positions_T = torch.arange(num_tokens, device=device, dtype=torch.float32)
+def rotation(num_tokens: int, width: int, base: int) -> tuple[Tensor, Tensor]:
+    """Cosines and signed sines (T, H), float32, of the angles by which `rotated` turns."""
+    channels_H = torch.arange(width, dtype=torch.float32)
+    positions_T = torch.arange(num_tokens, dtype=torch.float32)
     half = width // 2
     angles_TH = torch.outer(positions_T, base ** (-2 / width * (channels_H % half)))
     sines_TH = angles_TH.sin()
@@ -54,23 +53,42 @@ def rotated(x_BNTH: Tensor, cosines_TH: Tensor, sines_TH: Tensor) -> Tensor:
     return turned.type_as(x_BNTH)
 
 
+def within_documents(tokens_BT: Tensor, separator_id: int) -> tuple[Tensor, Tensor]:
+    """What each token of packed documents sees, bool (B, 1, T, T), and its position in its document, int64 (B, T).
+
+    A document ends with its separator. What a sample has of it begins at position 0.
+    """
+    positions_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
+    begins_BT = (tokens_BT == separator_id).roll(1, dims=1)  # what is rolled to the front is 0 in any case
+    starts_BT = torch.where(begins_BT, positions_T, 0).cummax(dim=1).values
+    seen_BTT = (positions_T <= positions_T.unsqueeze(1)) & (positions_T >= starts_BT.unsqueeze(2))
+    return seen_BTT.unsqueeze(1), positions_T - starts_BT
+
+
 class Attention(nn.Module):
     """Causal self-attention of `inner_width // head_dim` heads.
 
     Raises ValueError if `inner_width` is not a whole number of heads, or not of groups of them.
     """
 
-    def __init__(self, settings: language.DecoderLM, inner_width: int) -> None:
-        """`settings` are as built."""
+    cosines_TH: Tensor | None
+    sines_TH: Tensor | None
+
+    def __init__(self, settings: language.DecoderLM, dim: int, inner_width: int) -> None:
+        """`settings` are as built; `dim` is what their embedding_dim is now."""
         super().__init__()
-        dim, rank, sparsity = settings.embedding_dim, settings.rank, settings.sparsity
-        self.head_dim = dim // settings.num_heads
+        rank, sparsity = settings.rank, settings.sparsity
+        self.head_dim = settings.embedding_dim // settings.num_heads
         if inner_width % self.head_dim != 0:
             raise ValueError(f"attention width must be a multiple of the head width {self.head_dim}, not {inner_width}")
         heads_per_key = settings.num_heads // (settings.num_key_value_heads or settings.num_heads)
         if inner_width % (self.head_dim * heads_per_key) != 0:
             raise ValueError(f"attention must have a multiple of {heads_per_key} heads, which share keys and values")
-        self.rotary_base = settings.rotary_base
+        # Tables and not a formula: a compiler would compute the angles anew for each number that is turned.
+        base = settings.rotary_base
+        tables = (None, None) if base is None else rotation(settings.context_length, self.head_dim, base)
+        for name, table_TH in zip(("cosines_TH", "sines_TH"), tables, strict=True):
+            self.register_buffer(name, table_TH, persistent=False)
         biases = bool(settings.biases)
         key_width = inner_width // heads_per_key
         self.q = linear(dim, inner_width, bias=biases, rank=rank, sparsity=sparsity)
@@ -84,33 +102,35 @@ class Attention(nn.Module):
         return self.q.out_features // self.head_dim
 
     @property
-    def shares_keys(self) -> bool:
-        """Whether several query heads use one head of keys and values."""
-        return self.q.out_features != self.k.out_features
+    def num_key_heads(self) -> int:
+        """Heads of keys and values now."""
+        return self.k.out_features // self.head_dim
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """Mixes each position with those before it; (B, T, D) -> (B, T, D)."""
+    def forward(self, x_BTD: Tensor, seen_B1TT: Tensor | None = None) -> Tensor:
+        """Mixes each position with those before it, or of these with those that it sees; (B, T, D) -> (B, T, D)."""
         # -1 rather than num_heads: pruning may change q, k and v while it traces this line.
         q_BNTH = self.q(x_BTD).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         k_BKTH = self.k(x_BTD).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         v_BKTH = self.v(x_BTD).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        if self.rotary_base is not None:
-            turn = rotation(x_BTD.shape[-2], self.head_dim, self.rotary_base, x_BTD.device)
+        if self.cosines_TH is not None and self.sines_TH is not None:
+            num_tokens = x_BTD.shape[-2]
+            turn = self.cosines_TH[:num_tokens], self.sines_TH[:num_tokens]
             q_BNTH, k_BKTH = rotated(q_BNTH, *turn), rotated(k_BKTH, *turn)
         times = q_BNTH.shape[1] // k_BKTH.shape[1]
         if times > 1:
             # Spelt out: asked to do it by itself (enable_gqa), attention leaves its fast kernels on some devices.
             k_BKTH, v_BKTH = (heads.repeat_interleave(times, dim=1) for heads in (k_BKTH, v_BKTH))
-        mixed_BNTH = F.scaled_dot_product_attention(q_BNTH, k_BKTH, v_BKTH, is_causal=True)
+        is_causal = seen_B1TT is None
+        mixed_BNTH = F.scaled_dot_product_attention(q_BNTH, k_BKTH, v_BKTH, attn_mask=seen_B1TT, is_causal=is_causal)
         return self.out(mixed_BNTH.transpose(1, 2).flatten(2))
 
 
 class MLP(nn.Module):
     """Two linear layers with a GELU between, applied to each position by itself."""
 
-    def __init__(self, settings: language.DecoderLM, hidden_width: int) -> None:
+    def __init__(self, settings: language.DecoderLM, dim: int, hidden_width: int) -> None:
         super().__init__()
-        dim, rank, sparsity, biases = settings.embedding_dim, settings.rank, settings.sparsity, bool(settings.biases)
+        rank, sparsity, biases = settings.rank, settings.sparsity, bool(settings.biases)
         self.expand = linear(dim, hidden_width, bias=biases, rank=rank, sparsity=sparsity)
         self.contract = linear(hidden_width, dim, bias=biases, rank=rank, sparsity=sparsity)
 
@@ -123,10 +143,10 @@ class MLP(nn.Module):
 class SwiGLU(MLP):
     """Three linear layers: one expands, one is the gate, whose SiLU multiplies that, and one contracts."""
 
-    def __init__(self, settings: language.DecoderLM, hidden_width: int) -> None:
-        super().__init__(settings, hidden_width)
+    def __init__(self, settings: language.DecoderLM, dim: int, hidden_width: int) -> None:
+        super().__init__(settings, dim, hidden_width)
         self.gate = linear(
-            settings.embedding_dim,
+            dim,
             hidden_width,
             bias=bool(settings.biases),
             rank=settings.rank,
@@ -139,9 +159,8 @@ class SwiGLU(MLP):
         return self.contract(hidden_BTM)
 
 
-def make_norm(settings: language.DecoderLM) -> nn.Module:
+def make_norm(settings: language.DecoderLM, dim: int) -> nn.Module:
     """The norm before each half of a block, and before the head; (..., D) -> (..., D)."""
-    dim = settings.embedding_dim
     if settings.norm == "RMSNorm":
         return nn.RMSNorm(dim, eps=NORM_EPSILON)
     return nn.LayerNorm(dim, eps=NORM_EPSILON, bias=bool(settings.biases))
@@ -150,18 +169,36 @@ def make_norm(settings: language.DecoderLM) -> nn.Module:
 class Block(nn.Module):
     """One layer. Dropout falls on what each half adds, not on attention weights, so that fused kernels serve always."""
 
-    def __init__(self, settings: language.DecoderLM, attention_width: int, mlp_width: int) -> None:
+    def __init__(self, settings: language.DecoderLM, dim: int, attention_width: int, mlp_width: int) -> None:
         super().__init__()
-        self.attention_norm = make_norm(settings)
-        self.attention = Attention(settings, attention_width)
-        self.mlp_norm = make_norm(settings)
-        self.mlp = (SwiGLU if settings.mlp == "SwiGLU" else MLP)(settings, mlp_width)
+        self.attention_norm = make_norm(settings, dim)
+        self.attention = Attention(settings, dim, attention_width)
+        self.mlp_norm = make_norm(settings, dim)
+        self.mlp = (SwiGLU if settings.mlp == "SwiGLU" else MLP)(settings, dim, mlp_width)
         self.dropout = nn.Dropout(settings.dropout_percent / 100)
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
+    def forward(self, x_BTD: Tensor, seen_B1TT: Tensor | None = None) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        x_BTD = x_BTD + self.dropout(self.attention(self.attention_norm(x_BTD)))
+        x_BTD = x_BTD + self.dropout(self.attention(self.attention_norm(x_BTD), seen_B1TT=seen_B1TT))
         return x_BTD + self.dropout(self.mlp(self.mlp_norm(x_BTD)))
+
+
+_LETTERS: Mapping[str, str] = {
+    "token_embedding.weight": "-D",
+    "position_embedding.weight": "-D",
+    **of_norm("layers.*.attention_norm"),
+    **of_linear("layers.*.attention.q", "N", "D"),
+    **of_linear("layers.*.attention.k", "K", "D"),
+    **of_linear("layers.*.attention.v", "K", "D"),
+    **of_linear("layers.*.attention.out", "D", "N"),
+    **of_norm("layers.*.mlp_norm"),
+    **of_linear("layers.*.mlp.expand", "M", "D"),
+    **of_linear("layers.*.mlp.gate", "M", "D"),
+    **of_linear("layers.*.mlp.contract", "D", "M"),
+    **of_norm("norm"),
+    "head.weight": "-D",
+}
+"""See Axes."""
 
 
 class DecoderLM(LayeredModel):
@@ -171,21 +208,30 @@ class DecoderLM(LayeredModel):
     it lacks the last.
     """
 
+    layers_alike = True
+
     def __init__(
         self,
         settings: language.DecoderLM,
         vocabulary_size: int,
         widths: Widths,
+        separator_id: int | None = None,
     ) -> None:
-        """`widths` may give `attention` and `mlp`: one inner width per layer; others are those of the settings."""
+        """`widths` may give `attention` and `mlp`: one inner width per layer; `layers`: those that are left; and
+        `embedding`: the width between them. Others are those of the settings. `separator_id`: a token behind which
+        another document begins, if no token may see another document."""
         super().__init__()
         settings = settings.as_built()
-        dim = settings.embedding_dim
-        attention_widths = widths.get("attention", (dim,) * settings.num_layers)
-        mlp_widths = widths.get("mlp", (settings.mlp_width or 0,) * settings.num_layers)
-        self.num_layers = settings.num_layers
+        [dim] = widths.get("embedding", (settings.embedding_dim,))
+        numbers = kept_layers(widths, settings.num_layers)
+        attention_widths = widths.get("attention", (settings.embedding_dim,) * len(numbers))
+        mlp_widths = widths.get("mlp", (settings.mlp_width or 0,) * len(numbers))
+        self.layer_numbers = numbers if "layers" in widths else None
+        self.num_layers = len(numbers)
+        self.trained_dim = settings.embedding_dim
         self.layer_repeats = settings.layer_repeats or 1
         self.context_length = settings.context_length
+        self.separator_id = separator_id
         self.token_embedding: nn.Embedding | None = nn.Embedding(vocabulary_size, dim)
         self.position_embedding: nn.Embedding | None = (
             nn.Embedding(settings.context_length, dim) if settings.positions == "Learned" else None
@@ -193,11 +239,13 @@ class DecoderLM(LayeredModel):
         self.dropout = nn.Dropout(settings.dropout_percent / 100)
         self.layers = nn.ModuleDict(
             {
-                str(layer): Block(settings, attention_width, mlp_width)
-                for layer, (attention_width, mlp_width) in enumerate(zip(attention_widths, mlp_widths, strict=True))
+                str(layer): Block(settings, dim, attention_width, mlp_width)
+                for layer, (_, attention_width, mlp_width) in enumerate(
+                    zip(numbers, attention_widths, mlp_widths, strict=True)
+                )
             }
         )
-        self.norm: nn.Module | None = make_norm(settings)
+        self.norm: nn.Module | None = make_norm(settings, dim)
         self.head: nn.Linear | None = nn.Linear(dim, vocabulary_size, bias=False)
         if settings.tied_embeddings:
             self.tied = {"head.weight": "token_embedding.weight"}
@@ -248,17 +296,17 @@ class DecoderLM(LayeredModel):
 
     def widths(self) -> dict[str, tuple[int, ...]]:
         blocks = [cast(Block, block) for block in self.layers.values()]
+        dim = self.trained_dim if self.token_embedding is None else self.token_embedding.embedding_dim
         return {
             "attention": tuple(block.attention.q.out_features for block in blocks),
             "mlp": tuple(block.mlp.expand.out_features for block in blocks),
+            **({} if self.layer_numbers is None else {"layers": self.layer_numbers}),
+            **({} if dim == self.trained_dim else {"embedding": (dim,)}),
         }
 
-    def prunable(self) -> Iterator[Prunable]:
-        for block in self.layers.values():
-            attention, mlp = cast(Block, block).attention, cast(Block, block).mlp
-            if not attention.shares_keys:
-                yield Prunable(last_linear(attention.q), attention.q.out_features, attention.head_dim)
-            yield Prunable(last_linear(mlp.expand), mlp.expand.out_features)
+    def axes(self) -> Axes:
+        attention = cast(Block, self.layers["0"]).attention
+        return Axes(_LETTERS, attention.head_dim, attention.num_heads // attention.num_key_heads)
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B, T) or hidden activations (B, T, D) -> logits (B, T, V) or hidden activations (B, T, D)."""
@@ -271,13 +319,16 @@ class DecoderLM(LayeredModel):
 
     def hidden(self, x: Tensor) -> Tensor:
         """The same without the head."""
+        seen_B1TT: Tensor | None = None
         if self.token_embedding is not None:
-            positions_T = torch.arange(x.shape[1], device=x.device)
+            positions = torch.arange(x.shape[1], device=x.device)
+            if self.separator_id is not None:
+                seen_B1TT, positions = within_documents(x, self.separator_id)
             x = self.token_embedding(x)
-            x = self.dropout(x if self.position_embedding is None else x + self.position_embedding(positions_T))
+            x = self.dropout(x if self.position_embedding is None else x + self.position_embedding(positions))
         for block in self.layers.values():
             for _ in range(self.layer_repeats):
-                x = block(x)
+                x = block(x, seen_B1TT=seen_B1TT)
         return x if self.norm is None else self.norm(x)
 
 
@@ -292,7 +343,7 @@ class DecoderLMFamily:
     def build(self, settings: language.DecoderLM, shape: ModelShape, widths: Widths) -> DecoderLM:
         if shape.vocabulary_size is None:
             raise ValueError("the shape of a DecoderLM must give vocabulary_size")
-        return DecoderLM(settings, shape.vocabulary_size, widths)
+        return DecoderLM(settings, shape.vocabulary_size, widths, shape.separator_id)
 
 
 FAMILY: ModelFamily = DecoderLMFamily()

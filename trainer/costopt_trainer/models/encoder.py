@@ -15,14 +15,13 @@ itself. A piece that lacks the first layer gets it as the last of its input's ch
 layer gives it so, because one tensor is all that passes between pieces.
 
 Heads have a fixed width and their number is read off the q projection, so that a model whose heads or hidden channels
-were pruned, or are shared among ranks, is an ordinary model. What may be pruned, in each layer: whole heads, and hidden
-channels of each MLP.
+were pruned, or are shared among ranks, is an ordinary model. What may be pruned: in each layer whole heads, and hidden
+channels of each MLP; whole layers; and the width between layers, D, of all of them.
 
 Shape suffixes: B = batch (samples), T = tokens of a sample, D = embedding width, E = width within a layer (D without a
 bottleneck), N = heads, H = head width, M = hidden width of an MLP, V = vocabulary, K = classes.
 """
 
-from collections.abc import Iterator
 from typing import Literal, cast
 
 import torch
@@ -30,8 +29,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from costopt.schema import encoder as language
-from costopt_trainer.models.family import LayeredModel, ModelFamily, Prunable
-from costopt_trainer.models.light import Linear, last_linear, linear, make_sparse, normal_
+from costopt_trainer.models.axes import Axes, of_linear, of_norm
+from costopt_trainer.models.family import LayeredModel, ModelFamily, kept_layers
+from costopt_trainer.models.light import Linear, linear, make_sparse, normal_
 from costopt_trainer.models.shape import ModelShape, Widths
 
 INITIAL_STD = 0.02
@@ -42,12 +42,13 @@ MLP_EXPANSION = 4
 
 
 class Attention(nn.Module):
-    """Self-attention of heads that are `width // settings.num_heads` wide. Raises ValueError if `inner_width` is not a
-    whole number of them."""
+    """Self-attention of heads as wide as those of the settings. Raises ValueError if `inner_width` is not a whole
+    number of them."""
 
     def __init__(self, settings: language.Encoder, width: int, inner_width: int) -> None:
         super().__init__()
-        rank, sparsity, head_dim = settings.rank, settings.sparsity, width // settings.num_heads
+        rank, sparsity = settings.rank, settings.sparsity
+        head_dim = (settings.bottleneck_dim or settings.embedding_dim) // settings.num_heads
         if inner_width % head_dim != 0:
             raise ValueError(f"attention width must be a multiple of the head width {head_dim}, not {inner_width}")
         self.head_dim = head_dim
@@ -85,9 +86,10 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """One layer. Dropout falls on what each part adds, not on attention weights, so that fused kernels serve always."""
 
-    def __init__(self, settings: language.Encoder, attention_width: int, mlp_widths: tuple[int, ...]) -> None:
+    def __init__(self, settings: language.Encoder, dim: int, attention_width: int, mlp_widths: tuple[int, ...]) -> None:
+        """`dim` is what the embedding_dim of the settings is now."""
         super().__init__()
-        width = settings.bottleneck_dim or settings.embedding_dim
+        width = settings.bottleneck_dim or dim
         self.is_pre = settings.norm == "Pre"
         self.attention_norm = nn.LayerNorm(width)
         self.attention = Attention(settings, width, attention_width)
@@ -98,9 +100,9 @@ class Block(nn.Module):
         self.widen: nn.Linear | None = None
         self.norm: nn.LayerNorm | None = None
         if settings.bottleneck_dim is not None:
-            self.narrow = nn.Linear(settings.embedding_dim, width)
-            self.widen = nn.Linear(width, settings.embedding_dim)
-            self.norm = nn.LayerNorm(settings.embedding_dim)
+            self.narrow = nn.Linear(dim, width)
+            self.widen = nn.Linear(width, dim)
+            self.norm = nn.LayerNorm(dim)
 
     def forward(self, x_BTD: Tensor, real_BT: Tensor) -> Tensor:
         """(B, T, D) and what of it is no padding (B, T) -> (B, T, D)."""
@@ -122,6 +124,28 @@ class Block(nn.Module):
         return x_BTE
 
 
+def _letters(within: str) -> dict[str, str]:
+    """See Axes; `within` is the letter of the width within a layer."""
+    return {
+        "token_embedding.weight": "-D",
+        "position_embedding.weight": "-D",
+        **of_norm("embedding_norm"),
+        **of_norm("layers.*.norm"),
+        **of_linear("layers.*.narrow", "-", "D"),
+        **of_linear("layers.*.widen", "D", "-"),
+        **of_norm("layers.*.attention_norm", within),
+        **of_linear("layers.*.attention.q", "N", within),
+        **of_linear("layers.*.attention.k", "N", within),
+        **of_linear("layers.*.attention.v", "N", within),
+        **of_linear("layers.*.attention.out", within, "N"),
+        **of_norm("layers.*.mlp_norms.*", within),
+        **of_linear("layers.*.mlps.*.expand", "M", within),
+        **of_linear("layers.*.mlps.*.contract", within, "M"),
+        **of_norm("norm"),
+        **of_linear("head", "-", "D"),
+    }
+
+
 class Encoder(LayeredModel):
     """The model: int64 tokens (B, T), T at most the context length -> logits (B, T, V), or (B, K) for a classifier.
 
@@ -129,19 +153,25 @@ class Encoder(LayeredModel):
     lacks the last; the last channel is 1 for a token and 0 for padding.
     """
 
+    layers_alike = True
+
     def __init__(
         self, settings: language.Encoder, vocabulary_size: int, num_outputs: int, pad_id: int, widths: Widths
     ) -> None:
-        """`widths` may give `attention`, one inner width per layer, and `mlp`, one per layer and MLP; the defaults are
-        E and 4 E."""
+        """`widths` may give `attention`, one inner width per layer, and `mlp`, one per layer and MLP (the defaults are
+        E and 4 E); `layers`: those that are left; and `embedding`: the width between them."""
         super().__init__()
-        dim, inner, of_layer = settings.embedding_dim, settings.bottleneck_dim, settings.mlps_per_layer
-        inner = inner or dim
-        attention_widths = widths.get("attention", (inner,) * settings.num_layers)
-        mlp_widths = widths.get("mlp", (MLP_EXPANSION * inner,) * (settings.num_layers * of_layer))
-        if len(mlp_widths) != settings.num_layers * of_layer:
-            raise ValueError(f"widths must give {of_layer} MLPs for each of {settings.num_layers} layers")
-        self.num_layers = settings.num_layers
+        [dim] = widths.get("embedding", (settings.embedding_dim,))
+        inner, of_layer = settings.bottleneck_dim or settings.embedding_dim, settings.mlps_per_layer
+        numbers = kept_layers(widths, settings.num_layers)
+        attention_widths = widths.get("attention", (inner,) * len(numbers))
+        mlp_widths = widths.get("mlp", (MLP_EXPANSION * inner,) * (len(numbers) * of_layer))
+        if len(mlp_widths) != len(numbers) * of_layer:
+            raise ValueError(f"widths must give {of_layer} MLPs for each of {len(numbers)} layers")
+        self.layer_numbers = numbers if "layers" in widths else None
+        self.num_layers = len(numbers)
+        self.trained_dim = settings.embedding_dim
+        self.has_bottleneck = settings.bottleneck_dim is not None
         self.layer_repeats = settings.layer_repeats or 1
         self.pad_id = pad_id
         self.pooling: Literal["Mean", "FirstToken"] | None = (
@@ -154,8 +184,8 @@ class Encoder(LayeredModel):
         self.dropout = nn.Dropout(settings.dropout_percent / 100)
         self.layers = nn.ModuleDict(
             {
-                str(layer): Block(settings, width, mlp_widths[layer * of_layer : (layer + 1) * of_layer])
-                for layer, width in enumerate(attention_widths)
+                str(layer): Block(settings, dim, width, mlp_widths[layer * of_layer : (layer + 1) * of_layer])
+                for layer, (_, width) in enumerate(zip(numbers, attention_widths, strict=True))
             }
         )
         self.norm: nn.LayerNorm | None = None if is_post else nn.LayerNorm(dim)
@@ -181,18 +211,16 @@ class Encoder(LayeredModel):
 
     def widths(self) -> dict[str, tuple[int, ...]]:
         blocks = [cast(Block, block) for block in self.layers.values()]
+        dim = self.trained_dim if self.token_embedding is None else self.token_embedding.embedding_dim
         return {
             "attention": tuple(block.attention.q.out_features for block in blocks),
             "mlp": tuple(cast(MLP, mlp).expand.out_features for block in blocks for mlp in block.mlps),
+            **({} if self.layer_numbers is None else {"layers": self.layer_numbers}),
+            **({} if dim == self.trained_dim else {"embedding": (dim,)}),
         }
 
-    def prunable(self) -> Iterator[Prunable]:
-        for block in self.layers.values():
-            attention = cast(Block, block).attention
-            yield Prunable(last_linear(attention.q), attention.q.out_features, attention.head_dim)
-            for mlp in cast(Block, block).mlps:
-                expand = cast(MLP, mlp).expand
-                yield Prunable(last_linear(expand), expand.out_features)
+    def axes(self) -> Axes:
+        return Axes(_letters("-" if self.has_bottleneck else "D"), cast(Block, self.layers["0"]).attention.head_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B, T) or activations (B, T, D + 1) -> logits (B, T, V) or (B, K), or activations (B, T, D + 1)."""

@@ -4,11 +4,13 @@ ModelFamily     one row of the table: what is known before there is a model
 FromFolder      a row whose models come from a folder, and go into one, in a format of their own
 LayeredModel    a model: layers that a pipeline shares out, and channels that may be pruned
 Metric          what a model's work is counted in; METRICS: by the kind of samples that it reads
+Prunable, Sizes  what structured pruning may take from a model; kept_layers: the layers that it left
 stored_tensors, fill      what an artifact holds of a model: each tensor once
+moving_buffers            what a pass forward changes
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, runtime_checkable
@@ -17,8 +19,9 @@ from torch import Tensor, nn
 
 from costopt.schema.data_kinds import IMAGES, LABELLED_TEXT, MASKED_TEXT, TABLES, TEXT
 from costopt.schema.variant_report import Target
+from costopt_trainer.models.axes import Axes
 from costopt_trainer.models.chunked_loss import Use, each_chunk, head_loss_sum
-from costopt_trainer.models.loss import loss_sum
+from costopt_trainer.models.loss import Tell, loss_sum
 from costopt_trainer.models.own_metrics import NO_METRICS, OwnMetrics
 from costopt_trainer.models.shape import ModelShape, Widths
 
@@ -64,13 +67,25 @@ METRICS: Mapping[str, Metric] = {
 
 @dataclass(frozen=True)
 class Prunable:
-    """A layer whose output channels may go, in blocks that must go together."""
+    """A layer whose output channels may go. What depends on them is found by tracing the model."""
 
     layer: nn.Module
     channels: int
     """Output channels now."""
-    block: int = 1
-    """Consecutive channels that only go together, such as the width of a head."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large a model is to be; None: as it is. Equal in all layers."""
+
+    heads: int | None = None
+    """Query heads."""
+    key_heads: int | None = None
+    """Heads of keys and values."""
+    hidden_width: int | None = None
+    """Width between layers."""
+    channels: int | None = None
+    """Hidden width of feed-forward layers."""
 
 
 SplitRole = Literal[
@@ -109,11 +124,23 @@ class LayeredModel(nn.Module):
     artifact holds the tensor once, under the other one. A piece that has only the first of them has a copy under it."""
     chunked_loss: bool | None = None
     """Whether logits are computed for some tokens at a time; None: where they are large."""
+    label_smoothing: float = 0.0
+    """The share of each target that `loss_sum` spreads over all classes; evaluations are without it."""
+    tell_losses: Tell | None = None
+    """Hears of each target's loss while `loss_sum` computes it; not in a model with its own loss."""
     weights_prefix: str = ""
     """What the names of all weights begin with here, and not in the file of an artifact."""
 
+    graph_folder: Path | None = None
+    """Where an ONNX graph of this very model lies; None: none was made."""
+
     own_metrics: OwnMetrics = NO_METRICS
     """What its evaluations tell besides the loss."""
+
+    layers_alike: bool = False
+    """Whether each layer takes what the one before it takes, so that any of them may go."""
+    built_as: ModelShape | None = None
+    """What its like is built from, where a compression step has made another of it than its recipe says; None: that."""
 
     split_plan: Mapping[str, "SplitRole"] = {}
     """What each module does when tensors are split over ranks: name, in which `*` is any layer, -> its role. None: this
@@ -136,8 +163,15 @@ class LayeredModel(nn.Module):
         A family with a `vocabulary_head` never holds all logits at once where these are large.
         """
         if self.vocabulary_head is None:
-            return loss_sum(self(inputs), targets)
-        return head_loss_sum(self.hidden(inputs), self.vocabulary_head, targets, chunked=self.chunked_loss)
+            return loss_sum(self(inputs), targets, self.label_smoothing, self.tell_losses)
+        return head_loss_sum(
+            self.hidden(inputs),
+            self.vocabulary_head,
+            targets,
+            chunked=self.chunked_loss,
+            smoothing=self.label_smoothing,
+            tell=self.tell_losses,
+        )
 
     def each_logits(self, inputs: Tensor, targets: Tensor, use: Use) -> None:
         """Call `use` with the logits of a micro-batch and their targets: some at a time where `loss_sum` has so."""
@@ -145,6 +179,11 @@ class LayeredModel(nn.Module):
             use(self(inputs), targets)
         else:
             each_chunk(self.hidden(inputs), self.vocabulary_head, targets, use, chunked=self.chunked_loss)
+
+    @property
+    def has_own_loss(self) -> bool:
+        """Whether `loss_sum` is somebody else's code, which smooths no labels."""
+        return False
 
     @property
     def vocabulary_head(self) -> nn.Module | None:
@@ -179,6 +218,20 @@ class LayeredModel(nn.Module):
         self.drop_ends(start=first > 0, end=last < self.num_layers)
         return self
 
+    def select_layers(self, kept: Sequence[int]) -> None:
+        """Reduce this whole model, in place, to some of its `blocks()`, in order, which are numbered anew.
+
+        Raises ValueError if its layers are not alike.
+        """
+        if not self.layers_alike:
+            raise ValueError("its layers do not fit one another")
+        self._renumber(kept)
+        self.layer_numbers = None
+
+    def _renumber(self, kept: Sequence[int]) -> None:
+        self.layers = nn.ModuleDict({str(number): self.layers[str(layer)] for number, layer in enumerate(kept)})
+        self.num_layers = len(kept)
+
     @abstractmethod
     def drop_ends(self, *, start: bool, end: bool) -> None:
         """Remove what comes before the first layer (`start`), and what comes after the last one (`end`)."""
@@ -187,10 +240,36 @@ class LayeredModel(nn.Module):
     def widths(self) -> dict[str, tuple[int, ...]]:
         """The inner widths of this whole model as they are now: what `build` needs to build its like."""
 
-    @abstractmethod
+    layer_numbers: tuple[int, ...] | None = None
+    """The layers of the settings that are left; None: all."""
+
+    def axes(self) -> Axes | None:
+        """What the axes of this whole model's parameters are: then heads, channels and the width between layers may
+        be cut out. None: what may go is what `prunable` says."""
+        return None
+
     def prunable(self) -> Iterator[Prunable]:
-        """What structured pruning may take from this whole model: inputs and outputs keep their shapes. Nothing, if no
-        layer can be made narrower by itself."""
+        """Of a model without `axes`: whose output channels structured pruning may take from this whole model. Inputs
+        and outputs keep their shapes. Nothing, if no layer can be made narrower by itself."""
+        return iter(())
+
+    def removable_layers(self) -> tuple[int, ...]:
+        """Layers, by their place, that may go: each only adds something to what passes it by."""
+        return tuple(range(len(self.blocks()))) if self.layers_alike else ()
+
+    def drop_layers(self, gone: Collection[int]) -> None:
+        """Remove layers, by their place, from this whole model; the others are numbered anew."""
+        kept = [place for place in range(self.num_layers) if place not in gone]
+        numbers = self.layer_numbers or tuple(range(self.num_layers))
+        self.layer_numbers = tuple(numbers[place] for place in kept)
+        self._renumber(kept)
+
+    def misfit(self, sizes: Sizes, shapes: Mapping[str, tuple[int, ...]]) -> str | None:  # noqa: ARG002
+        """Why no model of this kind has parameters of `shapes`, by name, at these sizes; None if one has."""
+        return None
+
+    def settle(self, sizes: Sizes) -> None:
+        """Called after parameters were cut to `sizes`, which fit."""
 
 
 class ModelFamily(Protocol):
@@ -215,6 +294,14 @@ class ModelFamily(Protocol):
         """
 
 
+def kept_layers(widths: Widths, num_layers: int) -> tuple[int, ...]:
+    """The layers, of `num_layers`, that `widths` have left, in order. Raises ValueError for others."""
+    kept = widths.get("layers", tuple(range(num_layers)))
+    if not kept or list(kept) != sorted(set(kept)) or not 0 <= kept[0] <= kept[-1] < num_layers:
+        raise ValueError(f"widths must name layers below {num_layers} in order, not {kept}")
+    return tuple(kept)
+
+
 def _tied(model: nn.Module) -> Mapping[str, str]:
     return model.tied if isinstance(model, LayeredModel) else {}
 
@@ -223,6 +310,12 @@ def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
     """The parameters and buffers that `model`, or a piece, has to store."""
     tied = _tied(model)
     return {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+
+
+def moving_buffers(module: nn.Module) -> list[Tensor]:
+    """Buffers that a pass forward may change, such as moving averages: those that a checkpoint has, tables left out."""
+    kept = module.state_dict().keys()
+    return [buffer for name, buffer in module.named_buffers() if name in kept]
 
 
 def fill(model: nn.Module, tensors: Mapping[str, Tensor], *, assign: bool = False) -> None:

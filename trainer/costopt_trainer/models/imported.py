@@ -31,6 +31,10 @@ class ImportedModel(WholeModel):
         super().__init__()
         self.model, self.own_metrics = model, own_metrics
 
+    @property
+    def has_own_loss(self) -> bool:
+        return getattr(self.model, "loss_sum", None) is not None
+
     def loss_sum(self, inputs: Tensor, targets: Tensor) -> Tensor:
         own = getattr(self.model, "loss_sum", None)
         loss: Tensor = super().loss_sum(inputs, targets) if own is None else own(inputs, targets)

@@ -4,10 +4,13 @@ linear, conv3x3       a layer as the settings want it: plain, of two factors, or
 LowRankLinear         two linear layers in place of one
 SparseLinear, SparseConv2d    weights that are zero stay zero while training
 kept                  the same for a weight that a model holds by itself
+stay_sparse           makes such a layer of one that has zeros
 last_linear           the layer that gives a linear layer's output channels
 normal_               initial weights, also of factors
 make_sparse           sets the share of weights to zero that the settings want
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +62,34 @@ class SparseConv2d(nn.Conv2d):
 
 
 Linear = nn.Linear | LowRankLinear
+
+
+def stay_sparse(layer: Any) -> None:
+    """Have a linear, convolution or recurrent layer train around its zeros. What it computes stays as it was.
+
+    The class is exchanged, so that names stay. A layer of a class that is not known here is left as it is.
+    """
+    kind = type(layer)
+    if kind is nn.Linear:
+        layer.__class__ = SparseLinear
+    elif kind is nn.Conv2d:
+        layer.__class__ = SparseConv2d
+    elif kind.__name__ == "Conv1D":
+        layer.__class__ = _sparse_conv1d(kind)
+    elif hasattr(layer, "is_sparse"):
+        layer.is_sparse = True
+
+
+def _sparse_conv1d(kind: Any) -> Any:
+    """A class for the linear layer of the Hugging Face library whose matrix has inputs first, which is `kind`."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        if not self.training:
+            whole: Tensor = kind.forward(self, x)  # to the same bits
+            return whole
+        return F.linear(x, kept(self.weight, training=True).T, self.bias)
+
+    return type("SparseConv1D", (kind,), {"forward": forward, "__module__": kind.__module__})
 
 
 def linear(

@@ -12,14 +12,13 @@ V = vocabulary. A state is (S, 2, B, D): of each layer, what it gave last and it
 """
 
 import warnings
-from collections.abc import Iterator
 from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from costopt.schema import models as language
-from costopt_trainer.models.family import ModelFamily, Prunable
+from costopt_trainer.models.family import ModelFamily, kept_layers
 from costopt_trainer.models.light import kept, make_sparse
 from costopt_trainer.models.recurrent import Recurrent
 from costopt_trainer.models.shape import ModelShape, Widths
@@ -76,13 +75,18 @@ class LSTM(Recurrent):
     it lacks the last.
     """
 
-    def __init__(self, settings: language.LSTM, vocabulary_size: int) -> None:
+    layers_alike = True
+
+    def __init__(self, settings: language.LSTM, vocabulary_size: int, widths: Widths) -> None:
+        """`widths` may give `layers`: those that are left."""
         super().__init__()
         width = settings.embedding_dim
-        self.num_layers = settings.num_layers
+        numbers = kept_layers(widths, settings.num_layers)
+        self.layer_numbers = numbers if "layers" in widths else None
+        self.num_layers = len(numbers)
         self.layer_repeats = settings.layer_repeats or 1
         self.token_embedding: nn.Embedding | None = nn.Embedding(vocabulary_size, width)
-        self.layers = nn.ModuleDict({str(layer): Layer(settings) for layer in range(settings.num_layers)})
+        self.layers = nn.ModuleDict({str(layer): Layer(settings) for layer in range(self.num_layers)})
         self.norm: nn.LayerNorm | None = nn.LayerNorm(width)
         self.head: nn.Linear | None = nn.Linear(width, vocabulary_size, bias=False)
         nn.init.normal_(self.token_embedding.weight, std=INITIAL_STD)
@@ -100,10 +104,7 @@ class LSTM(Recurrent):
             self.norm = self.head = None
 
     def widths(self) -> dict[str, tuple[int, ...]]:
-        return {}
-
-    def prunable(self) -> Iterator[Prunable]:
-        return iter(())
+        return {} if self.layer_numbers is None else {"layers": self.layer_numbers}
 
     def fresh_state(self, batch_size: int) -> Tensor:
         layers = [cast(Layer, layer) for layer in self.layers.values()]
@@ -136,9 +137,9 @@ class LSTMFamily:
     def build(self, settings: language.LSTM, shape: ModelShape, widths: Widths) -> LSTM:
         if shape.vocabulary_size is None:
             raise ValueError("the shape of a LSTM must give vocabulary_size")
-        if widths:
+        if widths.keys() - {"layers"}:
             raise ValueError("a LSTM has no inner widths")
-        return LSTM(settings, shape.vocabulary_size)
+        return LSTM(settings, shape.vocabulary_size, widths)
 
 
 FAMILY: ModelFamily = LSTMFamily()

@@ -47,6 +47,11 @@ class OwnMetrics:
             raise metrics._wrong(f"returns {len(given)} metrics; at most {MAX_METRICS} can be told")
         return metrics
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """In the order of their sums."""
+        return tuple(self._functions)
+
     def zeros(self, device: torch.device) -> Tensor:
         """What `sums` are before the first sample."""
         return torch.zeros(len(self._functions) + bool(self._functions), dtype=torch.float64, device=device)

@@ -1,8 +1,8 @@
 """A residual network of basic blocks (He et al., arXiv 1512.03385), and any run of its blocks.
 
 A stem (convolution, batch norm, ReLU), blocks, the mean over the remaining pixels, and one linear layer. A block is a
-layer in the sense of `keep_layers`. What may be pruned: the channels inside each block; those between blocks are added
-up and stay.
+layer in the sense of `keep_layers`. What may be pruned: the channels inside each block (those between blocks are added
+up and stay), and whole blocks that change neither size nor channels.
 
 Shape suffixes: B = batch (images), C = channels, H = height, W = width, K = classes.
 """
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from costopt.schema import models as language
 from costopt_trainer.errors import NotRetryable
-from costopt_trainer.models.family import LayeredModel, ModelFamily, Prunable
+from costopt_trainer.models.family import LayeredModel, ModelFamily, Prunable, kept_layers
 from costopt_trainer.models.light import conv3x3, make_sparse
 from costopt_trainer.models.shape import ModelShape, Widths
 
@@ -52,13 +52,19 @@ class ResNet(LayeredModel):
     """
 
     def __init__(self, settings: language.ResNet, in_channels: int, num_classes: int, widths: Widths) -> None:
-        """`widths` may give `inner`: the channels inside each block; the default is what leaves it."""
+        """`widths` may give `inner`: the channels inside each block, the default is what leaves it; and `layers`: the
+        blocks that are left."""
         super().__init__()
         per_stage = settings.num_blocks // settings.num_stages
-        outer = [settings.base_channels << block // per_stage for block in range(settings.num_blocks)]
+        of_all = [settings.base_channels << block // per_stage for block in range(settings.num_blocks)]
+        numbers = kept_layers(widths, settings.num_blocks)
+        outer = [of_all[number] for number in numbers]
         inner = widths.get("inner", tuple(outer))
-        before = [outer[0], *outer[:-1]]
-        self.num_layers = settings.num_blocks
+        before = [of_all[max(number - 1, 0)] for number in numbers]
+        if before != [of_all[0], *outer[:-1]]:
+            raise ValueError("widths must leave the blocks at which a stage begins")
+        self.layer_numbers = numbers if "layers" in widths else None
+        self.num_layers = len(numbers)
         self.stem: nn.Module | None = _stem(settings, in_channels)
         self.layers = nn.ModuleDict(
             {
@@ -82,7 +88,14 @@ class ResNet(LayeredModel):
             self.head = None
 
     def widths(self) -> dict[str, tuple[int, ...]]:
-        return {"inner": tuple(cast(Block, block).conv1.out_channels for block in self.layers.values())}
+        return {
+            "inner": tuple(cast(Block, block).conv1.out_channels for block in self.layers.values()),
+            **({} if self.layer_numbers is None else {"layers": self.layer_numbers}),
+        }
+
+    def removable_layers(self) -> tuple[int, ...]:
+        blocks = [cast(Block, block) for block in self.layers.values()]
+        return tuple(place for place, block in enumerate(blocks) if isinstance(block.shortcut, nn.Identity))
 
     def prunable(self) -> Iterator[Prunable]:
         for block in self.layers.values():

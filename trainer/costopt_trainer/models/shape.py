@@ -25,6 +25,8 @@ class ModelShape:
     """Classes to tell apart; None for text without labels."""
     pad_id: int | None = None
     """The token that stands for nothing; None where there is none."""
+    separator_id: int | None = None
+    """The token behind which another document begins, of which the model sees nothing before; None: it sees all."""
     class_names: tuple[str, ...] | None = None
     """The label of each class; None if it has none but its number."""
     num_features: int | None = None
@@ -42,6 +44,7 @@ class ModelShape:
             image_shape=data.image_shape,
             num_classes=data.num_classes,
             pad_id=data.pad_id,
+            separator_id=data.separator_id,
             class_names=data.class_names,
             num_features=None if scales is None else len(scales.means_F),
             feature_scales=scales,
@@ -56,6 +59,7 @@ class ModelShape:
         """The shape as plain JSON data; what only some models have is left out of the others, as it was before."""
         more = {
             "padId": self.pad_id,
+            "separatorId": self.separator_id,
             "classNames": None if self.class_names is None else list(self.class_names),
             "numFeatures": self.num_features,
         }
@@ -81,6 +85,7 @@ class ModelShape:
             image_shape=image_shape,
             num_classes=plain["numClasses"],
             pad_id=plain.get("padId"),
+            separator_id=plain.get("separatorId"),
             class_names=None if class_names is None else tuple(str(name) for name in class_names),
             num_features=plain.get("numFeatures"),
         )

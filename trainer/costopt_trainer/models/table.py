@@ -5,6 +5,7 @@ family_of       the row that settings name
 build_model     a model of any family; rebuild_model: one for the weights of an artifact
 carries_state   whether a training carries the model's state from sample to sample
 tokenizer_of    where the tokenizer lies that a model brings
+folder_of       where the model lies that training begins with
 context_length_of, settings_that_must_stay     what holds for settings of any of them
 kind_of_samples, metric_of      what a model of these settings reads, and what its work is counted in
 """
@@ -15,6 +16,7 @@ from typing import Any, cast
 from costopt.schema.data_kinds import ReadsSamples, kind_read
 from costopt.schema.models import FamilySettings, ModelSettings
 from costopt.schema.unions import settings_named
+from costopt_trainer.models.factors import parted, put_factors
 from costopt_trainer.models.family import METRICS, FromFolder, LayeredModel, Metric, ModelFamily
 from costopt_trainer.models.shape import ModelShape, Widths
 from costopt_trainer.tables import row
@@ -40,7 +42,10 @@ def family_of(settings: ModelSettings) -> ModelFamily:
 
 def build_model(shape: ModelShape, widths: Widths | None = None) -> LayeredModel:
     """A model of `shape`; see ModelFamily.build, also for what it raises."""
-    return family_of(shape.settings).build(settings_named(shape.settings), shape, widths or {})
+    own, ranks = parted(widths or {})
+    model = family_of(shape.settings).build(settings_named(shape.settings), shape, own)
+    put_factors(model, ranks)
+    return model
 
 
 def rebuild_model(shape: ModelShape, folder: Path, widths: Widths | None = None) -> LayeredModel:
@@ -55,6 +60,12 @@ def tokenizer_of(settings: ModelSettings) -> Path | None:
     """The folder of the tokenizer that the model brings; None if it brings none. Raises NotRetryable."""
     family = family_of(settings)
     return family.tokenizer_folder(settings_named(settings)) if isinstance(family, FromFolder) else None
+
+
+def folder_of(settings: ModelSettings) -> Path | None:
+    """The folder of a model that training begins with; None: there is none, or it lies at a hub."""
+    own = settings.hugging_face
+    return None if own is None or own.path is None else Path(own.path)
 
 
 def runs_code(settings: ModelSettings) -> bool:

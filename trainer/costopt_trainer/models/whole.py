@@ -1,11 +1,10 @@
-"""A model that is not our own: one layer to a pipeline, and nothing that structured pruning may take."""
+"""A model that is not our own: one layer to a pipeline."""
 
-from collections.abc import Iterator
 from typing import ClassVar, Self
 
 from torch import nn
 
-from costopt_trainer.models.family import LayeredModel, Prunable
+from costopt_trainer.models.family import LayeredModel
 
 
 class WholeModel(LayeredModel):
@@ -32,6 +31,3 @@ class WholeModel(LayeredModel):
 
     def widths(self) -> dict[str, tuple[int, ...]]:
         return {}
-
-    def prunable(self) -> Iterator[Prunable]:
-        return iter(())

@@ -9,9 +9,10 @@ whatever reads a result next. A thread prepares samples meanwhile: data_wait is 
 them.
 """
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,7 @@ from costopt import names
 from costopt.schema.replica import EarlierRounds, MeteredMilliseconds
 from costopt_trainer.heartbeat import HEARTBEAT
 
-Head = Literal["startup", "data_wait", "training", "evaluation", "checkpoint"]
+Head = Literal["startup", "selecting", "data_wait", "training", "evaluation", "checkpoint"]
 
 NANOSECONDS_PER_MILLISECOND = 10**6
 NANOSECONDS_PER_SECOND = 10**9
@@ -74,8 +75,9 @@ class Meter:
         self.earlier = earlier
         self._last_ns = now() - already_ns
         self._heads: dict[Head, int] = dict.fromkeys(
-            ("startup", "data_wait", "training", "evaluation", "checkpoint"), 0
+            ("startup", "selecting", "data_wait", "training", "evaluation", "checkpoint"), 0
         )
+        self._apart: list[tuple[Head, int]] = []
         self._saved_ns = 0
         self._reported_ns = now()
         self._rate_since_ns = 0
@@ -83,10 +85,26 @@ class Meter:
     def lap(self, head: Head) -> None:
         """Count the time since the last call under `head`."""
         now = self._now()
-        self._heads[head] += now - self._last_ns
-        self._last_ns = now
+        elapsed_ns, self._last_ns = now - self._last_ns, now
+        for part, nanoseconds in self._apart:
+            self._heads[part] += nanoseconds
+            elapsed_ns -= nanoseconds
+        self._apart.clear()
+        self._heads[head] += elapsed_ns
         HEARTBEAT.account(self._own_ns())
         HEARTBEAT.beat()
+
+    @contextlib.contextmanager
+    def apart(self, head: Head) -> Iterator[None]:
+        """Count the time within under `head`, once the time around it is counted: by the next `lap`.
+
+        Not at once, because a rank that has counted its start is taken to be in its steps.
+        """
+        begun_ns = self._now()
+        try:
+            yield
+        finally:
+            self._apart.append((head, self._now() - begun_ns))
 
     def in_steps_ns(self) -> int:
         """Time in steps and evaluations so far: what a snapshot taken now would hold."""
@@ -98,15 +116,16 @@ class Meter:
         HEARTBEAT.account(self._own_ns())
         HEARTBEAT.checkpoint_completed()
 
-    def _own_ns(self) -> tuple[int, int, int, int, int]:
-        """Of this process: startup, productive, since the checkpoint, data wait, checkpoint."""
+    def _own_ns(self) -> tuple[int, int, int, int, int, int]:
+        """Of this process: startup, productive, since the checkpoint, data wait, checkpoint, selecting."""
         heads = self._heads
         since_checkpoint = self.in_steps_ns() - self._saved_ns
-        return heads["startup"], self._saved_ns, since_checkpoint, heads["data_wait"], heads["checkpoint"]
+        startup, waited, saving = heads["startup"], heads["data_wait"], heads["checkpoint"]
+        return startup, self._saved_ns, since_checkpoint, waited, saving, heads["selecting"]
 
     def metered(self) -> MeteredMilliseconds:
         """The times so far, with those of earlier ranks."""
-        startup, productive, since_checkpoint, data_wait, checkpoint = (
+        startup, productive, since_checkpoint, data_wait, checkpoint, selecting = (
             nanoseconds // NANOSECONDS_PER_MILLISECOND for nanoseconds in self._own_ns()
         )
         before, anew = self.earlier.metered, self.earlier.restarts > 0
@@ -118,6 +137,7 @@ class Meter:
             checkpoint=before.checkpoint + checkpoint,
             recovery=before.recovery + (startup if anew else 0),
             lost=before.lost,
+            selecting=before.selecting + selecting,
         )
 
     def step_finished(self, step: int) -> None:

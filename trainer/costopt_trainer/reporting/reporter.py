@@ -1,6 +1,7 @@
 """How a training's progress is reported: to the replica's progress file, stdout and metrics.jsonl.
 
-Reporter    writes Progress there
+Reports     what a training tells its progress
+Reporter    writes it there
 Place       which rank reports
 """
 
@@ -30,6 +31,16 @@ class Place(Protocol):
     @property
     def local_rank(self) -> int:
         """Its number in its replica, from 0."""
+
+
+class Reports(Protocol):
+    """What hears of a training's progress."""
+
+    def resume_after(self, step: int) -> None:
+        """Steps after `step` are taken again."""
+
+    def report(self, progress: Progress, *, keep: bool = True) -> None:
+        """`keep`: no fuller report of this step follows."""
 
 
 class Reporter:

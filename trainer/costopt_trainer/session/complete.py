@@ -16,13 +16,14 @@ from pathlib import Path
 from costopt.files import sync_folder, write_atomically
 from costopt.hostile import Hostile, open_file, read_json
 from costopt_trainer.storage.folders import remove, replace_folder, storage_folder, sync_tree
+from costopt_trainer.storage.manifests import Describe
 
 MARK_FILE = "costopt-complete.json"
 """Written last: the size of every other file. A hash of gigabytes would cost more than it finds."""
 
 
-def publish_folder(folder: Path, target: Path) -> None:
-    """Copy `folder`, links as what they lead to, to `target`, in place of an older one.
+def publish_folder(folder: Path, target: Path, describe: Describe) -> None:
+    """Copy `folder`, links as what they lead to, to `target`, in place of an older one; `describe` writes its manifest.
 
     Raises ValueError if `folder` is not a folder with something in it, apart from `target`; OSError if it cannot be
     copied.
@@ -35,6 +36,10 @@ def publish_folder(folder: Path, target: Path) -> None:
     partial = target.with_name(f".{target.name}.partial")
     remove(partial)
     shutil.copytree(source, partial)
+    try:
+        describe(partial, {})
+    except Hostile as error:
+        raise ValueError(f"the artifact {folder} {error}") from error
     replace_folder(partial, target)
 
 

@@ -22,12 +22,14 @@ from costopt_trainer.agreement import Question
 from costopt_trainer.errors import NotRetryable, first_line
 from costopt_trainer.heartbeat import HEARTBEAT
 from costopt_trainer.phases import VOICE, Pieces, Voice
+from costopt_trainer.replica_settings import read_settings
 from costopt_trainer.reporting.meter import Head, Meter, earlier_rounds, startup_ns
 from costopt_trainer.reporting.reporter import Reporter
 from costopt_trainer.session.complete import publish_folder
 from costopt_trainer.session.figures import Figures, whole
 from costopt_trainer.session.ranks import Ranks
 from costopt_trainer.shutdown import leave_at_once
+from costopt_trainer.storage.manifests import describe, licence_in, lineage_of
 
 EXIT_FAILED = 1
 MOST_CHARACTERS = 2000
@@ -47,6 +49,7 @@ class Session:
         self.ranks = Ranks(environment)
         folder, progress = (environment.get(name) for name in (names.ENV_STORAGE_DIR, names.ENV_PROGRESS_FILE))
         self._storage = Path(folder) if folder else None
+        self._job = _job_name(environment.get(names.ENV_SETTINGS_FILE))
         self.asked = False
         """Whether this rank has been asked to end."""
         self.stopping = False
@@ -164,9 +167,13 @@ class Session:
         target = self._storage / names.ARTIFACTS_DIR / names.MODEL_DIR
         if self.ranks.rank == 0:
             with self._in_phase("checkpoint", "SavingModel"):
-                publish_folder(Path(folder), target)
+                publish_folder(Path(folder), target, self._describe)
             self._write()
         return target
+
+    def _describe(self, folder: Path, known: Mapping[str, str]) -> None:
+        """Write the manifest of the trained model into `folder`, which is whole otherwise."""
+        describe(folder, names.MODEL_DIR, lineage_of(self._job), known=known, licence=licence_in(folder))
 
     # ---- what it is told
 
@@ -318,3 +325,11 @@ class Session:
         with contextlib.suppress(Exception):  # what fails at the exit does not decide how a program ends: see Python
             atexit._run_exitfuncs()  # noqa: SLF001 - there is no other way, and os._exit would leave them out
         leave_at_once(code)
+
+
+def _job_name(settings_file: str | None) -> str:
+    """Empty if it is not known."""
+    try:
+        return read_settings(Path(settings_file)).job_name if settings_file else ""
+    except NotRetryable:
+        return ""

@@ -46,7 +46,7 @@ class Figures:
         self, metered: MeteredMilliseconds, rate_of: Callable[[int], int | None], **others: object
     ) -> Progress:
         """All of it, with what `rate_of` says of the samples since the last time, and `others` of its fields. Raises
-        ValueError for what no report can hold, such as more than 16 results."""
+        ValueError for what no report can hold, such as more than 64 results."""
         measured = {name: self._told(name, value) for name, value in self._measured.items()}
         tokens = measured.pop("tokens_per_second", None)
         results = {name: told for name, value in self._results.items() if (told := self._told(name, value)) is not None}

@@ -49,7 +49,7 @@ MAX_MANIFEST_BYTES = 2**24
 MAX_FILE_BYTES = 2**30
 """A larger tensor has a file of its own."""
 
-_FILE_NAME = re.compile(r"state\.json|(model|optimizer|random|carried)-[0-9]{5,9}-[0-9]{5,9}\.safetensors")
+_FILE_NAME = re.compile(r"state\.json|(model|optimizer|random|carried|average)-[0-9]{5,9}-[0-9]{5,9}\.safetensors")
 """File names that a manifest may have: none leads out of its folder."""
 
 

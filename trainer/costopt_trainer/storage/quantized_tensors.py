@@ -3,8 +3,8 @@
     flatten_quantized      quantized tensors -> plain tensors and metadata
     unflatten_quantized    and back
 
-This module imports torchao, which takes seconds: import it only for a quantized model. Other modules import the rest of
-torchao from here, because its first import must be kept quiet.
+This module imports torchao, which takes seconds: import it only for a quantized model or optimizer. Other modules
+import the rest of torchao from here, because its first import must be kept quiet.
 """
 
 import logging
@@ -20,6 +20,8 @@ _pytree_log = logging.getLogger("torch.utils._pytree")
 _level = _pytree_log.level
 _pytree_log.setLevel(logging.ERROR)
 try:
+    from torchao.optim import AdamW8bit
+    from torchao.optim.subclass_8bit import OptimState8bit
     from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict, unflatten_tensor_state_dict
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
     from torchao.utils import should_reduce_range
@@ -27,8 +29,10 @@ finally:
     _pytree_log.setLevel(_level)
 
 __all__ = [
+    "AdamW8bit",
     "Int8DynamicActivationInt8WeightConfig",
     "Int8WeightOnlyConfig",
+    "OptimState8bit",
     "flatten_quantized",
     "quantize_",
     "should_reduce_range",

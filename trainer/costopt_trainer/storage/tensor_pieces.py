@@ -25,7 +25,7 @@ from torch import Tensor
 
 from costopt.hostile import Hostile
 
-KINDS = ("model", "optimizer", "random", "carried")
+KINDS = ("model", "optimizer", "random", "carried", "average")
 """The tensor tables of a checkpoint; also the prefixes of its file names."""
 
 DTYPES = {

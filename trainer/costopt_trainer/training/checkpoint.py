@@ -51,6 +51,7 @@ from costopt_trainer.training.checkpoint_write import (
     together,
     write_checkpoint,
 )
+from costopt_trainer.training.measures import VALIDATION_LOSS, Measure
 from costopt_trainer.training.process_group import ProcessGroup
 from costopt_trainer.training.snapshot import Snapshot
 
@@ -66,11 +67,21 @@ class Checkpoints:
     `prepare`, `newest` and `save` must be called by all ranks; an error of one is raised on all.
     """
 
-    def __init__(self, folder: Path, *, job: str, keep_last: int, gang: ProcessGroup, keep_best: int = 0) -> None:
-        """`job`: name of their job. The newest `keep_last` are kept, and the best `keep_best` by validation loss."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        job: str,
+        keep_last: int,
+        gang: ProcessGroup,
+        keep_best: int = 0,
+        measure: Measure = VALIDATION_LOSS,
+    ) -> None:
+        """`job`: name of their job. The newest `keep_last` are kept, and the best `keep_best` by their `measure`."""
         self.folder = folder
         self._job = job
         self._keep_last, self._keep_best = keep_last, keep_best
+        self._measure = measure
         self._gang = gang
         self.passed_over: str | None = None
         """What `newest` skipped as damaged, in words."""
@@ -104,6 +115,12 @@ class Checkpoints:
         finally:
             if self._gang.rank == 0:
                 shutil.rmtree(probe, ignore_errors=True)
+
+    def part(self, name: str) -> "Checkpoints":
+        """Those of one of several trainings, in a folder of that name within this one: the newest, prepared."""
+        part = Checkpoints(self.folder / name, job=self._job, keep_last=self._keep_last, gang=self._gang)
+        part.prepare()
+        return part
 
     def newest(self, fault_of_state: Callable[[Any, int], str | None] = lambda _state, _step: None) -> int | None:
         """The step of the newest undamaged checkpoint; None if there are none at all. The same on all ranks.
@@ -151,7 +168,7 @@ class Checkpoints:
         if not isinstance(state, Mapping) or OPTIMIZER_TENSORS not in state:
             return None
         there, written = len(tensor_names(self.folder / folder_name(step), "optimizer")), state[OPTIMIZER_TENSORS]
-        return None if there == written else f"{there} of {written} tensors of the optimizer are there"
+        return None if there == written else f"{there} of {str(written)[:40]} tensors of the optimizer are there"
 
     @contextlib.contextmanager
     def loading(self, step: int) -> Iterator[None]:
@@ -191,6 +208,12 @@ class Checkpoints:
         """A region of each state that the training carries from sample to sample; empty if it carries none."""
         return read_tensors(self.folder / folder_name(step), "carried", None, region)
 
+    def read_averages(
+        self, step: int, wanted: Callable[[str], bool] | None = None, region: Region | None = None
+    ) -> dict[str, Tensor]:
+        """Averages of weights by name, likewise; empty if the training kept none."""
+        return read_tensors(self.folder / folder_name(step), "average", wanted, region)
+
     def read_random(self, step: int) -> dict[str, Tensor]:
         """This rank's random states; empty if no rank with its number wrote any."""
         own = f"{self._gang.rank}/"
@@ -219,7 +242,8 @@ class Checkpoints:
         def write() -> None:
             write_atomically(self.folder / folder_name(step) / EVALUATION_FILE, to_json(figures))
             if self._keep_best and self.best(step)[:1] == [step]:
-                _say(f"the checkpoint of step {step} is the best so far: validation loss {figures['validationLoss']}")
+                told = f"{self._measure.words} {self._measure.of(figures)}"
+                _say(f"the checkpoint of step {step} is the best so far: {told}")
 
         together(self._gang, self.folder, write, rank_0_only=True)
 
@@ -229,17 +253,30 @@ class Checkpoints:
         return self._gang.broadcast(figures)
 
     def best(self, newest: int) -> list[int]:
-        """The steps of the `keep_best` checkpoints with the lowest validation loss, best first; of equals the earlier.
+        """The steps of the `keep_best` checkpoints whose evaluation was best, best first; of equals the earlier.
 
         Those after `newest` do not count.
         """
         steps = [step for step in _steps_in(self.folder) if step <= newest]
-        losses = {step: float(figures["validationLoss"]) for step in steps if (figures := self._evaluation(step))}
-        return sorted(losses, key=lambda step: (losses[step], step))[: self._keep_best]
+        worse = {step: self._measure.worse(figures) for step in steps if (figures := self._evaluation(step))}
+        return sorted(worse, key=lambda step: (worse[step], step))[: self._keep_best]
+
+    def best_whole(self, newest: int) -> int:
+        """The first of `best` that is undamaged, else `newest`. For rank 0."""
+        with phase("LoadingCheckpoint") as pieces:
+            for step in self.best(newest):
+                damage = damage_in(self.folder / folder_name(step), step, self._job, pieces.done)
+                if damage is None:
+                    return step
+                _say(f"the checkpoint of step {step}, the best one, cannot be used ({damage}): another is taken")
+        return newest
 
     def _evaluation(self, step: int) -> dict[str, Any] | None:
-        with contextlib.suppress(OSError, ValueError):
-            return evaluation_of(read_json(self.folder / folder_name(step) / EVALUATION_FILE))
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            figures = evaluation_of(read_json(self.folder / folder_name(step) / EVALUATION_FILE))
+            if figures is not None:
+                self._measure.of(figures)  # it is among them
+            return figures
         return None
 
     def _remove_old(self, newest: int) -> None:

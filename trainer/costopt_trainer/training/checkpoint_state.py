@@ -3,6 +3,7 @@
 fault_of_state           what is wrong with state.json, in words
 evaluation_of            the figures in evaluation.json, if they are valid
 refuse_other_training    training ends unless the checkpoint has the same model, data and seed
+refuse_other_optimizer   training ends if the checkpoint has the state of another optimizer
 refuse_fewer_steps       training ends if the checkpoint is past its last step
 name_changes             differences in words
 """
@@ -14,8 +15,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from costopt.schema.recipe import Recipe
 from costopt.schema.replica import Progress
 from costopt_trainer.errors import NotRetryable
+from costopt_trainer.training.decisions import fault_of_decisions
 
 MAX_COUNT = 10**15
 _SCALER_FIELDS = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
@@ -35,6 +38,8 @@ def fault_of_state(state: Any, step: int) -> str | None:
             return f"{name} must be a mapping"
     if not isinstance(state.get("evaluationDue", False), bool):
         return "evaluationDue must be true or false"
+    if (fault := fault_of_decisions(state)) is not None:
+        return fault
     if not _is_scaler(state["scaler"]):
         return "scaler must be that of a gradient scaler"
     return None if _is_progress(state["progress"]) else "progress must be figures of a training"
@@ -77,6 +82,18 @@ def refuse_other_training(
             f"the checkpoint of step {step} is of another training: {', '.join(changes)}"
             f"{f' ({files})' if files else ''}; put that back, or use other "
             "storage to start anew",
+        )
+
+
+def refuse_other_optimizer(step: int, saved: Mapping[str, Any], recipe: Recipe) -> None:
+    """Raise NotRetryable("InvalidSettings") if the recipe that was `saved`, as plain data, has another optimizer."""
+    optimizer = saved.get("optimizer")
+    before = optimizer.get("type") if isinstance(optimizer, Mapping) else None
+    if before not in (None, recipe.optimizer.type):
+        raise NotRetryable(
+            "InvalidSettings",
+            f"the checkpoint of step {step} has the state of the optimizer {str(before)[:80]}, which "
+            f"{recipe.optimizer.type} cannot go on from: set optimizer.type back, or use other storage to start anew",
         )
 
 

@@ -55,7 +55,7 @@ def write_checkpoint(
         snapshot = take()
         state.update(snapshot.state)
         random = {f"{rank}/{name}": value for name, value in snapshot.random.items()}
-        parts = (snapshot.model, snapshot.optimizer, random, snapshot.carried)
+        parts = (snapshot.model, snapshot.optimizer, random, snapshot.carried, snapshot.averages)
         for kind, tensors in zip(KINDS, parts, strict=True):
             records, table = write_tensors(partial, kind, rank, tensors, on_block)
             files.update(records)

@@ -21,14 +21,16 @@ from typing import Any, TypeVar
 
 import torch
 
+from costopt import caches
 from costopt.hostile import Hostile, make_folder
+from costopt.names import COMPILED_DIR
 from costopt_trainer.errors import NotRetryable, first_line
 from costopt_trainer.models.family import LayeredModel
 from costopt_trainer.training.memory import Recomputed
 
 T = TypeVar("T")
 
-FOLDER = "compile"
+FOLDER = COMPILED_DIR
 
 
 def compile_blocks(model: LayeredModel, folder: Path, *, aloud: bool) -> None:
@@ -42,6 +44,7 @@ def compile_blocks(model: LayeredModel, folder: Path, *, aloud: bool) -> None:
         if aloud:
             print(f"compiled code is not kept for later attempts: {fault}", file=sys.stderr, flush=True)
     else:
+        caches.hold(folder / FOLDER, "layers of models")
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / FOLDER)
         os.environ["TRITON_CACHE_DIR"] = str(folder / FOLDER / "triton")
     blocks = list(model.blocks())

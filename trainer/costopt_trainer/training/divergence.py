@@ -9,8 +9,10 @@ def diverged(what: str, recipe: Recipe) -> NotRetryable:
     advice = f"lower optimizer.learningRate (now {recipe.optimizer.learning_rate}), lengthen schedule.warmupSteps"
     if recipe.precision == "FP16":
         other = "train in BF16 or FP32"
-    elif float(recipe.optimizer.gradient_clip_norm) > 0:
-        other = f"lower optimizer.gradientClipNorm (now {recipe.optimizer.gradient_clip_norm})"
+    elif recipe.optimizer.gradient_clip_value is not None:
+        other = f"lower optimizer.gradientClipValue (now {recipe.optimizer.gradient_clip_value})"
+    elif recipe.optimizer.largest_norm > 0:
+        other = f"lower optimizer.gradientClipNorm (now {recipe.optimizer.gradient_clip_norm or '1.0'})"
     else:
         other = "clip gradients (optimizer.gradientClipNorm is 0, which is off)"
     return NotRetryable("LossNotFinite", f"{what}: {advice} or {other}")

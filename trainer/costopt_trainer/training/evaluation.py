@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from costopt.names import own_metric_result
+from costopt.names import of_source, own_metric_result
 from costopt_trainer.data import TrainingData
 from costopt_trainer.models.chunked_loss import Use
 from costopt_trainer.models.family import Metric
@@ -42,6 +42,9 @@ class Totals:
     class_counts: Tensor | None = None
     """For each class how often it was told rightly, was told, and was the target, float64 (3, K) on the CPU; None if
     not counted."""
+    parts: Tensor | None = None
+    """Sum of cross-entropies and number of targets of each source of a mixture, float64 (2, S) on the CPU; None if
+    there is one source."""
     own_sums: Tensor = NO_METRICS.zeros(torch.device("cpu"))  # noqa: RUF009  nobody changes it
     """Of metrics of the model's own, as `OwnMetrics.sums` has them, on the CPU."""
 
@@ -53,13 +56,15 @@ class Totals:
     def over_ranks(self, add_up: Callable[[Tensor], Tensor]) -> Self:
         """The sums over all ranks; `add_up` gives the sum of a float64 tensor over them."""
         counts = torch.empty(0) if self.class_counts is None else self.class_counts.flatten()
+        parts = torch.empty(0) if self.parts is None else self.parts.flatten()
         numbers = torch.tensor([self.loss_sum, self.num_targets], dtype=torch.float64)
-        sums = add_up(torch.cat([numbers, self.own_sums, counts]))
-        own, counted = sums[2:].split([len(self.own_sums), len(counts)])
+        sums = add_up(torch.cat([numbers, self.own_sums, counts, parts]))
+        own, counted, of_parts = sums[2:].split([len(self.own_sums), len(counts), len(parts)])
         return type(self)(
             loss_sum=float(sums[0]),
             num_targets=int(sums[1]),
             class_counts=None if self.class_counts is None else counted.view_as(self.class_counts),
+            parts=None if self.parts is None else of_parts.view_as(self.parts),
             own_sums=own,
         )
 
@@ -112,6 +117,13 @@ def indices_in_lanes(num_samples: int, max_samples: int, lanes: int, at_once: in
     return (begins_N.reshape(-1, 1, at_once) + np.arange(length).reshape(1, -1, 1)).flatten(), length
 
 
+def micro_batches(indices: npt.NDArray[np.int64], size: int, data: TrainingData) -> list[npt.NDArray[np.int64]]:
+    """The indices in micro-batches of at most `size`. Of a mixture each has samples of one source."""
+    stops = np.cumsum([part.num_validation_samples for part in data.parts])[:-1]
+    groups = np.split(indices, np.searchsorted(indices, stops)) if data.parts else [indices]
+    return [group[start : start + size] for group in groups for start in range(0, len(group), size)]
+
+
 def validation_totals(
     each_logits: Callable[[Tensor, Tensor, Use], None],
     data: TrainingData,
@@ -152,34 +164,42 @@ def validation_totals(
     else:
         at_once = world_size * micro_batch_size
         indices, length = indices_in_lanes(data.num_validation_samples, max_samples, lanes, at_once)
+    batches = micro_batches(indices, micro_batch_size, data)
+    stops = np.cumsum([part.num_validation_samples for part in data.parts])
+    parts = torch.zeros(2, len(stops), dtype=torch.float64, device=device) if data.parts else None
+    part = 0
     sums = torch.zeros(2, dtype=torch.float64, device=device)
     own_sums = own_metrics.zeros(device)
     told = None if num_classes is None else torch.zeros(3, num_classes, dtype=torch.float64, device=device)
 
     def add(logits: Tensor, targets: Tensor) -> None:
         own_sums.add_(own_metrics.sums(logits, targets))
-        sums[0] += loss_sum(logits, targets)
-        sums[1] += count_targets(targets)
+        of_batch = torch.stack([loss_sum(logits, targets).double(), count_targets(targets).double()])
+        sums.add_(of_batch)
+        if parts is not None:
+            parts[:, part] += of_batch
         if told is not None:
             told.add_(class_counts(logits, targets))
 
     with torch.no_grad():
-        num_rounds = -(-len(indices) // (world_size * micro_batch_size))
+        num_rounds = -(-len(batches) // world_size)
         for number in range(num_rounds):
             if not go_on(number, num_rounds):
                 return None
-            start = (number * world_size + rank) * micro_batch_size
-            counts = start < len(indices)
+            place = number * world_size + rank
+            counts = place < len(batches)
             if not counts and not all_ranks:
                 break  # the last round may not have one for every rank
-            start = start if counts else 0
-            inputs, targets = data.validation_batch(indices[start : start + micro_batch_size])
+            batch = batches[place if counts else 0]
+            part = int(np.searchsorted(stops, batch[0], side="right"))
+            inputs, targets = data.validation_batch(batch)
             inputs, targets = inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
             if number % length == 0:
                 begin(len(inputs))
             each_logits(inputs, targets, add if counts else lambda _logits, _targets: None)
     loss, num_targets = sums.tolist()
-    return Totals(loss, int(num_targets), None if told is None else told.cpu(), own_sums.cpu())
+    counts_K, of_parts = (None if each is None else each.cpu() for each in (told, parts))
+    return Totals(loss, int(num_targets), counts_K, of_parts, own_sums.cpu())
 
 
 def describe_results(
@@ -197,6 +217,10 @@ def describe_results(
     if totals.class_counts is not None:
         results[ACCURACY] = str(round(1000 * (totals.accuracy or 0)))
         results[MACRO_F1] = str(round(1000 * macro_f1(totals.class_counts)))
+    if totals.parts is not None:
+        for part, (of_part, count) in zip(data.parts, totals.parts.T.tolist(), strict=True):
+            if count:  # of a small source perhaps no sample is among those that are evaluated
+                results[of_source(metric.loss, part.name)] = figure(of_part / count)
     for name, mean in own_metrics.means(totals.own_sums).items():
         results[own_metric_result(name)] = figure(mean)
     return results | {name: figure(entropy) for name, entropy in data.reference_entropies.items()}

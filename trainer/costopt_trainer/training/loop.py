@@ -70,17 +70,22 @@ def main(settings: ReplicaSettings) -> None:
 
 def run_steps(training: Training) -> None:
     """Take the remaining steps, with evaluations and checkpoints when they are due."""
-    recipe, gang, meter = training.recipe, training.gang, training.meter
     training.stop.in_steps = True
-    meter.lap("startup")
+    training.meter.lap("startup")
     training.report()
     if training.evaluation_due:  # an earlier attempt was stopped during it
         training.evaluate()
         training.report()
-    global_batch_size = recipe.batch.global_batch_size
-    end = training.samples_consumed + (recipe.total_steps - training.step) * global_batch_size
-    positions = range(training.samples_consumed, end, global_batch_size)
-    with prepared_ahead(training.batches_at, positions, workers=recipe.data.workers or 1) as prepared:
+    while not training.is_over:
+        if training.select_if_due():
+            training.meter.lap("selecting")
+        take_steps(training)
+
+
+def take_steps(training: Training) -> None:
+    """Take steps until no more are to be taken, or the size of the global batch is another, or samples are chosen."""
+    recipe, gang, meter, batch_size = training.recipe, training.gang, training.meter, training.batch_size
+    with prepared_ahead(training.batches_at, training.positions, workers=recipe.data.workers or 1) as prepared:
         for batches in prepared:
             own_targets = (
                 sum(int(count_targets(targets)) for _, targets in batches) if training.strategy.holds_loss else 0
@@ -108,9 +113,8 @@ def run_steps(training: Training) -> None:
                 training.report()
 
             training.take_step([on_device(batch, gang.device) for batch in batches], num_targets)
-            last = training.step == recipe.total_steps
-            training.evaluation_due = evaluation_due = last or training.step % recipe.evaluation.every_steps == 0
-            checkpoint_due = last or save_due > 0 or training.saves.is_due(training.step)
+            training.evaluation_due = evaluation_due = training.evaluation_is_due()
+            checkpoint_due = save_due > 0 or training.checkpoint_is_due()
             if evaluation_due or checkpoint_due:
                 training.read_losses()
             meter.lap("training")
@@ -118,7 +122,9 @@ def run_steps(training: Training) -> None:
                 training.save()
             if evaluation_due:
                 training.evaluate()
-            if last:
+            if training.is_over:  # at its last step, or an evaluation has decided so
                 training.settle()
             if evaluation_due or checkpoint_due:
                 training.report()
+            if training.is_over or training.batch_size != batch_size:
+                break

@@ -12,7 +12,7 @@ ranks try a pass before the first step, and agree; if memory runs out later, the
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ from costopt.schema.memory import Memory
 from costopt.schema.recipe import Recipe
 from costopt_trainer.errors import memory_reason
 from costopt_trainer.models.family import LayeredModel
+from costopt_trainer.training.optimizers.factory import Kept
 from costopt_trainer.training.parallel.strategy import Batch
 from costopt_trainer.training.precision import Autocast
 from costopt_trainer.training.process_group import ProcessGroup
@@ -122,19 +123,17 @@ def cut(batches: Sequence[Batch], size: int) -> list[Batch]:
     return [part for inputs, targets in batches for part in zip(inputs.split(size), targets.split(size), strict=True)]
 
 
-def try_pass(
-    module: LayeredModel, batch: Batch, autocast: Autocast, states: Sequence[Mapping[str, torch.Size]]
-) -> None:
+def try_pass(module: LayeredModel, batch: Batch, autocast: Autocast, states: Iterable[Mapping[str, Kept]]) -> None:
     """One pass forward and backward in training mode, by this rank alone, with all that a later step holds besides.
 
-    `states`: names and shapes of what the optimizer keeps, if it does not yet. Leaves no gradient; random numbers are
+    `states`: what the optimizer keeps of each parameter, if it does not yet. Leaves no gradient; random numbers are
     drawn, and moving averages moved. Raises what a step would raise without memory.
     """
     device = batch[0].device
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     # The gradients of the micro-batches before, and the states, as a later step finds them.
     besides = [torch.empty_like(parameter) for parameter in trained]
-    besides += [torch.empty(shape, device=device) for shapes in states for shape in shapes.values()]
+    besides += [torch.empty(one.shape, dtype=one.dtype, device=device) for kept in states for one in kept.values()]
     with autocast():
         loss = module.loss_sum(*batch)
     torch.autograd.grad(loss, trained, allow_unused=True)
@@ -143,7 +142,9 @@ def try_pass(
 
 def _what_memory_depends_on(recipe: Recipe) -> dict[str, Any]:
     plain = recipe.to_plain()
-    return {name: plain.get(name) for name in ("model", "batch", "precision", "parallelism", "memory", "optimizer")}
+    return {
+        name: plain.get(name) for name in ("model", "batch", "precision", "parallelism", "memory", "optimizer", "ema")
+    }
 
 
 def _device(device: torch.device) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor
 from costopt.hostile import parse_json
 from costopt.schema.replica import EXIT_DONE, FailureReason
 from costopt_trainer.cgroup import usable_processors
-from costopt_trainer.errors import NotRetryable
+from costopt_trainer.errors import NotRetryable, Retryable
 from costopt_trainer.phases import phase
 from costopt_trainer.shutdown import leave_at_once
 
@@ -123,21 +123,24 @@ class ProcessGroup:
     def agree(self, error: Exception | None) -> None:
         """Return if no rank had an error; else raise on all ranks, so that none waits for one that has left.
 
-        The lowest rank's NotRetryable has priority; without one, the rank's own error, or RuntimeError on the others.
+        The lowest rank's NotRetryable has priority, then the lowest's Retryable; without one, the rank's own error, or
+        RuntimeError on the others.
         """
         report: Any = None
         if error is not None:
-            reason = error.reason if isinstance(error, NotRetryable) else None
+            reason = error.reason if isinstance(error, NotRetryable | Retryable) else None
             text = str(error) if reason else f"{type(error).__name__}: {error}"
-            report = [reason, text[:MAX_SENTENCE].encode("utf-8", "replace").decode()]
+            kind = type(error).__name__ if reason else ""
+            report = [kind, reason, text[:MAX_SENTENCE].encode("utf-8", "replace").decode()]
         failed = [(rank, *report) for rank, report in enumerate(self.gather(report)) if report is not None]
-        for _, reason, sentence in failed:
-            if reason in get_args(FailureReason):
-                raise NotRetryable(reason, sentence) from error
+        for raised in (NotRetryable, Retryable):
+            for _, kind, reason, sentence in failed:
+                if kind == raised.__name__ and reason in get_args(FailureReason):
+                    raise raised(reason, sentence) from error
         if error is not None:
             raise error
         if failed:
-            raise RuntimeError(f"rank {failed[0][0]} failed: {failed[0][2]}")
+            raise RuntimeError(f"rank {failed[0][0]} failed: {failed[0][3]}")
 
     def leave(self) -> None:
         """Exit this process with 0 if it has joined other ranks: no work is left, and no destructor may hang."""

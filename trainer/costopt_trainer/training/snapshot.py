@@ -38,6 +38,8 @@ class Snapshot:
     """Those in `model` that only an optimizer's step changes; they must be finite."""
     carried: Mapping[str, Held] = field(default_factory=dict)
     """What this rank holds of the states that go from sample to sample; never changed in place."""
+    averages: Mapping[str, Held] = field(default_factory=dict)
+    """Averages of the weights, by name; only an optimizer's step changes them."""
 
 
 class HostCopies:
@@ -67,6 +69,7 @@ class HostCopies:
                 model=self._all("model", begun.model),
                 optimizer=self._all("optimizer", begun.optimizer),
                 carried=self._all("carried", begun.carried),
+                averages=self._all("average", begun.averages),
             )
         if self._stream is not None:
             self._taken = self._stream.record_event()

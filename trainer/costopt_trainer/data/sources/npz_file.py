@@ -14,27 +14,25 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from costopt_trainer.data.files.found import one_file
+from costopt_trainer.data.files.local import unreadable
+from costopt_trainer.data.files.places import shown
 from costopt_trainer.data.sampler import sample_indices
-from costopt_trainer.data.storages import refuse_what_jobs_write
 from costopt_trainer.errors import NotRetryable
 
 
 def load_arrays(
-    path: Path, name: str, wanted: Sequence[str], own_folder: Path | None
+    setting: str, place: str, wanted: Sequence[str], own_folder: Path | None, cache_dir: Path | None
 ) -> tuple[list[NDArray[np.generic]], str]:
-    """The arrays of these names, and the sha256 of the file. `name` is how errors call the file."""
+    """The arrays of these names in the file at `place`, and the sha256 of it. `setting` is what names the place."""
+    file = one_file(setting, place, "an .npz file", own_folder, cache_dir)
+    name = f"{setting}: {shown(place)}"
     try:
-        if not path.exists():
-            where = "" if path.is_absolute() else f"; a relative path begins at {Path.cwd()}"
-            raise invalid(name, f"must exist on the machine (or in the pod) that trains, but does not{where}")
-        refuse_what_jobs_write(path, name, own_folder)
-        if not path.is_file():
-            raise invalid(name, "must be an .npz file, not a folder or device")
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            stream.seek(0)
-            if not zipfile.is_zipfile(stream):
+        with file.path.open("rb") as stream:
+            if not zipfile.is_zipfile(stream):  # before all of it is read: it may be of any size
                 raise invalid(name, "must be a whole .npz file as numpy.savez writes it, but is not or is damaged")
+            stream.seek(0)
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
             stream.seek(0)
             with np.load(stream, allow_pickle=False) as arrays:
                 told = " and ".join(f"`{array}`" for array in wanted)
@@ -47,8 +45,7 @@ def load_arrays(
                         raise invalid(name, f"must hold arrays, but `{array}` is not one")
                 return found, digest
     except OSError as error:
-        why = error.strerror or type(error).__name__
-        raise invalid(name, f"must be readable by the user that trains, but reading fails: {why}") from error
+        raise unreadable(name, error) from error
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as error:
         raise invalid(
             name, f"must be a whole .npz file of plain arrays without pickles, but reading fails: {error}"

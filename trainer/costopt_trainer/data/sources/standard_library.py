@@ -3,27 +3,37 @@
 import sysconfig
 from pathlib import Path
 
-from costopt.schema.data import DataSettings
-from costopt_trainer.data.sources.text_files import TextFile, TextFiles, matching_files, take, unreadable
+from costopt.schema.data import SourceSettings
+from costopt_trainer.data.files.found import DataFile
+from costopt_trainer.data.files.local import matching_files, named_like, status_of, unreadable
+from costopt_trainer.data.sources.text_files import TextFile, TextFiles, take
 
 _NOT_THE_STANDARD_LIBRARY = frozenset({"site-packages", "dist-packages", "__pycache__"})
 
 
-def standard_library(settings: DataSettings, _own_folder: Path | None = None) -> TextFiles:
+def standard_library(
+    settings: SourceSettings, _own_folder: Path | None = None, _cache_dir: Path | None = None
+) -> TextFiles:
     """The files to read, in order, up to the limit of the settings."""
     limits = settings.python_standard_library
     root = Path(sysconfig.get_paths()["stdlib"])
-    found = (file for file in matching_files(root, "*.py", skip=_NOT_THE_STANDARD_LIBRARY) if _is_utf8(file))
+    found = matching_files(root, named_like("*.py"), skip=_NOT_THE_STANDARD_LIBRARY)
     name = f"data.pythonStandardLibrary: {root}"
-    return take(name, found, limits.max_bytes if limits else None, "must hold the .py files of the library")
+    files = (_text_file(path) for path in found if _is_utf8(path))
+    return take(name, files, limits.max_bytes if limits else None, "must hold the .py files of the library")
 
 
-def _is_utf8(file: TextFile) -> bool:
+def _text_file(path: Path) -> TextFile:
+    num_bytes = status_of(path, str(path)).st_size
+    return TextFile(DataFile(path, str(path), path.name, num_bytes), num_bytes)
+
+
+def _is_utf8(path: Path) -> bool:
     """False for a file in another encoding; the standard library has a few, to test Python itself."""
     try:
-        file.path.read_text(encoding="utf-8")
+        path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         return False
     except OSError as error:
-        raise unreadable(str(file.path), error) from error
+        raise unreadable(str(path), error) from error
     return True

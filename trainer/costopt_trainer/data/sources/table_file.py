@@ -14,7 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from costopt.schema.data import DataSettings
+from costopt.schema.data import SourceSettings
+from costopt.schema.data_report import TableReport
+from costopt_trainer.data.counted import of_classes, printable
+from costopt_trainer.data.files.places import shown
 from costopt_trainer.data.sources.npz_file import checked_labels, invalid, load_arrays, split_shuffled
 from costopt_trainer.data.training_data import Batch, FeatureScales, TrainingData
 
@@ -34,14 +37,16 @@ class Rows:
 class TableFile:
     """A source of samples: the rows of a file, of which the last are held out after shuffling (at least one)."""
 
-    def __init__(self, settings: DataSettings, own_folder: Path | None = None) -> None:
+    def __init__(self, settings: SourceSettings, own_folder: Path | None = None, cache_dir: Path | None = None) -> None:
         """Read and check the file. Raises NotRetryable("InvalidData") with a sentence that says what it must hold."""
         if settings.table is None:
             raise ValueError("data of type Table must have table settings")
         self._validation_percent = settings.validation_percent
-        path = Path(settings.table.path)
-        name = f"data.table.path: {path}"
-        (features, labels), self._digest = load_arrays(path, name, ("features", "labels"), own_folder)
+        place = settings.table.path
+        self.name = name = f"data.table.path: {shown(place)}"
+        (features, labels), self._digest = load_arrays(
+            "data.table.path", place, ("features", "labels"), own_folder, cache_dir
+        )
         self._features_NF = _checked_features(features, name)
         self._labels_N = checked_labels(labels, len(self._features_NF), name, "row")
 
@@ -61,6 +66,21 @@ class TableFile:
             num_classes=int(self._labels_N.max()) + 1,
         )
 
+    def report(self, *, sample: bool) -> TableReport:  # noqa: ARG002 - all of it is in memory already
+        """What is there."""
+        data = self.samples()
+        train_NF, _ = data.train_batch(np.arange(data.num_train_samples))
+        return TableReport(
+            source=printable(self.name),
+            rows=len(self._labels_N),
+            features=self._features_NF.shape[1],
+            constant_features=int((train_NF == train_NF[:1]).all(dim=0).sum()),
+            num_classes=int(self._labels_N.max()) + 1,
+            classes=of_classes(self._labels_N, None),
+            train_rows=data.num_train_samples,
+            validation_rows=data.num_validation_samples,
+        )
+
 
 def _checked_features(features: NDArray[np.generic], name: str) -> NDArray[np.float32]:
     if not np.issubdtype(features.dtype, np.floating) or features.ndim != 2 or 0 in features.shape:
@@ -73,10 +93,12 @@ def _checked_features(features: NDArray[np.generic], name: str) -> NDArray[np.fl
     finite_NF = np.isfinite(features_NF)
     if not finite_NF.all():
         row, column = (int(number) for number in np.argwhere(~finite_NF)[0])
+        num_values, num_rows = np.count_nonzero(~finite_NF), np.count_nonzero(~finite_NF.all(axis=1))
         raise invalid(
             name,
             f"must hold finite numbers of FP32, but feature {column} of row {row} is {features[row, column]}; "
-            "fill what is missing, or leave such rows out",
+            f"such values: {num_values:,}, in {num_rows:,} of {len(features_NF):,} rows; fill what is missing, or "
+            "leave such rows out",
         )
     return features_NF
 

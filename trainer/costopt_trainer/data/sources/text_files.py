@@ -1,39 +1,45 @@
-"""Text files: one, or those of a folder that match, in which order and how much of them.
+"""Text files: one, or those of folders, patterns and URLs, in which order and how much of them.
 
     text_files        settings -> the files to read
-    matching_files    the files of a folder whose name matches, in reading order
     take              as many of them as a limit allows
 
-Files come in the order of a hash of their relative path, so that the held-out end of the text is not "everything that
-begins with z". Every error is the user's to mend and is a NotRetryable("InvalidData") of one sentence.
+Every error is the user's to mend and is a NotRetryable("InvalidData") of one sentence.
 """
 
-import errno
-import fnmatch
-import hashlib
-import os
-import stat
+import codecs
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
-from costopt.schema.data import DataSettings
+from costopt.schema.data import SourceSettings
 from costopt_trainer.data.documents import Document, continues_character
-from costopt_trainer.data.storages import is_storage, refuse_what_jobs_write, writing_job
+from costopt_trainer.data.files.found import DataFile, find_files
+from costopt_trainer.data.files.local import named_like
+from costopt_trainer.data.files.places import told
+from costopt_trainer.data.skipping import Skipping
 from costopt_trainer.errors import NotRetryable
+from costopt_trainer.phases import phase
 
 PIECE_BYTES = 1 << 20
 """Bytes read at once: bounds memory, whatever the size of a file."""
+CHECKED_BYTES = 1 << 16
+"""Bytes decoded at once, to see that they are UTF-8."""
 
 
 @dataclass(frozen=True)
 class TextFile:
     """A file, or its beginning."""
 
-    path: Path
+    file: DataFile
     num_bytes: int
-    """Bytes to read from its start."""
+    """Bytes of text to read from its start."""
+
+    @property
+    def path(self) -> Path:
+        """Where it lies on this machine."""
+        return self.file.path
 
 
 @dataclass(frozen=True)
@@ -44,160 +50,125 @@ class TextFiles:
     """How errors call it: the setting and its value."""
     files: tuple[TextFile, ...]
     """In reading order; at least one, none empty."""
+    notes: tuple[str, ...] = ()
+    """What was left out, in words."""
 
     def documents(self) -> Iterator[Document]:
         """The files; reading one raises NotRetryable that names it, and the byte offset of what is not UTF-8."""
-        return (Document(str(file.path), partial(_read, file)) for file in self.files)
+        return (Document(text.file.name, partial(_pieces, text)) for text in self.files)
 
 
-def text_files(settings: DataSettings, own_folder: Path | None = None) -> TextFiles:
+def text_files(settings: SourceSettings, own_folder: Path | None = None, cache_dir: Path | None = None) -> TextFiles:
     """The files that settings of type Text ask for.
 
     `own_folder` is the job's own storage, which changes while it trains. What jobs write is no data, neither there
-    nor in the storage of another job.
+    nor in the storage of another job. What lies behind a URL is copied below `cache_dir`.
     """
-    if settings.text is None:
+    own = settings.text
+    if own is None:
         raise ValueError("data of type Text must have text settings")
-    path = Path(settings.text.path)
-    name = f"data.text.path: {path}"
-    status = _stat(path, name)
-    refuse_what_jobs_write(path, name, own_folder)
-    if stat.S_ISREG(status.st_mode):
-        return take(name, [TextFile(path, status.st_size)], settings.text.max_bytes, "must hold text, but is empty")
-    if stat.S_ISDIR(status.st_mode):
-        wanted = f"must hold files that match include {settings.text.include!r} and are not empty, but has none"
-        return take(
-            name, matching_files(path, settings.text.include, own_folder=own_folder), settings.text.max_bytes, wanted
-        )
-    raise NotRetryable("InvalidData", f"{name} must be a text file or a folder, not a device, pipe or socket")
+    field, places = own.places
+    wanted = named_like(own.include)
+    files = find_files(f"data.text.{field}", places, wanted, own_folder=own_folder, cache_dir=cache_dir)
+    name = told(f"data.text.{field}", places)
+    demand = f"must hold files that match include {own.include!r} and are not empty, but has none"
+    if len(files) == 1 and files[0].is_named:
+        demand = "must hold text, but is empty"
+    skipping = Skipping(own, name)
+    taken = take(name, _usable(files, skipping, checked=own.on_bad_sample == "Skip"), own.max_bytes, demand)
+    skipping.end()
+    return replace(taken, notes=skipping.notes)
 
 
-def _read(file: TextFile) -> Iterator[bytes]:
-    try:
-        yield from _file_pieces(file)
-    except OSError as error:
-        raise unreadable(str(file.path), error) from error
+def _usable(files: Iterable[DataFile], skipping: Skipping, *, checked: bool) -> Iterator[TextFile]:
+    """The files with their sizes. If `checked`, each is read to see that it is text; else its documents will be."""
+    for file in files:
+        try:
+            text = whole(file)
+            with phase("ReadingData") as pieces:
+                for _ in _pieces(text) if checked else ():
+                    pieces.done()
+        except NotRetryable as error:
+            skipping.bad(str(error))
+            continue
+        skipping.good()
+        yield text
 
 
-def _file_pieces(file: TextFile) -> Iterator[bytes]:
-    left, offset, rest = file.num_bytes, 0, b""
-    with file.path.open("rb") as stream:
+def whole(file: DataFile) -> TextFile:
+    """All of a file. Of a packed one the bytes of text are counted, which also shows that it is whole."""
+    if file.packing is None:
+        return TextFile(file, file.num_bytes)
+    num_bytes = 0
+    with phase("ReadingData") as pieces, file.opened() as stream:
+        while block := stream.read(PIECE_BYTES):
+            num_bytes += len(block)
+            pieces.done()
+    return TextFile(file, num_bytes)
+
+
+def _pieces(text: TextFile) -> Iterator[bytes]:
+    left, offset, rest = text.num_bytes, 0, b""
+    with text.file.opened() as stream:
         while block := stream.read(min(left, PIECE_BYTES)):
             left -= len(block)
-            piece, rest = _cut_whole_characters(rest + block, file.path, offset, at_end=left == 0)
+            piece, rest = _cut_whole_characters(rest + block, text.file.name, offset, at_end=left == 0)
             offset += len(piece)
             if piece:
                 yield piece
 
 
-def _cut_whole_characters(block: bytes, path: Path, offset: int, *, at_end: bool) -> tuple[bytes, bytes]:
+def _cut_whole_characters(block: bytes, name: str, offset: int, *, at_end: bool) -> tuple[bytes, bytes]:
     """`block` without a last character of which a part is still to come, and that part."""
-    try:
-        block.decode("utf-8")
-    except UnicodeDecodeError as error:
-        if error.reason == "unexpected end of data" and not at_end:
-            return block[: error.start], block[error.start :]
-        raise NotRetryable(
-            "InvalidData",
-            f"{path} must be UTF-8 text, but the byte at offset {offset + error.start} "
-            f"(0x{block[error.start]:02x}) is not part of a UTF-8 character",
-        ) from error
-    return block, b""
+    decoder, held = codecs.getincrementaldecoder("utf-8")(), 0
+    # In parts: large texts that come and go, each of another size, would leave holes in the heap for every block.
+    for start in range(0, len(block), CHECKED_BYTES):
+        stop = start + CHECKED_BYTES
+        try:
+            decoder.decode(block[start:stop], at_end and stop >= len(block))
+        except UnicodeDecodeError as error:
+            place = start - held + error.start
+            raise NotRetryable(
+                "InvalidData",
+                f"{name} must be UTF-8 text, but the byte at offset {offset + place} (0x{block[place]:02x}) is not "
+                "part of a UTF-8 character",
+            ) from error
+        held = len(decoder.getstate()[0])
+    whole = len(block) - held
+    return block[:whole], block[whole:]
 
 
 def take(name: str, found: Iterable[TextFile], max_bytes: int | None, wanted: str) -> TextFiles:
     """Whole files until the limit; if the first alone exceeds it, its beginning."""
     files: list[TextFile] = []
     total = 0
-    for file in found:
-        if file.num_bytes == 0:
+    for text in found:
+        if text.num_bytes == 0:
             continue
-        if max_bytes is not None and total + file.num_bytes > max_bytes:
+        if max_bytes is not None and total + text.num_bytes > max_bytes:
             if not files:
-                files.append(_beginning(file, max_bytes))
+                files.append(_beginning(text.file, max_bytes))
             break
-        files.append(file)
-        total += file.num_bytes
+        files.append(text)
+        total += text.num_bytes
     if not files or files[0].num_bytes == 0:
         raise NotRetryable("InvalidData", f"{name} {wanted}")
     return TextFiles(name, tuple(files))
 
 
-def _beginning(file: TextFile, max_bytes: int) -> TextFile:
-    """At most `max_bytes` of the file, cut between characters."""
-    try:
-        with file.path.open("rb") as stream:
-            stream.seek(max(0, max_bytes - 3))
-            around = stream.read(min(max_bytes, 3) + 1)
-    except OSError as error:
-        raise unreadable(str(file.path), error) from error
+def _beginning(file: DataFile, max_bytes: int) -> TextFile:
+    """At most `max_bytes` of the text in a file, cut between characters."""
+    with file.opened() as stream:
+        _skip(stream, max(0, max_bytes - 3))
+        around = stream.read(min(max_bytes, 3) + 1)
     while len(around) > 1 and continues_character(around[-1]):
         around, max_bytes = around[:-1], max_bytes - 1
-    return TextFile(file.path, max_bytes)
+    return TextFile(file, max_bytes)
 
 
-def matching_files(
-    root: Path, pattern: str, skip: frozenset[str] = frozenset(), own_folder: Path | None = None
-) -> Iterator[TextFile]:
-    """Files below `root` whose name matches, in reading order, sizes looked up as they are asked for.
-
-    Hidden files and folders are passed over (a mounted ConfigMap keeps second copies in one), unless the pattern itself
-    begins with a dot.
-    """
-    found = [
-        path
-        for path in _walk(root, skip, own_folder)
-        if fnmatch.fnmatchcase(path.name, pattern) and (not path.name.startswith(".") or pattern.startswith("."))
-    ]
-    found.sort(key=lambda path: hashlib.sha256(os.fsencode(path.relative_to(root).as_posix())).digest())
-    for path in found:
-        status = _stat(path, str(path))
-        if stat.S_ISREG(status.st_mode):
-            yield TextFile(path, status.st_size)
-
-
-def _walk(root: Path, skip: frozenset[str], own_folder: Path | None) -> Iterator[Path]:
-    """Everything below `root` that is not a folder. Links are followed, each real folder is visited once.
-
-    Storages of jobs are passed over, the job's own and those of others, and links to what a job writes.
-    """
-    visited = set() if own_folder is None else {os.path.realpath(own_folder)}
-    pending = [root]
-    while pending:
-        folder = pending.pop()
-        real = os.path.realpath(folder)
-        if real in visited:
-            continue
-        visited.add(real)
-        if is_storage(folder):
-            continue
-        try:
-            entries = sorted(folder.iterdir())
-            entries = [entry for entry in entries if not (entry.is_symlink() and writing_job(entry, own_folder))]
-            folders = [entry for entry in entries if entry.is_dir()]
-        except OSError as error:
-            raise unreadable(str(folder), error) from error
-        yield from sorted(set(entries) - set(folders))
-        pending += [entry for entry in folders if not entry.name.startswith(".") and entry.name not in skip]
-
-
-def _stat(path: Path, name: str) -> os.stat_result:
-    try:
-        return path.stat()
-    except (OSError, ValueError) as error:
-        raise unreadable(name, error) from error
-
-
-def unreadable(name: str, error: OSError | ValueError) -> NotRetryable:
-    """What to raise if opening or reading `name` has failed: it is not there, or may not be read."""
-    if isinstance(error, OSError) and error.errno not in (errno.ENOENT, errno.ENOTDIR):
-        why = error.strerror or type(error).__name__
-        return NotRetryable("InvalidData", f"{name} must be readable by the user that trains, but reading fails: {why}")
-    return NotRetryable(
-        "InvalidData", f"{name} must exist on the machine (or in the pod) that trains, but does not{_looked_in(name)}"
-    )
-
-
-def _looked_in(name: str) -> str:
-    """Where a relative path was looked for: a job may be resumed from another folder."""
-    return "" if name.rpartition(": ")[2].startswith("/") else f"; a relative path begins at {Path.cwd()}"
+def _skip(stream: BinaryIO, num_bytes: int) -> None:
+    if stream.seekable():
+        stream.seek(num_bytes)
+        return
+    while num_bytes and (block := stream.read(min(num_bytes, PIECE_BYTES))):
+        num_bytes -= len(block)

@@ -1,4 +1,4 @@
-"""Byte pairs learned from the training text.
+"""Byte pairs learned from the training text, or by an earlier training.
 
 Byte-pair encoding (Sennrich et al., arXiv 1508.07909) works on bytes and splits words as GPT-2 did; the `tokenizers`
 package does it.
@@ -7,6 +7,7 @@ Learning takes time in the square of a word's length, and text without blanks is
 LONGEST_WORD characters, which text of words does not reach: its tokens are GPT-2's.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from costopt.hostile import parse_json
 from costopt.schema.data import Tokenizer
 from costopt_trainer.data.documents import SEPARATOR
 from costopt_trainer.data.tokenizers.table import NUM_BYTES, SpecialTokens
@@ -58,6 +60,33 @@ class BytePairs:
         return tokenizer
 
 
+class LearnedBytePairs:
+    """The kind: byte pairs that an earlier training has learned."""
+
+    learns = False
+
+    def __init__(self, text: str) -> None:
+        """`text`: what `to_json` wrote. Raises ValueError for anything else."""
+        self._tokenizer = BytePairTokenizer.from_json(text)
+        content = text.encode()
+        if parse_json(content, max_bytes=len(content), large_integers=True).get("added_tokens"):
+            raise ValueError("must be a tokenizer.json of byte pairs alone")
+        self.vocabulary_sizes = (self._tokenizer.vocabulary_size, self._tokenizer.vocabulary_size)
+        self._sha256 = hashlib.sha256(text.encode()).hexdigest()
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The file's hash."""
+        return {"tokenizer": "BPE", "learned": self._sha256}
+
+    def learn(self, pieces: Iterable[bytes]) -> "BytePairTokenizer":  # noqa: ARG002
+        """Nothing is learned."""
+        return self._tokenizer
+
+    def from_json(self, text: str) -> "BytePairTokenizer":
+        """As above."""
+        return BytePairTokenizer.from_json(text)
+
+
 class BytePairTokenizer:
     """Learned byte pairs."""
 
@@ -65,7 +94,7 @@ class BytePairTokenizer:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._separator: int = tokenizer.token_to_id(_SEPARATOR_TOKEN)
+        self.separator: int = tokenizer.token_to_id(_SEPARATOR_TOKEN)
 
     @classmethod
     def train(cls, pieces: Iterable[bytes], vocabulary_size: int) -> "BytePairTokenizer":
@@ -114,7 +143,7 @@ class BytePairTokenizer:
         numbers: list[int] = []
         for text, encoding in enumerate(self._tokenizer.encode_batch_fast(piece.decode().split(_SEPARATOR_TEXT))):
             if text:
-                numbers.append(self._separator)
+                numbers.append(self.separator)
             numbers += encoding.ids
         return np.array(numbers, dtype=np.uint32)
 

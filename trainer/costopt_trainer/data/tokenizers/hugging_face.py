@@ -89,6 +89,10 @@ class HuggingFaceTokenizer:
             numbers += encoding.ids
         return np.array(numbers, dtype=np.uint32)
 
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of `tokens`, as far as the tokenizer keeps it: one may lose capitals and blanks."""
+        return str(self._tokenizer.decode([int(token) for token in tokens], skip_special_tokens=True))
+
     def to_json(self) -> str:
         """Nothing: it has learned nothing here."""
         return ""
@@ -139,6 +143,16 @@ class HuggingFaceFiles:
         return self._tokenizer
 
 
+def files_of(path: Path) -> dict[str, bytes]:
+    """The tokenizer at `path`, a folder or a tokenizer.json, with the names of its special tokens: files by name, as
+    they are read here. Raises OSError, and Hostile for one that is too large."""
+    file = path / TOKENIZER_FILE if path.is_dir() else path
+    beside = {name: file.parent / name for name in CONFIG_FILES if (file.parent / name).is_file()}
+    return {
+        name: read_file(one.resolve(), max_bytes=_MAX_BYTES) for name, one in {TOKENIZER_FILE: file, **beside}.items()
+    }
+
+
 def _why(error: OSError | ValueError) -> str:
     return "there is none" if isinstance(error, FileNotFoundError) else first_line(error)
 
@@ -148,7 +162,9 @@ def _special_tokens(folder: Path) -> dict[str, str]:
     named: dict[str, str] = {}
     for name in CONFIG_FILES:
         try:
-            plain = parse_json(read_file((folder / name).resolve(), max_bytes=_MAX_BYTES), max_bytes=_MAX_BYTES)
+            content = read_file((folder / name).resolve(), max_bytes=_MAX_BYTES)
+            # A tokenizer without a longest text has a model_max_length of 10 to the power of 30.
+            plain = parse_json(content, max_bytes=_MAX_BYTES, large_integers=True)
         except (OSError, ValueError):
             continue
         for key, token in plain.items() if isinstance(plain, dict) else ():

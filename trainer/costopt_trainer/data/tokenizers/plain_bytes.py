@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costopt.schema.data import Tokenizer
+from costopt_trainer.data.documents import SEPARATOR
 from costopt_trainer.data.tokenizers.table import NUM_BYTES, SpecialTokens
 
 
@@ -15,10 +16,15 @@ class ByteTokenizer:
 
     vocabulary_size = NUM_BYTES
     special_tokens: SpecialTokens | None = None
+    separator = SEPARATOR[0]
 
     def encode(self, piece: bytes) -> NDArray[np.uint8]:
         """The bytes themselves."""
         return np.frombuffer(piece, dtype=np.uint8)
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of the bytes; a character cut in two becomes U+FFFD."""
+        return bytes(tokens).decode(errors="replace")
 
     def to_json(self) -> str:
         """Nothing: there is nothing to learn."""

@@ -14,12 +14,16 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from costopt.hostile import read_file
 from costopt.schema.data import Tokenizer
 from costopt_trainer.tables import row
 
 Tokens = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.uint32]
 
 NUM_BYTES = 256
+LEARNED_FILE, LIBRARYS_FILE = "tokenizer.json", "tokenizer_config.json"
+"""Beside a model: what a training has learned, and what says that a tokenizer is of the Hugging Face library."""
+MAX_LEARNED_BYTES = 2**27
 _END_OF_WORD = re.compile(rb"[!-~](?= )")
 """Where a word surely ends, whatever stands around: a visible sign before a blank."""
 
@@ -54,8 +58,15 @@ class TextTokenizer(Protocol):
     def special_tokens(self) -> SpecialTokens | None:
         """Those among its tokens that stand for no text. None: all of them are text."""
 
+    @property
+    def separator(self) -> int | None:
+        """The token that stands between two documents, and nowhere else. None: it is not known."""
+
     def encode(self, piece: bytes) -> NDArray[np.uint32] | NDArray[np.uint8]:
         """The tokens of a piece of valid UTF-8. A piece cut by `cut_between_words` has the tokens of its parts."""
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of `tokens`, without those that stand for no text. A character cut in two becomes U+FFFD."""
 
     def to_json(self) -> str:
         """What `from_json` of its kind reads; empty if nothing was learned."""
@@ -90,12 +101,26 @@ TOKENIZERS: dict[str, str] = {
 def tokenizer_kind(settings: Tokenizer | None, of_model: Path | None = None) -> TokenizerKind:
     """The kind of tokenizer that `settings.type` names. `of_model`: the folder of the model's own, if it has one, which
     is used where `settings` are left out."""
+    if settings is None and of_model is not None and (learned := _learned_in(of_model)) is not None:
+        return learned
     if settings is None:
         settings = Tokenizer(type="Byte" if of_model is None else "HuggingFace")
     if settings.type == "HuggingFace" and settings.path is None and of_model is not None:
         settings = settings.model_copy(update={"path": str(of_model)})
     kind: TokenizerKind = row(TOKENIZERS, settings.type)(settings)
     return kind
+
+
+def _learned_in(folder: Path) -> TokenizerKind | None:
+    """The tokenizer that a training of ours has learned and left in `folder`; None if it is of another kind."""
+    from costopt_trainer.data.tokenizers.byte_pairs import LearnedBytePairs  # noqa: PLC0415  imported when it is used
+
+    if (folder / LIBRARYS_FILE).exists():
+        return None
+    try:
+        return LearnedBytePairs(read_file(folder / LEARNED_FILE, max_bytes=MAX_LEARNED_BYTES).decode())
+    except (OSError, ValueError):
+        return None
 
 
 def with_special_tokens(tokenizer: TextTokenizer) -> tuple[SpecialTokens, int]:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from costopt.schema.data import NormalizeUnicode as Settings
-from costopt.schema.data import Transform
+from costopt.schema.transforms import NormalizeUnicode as Settings
+from costopt.schema.transforms import Transform
 from costopt_trainer.data.documents import Document
 
 BEGINNINGS = (

@@ -1,16 +1,18 @@
 """What a transform is, and the table of them.
 
+Transform        changes documents; Judge: drops some, each for itself; Comparison: drops some beside others
+Verdict          why a document is dropped
 transforms_of    settings -> transforms, in the order given
-apply            documents -> documents, by all transforms, counted between each two if asked
-Changes          what one of them did, in figures and in words
+word_of          a transform -> its word; drops_documents: whether it is one of those
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+import importlib.util
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from costopt.schema.data import DataSettings
-from costopt_trainer.data.documents import Document, Tally
+from costopt.schema.data import SourceSettings
+from costopt_trainer.data.documents import Document
+from costopt_trainer.errors import NotRetryable
 from costopt_trainer.tables import row
 
 
@@ -22,61 +24,96 @@ class Transform(Protocol):
     """
 
     def fingerprint(self) -> dict[str, Any]:
-        """All that makes it give other documents for the same ones, as JSON: a part of the token cache's key."""
+        """All that makes it give other documents for the same ones, as JSON, its word as `type` among it: a part of the
+        token cache's key."""
 
     def documents(self, documents: Iterable[Document]) -> Iterator[Document]:
         """The documents as they are after it; each keeps its name."""
 
 
+class Verdict(NamedTuple):
+    """Why a document is dropped."""
+
+    reason: str
+    """One of few, to be counted by."""
+    like: str = ""
+    """The name of the document that it is like, if that is why."""
+
+
+@runtime_checkable
+class Judge(Transform, Protocol):
+    """A transform that changes no text, and drops documents, each for what is in it."""
+
+    def verdict(self, document: Document) -> Verdict | None:
+        """Why the document is dropped; None: it stays."""
+
+
+@runtime_checkable
+class Comparison(Transform, Protocol):
+    """A transform that changes no text, and drops documents because of others that stay."""
+
+    def verdicts(
+        self, documents: Callable[[], Iterator[Document]], is_held_out: Callable[[str], bool]
+    ) -> Iterator[tuple[str, Verdict | None]]:
+        """The name of each document, in any order, with why it is dropped. May call `documents` several times.
+
+        `is_held_out` tells by a document's name whether it is for evaluation: what is dropped to train on may depend on
+        what is held out, and not the other way round.
+        """
+
+
+_HERE = "costopt_trainer.data.transforms"
 TRANSFORMS: dict[str, str] = {
-    "NormalizeUnicode": "costopt_trainer.data.transforms.normalize_unicode:NormalizeUnicode",
+    "NormalizeUnicode": f"{_HERE}.normalize_unicode:NormalizeUnicode",
+    "FixMojibake": f"{_HERE}.fix_mojibake:FixMojibake",
+    "RemoveControlCharacters": f"{_HERE}.remove_control_characters:RemoveControlCharacters",
+    "NormalizeWhitespace": f"{_HERE}.normalize_whitespace:NormalizeWhitespace",
+    "RemoveMarkup": f"{_HERE}.remove_markup:RemoveMarkup",
+    "CorrectSpelling": f"{_HERE}.correct_spelling:CorrectSpelling",
+    "MaskPersonalData": f"{_HERE}.mask_personal_data:MaskPersonalData",
+    "FilterQuality": f"{_HERE}.filter_quality:FilterQuality",
+    "FilterLanguage": f"{_HERE}.filter_language:FilterLanguage",
+    "RemoveDuplicates": f"{_HERE}.remove_duplicates:RemoveDuplicates",
 }
 """`recipe.data.transforms[].type` -> a callable (settings) -> Transform."""
 
+PACKAGES: dict[str, tuple[str, str]] = {
+    "FixMojibake": ("ftfy", "ftfy"),
+    "RemoveMarkup": ("selectolax", "selectolax"),
+    "CorrectSpelling": ("spellchecker", "pyspellchecker"),
+    "FilterLanguage": ("py3langid", "py3langid"),
+    "RemoveDuplicates": ("datasketch", "datasketch"),
+}
+"""Of transforms that need a package that not everybody has: its name to be imported, and its name to be installed."""
 
-@dataclass(frozen=True)
-class Changes:
-    """What a transform did to the documents of a text, all figures at least 0."""
+EXTRA = "costopt[data]"
+"""Brings all of these packages."""
 
-    documents: int
-    """Documents before it."""
-    changed: int
-    """Those whose text is another after it."""
-    dropped: int
-    """Those that are not there after it."""
-    bytes_before: int
-    bytes_after: int
 
-    def told(self, word: str) -> str:
-        """One line for the log; `word` is the transform's type."""
-        dropped = f", dropped {self.dropped:,}" if self.dropped else ""
-        return (
-            f"{word} changed {self.changed:,} of {self.documents:,} documents{dropped}: "
-            f"{self.bytes_before:,} bytes became {self.bytes_after:,}"
+def transforms_of(settings: SourceSettings) -> list[Transform]:
+    """The transforms that the settings name, in order.
+
+    Raises NotRetryable("InvalidSettings") of one sentence if one needs a package that is not installed.
+    """
+    named = [transform.type for transform in settings.transforms or ()]
+    missing = {
+        PACKAGES[word][1]: word
+        for word in named
+        if word in PACKAGES and importlib.util.find_spec(PACKAGES[word][0]) is None
+    }
+    if missing:
+        told = " and ".join(f"{package} (for {word})" for package, word in missing.items())
+        raise NotRetryable(
+            "InvalidSettings", f"data.transforms must have what they need, but {told} is not installed: install {EXTRA}"
         )
-
-
-def transforms_of(settings: DataSettings) -> list[Transform]:
-    """The transforms that the settings name, in order."""
     return [row(TRANSFORMS, transform.type)(transform) for transform in settings.transforms or ()]
 
 
-def apply(
-    transforms: Sequence[Transform], documents: Iterable[Document], tallies: Sequence[Tally] = ()
-) -> Iterator[Document]:
-    """The documents after all transforms. `tallies`, one more than transforms, count before each and after the last."""
-    for number, transform in enumerate(transforms):
-        counted = tallies[number].through(documents) if tallies else documents
-        documents = transform.documents(counted)
-    yield from tallies[-1].through(documents) if tallies else documents
+def word_of(transform: Transform) -> str:
+    """The manifest's word for it."""
+    return str(transform.fingerprint()["type"])
 
 
-def changes_between(before: Tally, after: Tally) -> Changes:
-    """What lies between two counts."""
-    return Changes(
-        documents=before.num_documents,
-        changed=sum(before.sums.get(name, own) != own for name, own in after.sums.items()),
-        dropped=len(before.sums.keys() - after.sums.keys()),
-        bytes_before=before.num_bytes,
-        bytes_after=after.num_bytes,
-    )
+def drops_documents(transform: Transform) -> bool:
+    """Whether it is a transform of those that drop documents."""
+    return isinstance(transform, Judge | Comparison)

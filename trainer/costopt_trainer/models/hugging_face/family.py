@@ -173,18 +173,8 @@ def _fresh(source: Source, config: Any, settings: HuggingFace) -> nn.Module:
 
 def _load(source: Source, config: Any, settings: HuggingFace) -> tuple[nn.Module, list[str]]:
     """The model with the weights of its folder, and the modules that got fresh ones because the folder has none."""
-    with _refusing(source):
-        model, told = _auto_class(settings).from_pretrained(
-            source.folder,
-            config=config,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # told, and judged below
-            **_how(settings),
-        )
-    unlike = {name if isinstance(name, str) else name[0] for name in told["mismatched_keys"]}
-    fresh = sorted({name.rpartition(".")[0] for name in {*told["missing_keys"], *unlike}})
+    model, fresh, told = _with_weights(source, config, settings, _auto_class(settings))
+    unlike = _unlike(told)
     base = f"{model.base_model_prefix}."
     may_be_fresh = [name for name in fresh if not name.startswith(base) or name.startswith(f"{base}pooler")]
     if settings.task == "CausalLM" and unlike:
@@ -199,6 +189,33 @@ def _load(source: Source, config: Any, settings: HuggingFace) -> tuple[nn.Module
     if fresh and os.environ.get("RANK", "0") == "0":
         print(f"{source.name} has no weights for {', '.join(fresh)}: fresh ones are trained", file=sys.stderr)
     return model, fresh
+
+
+def load_weights(source: Source, settings: HuggingFace, auto_class: str) -> tuple[nn.Module, list[str]]:
+    """The model of one of the library's auto classes, and the modules that the folder has no weights for."""
+    config = _read_configuration(source, settings)
+    return _with_weights(source, config, settings, getattr(library(), auto_class))[:2]
+
+
+def _with_weights(
+    source: Source, config: Any, settings: HuggingFace, auto_class: Any
+) -> tuple[nn.Module, list[str], Any]:
+    """The model, the modules with fresh weights, and what the library tells of the loading."""
+    with _refusing(source):
+        model, told = auto_class.from_pretrained(
+            source.folder,
+            config=config,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told, and judged by the caller
+            **_how(settings),
+        )
+    return model, sorted({name.rpartition(".")[0] for name in {*told["missing_keys"], *_unlike(told)}}), told
+
+
+def _unlike(told: Any) -> set[str]:
+    return {name if isinstance(name, str) else name[0] for name in told["mismatched_keys"]}
 
 
 def _auto_class(settings: HuggingFace) -> Any:

@@ -4,14 +4,17 @@ Shape suffixes: B = batch, T = tokens, V = vocabulary.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from costopt_trainer.models.axes import Axes
 from costopt_trainer.models.chunked_loss import is_plain
-from costopt_trainer.models.family import SplitRole
+from costopt_trainer.models.family import Sizes, SplitRole
+from costopt_trainer.models.hugging_face.cut import axes_of, rebuilt, resized
+from costopt_trainer.models.hugging_face.layers import with_layers
 from costopt_trainer.models.hugging_face.lora import adapter_files
 from costopt_trainer.models.hugging_face.split import fault_of, plan_of
 from costopt_trainer.models.whole import WholeModel
@@ -101,11 +104,47 @@ class HuggingFaceModel(WholeModel):
         finally:
             del head.forward
 
+    def axes(self) -> Axes | None:
+        return None if self.has_adapters else axes_of(self.model, self.config, _PREFIX)
+
+    def drop_layers(self, gone: Collection[int]) -> None:
+        with torch.random.fork_rng(devices=[]):
+            self.select_layers([layer for layer in range(len(self.blocks())) if layer not in gone])
+
+    def misfit(self, sizes: Sizes, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+        try:
+            like = rebuilt(self.model, resized(self.config, sizes))
+        except ValueError as error:
+            return str(error)
+        for name, parameter in like.named_parameters():
+            if (cut := shapes[_PREFIX + name]) != tuple(parameter.shape):
+                return f"its configuration makes {name} {tuple(parameter.shape)}, which would be {cut}"
+        return None
+
+    def settle(self, sizes: Sizes) -> None:
+        config = resized(self.config, sizes)
+        self.model, self.config = rebuilt(self.model, config, self.model.state_dict()), config
+
     def forward(self, x_BT: Tensor) -> Tensor:
         """Tokens (B, T) -> logits (B, T, V), or (B, K) of a classifier."""
         if self.pad_id is None:
             return self.model(input_ids=x_BT, use_cache=False).logits
         return self.model(input_ids=x_BT, attention_mask=x_BT != self.pad_id).logits
+
+    @property
+    def layers_alike(self) -> bool:  # type: ignore[override]
+        """Where the configuration counts its layers, and they are one list."""
+        return getattr(self.config, "num_hidden_layers", None) == len(self.blocks()) > 0
+
+    def select_layers(self, kept: Sequence[int]) -> None:
+        """As LayeredModel says: a model of the same architecture with fewer layers in its config.json."""
+        if not self.layers_alike:
+            raise ValueError("its layers do not fit one another")
+        config, model = with_layers(self.config, self.model, self.blocks(), kept)
+        had_head = self._head_name is not None
+        self.config, self.model = config, model
+        if had_head:
+            self.find_head()
 
     def merged(self) -> "HuggingFaceModel":
         """The model with its adapters added to the matrices that they belong to."""

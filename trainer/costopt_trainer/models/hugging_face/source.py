@@ -16,8 +16,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from costopt import names
-from costopt.hostile import is_file_name, parse_json, read_file
+from costopt import caches, names
+from costopt.hostile import is_file_name, make_folder, parse_json, read_file
 from costopt.schema.foreign_models import HuggingFace
 from costopt_trainer.errors import NotRetryable, first_line
 
@@ -106,7 +106,7 @@ def _hash_of(path: Path, _size: int, _modified_ns: int) -> str:
 
 def _read_config(name: str, file: Path) -> dict[str, Any]:
     try:
-        plain = parse_json(read_file(file.resolve(), max_bytes=_MAX_BYTES))
+        plain = parse_json(read_file(file.resolve(), max_bytes=_MAX_BYTES), large_integers=True)
     except FileNotFoundError as error:
         raise _wrong(name, f"must have a {CONFIG_FILE}, but there is no {file}") from error
     except (OSError, ValueError) as error:
@@ -162,13 +162,17 @@ def _fetched(hub: str, *, trust_remote_code: bool) -> Path:
 
     model, _, revision = hub.partition("@")
     storage = os.environ.get(names.ENV_STORAGE_DIR)
+    folder = Path(storage) / names.CACHE_DIR / names.HUB_DIR if storage else None
+    if folder is not None:
+        make_folder(folder.parent)
+        caches.hold(folder, "models of the hub")
     patterns = ["*.json", "*.safetensors", *TOKENIZER_FILES, *(["*.py"] if trust_remote_code else [])]
     try:
         return Path(
             snapshot_download(
                 model,
                 revision=revision or None,
-                cache_dir=Path(storage) / names.CACHE_DIR / "hugging-face" if storage else None,
+                cache_dir=folder,
                 allow_patterns=patterns,
             )
         )

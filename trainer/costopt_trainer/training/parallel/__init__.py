@@ -41,6 +41,12 @@ def make_mesh(recipe: Recipe, gang: ProcessGroup) -> Mesh:
             "recipe.batch.globalBatchSize must be a multiple of microBatchSize times the "
             f"{mesh.data_size} data-parallel ranks",
         )
+    if recipe.batch.auto and recipe.batch.global_batch_size < 2 * mesh.data_size * recipe.batch.micro_batch_size:
+        raise NotRetryable(
+            "InvalidSettings",
+            "recipe.batch.globalBatchSize must be at least twice microBatchSize times the "
+            f"{mesh.data_size} data-parallel ranks with batch.auto",
+        )
     return mesh
 
 

@@ -20,7 +20,12 @@ from costopt_trainer.models.chunked_loss import Use
 from costopt_trainer.models.family import LayeredModel
 from costopt_trainer.storage.tensor_pieces import Shard
 from costopt_trainer.training.parallel.mesh import Mesh
-from costopt_trainer.training.parallel.sharded import broadcast_buffers, shard_states, sum_over_replicas
+from costopt_trainer.training.parallel.sharded import (
+    broadcast_buffers,
+    drop_gathered,
+    shard_states,
+    sum_over_replicas,
+)
 from costopt_trainer.training.parallel.shards import local, square_of_gradients, to_save
 from costopt_trainer.training.parallel.stages import cut
 from costopt_trainer.training.parallel.strategy import Batch, GoOn
@@ -195,6 +200,11 @@ class Pipeline:
     def share_buffers(self) -> None:
         """As the protocol says: of the ranks that hold the same layers, those of the first."""
         broadcast_buffers(self.module, self._mesh)
+
+    def weights_changed(self) -> None:
+        """As the protocol says."""
+        for stage in self._stages.values():
+            drop_gathered(stage)
 
     def to_save(self, tensors: dict[str, Tensor]) -> dict[str, Tensor | Sequence[Shard]]:
         """As the protocol says: each rank its layers."""

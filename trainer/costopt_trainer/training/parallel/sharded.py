@@ -1,6 +1,7 @@
 """Ranks that share out weights, gradients and optimizer state (FSDP2), that split tensors, or both; no pipeline.
 
 shard_states    FSDP2 of a module and its blocks, as settings and precision ask for
+drop_gathered   has it gather weights anew
 Sharded         the strategy
 """
 
@@ -25,7 +26,7 @@ from torch.distributed.tensor.parallel import loss_parallel
 
 from costopt.schema.parallelism import Parallelism
 from costopt_trainer.models.chunked_loss import Use
-from costopt_trainer.models.family import LayeredModel
+from costopt_trainer.models.family import LayeredModel, moving_buffers
 from costopt_trainer.storage.tensor_pieces import Shard
 from costopt_trainer.training.parallel.mesh import Mesh
 from costopt_trainer.training.parallel.shards import local, square_of_gradients, to_save
@@ -65,9 +66,16 @@ def shard_states(
             module.set_force_sum_reduction_for_comms(True)  # gloo knows no other
 
 
+def drop_gathered(root: nn.Module) -> None:
+    """Drop gathered weights: the next forward pass gathers them anew. Nothing where none are shared out."""
+    for module in root.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def sum_over_replicas(module: nn.Module, group: dist.ProcessGroup | None) -> None:
     """Add up the gradients of ranks that hold the same parameters, all in one exchange; nothing if `group` is None."""
-    gradients = [local(gradient) for gradient in gradients_of(module)]
+    gradients = [local(gradient) for gradient in gradients_of(module.parameters())]
     if group is None or not gradients:
         return
     together = torch.cat([gradient.flatten() for gradient in gradients])
@@ -147,11 +155,15 @@ class Sharded:
 
     def gradient_norm(self) -> Tensor:
         """As the protocol says."""
-        return square_of_gradients(gradients_of(self.module), self._mesh).sqrt()
+        return square_of_gradients(gradients_of(self.module.parameters()), self._mesh).sqrt()
 
     def share_buffers(self) -> None:
         """As the protocol says: those of the first rank."""
         broadcast_buffers(self.module, self._mesh)
+
+    def weights_changed(self) -> None:
+        """As the protocol says."""
+        drop_gathered(self.module)
 
     def to_save(self, tensors: dict[str, Tensor]) -> dict[str, Tensor | Sequence[Shard]]:
         """As the protocol says."""
@@ -171,5 +183,5 @@ def broadcast_buffers(module: nn.Module, mesh: Mesh) -> None:
     for name in ("dataParallel", "shard", "tensor"):
         group = mesh.group(name)
         if group is not None:
-            for buffer in module.buffers():
+            for buffer in moving_buffers(module):
                 dist.broadcast(local(buffer), group=group, group_src=0)

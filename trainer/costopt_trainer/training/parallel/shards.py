@@ -77,6 +77,11 @@ class Held:
         }
         self._module.load_state_dict(filled)
 
+    def averages(self, read: Read) -> dict[str, Tensor]:
+        """Averages of parameters and buffers by name, shared out as these are. Raises ValueError for other shapes."""
+        found = read(self._here.__contains__, self._region)
+        return {name: self._shared_out(name, found[stored]) for name, stored in self._stored.items() if stored in found}
+
     def optimizer_state(self, read: Read) -> dict[str, Tensor]:
         """The optimizer's tensors of the parameters held, by "<parameter>/<name>", shared out as these are."""
         found = read(lambda name: name.rpartition("/")[0] in self._here, self._region_of_state)

@@ -37,10 +37,11 @@ class Stage(nn.Module):
     def loss_sum(self, x: Tensor, targets: Tensor, *, once: bool = True) -> Tensor:
         """The loss of what `forward` of the last stage gives: see `head_loss_sum`."""
         with self.autocast():
-            head = self.layers.vocabulary_head
+            head, smoothing = self.layers.vocabulary_head, self.layers.label_smoothing
             if head is None:
-                return loss_sum(x, targets)
-            return head_loss_sum(x, head, targets, chunked=self.layers.chunked_loss, once=once)
+                return loss_sum(x, targets, smoothing)
+            chunked = self.layers.chunked_loss
+            return head_loss_sum(x, head, targets, chunked=chunked, once=once, smoothing=smoothing)
 
     def each_logits(self, x: Tensor, targets: Tensor, use: Use) -> None:
         """Call `use` with the logits of what `forward` of the last stage gives, and their targets."""

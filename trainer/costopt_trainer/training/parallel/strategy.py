@@ -1,13 +1,13 @@
 """What the loop asks of any way to share the work among ranks.
 
 Strategy             the protocol
-gradients_of, clip_gradients
+gradients_of, clip_gradients, clip_values
 
 `accumulate_gradients` leaves in `.grad` the gradient of the sum of token losses times the weight given, as if one
 process had seen the whole batch; `each_logits` runs the whole model.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import torch
@@ -63,18 +63,29 @@ class Strategy(Protocol):
     def share_buffers(self) -> None:
         """Give all ranks the same buffers, before these are evaluated."""
 
+    def weights_changed(self) -> None:
+        """Forget what was gathered of the weights: they were changed elsewhere than in an optimizer's step."""
+
     def to_save(self, tensors: dict[str, Tensor]) -> dict[str, Tensor | Sequence[Shard]]:
         """What this rank writes into a checkpoint, of tensors by the name of their parameter or buffer (and more)."""
 
 
-def gradients_of(module: nn.Module) -> list[Tensor]:
-    """The gradients that `module` holds, in the order of its parameters."""
-    return [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+def gradients_of(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
+    """The gradients that there are, in the order of `parameters`."""
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
-def clip_gradients(module: nn.Module, max_norm: float, norm: Tensor) -> None:
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, norm: Tensor) -> None:
     """Scale all gradients down so that their norm, which is `norm` now, is at most `max_norm`. No sync point."""
-    gradients = [local(gradient) for gradient in gradients_of(module)]
+    gradients = [local(gradient) for gradient in gradients_of(parameters)]
     factor = torch.clamp(max_norm / (norm + 1e-6), max=1.0)  # as torch.nn.utils.clip_grads_with_norm_
     if gradients:
         torch._foreach_mul_(gradients, factor.to(gradients[0].device))
+
+
+def clip_values(parameters: Iterable[nn.Parameter], largest: float) -> None:
+    """Bring each number of all gradients into [-largest, largest]. No rank needs another for it, and no sync point."""
+    gradients = [local(gradient) for gradient in gradients_of(parameters)]
+    if gradients:
+        torch._foreach_clamp_min_(gradients, -largest)
+        torch._foreach_clamp_max_(gradients, largest)

@@ -1,10 +1,14 @@
 """Learning-rate schedules: a new one is a word (and its settings) in the schema, a file here, and a row in the table.
 
-cosine       warm-up, then a cosine
+warm_up      how most of them begin
+cosine       warm-up, then a cosine; linear: then a straight line; constant: then nothing
+warmup_stable_decay    warm-up, one rate, and a short decay
+one_cycle    a long rise and a long fall
+plateau      warm-up, then one rate, lowered as the evaluations have it
 
 SCHEDULES    the word in the manifest -> where its RateSchedule is
 RateSchedule         what each row fulfils
-learning_rate        recipe and step -> rate
+learning_rate        recipe, step and how often it was lowered -> rate
 """
 
 from typing import Protocol
@@ -12,9 +16,15 @@ from typing import Protocol
 from costopt.schema.optimization import Schedule
 from costopt.schema.recipe import Recipe
 from costopt_trainer.tables import row
+from costopt_trainer.training.schedules.plateau import lowered
 
 SCHEDULES: dict[str, str] = {
     "Cosine": "costopt_trainer.training.schedules.cosine:cosine",
+    "Linear": "costopt_trainer.training.schedules.linear:linear",
+    "Constant": "costopt_trainer.training.schedules.constant:constant",
+    "WarmupStableDecay": "costopt_trainer.training.schedules.warmup_stable_decay:warmup_stable_decay",
+    "OneCycle": "costopt_trainer.training.schedules.one_cycle:one_cycle",
+    "ReduceOnPlateau": "costopt_trainer.training.schedules.plateau:plateau",
 }
 """Imported when a recipe names it."""
 
@@ -26,8 +36,9 @@ class RateSchedule(Protocol):
         """Rate of `step`, from 1 to `total_steps`; `peak` is optimizer.learningRate."""
 
 
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """Learning rate of a step, counted from 1."""
+def learning_rate(recipe: Recipe, step: int, reductions: int = 0) -> float:
+    """Learning rate of a step, counted from 1. `reductions`: how often ReduceOnPlateau has lowered it before."""
     schedule: RateSchedule = row(SCHEDULES, recipe.schedule.type)
     peak = float(recipe.optimizer.learning_rate)
-    return schedule(recipe.schedule, peak=peak, total_steps=recipe.total_steps, step=step)
+    rate = schedule(recipe.schedule, peak=peak, total_steps=recipe.steps, step=step)
+    return lowered(recipe.schedule, rate, reductions)

@@ -3,12 +3,13 @@
 from math import cos, pi
 
 from costopt.schema.optimization import Schedule
+from costopt_trainer.training.schedules.warm_up import rising, share_done
 
 
 def cosine(settings: Schedule, *, peak: float, total_steps: int, step: int) -> float:
     """Up linearly to `peak` at warmupSteps, down a cosine to minLearningRate at `total_steps`."""
-    lowest, warmup_steps = float(settings.min_learning_rate), settings.warmup_steps
-    if step <= warmup_steps:
-        return peak * step / warmup_steps
-    done = (step - warmup_steps) / (total_steps - warmup_steps)
+    lowest = float(settings.min_learning_rate)
+    if (rate := rising(settings, peak=peak, step=step)) is not None:
+        return rate
+    done = share_done(settings, total_steps=total_steps, step=step)
     return lowest + (peak - lowest) * (1 + cos(pi * done)) / 2

@@ -1,0 +1,64 @@
+"""What optimizer and schedule demand of the rest of a recipe.
+
+OPTIMIZATION_RULES    the rules of `recipe` about them, in Python and CEL
+"""
+
+from costopt.schema.base import PlainData, Rule, cel_list
+from costopt.schema.degrees import cel_degree
+from costopt.schema.models import cel_is_sparse, is_sparse
+
+OF_WHOLE_PARAMETERS = ("Adafactor", "AdamW8bit")
+"""Optimizers of which each rank must hold whole parameters: means over rows and columns, blocks of 256 numbers."""
+
+
+def _optimizer(recipe: PlainData) -> str:
+    return str(recipe["optimizer"]["type"])
+
+
+def _parameters_are_whole(recipe: PlainData) -> bool:
+    return bool(recipe["parallelism"]["shard"] == recipe["parallelism"]["tensor"] == 1)
+
+
+def _decay_steps(recipe: PlainData) -> int:
+    return int(recipe["schedule"].get("warmupStableDecay", {}).get("decaySteps", 0))
+
+
+def _cel_unless(*optimizers: str) -> str:
+    return f"!has(self.optimizer) || !(self.optimizer.type in {cel_list(optimizers)})"
+
+
+_DECAY = "self.schedule.warmupStableDecay"
+_HAS_DECAY_STEPS = f"has(self.schedule) && has({_DECAY}) && has({_DECAY}.decaySteps)"
+
+OPTIMIZATION_RULES = (
+    Rule(
+        cel="!has(self.schedule) || !has(self.totalSteps) || self.schedule.warmupSteps < self.totalSteps",
+        message="schedule.warmupSteps must be less than totalSteps",
+        holds=lambda data: data["schedule"]["warmupSteps"] < data["totalSteps"],
+    ),
+    Rule(
+        cel=f"!({_HAS_DECAY_STEPS}) || !has(self.totalSteps) || "
+        f"self.schedule.warmupSteps + {_DECAY}.decaySteps <= self.totalSteps",
+        message="schedule.warmupSteps and warmupStableDecay.decaySteps must together be at most totalSteps",
+        holds=lambda data: data["schedule"]["warmupSteps"] + _decay_steps(data) <= data["totalSteps"],
+    ),
+    Rule(
+        cel=f"{_cel_unless(*OF_WHOLE_PARAMETERS)} || "
+        f"{cel_degree('self', 'shard')} == 1 && {cel_degree('self', 'tensor')} == 1",
+        message="parallelism.shard and parallelism.tensor must be 1 with the optimizers Adafactor and AdamW8bit, which "
+        "need whole matrices: use dataParallel or pipeline, or AdamW, SGD, Lion or Muon",
+        holds=lambda data: _optimizer(data) not in OF_WHOLE_PARAMETERS or _parameters_are_whole(data),
+    ),
+    Rule(
+        cel=f"{_cel_unless('Muon')} || !has(self.parallelism) || !self.parallelism.offloadToCpu",
+        message="parallelism.offloadToCpu must be false with the optimizer Muon, which multiplies whole matrices on "
+        "the device",
+        holds=lambda data: _optimizer(data) != "Muon" or not data["parallelism"]["offloadToCpu"],
+    ),
+    Rule(
+        cel=f"{_cel_unless('Muon')} || !({cel_is_sparse('self.model')})",
+        message="the model's sparsity must be left out with the optimizer Muon, whose steps fill the zeros",
+        holds=lambda data: _optimizer(data) != "Muon" or not is_sparse(data["model"]),
+    ),
+)
+"""The rules of `recipe` about optimizer and schedule."""

@@ -1,0 +1,84 @@
+"""The lines that load an artifact without our code, run as they stand in the page."""
+
+import contextlib
+import io
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from builders.compress import SHAPES, example_inputs, fresh_model
+from builders.docs import Block, blocks
+from builders.hugging_face import model_folder
+from costopt_trainer.compress import onnx_export
+from costopt_trainer.compress.torch_export import export
+from costopt_trainer.models.artifact import save_model
+
+PYTHON = [block for block in blocks("docs/artifacts.md") if block.info == "python"]
+
+
+def safetensors(folder: Path) -> str:
+    model = fresh_model("ConvNet")
+    save_model(folder / "artifacts/model", model, SHAPES["ConvNet"])
+    return rf"{sum(tensor.numel() for tensor in model.state_dict().values())}\n"
+
+
+def hugging_face(folder: Path) -> str:
+    model_folder(folder / "artifacts/model", "gpt2")
+    return "The cat.*"
+
+
+def adapter(folder: Path) -> str:
+    import peft
+    import transformers
+
+    base = model_folder(folder / "base", "gpt2")
+    model = transformers.AutoModelForCausalLM.from_pretrained(base)
+    peft.get_peft_model(model, peft.LoraConfig(r=4, task_type="CAUSAL_LM")).save_pretrained(
+        folder / "artifacts/adapter"
+    )
+    return "4\n"
+
+
+def torch_export(folder: Path) -> str:
+    (folder / "artifacts/small").mkdir(parents=True)
+    export(fresh_model("DecoderLM"), example_inputs("DecoderLM"), folder / "artifacts/small/model.pt2")
+    return r"torch.Size\(\[2, 32, 256\]\)\n"
+
+
+def onnx(folder: Path) -> str:
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    (folder / "artifacts/small").mkdir(parents=True)
+    onnx_export.export(fresh_model("DecoderLM"), example_inputs("DecoderLM"), folder / "artifacts/small")
+    return r"\(2, 32, 256\)\n"
+
+
+MADE = {
+    "model.safetensors": safetensors,
+    "AutoTokenizer": hugging_face,
+    "PeftModel": adapter,
+    "model.pt2": torch_export,
+    "onnxruntime": onnx,
+}
+"""What names a format in its lines -> what makes such an artifact, and tells what they print."""
+
+
+def test_every_format_has_its_lines() -> None:
+    assert [[word for word in MADE if word in block.text] for block in PYTHON] == [[word] for word in MADE]
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.place)
+def test_lines_load_an_artifact_and_name_nothing_of_ours(
+    block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "costopt" not in block.text
+    assert len([line for line in block.text.splitlines() if line.strip()]) <= 5
+    (word,) = (word for word in MADE if word in block.text)
+    expected = MADE[word](tmp_path)
+    monkeypatch.chdir(tmp_path)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(block.text, block.place, "exec"), {"__name__": "__main__"})
+    assert re.fullmatch(expected, printed.getvalue(), re.DOTALL), printed.getvalue()
+    shutil.rmtree(tmp_path / "artifacts")

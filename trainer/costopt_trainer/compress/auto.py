@@ -1,0 +1,283 @@
+"""The search for a variant's steps: `auto`.
+
+find_steps    tries lists of steps by halving.py, and makes the best in full
+figure_of     what is minimized; payback_batches: when the search has paid; with_pareto: what no other beats
+
+A trial applies the steps to the trained model, stores what they make, and measures it as a variant is measured, with
+its rung's share of optimizer steps, held-out samples and time; no fresh process loads it again. The last rung makes the
+variant as if its steps had been in the manifest. The score of a trial is its distance from the variant's bounds, then
+what `minimize` says: of trials that keep all bounds the best comes first, then the one that comes nearest. Latencies
+are the trials' own and not ratios, since the model beside a trial runs under whichever engine is best for it.
+
+Finished trials are remembered (trials.py). Steps that a model refuses, and losses that are no number, are trials that
+say why.
+"""
+
+import gc
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from costopt.schema.compression import Auto, Variant
+from costopt.schema.variant_details import Trial, VariantReport
+from costopt.schema.variant_report import Measurement, Search
+from costopt_trainer.compress.candidates import Candidate, candidates_for, with_training
+from costopt_trainer.compress.engines import device_for, engines_for
+from costopt_trainer.compress.halving import Rung, Score, halve, pareto, rungs
+from costopt_trainer.compress.judge import bounds_of, distance, find_faults, quality_drop
+from costopt_trainer.compress.making import Making, say
+from costopt_trainer.compress.origin import HeldOut
+from costopt_trainer.compress.trials import TrialMemory
+from costopt_trainer.errors import NotRetryable, first_line
+from costopt_trainer.machine import machine_here
+from costopt_trainer.storage.folders import remove
+
+Tell = Callable[[VariantReport, float], VariantReport]
+"""Adds to a report; the seconds are those that the steps took."""
+InFull = Callable[[Variant, Making, Tell], VariantReport | None]
+"""Makes and publishes a variant whose steps are known."""
+
+LEAST_SECONDS, LEAST_BATCHES = 3.0, 4
+"""What any trial may measure in, and on how many micro-batches of held-out samples."""
+TRAINING_SHARE = 10
+"""One of so many of the recipe's optimizer steps, where `fineTuneSteps` does not say."""
+_OF_THE_STEPS = ("InvalidSettings", "LossNotFinite", "ArtifactMismatch")
+"""Reasons for which a list of steps is refused; any other ends the variant."""
+
+
+def find_steps(variant: Variant, making: Making, in_full: InFull) -> VariantReport | None:
+    """Find steps for `variant`, which has `auto`, and make it by `in_full`; returns its report.
+
+    None on other ranks than the first, which alone does this. Raises NotRetryable("InvalidSettings") if no list of
+    steps can be applied to this model.
+    """
+    if making.group.rank != 0 or variant.auto is None:
+        return None
+    return _Searching(variant, variant.auto, making, in_full).run()
+
+
+@dataclass
+class _Searching:
+    variant: Variant
+    auto: Auto
+    making: Making
+    in_full: InFull
+    tried: list[Trial] = field(default_factory=list)
+    """In order, remembered ones, too."""
+    report: VariantReport | None = None
+    """Of the variant in the last rung that lies in its place."""
+
+    def __post_init__(self) -> None:
+        origin, recipe = self.making.origin, self.making.origin.recipe
+        whole = 0 if recipe is None else recipe.steps // TRAINING_SHARE
+        wanted = self.auto.fine_tune_steps
+        self.training = whole if wanted is None or recipe is None else wanted
+        device = device_for(self.variant)
+        self.candidates = candidates_for(origin.load(), may_train=self.training > 0, on_cpu=device.type == "cpu")
+        settings = self.variant.to_plain()
+        judged_by = [settings.get(key) for key in ("auto", "accept", "target", "formats", "measureSeconds")]
+        made_from = [*origin.inputs, judged_by, machine_here(str(device)).to_plain()]
+        self.memory = TrialMemory(self.making.checkpoints(self.variant).folder(), made_from)
+
+    def run(self) -> VariantReport | None:
+        sizes = rungs(len(self.candidates), self.auto.trials)
+        say(self.variant, f"auto: {' + '.join(map(str, sizes))} trials, the last one in full")
+        best = halve(len(self.candidates), self.auto.trials, self.judge, self.may_go_on)
+        if best is None:
+            told = next((trial.refused for trial in self.tried if trial.refused), "")
+            raise NotRetryable("InvalidSettings", f"auto has found no steps that this model can take: {told}")
+        if self.report is None:  # it was made before a restart, and lies among the rejected ones
+            self.tried = [trial for trial in self.tried if trial.rung < len(sizes)]
+            self.make(self.candidates[best], Rung(len(sizes), 1.0, is_last=True))
+        return self.report
+
+    def may_go_on(self) -> bool:
+        """Whether seconds are left for another trial before the last one."""
+        if self.auto.seconds is None:
+            return True
+        left = self.auto.seconds - self.seconds() - self.variant.measure_seconds
+        return left > 0
+
+    def seconds(self) -> float:
+        """What all trials took, also in earlier attempts."""
+        return sum(trial.milliseconds for trial in self.tried) / 1000
+
+    def judge(self, number: int, rung: Rung) -> Score | None:
+        """One trial: see halving.halve."""
+        candidate = self.candidates[number]
+        trial = self.memory.get(self.key(candidate, rung))
+        where = f"trial {len(self.tried) + 1}, rung {rung.number}: {candidate.name}"
+        if trial is not None:
+            say(self.variant, f"{where}: as before the restart")
+            self.tried.append(trial)
+        else:
+            say(self.variant, where)
+            trial = self.make(candidate, rung) if rung.is_last else self.try_out(candidate, rung)
+            say(self.variant, f"{where}: {_told(trial)}")
+            # One that is accepted ends the search, and would have to be made again to be the variant.
+            if not rung.is_last or trial.faults or trial.refused:
+                self.memory.add(self.key(candidate, rung), trial)
+        if trial.measured is None or trial.distance is None:
+            return None
+        share = rung.share if candidate.trains else 1.0
+        return float(trial.distance), figure_of(trial, self.auto, share)
+
+    def variant_of(self, candidate: Candidate, rung: Rung) -> Variant:
+        """The variant with the candidate's steps, in this rung."""
+        steps = with_training(candidate.steps, round(self.training * rung.share))
+        return self.variant.model_copy(update={"steps": steps, "auto": None})
+
+    def key(self, candidate: Candidate, rung: Rung) -> str:
+        steps = [step.to_plain() for step in self.variant_of(candidate, rung).steps]
+        return self.memory.key(steps, rung.number, rung.share)
+
+    def try_out(self, candidate: Candidate, rung: Rung) -> Trial:
+        """A trial that leaves nothing but its figures."""
+        variant, making = self.variant_of(candidate, rung), self.making
+        begun = time.monotonic()
+        made = begun
+        whole = making.origin.held_out
+        try:
+            device = device_for(variant)
+            model = making.apply(variant)
+            made = time.monotonic()
+            engines = engines_for(variant, device)
+            if device.type == "cpu" and len(engines) > 1:  # compiling may take longer than all else
+                engines = tuple(engine for engine in engines if engine != "TorchCompiled")
+            saved = making.save(variant, model, engines)
+            seconds = max(LEAST_SECONDS, variant.measure_seconds * rung.share)
+            both = making.measure(variant, saved, device, held_out=_part_of(whole, rung.share), seconds=seconds)
+        except NotRetryable as error:
+            if error.reason not in _OF_THE_STEPS:
+                raise
+            trial = self.trial(candidate, rung, variant, begun, made).model_copy(
+                update={"refused": first_line(error)[:256]}
+            )
+        else:
+            bounds, guessing = bounds_of(variant), both.comparison.trivial_loss
+            trial = self.trial(candidate, rung, variant, begun, made).model_copy(
+                update={
+                    "measured": both.variant,
+                    "baseline": both.baseline,
+                    "faults": find_faults(both.baseline, both.variant, bounds, trivial_loss=guessing),
+                    "distance": _shown(distance(both.baseline, both.variant, bounds, trivial_loss=guessing)),
+                }
+            )
+        self.clear(variant)  # a stop ends the process before, and keeps the checkpoints of steps
+        self.tried.append(trial)
+        return trial
+
+    def make(self, candidate: Candidate, rung: Rung) -> Trial:
+        """A trial whose model is the variant, with a report on the whole search."""
+        variant = self.variant_of(candidate, rung)
+        begun = time.monotonic()
+
+        def tell(report: VariantReport, making_seconds: float) -> VariantReport:
+            bounds, guessing = bounds_of(variant), float(report.trivial_loss or "inf")
+            trial = self.trial(candidate, rung, variant, begun, begun + making_seconds).model_copy(
+                update={
+                    "measured": report.measured,
+                    "baseline": report.baseline,
+                    "faults": report.faults,
+                    "distance": _shown(distance(report.baseline, report.measured, bounds, trivial_loss=guessing)),
+                }
+            )
+            self.tried.append(trial)
+            return self.told(report, candidate)
+
+        try:
+            self.report = self.in_full(variant, self.making, tell) or self.report
+        except NotRetryable as error:
+            if error.reason not in _OF_THE_STEPS:
+                raise
+            refused = self.trial(candidate, rung, variant, begun, begun)
+            self.tried.append(refused.model_copy(update={"refused": first_line(error)[:256]}))
+        self.clear(variant)
+        return self.tried[-1]
+
+    def trial(self, candidate: Candidate, rung: Rung, variant: Variant, begun: float, made: float) -> Trial:
+        return Trial(
+            recipe=candidate.name,
+            steps=variant.steps,
+            rung=rung.number,
+            milliseconds=round(1000 * (time.monotonic() - begun)),
+            making_milliseconds=round(1000 * (made - begun)),
+        )
+
+    def told(self, report: VariantReport, candidate: Candidate) -> VariantReport:
+        """The report with all that was tried."""
+        seconds = self.seconds()
+        search = Search(
+            trials=len(self.tried),
+            seconds=math.ceil(seconds),
+            chosen=candidate.name,
+            payback_batches=payback_batches(seconds, report.baseline, report.measured),
+        )
+        return report.model_copy(update={"search": search, "tried": with_pareto(self.tried)})
+
+    def clear(self, variant: Variant) -> None:
+        """Remove what a trial has left in the storage and in memory."""
+        self.making.checkpoints(variant).remove_steps()
+        for kind in ("graph", "unverified"):
+            remove(self.making.artifacts / f".{variant.name}.{kind}")
+        gc.collect()
+
+
+def figure_of(trial: Trial, auto: Auto, share: float) -> float:
+    """What of a trial, which was measured, is to be as small as it can be: microseconds of a pass, bytes, or the
+    seconds that making it in full and all passes take. `share` is the part of its training that it took."""
+    assert trial.measured is not None  # noqa: S101  the caller has looked
+    if auto.minimize == "Bytes":
+        return float(trial.measured.size_bytes)
+    if auto.minimize == "Latency":
+        return float(trial.measured.latency_microseconds)
+    making = trial.making_milliseconds / 1000 / share
+    return making + (auto.batches or 1) * trial.measured.latency_microseconds / 1e6
+
+
+def payback_batches(seconds: float, baseline: Measurement, measured: Measurement) -> int | None:
+    """Passes of the measured batch after which the time that they save is that of a search of `seconds`: seconds /
+    (the model's latency - the variant's). The same holds of money, if a second has one price. None: none are saved."""
+    saved = (baseline.latency_microseconds - measured.latency_microseconds) / 1e6
+    return math.ceil(seconds / saved) if saved > 0 else None
+
+
+def with_pareto(tried: list[Trial]) -> list[Trial]:
+    """The trials, those marked that no other of their rung beats in quality, latency and bytes together."""
+    marked = list(tried)
+    for rung in {trial.rung for trial in tried}:
+        places = [place for place, trial in enumerate(tried) if trial.rung == rung and trial.measured is not None]
+        points = [_point(tried[place]) for place in places]
+        for place, stays in zip(places, pareto(points), strict=True):
+            marked[place] = tried[place].model_copy(update={"pareto": stays})
+    return marked
+
+
+def _point(trial: Trial) -> tuple[float, float, float]:
+    assert trial.measured is not None and trial.baseline is not None  # noqa: S101, PT018  the caller has looked
+    lost = quality_drop(trial.baseline, trial.measured)
+    return float(lost), float(trial.measured.latency_microseconds), float(trial.measured.size_bytes)
+
+
+def _part_of(whole: HeldOut, share: float) -> HeldOut:
+    """The first held-out samples, in the order in which all are evaluated."""
+    count = max(LEAST_BATCHES * whole.batch_size, math.ceil(whole.max_samples * share))
+    return replace(whole, max_samples=min(whole.max_samples, count))
+
+
+def _told(trial: Trial) -> str:
+    if trial.measured is None:
+        return f"refused: {trial.refused}"
+    measured = trial.measured
+    accuracy = measured.validation_accuracy_permille
+    also = "" if accuracy is None else f", accuracy {accuracy / 10:.1f} %"
+    kept = "keeps its bounds" if not trial.faults else trial.faults[0].message
+    return (
+        f"{measured.latency_microseconds / 1000:.3f} ms, {measured.size_bytes:,} bytes, validation loss "
+        f"{measured.validation_loss}{also}: {kept}"
+    )
+
+
+def _shown(value: float) -> str:
+    return f"{value:.6g}"

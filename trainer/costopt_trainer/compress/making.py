@@ -1,0 +1,212 @@
+"""A variant as it comes to be: what a trial of `auto` and the variant itself have in common.
+
+Making    the trained model and where variants of it are made: apply, save, verify, measure
+Saved     a variant as it is stored, not published yet
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from costopt import names
+from costopt.schema.compression import Variant
+from costopt.schema.variant_report import EngineName
+from costopt_trainer.compress.details import Subject, with_disk_bytes
+from costopt_trainer.compress.engines import has_int8_dot_products
+from costopt_trainer.compress.measure import Measured, measure, measured_batch
+from costopt_trainer.compress.onnx_export import NotExportable
+from costopt_trainer.compress.onnx_form import is_graph_only, make_graph
+from costopt_trainer.compress.origin import HeldOut, Origin
+from costopt_trainer.compress.points import Point
+from costopt_trainer.compress.step import StepRun
+from costopt_trainer.compress.step_checkpoints import StepCheckpoints
+from costopt_trainer.compress.step_reports import StepMeter
+from costopt_trainer.compress.table import apply_steps, changes_shapes, step_trains
+from costopt_trainer.compress.verify import verify_in_fresh_process, write_probe
+from costopt_trainer.models.artifact import read_config, save_model, tokenizer_beside
+from costopt_trainer.models.factors import ranks_of
+from costopt_trainer.models.family import LayeredModel
+from costopt_trainer.models.onnx_model import OnnxModel
+from costopt_trainer.models.table import context_length_of
+from costopt_trainer.phases import Pieces, phase
+from costopt_trainer.storage.folders import remove
+from costopt_trainer.training.process_group import ALONE, ProcessGroup
+from costopt_trainer.training.stopping import Stop
+
+PROBE_SAMPLES, PROBE_TOKENS = 2, 32
+"""Size of the input for the fresh process: enough to use every weight, little to store."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A variant as it is stored, not published yet."""
+
+    folder: Path
+    model: LayeredModel
+    """In torch; or, of a graph alone, what runs that."""
+    graph: OnnxModel | None
+    weights_bytes: int
+    """0 of a graph alone."""
+    graph_bytes: int
+    """0 without a graph."""
+    engines: tuple[EngineName, ...]
+    """Those that are worth trying and can be."""
+
+
+@dataclass(frozen=True)
+class Making:
+    """The trained model, and where variants of it are made. The variant is an argument, for `auto` makes many."""
+
+    origin: Origin
+    storage: Path
+    group: ProcessGroup = ALONE
+    stop: Stop = field(default_factory=Stop)
+    job: str = ""
+    meter: StepMeter = field(default_factory=StepMeter)
+
+    @property
+    def artifacts(self) -> Path:
+        """Where all artifacts lie."""
+        return self.storage / names.ARTIFACTS_DIR
+
+    @cached_property
+    def batch(self) -> Tensor:
+        """The inputs that are timed, on the CPU."""
+        return measured_batch(self.origin.held_out)
+
+    def checkpoints(self, variant: Variant) -> StepCheckpoints:
+        """Of the variant's steps."""
+        return StepCheckpoints(self.storage, variant, self.origin.inputs, group=self.group, job=self.job)
+
+    def apply(self, variant: Variant) -> LayeredModel:
+        """The trained model after the steps of `variant`, frozen. All ranks must call it. Raises NotRetryable."""
+        origin = self.origin
+        with phase("LoadingModel"):
+            model = origin.load()
+        checkpoints = self.checkpoints(variant)
+
+        def run_of(number: int, pieces: Pieces) -> StepRun:
+            step = variant.steps[number - 1]
+            own = checkpoints.of(number) if step_trains(step) else None
+
+            def tell(line: str) -> None:
+                say(variant, f"{step.type}: {line}")
+
+            return StepRun(
+                self.batch[:1],
+                pieces,
+                origin.load,
+                origin.recipe,
+                origin.held_out.data,
+                self.group,
+                self.stop,
+                own,
+                number,
+                tell,
+                origin.shape,
+                self.meter,
+            )
+
+        for line in apply_steps(model, variant.steps, run_of):
+            say(variant, line)
+        self.stop.in_steps = False
+        model.requires_grad_(False)
+        return model
+
+    def save(self, variant: Variant, model: LayeredModel, engines: Sequence[EngineName]) -> Saved:
+        """Save `model`, with its ONNX graph if it may run as that."""
+        origin, artifacts = self.origin, self.artifacts
+        made, folder = artifacts / f".{variant.name}.graph", artifacts / f".{variant.name}.unverified"
+        has_graph, graph_only = "OnnxRuntime" in engines, is_graph_only(variant.steps)
+        if has_graph:
+            try:
+                lines = make_graph(
+                    variant, model, self.batch, origin.held_out, made, reduce_range=not has_int8_dot_products()
+                )
+            except NotExportable as error:
+                has_graph, lines = False, [f"OnnxRuntime is left out: the model {error}"]
+            for line in lines:
+                say(variant, line)
+        widths = origin.widths
+        if changes_shapes(variant.steps):
+            widths = {**(origin.widths or {}), **model.widths(), **ranks_of(model)}
+        with phase("SavingModel"):
+            weights_bytes = save_model(
+                folder,
+                model,
+                model.built_as or origin.shape,
+                widths=widths,
+                steps=variant.steps,
+                graph=made if has_graph else None,
+                weights=not graph_only,
+                beside=tokenizer_beside(origin.folder),
+            )
+        remove(made)
+        graph_bytes = sum(int(record["size"]) for record in read_config(folder).graph.values())
+        told = [(weights_bytes, "bytes"), (graph_bytes, "bytes as ONNX")]
+        say(variant, "saved, " + ", ".join(f"{size:,} {what}" for size, what in told if size))
+        model.graph_folder = folder if has_graph else None
+        graph = OnnxModel(folder, made_from=model) if has_graph else None
+        return Saved(
+            folder,
+            graph.eval() if graph is not None and graph_only else model,
+            graph,
+            weights_bytes,
+            graph_bytes,
+            tuple(engine for engine in engines if has_graph or engine != "OnnxRuntime") or ("TorchEager",),
+        )
+
+    def verify(self, variant: Variant, saved: Saved) -> None:
+        """Have a fresh process load what was saved. Raises as `verify_in_fresh_process` does."""
+        probe = saved.folder.with_name(f".{variant.name}.probe")
+        try:
+            remove(probe)  # if it is a link, do not write through it
+            inputs = self.probe()
+            inputs = inputs if saved.graph is None or saved.graph.fits(inputs) else self.batch[:PROBE_SAMPLES]
+            write_probe(probe, None if saved.weights_bytes == 0 else saved.model, inputs, saved.graph)
+            verify_in_fresh_process(saved.folder, probe)
+        finally:
+            probe.unlink(missing_ok=True)
+        say(variant, "a fresh process loaded it and gave the same output")
+
+    def probe(self) -> Tensor:
+        """A small input of the model."""
+        inputs = self.batch[:PROBE_SAMPLES]
+        return inputs if context_length_of(self.origin.shape.settings) is None else inputs[:, :PROBE_TOKENS]
+
+    def measure(
+        self,
+        variant: Variant,
+        saved: Saved,
+        device: torch.device,
+        *,
+        held_out: HeldOut | None = None,
+        seconds: float | None = None,
+        points: Sequence[Point] = (),
+    ) -> Measured:
+        """Measure it beside the trained model, on other `held_out` samples and in other `seconds` if given."""
+        with phase("LoadingModel"):
+            baseline = self.origin.load()
+        measured = measure(
+            Subject(baseline, self.origin.weights_bytes),
+            Subject(saved.model, saved.weights_bytes or saved.graph_bytes),
+            name=variant.name,
+            held_out=held_out or self.origin.held_out,
+            engines=saved.engines,
+            device=device,
+            seconds=variant.measure_seconds if seconds is None else seconds,
+            points=points,
+        )
+        if measured.variant.engine != "OnnxRuntime":
+            return measured
+        in_onnx = measured.variant.model_copy(update={"size_bytes": saved.graph_bytes})
+        return replace(measured, variant=in_onnx, details=with_disk_bytes(measured.details, saved.graph_bytes))
+
+
+def say(variant: Variant, line: str) -> None:
+    """A line of the log."""
+    print(f"{variant.name}: {line}", flush=True)

@@ -1,0 +1,117 @@
+"""A record -> its text and its label.
+
+TextOf       a field, or a template of several, or one of several templates
+label_of     the label
+BadSample    what is raised of a record that has none
+"""
+
+import itertools
+import string
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from costopt.schema.records import RecordFiles
+from costopt_trainer.data.sampler import sample_indices
+from costopt_trainer.errors import NotRetryable, quoted
+
+MAX_LABEL_CHARACTERS = 200
+_AT_ONCE = 1024
+
+Label = str | int
+
+
+class BadSample(ValueError):
+    """A record that is no sample; the message is what would be right, without where it stands."""
+
+
+class TextOf:
+    """Finds the text of a record."""
+
+    def __init__(self, settings: RecordFiles, setting: str) -> None:
+        """`setting` is what the settings stand under. Raises NotRetryable("InvalidData") for a wrong template."""
+        self._setting = setting
+        self.setting = "textField"
+        """The one that says how the text is made."""
+        given = settings.templates or []
+        self._templates = [_parsed(text, f"{setting}.templates[{place}]") for place, text in enumerate(given)]
+        if settings.templates is not None:
+            self.setting = "templates"
+        elif settings.template is not None:
+            self.setting, self._templates = "template", [_parsed(settings.template, f"{setting}.template")]
+        names = [name for template in self._templates for _, name in template if name]
+        names = names or [settings.text_field or "text"]
+        self.fields: tuple[str, ...] = tuple(dict.fromkeys(names))
+        """The fields that it is made of: of several templates, those of all."""
+
+    def choices(self) -> Iterator[int]:
+        """Which template each record is written in, by its place: of so many in a row as there are templates, each in
+        another one. Follows from the place alone, so that tokens are the same at every reading."""
+        count = max(len(self._templates), 1)
+        for position in itertools.count(0, _AT_ONCE):
+            yield from sample_indices(seed=0, position=position, count=_AT_ONCE, num_samples=count).tolist()
+
+    def __call__(self, values: Mapping[str, Any], choice: int = 0) -> bytes:
+        """The text, UTF-8, in the template `choice`. Raises BadSample."""
+        require(values, self.fields, self.setting, self._setting)
+        if not self._templates:
+            [field] = self.fields
+            text = values[field]
+            if not isinstance(text, str):
+                raise BadSample(f"must have a text in {field!r}, but it is {quoted(text)}")
+        else:
+            parts = self._templates[choice]
+            text = "".join(plain + (_filled_in(name, values[name]) if name else "") for plain, name in parts)
+        try:
+            return text.encode()
+        except UnicodeEncodeError as error:
+            raise BadSample("must be UTF-8") from error
+
+
+def require(values: Mapping[str, Any], fields: tuple[str, ...], why: str, setting: str) -> None:
+    """Raise BadSample unless all `fields` are there."""
+    missing = [field for field in fields if field not in values]
+    if missing:
+        raise BadSample(
+            f"must have the field{'s' if len(fields) > 1 else ''} {_listed(fields)} ({why} of {setting}), "
+            f"but lacks {_listed(missing)}"
+        )
+
+
+def label_of(values: Mapping[str, Any], field: str) -> Label:
+    """The label in a field: a word, or a whole number. Raises BadSample."""
+    label = values[field]
+    is_word = isinstance(label, str) and label.strip() and label.isprintable() and len(label) <= MAX_LABEL_CHARACTERS
+    if type(label) is not int and not is_word:
+        raise BadSample(
+            f"must have a label in {field!r} that is a whole number or a word of at most {MAX_LABEL_CHARACTERS} "
+            f"printable characters, not {quoted(label)}"
+        )
+    return label
+
+
+def _filled_in(name: str, value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if not isinstance(value, str | int | float):
+        raise BadSample(f"must have a text or number in {name!r}, which the template names, but it is {quoted(value)}")
+    return str(value)
+
+
+def _parsed(template: str, setting: str) -> list[tuple[str, str]]:
+    """Plain text and the name of the field behind it, empty at the end."""
+    wrong = f"{setting} must hold the names of fields in braces, such as {{question}}, and {{{{ or }}}} for a brace"
+    parts = []
+    try:
+        for plain, name, form, conversion in string.Formatter().parse(template):
+            if name == "" or form or conversion:
+                raise NotRetryable("InvalidData", f"{wrong}, but holds {{{name}{'!' if conversion else ''}...}}")
+            parts.append((plain, name or ""))
+    except ValueError as error:
+        raise NotRetryable("InvalidData", f"{wrong}, but holds a single brace") from error
+    if not any(name for _, name in parts):
+        raise NotRetryable("InvalidData", f"{wrong}, but names none")
+    return parts
+
+
+def _listed(fields: tuple[str, ...] | list[str]) -> str:
+    return " and ".join(map(quoted, fields))
