@@ -27,6 +27,7 @@ from costopt.schema.pods import PodOverrides
 from costopt.schema.rank_rules import RANK_RULES, processes_per_node
 from costopt.schema.recipe import Recipe
 from costopt.schema.resources import NodeResources, gpus_per_node
+from costopt.schema.retraining import TRAINING_NEEDS_RECIPE
 from costopt.schema.storage import Storage
 from costopt.schema.unions import one_of
 
@@ -224,6 +225,7 @@ class JobSpec(Strict):
             holds=lambda data: "budget" not in data or "priceBookName" in data,
         ),
         METRIC_FITS_DATA,
+        TRAINING_NEEDS_RECIPE,
         *(
             immutable(field, "create another job")
             for field in ("train", "model", "compress", "evaluation", "storage", "pods", "priceBookName")

@@ -1190,6 +1190,18 @@ MISTAKES = [
         "lighter must be set for student Lighter, and for no other",
     ),
     MistakeCase(
+        "a step that trains a model that is given",
+        in_given_job("spec.compress.0.steps.0", {"type": "FineTune", "fineTune": {"steps": 10}}),
+        "spec",
+        "compress must not have steps that train (FineTune, Distill, Prune with fineTuneSteps) where no recipe does",
+    ),
+    MistakeCase(
+        "training between the rounds of a pruned model that is given",
+        in_given_job("spec.compress.0.steps.0", _prune(rounds=2, fineTuneSteps=5)),
+        "spec",
+        "nothing is known of how the model was trained",
+    ),
+    MistakeCase(
         "compressing the model of a command without data to measure it on",
         changed(in_job(f"{TRAIN}.command", ["python"]), RECIPE, REMOVED),
         "spec",
