@@ -97,7 +97,7 @@ def compare(task: str, options: argparse.Namespace) -> None:
         print(f", paid back after {found.search.payback_batches} passes", flush=True)
         print(shown("auto", found), flush=True)
         with contextlib.redirect_stdout(io.StringIO()):
-            rows = candidates_for(of_recipe(recipe, storage).load(), may_train=True, on_cpu=True)
+            rows = candidates_for(of_recipe(recipe, storage).load(), may_train=True, graphs=True)
         begun, better = time.monotonic(), []
         for row in rows:
             steps = with_training(row.steps, options.fine_tune_steps)

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from costopt.schema.base import DESCRIBED_ELSEWHERE, DecimalString, Name, Path, Rule, Strict
+from costopt.schema.base import DESCRIBED_ELSEWHERE, DecimalString, Name, Path, PlainData, Rule, Strict, cel_list
 from costopt.schema.resources import NodeResources
 from costopt.schema.unions import one_of, settings_named, tagged_union
 from costopt.schema.variant_report import QualityMetric
@@ -294,6 +294,14 @@ class Auto(Strict):
     )
 
 
+_CEL_NO_GRAPH = f"self.steps.all(s, !has(s.quantize) || !(s.quantize.scheme in {cel_list(GRAPH_ONLY)}))"
+
+
+def _makes_graph(variant: PlainData) -> bool:
+    """Whether a plain variant exists only as an ONNX graph."""
+    return any((step.get("quantize") or {}).get("scheme") in GRAPH_ONLY for step in variant["steps"])
+
+
 class Variant(Strict):
     """One compressed form of the trained model. Each variant is made and measured in a pod of its own."""
 
@@ -351,6 +359,18 @@ class Variant(Strict):
             "self.steps[self.steps.size() - 1].type == 'Quantize')",
             message="a Quantize step must be the last of a variant's steps: quantized weights cannot change further",
             holds=lambda data: all(step["type"] != "Quantize" for step in data["steps"][:-1]),
+        ),
+        Rule(
+            cel=f"self.target != 'GPU' || ({_CEL_NO_GRAPH} && !(has(self.formats) && 'Onnx' in self.formats))",
+            message="target must be CPU or Auto for Int8Static, Int4WeightOnly and formats Onnx: they make an ONNX "
+            "graph, which only a CPU runs here",
+            holds=lambda data: data["target"] != "GPU" or not (_makes_graph(data) or "Onnx" in data["formats"]),
+        ),
+        Rule(
+            cel=f"!has(self.formats) || !('TorchExport' in self.formats) || {_CEL_NO_GRAPH}",
+            message="formats must not have TorchExport with Int8Static or Int4WeightOnly, which make an ONNX graph and "
+            "nothing else",
+            holds=lambda data: "TorchExport" not in data["formats"] or not _makes_graph(data),
         ),
         Rule(
             cel="self.steps.size() == 0 || "

@@ -74,7 +74,8 @@ class _Searching:
         wanted = self.auto.fine_tune_steps
         self.training = whole if wanted is None or recipe is None else wanted
         device = device_for(self.variant)
-        self.candidates = candidates_for(origin.load(), may_train=self.training > 0, on_cpu=device.type == "cpu")
+        graphs = device.type == "cpu" and "TorchExport" not in self.variant.formats
+        self.candidates = candidates_for(origin.load(), may_train=self.training > 0, graphs=graphs)
         settings = self.variant.to_plain()
         judged_by = [settings.get(key) for key in ("auto", "accept", "target", "formats", "measureSeconds")]
         made_from = [*origin.inputs, judged_by, machine_here(str(device)).to_plain()]
