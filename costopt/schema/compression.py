@@ -397,3 +397,8 @@ def trains(steps: Sequence[Step]) -> bool:
 def calibrates(settings: Quantize) -> bool:
     """Whether training samples are needed to quantize so."""
     return settings.scheme == "Int8Static" or settings.rounding == "GPTQ"
+
+
+def uses_its_place(variant: Variant) -> bool:
+    """Whether a step of `variant` names what must be installed, or lie, where it is made; or settings of a model."""
+    return any(step.external is not None or step.distill is not None for step in variant.steps)
