@@ -14,6 +14,8 @@ from costopt.schema.variant_report import QualityMetric
 _IN_THE_REFERENCE = Field(json_schema_extra=DESCRIBED_ELSEWHERE)
 """Of settings that the CRD has no room to describe."""
 
+ENTRY_POINT_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
+
 GRAPH_ONLY = ("Int8Static", "Int4WeightOnly")
 """Schemes of Quantize whose result exists only as an ONNX graph, which a CPU runs."""
 
@@ -209,7 +211,7 @@ class ShareWeights(Strict):
 class External(Strict):
     """A step of a package that is installed where variants are made."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$", max_length=63)]
+    name: Annotated[str, StringConstraints(pattern=ENTRY_POINT_PATTERN, max_length=63)]
     """Of its entry point, in the group costopt.compression_steps."""
     settings: dict[
         Annotated[str, StringConstraints(max_length=63)], Annotated[str, StringConstraints(max_length=1024)]
