@@ -13,7 +13,7 @@ loop, 24 times slower than FP32. torch's own kernels need only AVX2, so they are
 import copy
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,20 @@ def engines_for(variant: Variant, device: torch.device) -> tuple[EngineName, ...
     else:
         print(f"OnnxRuntime is left out: {lacking()}", flush=True)
     return asked or tuple(engines) or ("TorchEager",)
+
+
+def engines_beside(engines: Sequence[EngineName], device: torch.device) -> tuple[EngineName, ...]:
+    """The engines that the model is tried under beside a variant that is tried under `engines`.
+
+    Where that is TorchEager alone, so is this: like beside like. Else a faster engine is a gain that the model could
+    have as well, so it is given all of them, also those that the variant then cannot run under, and onnxruntime.
+    torch.compile is tried where it is for the variant: it may take longer than all else.
+    """
+    if set(engines) == {"TorchEager"}:
+        return ("TorchEager",)
+    with_graph: list[EngineName] = ["OnnxRuntime"] if device.type == "cpu" and lacking() is None else []
+    able = [engine for engine in engines if engine != "TorchQuantized"]
+    return tuple(dict.fromkeys(["TorchEager", *able, *with_graph]))
 
 
 def has_int8_dot_products() -> bool:
