@@ -1,5 +1,6 @@
 """Models of the Hugging Face library: trained here, loaded by the library with the same logits, or refused in words."""
 
+import importlib
 import json
 import re
 import sys
@@ -18,6 +19,7 @@ from builders.hugging_face import (
     CONFIGS,
     VOCABULARY,
     config_file,
+    folder_with_code,
     from_scratch,
     model_folder,
     settings,
@@ -128,6 +130,46 @@ def test_variants_load_again_and_the_library_takes_what_it_can_read(tmp_path: Pa
     assert torch.equal(load_model(tmp_path / "int8")(tokens), small(tokens))
     with pytest.raises((OSError, ValueError), match=r"config\.json"):
         library().AutoModelForCausalLM.from_pretrained(tmp_path / "int8")
+
+
+@pytest.fixture
+def _modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the library copies code of folders to, before it runs it."""
+    dynamic = importlib.import_module("transformers.dynamic_module_utils")
+    monkeypatch.setattr(dynamic, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
+def with_its_code(folder: Path, **changes: Any) -> dict[str, Any]:
+    own = {"config": str(folder), "contextLength": 16, "trustRemoteCode": True, **changes}
+    return {"type": "HuggingFace", "huggingFace": own}
+
+
+@pytest.mark.usefixtures("_modules")
+def test_a_model_of_its_own_code_is_trained_if_it_is_trusted_and_loaded_with_the_same_logits(tmp_path: Path) -> None:
+    folder, text = folder_with_code(tmp_path / "own"), text_file(tmp_path)
+    data = {"type": "Text", "text": {"path": str(text)}, "tokenizer": {"type": "Byte"}}
+    trained = recipe(text, model=with_its_code(folder, attention="Eager"), data=data, totalSteps=4)
+    assert train_here(trained, tmp_path / "whole") == 0
+    assert train_here(trained, tmp_path / "s", stop_after=2) == 143
+    assert train_here(trained, tmp_path / "s") == 0
+    assert written(tmp_path / "whole", 4) == written(tmp_path / "s", 4)
+    artifact, tokens = tmp_path / "s/artifacts/model", some_tokens() % 256
+    assert (artifact / "own.py").read_bytes() == (folder / "own.py").read_bytes()
+    theirs = library().AutoModelForCausalLM.from_pretrained(artifact, trust_remote_code=True).eval()
+    assert type(theirs).__name__ == "OwnForCausalLM"
+    assert torch.equal(theirs(tokens).logits, load_model(artifact)(tokens))
+
+
+@pytest.mark.usefixtures("_modules")
+@pytest.mark.parametrize("attention", ["SDPA", "FlashAttention2"])
+def test_a_model_without_such_an_attention_is_refused_with_the_setting_that_it_needs(
+    tmp_path: Path, attention: str
+) -> None:
+    folder = folder_with_code(tmp_path / "own")
+    model = ModelSettings.model_validate(with_its_code(folder, attention=attention))
+    with pytest.raises(NotRetryable, match=rf"cannot attend by {attention}: set model.huggingFace.attention to Eager"):
+        build_model(ModelShape(model, vocabulary_size=256))
 
 
 def edit(folder: Path, **changes: Any) -> None:
