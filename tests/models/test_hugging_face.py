@@ -27,6 +27,7 @@ from builders.hugging_face import (
 )
 from builders.trainer import losses, recipe, run, text_file, train_here, train_in_gang, written
 from costopt.schema.models import ModelSettings
+from costopt.schema.recipe import Recipe
 from costopt_trainer.compress.run import make_variant
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.artifact import load_model, save_model
@@ -34,6 +35,7 @@ from costopt_trainer.models.hugging_face.library import library
 from costopt_trainer.models.loss import loss_sum
 from costopt_trainer.models.shape import ModelShape
 from costopt_trainer.models.table import build_model, settings_that_must_stay, tokenizer_of
+from costopt_trainer.storage.checkpoint_files import read_tensors
 
 
 def some_tokens(count: int = 2, length: int = 16) -> Tensor:
@@ -97,9 +99,12 @@ def test_a_resume_with_adapters_gives_the_same_bits_and_keeps_only_them(tmp_path
     assert train_here(settings, tmp_path / "parts") == 0
     assert written(tmp_path / "whole", 8) == written(tmp_path / "parts", 8)
 
-    [file] = (tmp_path / "whole/checkpoints/step-00000008").glob("model-*.safetensors")
-    with safe_open(file, framework="pt") as tensors:
-        assert all(".lora_" in name for name in tensors.keys())  # noqa: SIM118
+    checkpoint = tmp_path / "whole/checkpoints/step-00000008"
+    adapters, moments = (read_tensors(checkpoint, kind) for kind in ("model", "optimizer"))
+    assert len(adapters) == 4, "two matrices for each of two layers"
+    assert all(".lora_" in name for name in adapters)
+    assert {name.rpartition("/")[0] for name in moments} == adapters.keys()
+    [file] = checkpoint.glob("model-*.safetensors")
     assert file.stat().st_size < (gpt2 / "model.safetensors").stat().st_size / 10
 
     artifacts, tokens = tmp_path / "whole/artifacts", some_tokens()
@@ -316,8 +321,21 @@ def test_other_frozen_weights_or_another_tokenizer_are_another_training(tmp_path
     assert train_here(recipe(text, model=model, totalSteps=4), tmp_path / "s", stop_after=2) == 143
     write_tokenizer(same, "llama")
     edit(same, vocab_size=VOCABULARY)
-    with pytest.raises(NotRetryable, match="of another training: data was"):
+    with pytest.raises(NotRetryable, match=r"\(the tokenizer is another one: .*sha256 was \w{64} and is \w{64}\); put"):
         train_here(recipe(text, model=model, totalSteps=4), tmp_path / "s")
+
+
+def test_adapters_of_another_rank_are_another_training(tmp_path: Path, gpt2: Path) -> None:
+    def with_rank(rank: int) -> Recipe:
+        own = {"path": str(gpt2), "contextLength": 16, "lora": {"rank": rank, "targetModules": ["c_attn"]}}
+        return recipe(text, model={"type": "HuggingFace", "huggingFace": own}, totalSteps=4)
+
+    text = text_file(tmp_path)
+    assert train_here(with_rank(2), tmp_path / "s", stop_after=2) == 143
+    with pytest.raises(
+        NotRetryable, match=r"step 2 is of another training: .*lora\.rank was 2 and is 3; put that back"
+    ):
+        train_here(with_rank(3), tmp_path / "s")
 
 
 @pytest.mark.slow

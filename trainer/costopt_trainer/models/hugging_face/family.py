@@ -244,7 +244,7 @@ def _refusing(source: Source, settings: HuggingFace) -> Iterator[None]:
         if settings.attention != "Eager" and any(words in str(error) for words in _NO_SUCH_ATTENTION):
             raise _wrong(
                 source,
-                f"cannot attend by {settings.attention}: set model.huggingFace.attention to Eager, which every model can",
+                f"cannot attend by {settings.attention}: set model.huggingFace.attention to Eager, as every model can",
             ) from error
         raise _wrong(source, f"must be a model that transformers can build ({first_line(error)})") from error
 
