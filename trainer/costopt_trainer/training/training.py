@@ -80,10 +80,10 @@ class Training(Learner):
         # ---- storage and data; before the model, because errors are likelier here
         self.checkpoints = self.open_checkpoints(recipe, gang, job)
         self.saves = Saves(self.checkpoints, gang, recipe.checkpointing, self.refuse_to_save)
+        self.tokenizer: dict[str, Any] = {}  # how text has become tokens, where it is read here
         recipe, data = self.find_samples(recipe, gang)
         shape = ModelShape.for_data(recipe.model, data)
         self.metric = metric_of(recipe.model)
-        self.tokenizer = tokenizer_identity(recipe, data)
 
         # ---- model and optimizer
         super().__init__(recipe, shape, data, gang, stop, cache_dir=storage / names.CACHE_DIR)
@@ -118,6 +118,7 @@ class Training(Learner):
         """The samples in their order, and the recipe with the number of steps. Raises NotRetryable for what does not
         fit."""
         data = data_of(recipe, self.storage)
+        self.tokenizer = tokenizer_identity(recipe, data)
         with self.meter.apart("selecting") if chooses(recipe) else contextlib.nullcontext():
             data = chosen(recipe, data, self.storage / names.CACHE_DIR, gang)
             recipe = with_steps(recipe, data)
