@@ -17,6 +17,13 @@ _IN_THE_REFERENCE = Field(json_schema_extra=DESCRIBED_ELSEWHERE)
 GRAPH_ONLY = ("Int8Static", "Int4WeightOnly")
 """Schemes of Quantize whose result exists only as an ONNX graph, which a CPU runs."""
 
+DEFAULT_GROUP_SIZE = 32
+"""Of 4-bit weights."""
+
+_TRAINABLE = ("Int8WeightOnly", "Int8DynamicActivation", "Int4WeightOnly")
+"""Schemes whose rounding a training can learn with."""
+_INT8_ACTIVATIONS = ("Int8DynamicActivation", "Int8Static")
+
 
 class Calibration(Strict):
     """Training samples that show what activations are."""
@@ -38,20 +45,30 @@ class Quantize(Strict):
     engine for it, faster. Int8Static: in ranges found beforehand, convolutions too. Int4WeightOnly: 4-bit weights.
     These two exist only as ONNX, for a CPU."""
     calibration: Calibration | None = None
-    """Of Int8Static and GPTQ. None means its defaults."""
+    """Of Int8Static, GPTQ and smoothPercent. None means its defaults."""
     rounding: Literal["Nearest", "GPTQ"] = "Nearest"
     """Of Int4WeightOnly. GPTQ: weights make up for each other's rounding."""
     group_size: Annotated[int, Field(ge=16, le=256)] | None = None
     """Of Int4WeightOnly: weights that share a scale. None means 32."""
     embeddings: bool = False
     """Whether embeddings have fewer bits, too."""
+    fine_tune_steps: Annotated[int, Field(ge=1, le=10**8)] | None = None
+    """Optimizer steps with rounded weights (quantization-aware training), on the recipe's data. None: no training."""
+    learning_rate: DecimalString | None = None
+    """Peak learning rate of these steps. None means a tenth of the recipe's."""
+    smooth_percent: Annotated[int, Field(ge=0, le=100)] | None = None
+    """Of int8 activations: SmoothQuant's alpha. Weights take over the range of activations."""
 
     rules = (
         Rule(
-            cel="!has(self.calibration) || self.scheme == 'Int8Static' || self.rounding == 'GPTQ'",
-            message="calibration needs scheme Int8Static or rounding GPTQ",
+            cel="!has(self.calibration) || self.scheme == 'Int8Static' || self.rounding == 'GPTQ' || "
+            "has(self.smoothPercent)",
+            message="calibration needs scheme Int8Static, rounding GPTQ or smoothPercent",
             holds=lambda data: (
-                data.get("calibration") is None or data["scheme"] == "Int8Static" or data["rounding"] == "GPTQ"
+                data.get("calibration") is None
+                or data["scheme"] == "Int8Static"
+                or data["rounding"] == "GPTQ"
+                or data.get("smoothPercent") is not None
             ),
         ),
         Rule(
@@ -66,7 +83,31 @@ class Quantize(Strict):
             message="groupSize must be 16, 32, 64, 128 or 256",
             holds=lambda data: data.get("groupSize") in (None, 16, 32, 64, 128, 256),
         ),
+        Rule(
+            cel="!has(self.fineTuneSteps) || (self.rounding == 'Nearest' && "
+            "self.scheme in ['Int8WeightOnly', 'Int8DynamicActivation', 'Int4WeightOnly'])",
+            message="fineTuneSteps needs rounding Nearest and scheme Int8WeightOnly, Int8DynamicActivation or "
+            "Int4WeightOnly",
+            holds=lambda data: (
+                data.get("fineTuneSteps") is None or (data["rounding"] == "Nearest" and data["scheme"] in _TRAINABLE)
+            ),
+        ),
+        Rule(
+            cel="!has(self.learningRate) || has(self.fineTuneSteps)",
+            message="learningRate needs fineTuneSteps",
+            holds=lambda data: data.get("learningRate") is None or data.get("fineTuneSteps") is not None,
+        ),
+        Rule(
+            cel="!has(self.smoothPercent) || self.scheme in ['Int8DynamicActivation', 'Int8Static']",
+            message="smoothPercent needs scheme Int8DynamicActivation or Int8Static: others keep activations whole",
+            holds=lambda data: data.get("smoothPercent") is None or data["scheme"] in _INT8_ACTIVATIONS,
+        ),
     )
+
+    @property
+    def trains(self) -> bool:
+        """Whether optimizer steps are taken."""
+        return self.fine_tune_steps is not None
 
 
 PrunedPart = Literal["Channels", "Heads", "HiddenWidth", "Layers"]

@@ -990,7 +990,33 @@ MISTAKES = [
         "a calibration of what has no ranges",
         in_job("spec.compress.0.steps.0.quantize", {"scheme": "Int8WeightOnly", "calibration": {"samples": 8}}),
         "spec.compress[0].steps[0].quantize",
-        "calibration needs scheme Int8Static or rounding GPTQ",
+        "calibration needs scheme Int8Static, rounding GPTQ or smoothPercent",
+    ),
+    MistakeCase(
+        "training for a rounding that another one replaces",
+        in_job(
+            "spec.compress.0.steps.0.quantize", {"scheme": "Int4WeightOnly", "rounding": "GPTQ", "fineTuneSteps": 8}
+        ),
+        "spec.compress[0].steps[0].quantize",
+        "fineTuneSteps needs rounding Nearest and scheme Int8WeightOnly, Int8DynamicActivation or Int4WeightOnly",
+    ),
+    MistakeCase(
+        "training with ranges that are found afterwards",
+        in_job("spec.compress.0.steps.0.quantize", {"scheme": "Int8Static", "fineTuneSteps": 8}),
+        "spec.compress[0].steps[0].quantize",
+        "fineTuneSteps needs rounding Nearest and scheme Int8WeightOnly, Int8DynamicActivation or Int4WeightOnly",
+    ),
+    MistakeCase(
+        "a rate of no training",
+        in_job("spec.compress.0.steps.0.quantize", {"scheme": "Int8WeightOnly", "learningRate": "1e-4"}),
+        "spec.compress[0].steps[0].quantize",
+        "learningRate needs fineTuneSteps",
+    ),
+    MistakeCase(
+        "smoothing activations that stay whole",
+        in_job("spec.compress.0.steps.0.quantize", {"scheme": "Int8WeightOnly", "smoothPercent": 50}),
+        "spec.compress[0].steps[0].quantize",
+        "smoothPercent needs scheme Int8DynamicActivation or Int8Static: others keep activations whole",
     ),
     MistakeCase(
         "groups of 8-bit weights",

@@ -23,7 +23,15 @@ try:
     from torchao.optim import AdamW8bit
     from torchao.optim.subclass_8bit import OptimState8bit
     from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict, unflatten_tensor_state_dict
-    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
+    from torchao.quantization import (
+        Int8DynamicActivationInt8WeightConfig,
+        Int8WeightOnlyConfig,
+        MappingType,
+        choose_qparams_affine,
+        dequantize_affine,
+        quantize_,
+        quantize_affine,
+    )
     from torchao.utils import should_reduce_range
 finally:
     _pytree_log.setLevel(_level)
@@ -32,9 +40,13 @@ __all__ = [
     "AdamW8bit",
     "Int8DynamicActivationInt8WeightConfig",
     "Int8WeightOnlyConfig",
+    "MappingType",
     "OptimState8bit",
+    "choose_qparams_affine",
+    "dequantize_affine",
     "flatten_quantized",
     "quantize_",
+    "quantize_affine",
     "should_reduce_range",
     "unflatten_quantized",
 ]
