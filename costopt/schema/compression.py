@@ -1,8 +1,8 @@
 """Variants: each a list of compression steps applied, in order, to the trained model, or how these are found; and
 when it is accepted."""
 
-from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -39,11 +39,18 @@ class Calibration(Strict):
 class Quantize(Strict):
     """Store weights, and for some schemes also compute, in fewer bits (torchao, onnxruntime)."""
 
-    scheme: Literal["Int8WeightOnly", "Int8DynamicActivation", "Int8Static", "Int4WeightOnly"]
+    scheme: Literal[
+        "Int8WeightOnly",
+        "Int8DynamicActivation",
+        "Int8Static",
+        "Int4WeightOnly",
+        "Float8WeightOnly",
+        "Float8DynamicActivation",
+    ]
     """Int8WeightOnly: 8-bit weights, computed in the model's precision; smaller, not faster on a CPU.
     Int8DynamicActivation: 8-bit weights and activations quantized as they come; smaller and, with an
     engine for it, faster. Int8Static: in ranges found beforehand, convolutions too. Int4WeightOnly: 4-bit weights.
-    These two exist only as ONNX, for a CPU."""
+    These two exist only as ONNX, for a CPU. Float8: 8-bit floats (e4m3); with activations for a GPU alone."""
     calibration: Calibration | None = None
     """Of Int8Static, GPTQ and smoothPercent. None means its defaults."""
     rounding: Literal["Nearest", "GPTQ"] = "Nearest"
@@ -335,6 +342,11 @@ class Auto(Strict):
     )
 
 
+def _schemes(variant: Mapping[str, Any]) -> list[str]:
+    """Of the Quantize steps of a variant as a document has it."""
+    return [str((step.get("quantize") or {}).get("scheme")) for step in variant["steps"]]
+
+
 class Variant(Strict):
     """One compressed form of the trained model. Each variant is made and measured in a pod of its own."""
 
@@ -384,6 +396,20 @@ class Variant(Strict):
             message="auto.seconds must be at least measureSeconds",
             holds=lambda data: (
                 (data.get("auto") or {}).get("seconds") is None or data["auto"]["seconds"] >= data["measureSeconds"]
+            ),
+        ),
+        Rule(
+            cel="self.target != 'CPU' || "
+            "!self.steps.exists(s, has(s.quantize) && s.quantize.scheme == 'Float8DynamicActivation')",
+            message="target must not be CPU for scheme Float8DynamicActivation, which only a GPU computes",
+            holds=lambda data: data["target"] != "CPU" or "Float8DynamicActivation" not in _schemes(data),
+        ),
+        Rule(
+            cel="!has(self.formats) || !('Onnx' in self.formats) || "
+            "!self.steps.exists(s, has(s.quantize) && s.quantize.scheme.startsWith('Float8'))",
+            message="formats must not have Onnx for a Float8 scheme, which only torch has",
+            holds=lambda data: (
+                "Onnx" not in data["formats"] or not any(scheme.startswith("Float8") for scheme in _schemes(data))
             ),
         ),
         Rule(

@@ -28,6 +28,10 @@ from cases.pod_mistakes import POD_MISTAKES
 __all__ = ["CHANGES", "MISTAKES", "ChangeCase", "MistakeCase", "plain_job", "plain_price_book"]
 
 
+def _quantize(scheme: str) -> dict[str, object]:
+    return {"type": "Quantize", "quantize": {"scheme": scheme}}
+
+
 def _prune(**settings: object) -> dict[str, object]:
     return {"type": "Prune", "prune": {"structure": "Unstructured", "percent": 50, **settings}}
 
@@ -1007,8 +1011,20 @@ MISTAKES = [
         "fineTuneSteps needs rounding Nearest and scheme Int8WeightOnly, Int8DynamicActivation or Int4WeightOnly",
     ),
     MistakeCase(
+        "8-bit floats of activations for a CPU",
+        in_job("spec.compress.0", {"name": "a", "target": "CPU", "steps": [_quantize("Float8DynamicActivation")]}),
+        "spec.compress[0]",
+        "target must not be CPU for scheme Float8DynamicActivation, which only a GPU computes",
+    ),
+    MistakeCase(
+        "8-bit floats as ONNX",
+        in_job("spec.compress.0", {"name": "a", "formats": ["Onnx"], "steps": [_quantize("Float8WeightOnly")]}),
+        "spec.compress[0]",
+        "formats must not have Onnx for a Float8 scheme, which only torch has",
+    ),
+    MistakeCase(
         "a rate of no training",
-        in_job("spec.compress.0.steps.0.quantize", {"scheme": "Int8WeightOnly", "learningRate": "1e-4"}),
+        in_job("spec.compress.0.steps.0.quantize", {"scheme": "Int8WeightOnly", "learningRate": "0.001"}),
         "spec.compress[0].steps[0].quantize",
         "learningRate needs fineTuneSteps",
     ),

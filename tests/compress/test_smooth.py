@@ -59,7 +59,7 @@ def with_outliers(model: nn.Module, inputs: Tensor) -> None:
 
 
 def distance(output: Tensor, expected: Tensor) -> float:
-    return float((output - expected).detach().norm() / expected.norm())
+    return float(((output - expected).norm() / expected.norm()).detach())
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ because torchao has no 8-bit convolution for these schemes. A head that is the e
 it beside the embedding would make the model larger. With `embeddings` these have 8-bit weights, too, and such a head is
 the same tensor. Before, activations may be smoothed (smooth.py), and the model trained with rounded weights
 (fake_quantize.py). Weights are symmetric with one scale per output channel; Int8DynamicActivation also quantizes
-activations at run time, with one scale per token. Schemes in GRAPH_ONLY are for onnx_quantize: torch has no tensors
+activations at run time, with one scale per token. Float8 schemes have floats of 8 bits (e4m3) in their place, with
+activations one scale for each matrix. Schemes in GRAPH_ONLY are for onnx_quantize: torch has no tensors
 for them, and the step leaves the model as it is.
 
 This module imports torchao, which takes seconds: import it only for a quantized model.
@@ -27,8 +28,11 @@ from costopt_trainer.compress.step import StepRun
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.family import LayeredModel
 from costopt_trainer.storage.quantized_tensors import (
+    Float8DynamicActivationFloat8WeightConfig,
+    Float8WeightOnlyConfig,
     Int8DynamicActivationInt8WeightConfig,
     Int8WeightOnlyConfig,
+    PerTensor,
     quantize_,
     should_reduce_range,
 )
@@ -43,12 +47,24 @@ def quantize(model: nn.Module, settings: Quantize) -> str:
         return f"Quantize {settings.scheme}: in the ONNX graph"
     tied, linears = _tied(model), linear_layers(model)
     device = next(model.parameters()).device
+    if settings.scheme == "Float8DynamicActivation":
+        linears = {name: layer for name, layer in linears.items() if _fits_float8(layer)}
+        if not linears:
+            raise NotRetryable(
+                "InvalidSettings",
+                f"{settings.scheme} needs a model with linear layers whose inputs and outputs are multiples of 16",
+            )
     quantize_(model.requires_grad_(False), _scheme(settings, device), filter_fn=lambda _module, name: name in linears)
     tables = _quantize_embeddings(model, tied) if settings.embeddings else 0
     also = f", embeddings: {tables}" if tables else ""
     convolutions = sum(isinstance(module, nn.Conv2d) for module in model.modules())
     kept = f" ({convolutions} convolution layers stay as they are)" if convolutions else ""
     return f"Quantize {settings.scheme}: linear layers with 8-bit weights: {len(linears)}{also}{kept}"
+
+
+def _fits_float8(layer: nn.Linear) -> bool:
+    """Whether kernels take a matrix of this size; torchao leaves others whole, and does not say so."""
+    return layer.in_features % 16 == 0 and layer.out_features % 16 == 0
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
@@ -101,6 +117,11 @@ def _scheme(settings: Quantize, device: torch.device) -> Any:
     # set_inductor_config would change torch.compile for the whole process, and so for the baseline too.
     if settings.scheme == "Int8WeightOnly":
         return Int8WeightOnlyConfig(set_inductor_config=False)
+    if settings.scheme == "Float8WeightOnly":
+        return Float8WeightOnlyConfig(set_inductor_config=False)
+    if settings.scheme == "Float8DynamicActivation":
+        # A scale for each row would need weights in bfloat16.
+        return Float8DynamicActivationFloat8WeightConfig(granularity=PerTensor(), set_inductor_config=False)
     return Int8DynamicActivationInt8WeightConfig(
         version=2,
         set_inductor_config=False,
@@ -121,10 +142,10 @@ class QuantizeStep:
         return False
 
     def wants_speed(self, settings: Quantize) -> bool:
-        return settings.scheme in ("Int8DynamicActivation", "Int8Static")
+        return settings.scheme in ("Int8DynamicActivation", "Int8Static", "Float8DynamicActivation")
 
     def wants_compile(self, settings: Quantize) -> bool:
-        return settings.scheme == "Int8DynamicActivation"
+        return settings.scheme in ("Int8DynamicActivation", "Float8DynamicActivation")
 
     def apply(self, model: LayeredModel, settings: Quantize, run: StepRun) -> str:
         before = ""
