@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from costopt.schema.compression import Variant
 from costopt.schema.variant_report import EngineName
 from costopt_trainer.compress.onnx_export import export
-from costopt_trainer.compress.onnx_form import is_graph_only
+from costopt_trainer.compress.onnx_form import is_graph_only, quantized_by
 from costopt_trainer.compress.table import wants_compile
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.onnx_model import OnnxModel, lacking
@@ -49,7 +49,19 @@ def device_for(variant: Variant) -> torch.device:
             "InvalidSettings",
             f"variant {variant.name} has target GPU, but its pod has none: ask for one in resources, or set target CPU",
         )
+    settings = quantized_by(variant.steps)
+    if settings is not None and settings.scheme == "Float8DynamicActivation" and not _multiplies_float8(there=there):
+        raise NotRetryable(
+            "InvalidSettings",
+            f"variant {variant.name} has scheme Float8DynamicActivation, which needs a GPU of compute capability 8.9 "
+            "or more in its pod: ask for one in resources, or choose Float8WeightOnly",
+        )
     return torch.device("cuda" if there and not for_cpu and variant.target != "CPU" else "cpu")
+
+
+def _multiplies_float8(*, there: bool) -> bool:
+    """Whether the GPU, if one is `there`, has kernels for 8-bit floats."""
+    return there and torch.cuda.get_device_capability() >= (8, 9)
 
 
 def engines_for(variant: Variant, device: torch.device) -> tuple[EngineName, ...]:
