@@ -45,6 +45,8 @@ class Quantize(Strict):
     """Of Int4WeightOnly: weights that share a scale. None means 32."""
     embeddings: bool = False
     """Whether embeddings have fewer bits, too."""
+    keep_layers_percent: Annotated[int, Field(ge=1, le=90)] | None = None
+    """Layers that stay whole (of Int4WeightOnly: have 8 bits): those that the loss rises most with, as measured."""
 
     rules = (
         Rule(

@@ -7,6 +7,7 @@ from pydantic import Field
 from costopt.schema.base import (
     WRITTEN_WHOLE,
     Count,
+    Currency,
     Figure,
     LongText,
     Name,
@@ -16,7 +17,7 @@ from costopt.schema.base import (
     list_map_keys,
 )
 from costopt.schema.early_stopping import StoppingMetric
-from costopt.schema.prices import Currency, PricingUnit
+from costopt.schema.prices import PricingUnit
 from costopt.schema.replica import FailureReason, Progress, RestartCause
 from costopt.schema.usage import CapacityType, Cause, Coarsened, Usage
 from costopt.schema.variant_report import VariantStatus

@@ -10,7 +10,7 @@ for them, and the step leaves the model as it is.
 This module imports torchao, which takes seconds: import it only for a quantized model.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import nn
 
 from costopt.schema.compression import GRAPH_ONLY, Quantize
 from costopt.schema.replica import PhaseName
+from costopt_trainer.compress.sensitivity import layers_of, layers_to_keep, measure_layers
 from costopt_trainer.compress.step import StepRun
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.family import LayeredModel
@@ -29,29 +30,29 @@ from costopt_trainer.storage.quantized_tensors import (
     should_reduce_range,
 )
 
+_TOLD = 8
+"""Names of layers in the log."""
 
-def quantize(model: nn.Module, settings: Quantize) -> str:
-    """Replace the weights of every linear layer of `model`, in place, by int8 weights; returns what was done.
+
+def quantize(model: nn.Module, settings: Quantize, kept: Collection[str] = ()) -> str:
+    """Replace the weights of every linear layer of `model` but the `kept` ones, in place, by int8 weights; returns what
+    was done.
 
     Raises NotRetryable("InvalidSettings") if the model has no linear layer.
     """
     if settings.scheme in GRAPH_ONLY:
         return f"Quantize {settings.scheme}: in the ONNX graph"
     tied = model.tied if isinstance(model, LayeredModel) else {}
-
-    def is_linear(module: nn.Module, name: str) -> bool:
-        return isinstance(module, nn.Linear) and f"{name}.weight" not in tied
-
-    linears = [module for name, module in model.named_modules() if is_linear(module, name)]
+    linears = layers_of(model, settings.scheme).keys() - set(kept)
     if not linears:
         raise NotRetryable("InvalidSettings", "a Quantize step needs a model with at least one linear layer")
     device = next(model.parameters()).device
-    quantize_(model.requires_grad_(False), _scheme(settings, device), filter_fn=is_linear)
+    quantize_(model.requires_grad_(False), _scheme(settings, device), filter_fn=lambda _, name: name in linears)
     tables = _quantize_embeddings(model, tied) if settings.embeddings else 0
     also = f", embeddings: {tables}" if tables else ""
     convolutions = sum(isinstance(module, nn.Conv2d) for module in model.modules())
-    kept = f" ({convolutions} convolution layers stay as they are)" if convolutions else ""
-    return f"Quantize {settings.scheme}: linear layers with 8-bit weights: {len(linears)}{also}{kept}"
+    whole = f" ({convolutions} convolution layers stay as they are)" if convolutions else ""
+    return f"Quantize {settings.scheme}: linear layers with 8-bit weights: {len(linears)}{also}{whole}"
 
 
 def _quantize_embeddings(model: nn.Module, tied: Mapping[str, str]) -> int:
@@ -98,8 +99,21 @@ class QuantizeStep:
     def wants_compile(self, settings: Quantize) -> bool:
         return settings.scheme == "Int8DynamicActivation"
 
-    def apply(self, model: nn.Module, settings: Quantize, _run: StepRun) -> str:
-        return quantize(model, settings)
+    def apply(self, model: LayeredModel, settings: Quantize, run: StepRun) -> str:
+        if settings.keep_layers_percent is None:
+            return quantize(model, settings)
+        if run.judged_on is None:
+            raise NotRetryable("InvalidSettings", "quantize.keepLayersPercent needs samples to measure layers on")
+        rises = measure_layers(model, settings, run.judged_on, run.pieces.done)
+        kept = layers_to_keep(rises, settings.keep_layers_percent)
+        model.kept_in_bits, model.sensitivity = kept, rises.told(kept)
+        told = ", ".join(f"{name} ({rises.of_layers[name]:+.3g})" for name in rises.ranked()[: min(len(kept), _TOLD)])
+        more = f" and {len(kept) - _TOLD} more" if len(kept) > _TOLD else ""
+        samples = f"{rises.samples} {'held-out' if rises.samples_of == 'HeldOut' else 'training'} samples"
+        return (
+            f"{quantize(model, settings, kept)}; kept in more bits, by what the loss rises with each alone on "
+            f"{samples}: {told}{more}"
+        )
 
 
 STEP = QuantizeStep()
