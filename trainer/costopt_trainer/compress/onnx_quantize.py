@@ -113,8 +113,8 @@ def quantize_graph(
 
 
 def _nodes_of(graph: Any, kept: Mapping[str, Tensor]) -> list[str]:
-    """Names of the nodes that multiply with these weights. Matrices have no names of their own in a graph, and are known
-    by their values; convolutions, into which norms are folded, by their names."""
+    """Names of the nodes that multiply with these weights. Matrices have no names of their own in a graph: they are
+    known by their values; convolutions, into which norms are folded, by their names."""
     import onnx  # noqa: PLC0415
 
     tensors = {tensor.name: tensor for tensor in graph.graph.initializer}
