@@ -311,9 +311,7 @@ def test_the_status_has_few_rows_of_what_no_other_list_beats_each_as_it_was_trie
         ("small", 90, 10, "20"),
     ]
     many = [tried(f"t{number}", 1, (10 + number, 100 - number, "1"), f"0.{number:02}") for number in range(20)]
-    assert [row.steps for row in pareto_rows(many)] == [f"t{number}" for number in range(8)], (
-        "the nearest to its bounds"
-    )
+    assert [row.steps for row in pareto_rows(many)] == [f"t{number}" for number in range(8)], "nearest to bounds"
     assert pareto_rows([]) == []
 
 
