@@ -117,7 +117,7 @@ def compare(task: str, options: argparse.Namespace) -> None:
         print(f", paid back after {found.search.payback_batches} passes", flush=True)
         print(shown("auto", found), flush=True)
         with contextlib.redirect_stdout(io.StringIO()):
-            rows = candidates_for(of_recipe(recipe, storage).load(), may_train=True, on_cpu=True)
+            rows = candidates_for(of_recipe(recipe, storage).load(), may_train=True, graphs=True)
         making.verify_in_fresh_process = lambda *_: None
         begun, better, left = time.monotonic(), [], []
         for row in rows:

@@ -5,6 +5,7 @@
     write_manifest    likewise back, whole; the last that is written of an artifact
     files_in          the files of a folder, hashed
     find_difference   what a folder has otherwise than its manifest says
+    is_artifact       whether a folder holds one
     folders_in        all artifacts of a storage, the trained model first, or copies of them
 
 For the shells and the trainer, like `costopt.hostile`: whatever lies in a storage may be of anybody's making.
@@ -21,7 +22,7 @@ from pydantic import ValidationError
 from costopt import names
 from costopt.files import write_atomically
 from costopt.hostile import MAX_JSON_BYTES, Hostile, open_file, parse_json, read_file, real_folder
-from costopt.schema.artifact import MAX_FILES, ArtifactFile, ArtifactManifest
+from costopt.schema.artifact import FORMATS, MAX_FILES, ArtifactFile, ArtifactManifest
 from costopt.schema.lenient_parse import read_known
 
 MAX_DEPTH = 8
@@ -124,7 +125,7 @@ def folders_in(place: Path) -> Iterator[Path]:
     `place` is a job's storage, or one artifact, or a folder of copies, each with a manifest. Raises OSError, and
     Hostile if a link has the place of all of them.
     """
-    if os.path.lexists(place / names.MANIFEST_FILE):
+    if is_artifact(place):
         yield place
         return
     artifacts = place / names.ARTIFACTS_DIR
@@ -135,6 +136,11 @@ def folders_in(place: Path) -> Iterator[Path]:
     inner = sorted(_folders(artifacts), key=lambda path: (path.name not in first, path.name == first[1], path.name))
     yield from (path for path in inner if path.name != names.REJECTED_DIR)
     yield from sorted(_folders(artifacts / names.REJECTED_DIR))
+
+
+def is_artifact(folder: Path) -> bool:
+    """Whether a manifest lies in it, or, without one, a model."""
+    return any(os.path.lexists(folder / name) for name in (names.MANIFEST_FILE, *FORMATS))
 
 
 def _folders(parent: Path) -> list[Path]:

@@ -68,8 +68,17 @@ def found_in(place: Path) -> list[Found]:
         raise Refused(f"{error.filename} cannot be read ({error.strerror}); it must be a folder you may read") from None
     except Hostile as error:
         raise Refused(str(error)) from None
-    measured = next((each.report for each in found if each.report is not None), None)
-    return [replace(each, beside=measured) if each.name == MODEL_DIR else each for each in found]
+    return [replace(each, beside=_made_of(each, found)) if each.name == MODEL_DIR else each for each in found]
+
+
+def _made_of(model: Found, others: Sequence[Found]) -> VariantStatus | None:
+    """The report of a variant of this very model: in a folder of copies another job's may lie beside it."""
+    weights = set() if model.manifest is None else {file.sha256 for file in model.manifest.files}
+    for other in others:
+        source = set() if other.manifest is None else set(other.manifest.lineage.model_sha256)
+        if other.report is not None and source <= weights:
+            return other.report
+    return None
 
 
 def of_status(status: JobStatus) -> list[Found]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from costopt.artifacts import find_difference
+from costopt.artifacts import find_difference, is_artifact
 from costopt.cli import is_plugin
 from costopt.cli.artifact_views import Found, artifacts_table, found_in, of_status, refuse_damaged
 from costopt.cli.inputs import Output
@@ -87,9 +87,9 @@ def _place(job: str | None, run_dir: Path | None, access: Access) -> Path | str 
     named = run_dir if run_dir is not None else None if job is None else Path(job)
     on_cluster = access.is_named or is_plugin()
     if named is not None and not on_cluster and (run_dir is None or job is None):
-        marks = (STORAGE_MARK, ARTIFACTS_DIR, MANIFEST_FILE, f"*/{MANIFEST_FILE}")
+        marks = (STORAGE_MARK, ARTIFACTS_DIR, f"*/{MANIFEST_FILE}")
         try:
-            if any(next(named.glob(mark), None) for mark in marks):
+            if is_artifact(named) or any(next(named.glob(mark), None) for mark in marks):
                 return named
         except OSError as error:
             raise Refused(f"{named} cannot be read ({error.strerror}); it must be a folder you may read") from None
@@ -127,7 +127,8 @@ def _verify(found: Sequence[Found]) -> None:
             _end(f"{each.folder} {difference}")
     files = sum(len(each.manifest.files) for each in found if each.manifest)
     total = size(sum(each.size_bytes for each in found))
-    typer.echo(f"Verified: {len(found)} artifacts, {files} files, {total}.", err=True)
+    what = "1 artifact" if len(found) == 1 else f"{len(found)} artifacts"
+    typer.echo(f"Verified: {what}, {files} files, {total}.", err=True)
 
 
 def _end(sentence: str) -> None:

@@ -14,6 +14,7 @@ from costopt.names import (
     ENV_STORAGE_DIR,
     ENV_TERMINATION_FILE,
 )
+from costopt.schema.compression import uses_its_place
 from costopt.schema.job import CostOptJob
 from costopt.schema.replica import ReplicaSettings
 from costopt.schema.resources import gpus_per_node
@@ -37,6 +38,7 @@ def replica_settings(job: CostOptJob, stage: str, num_nodes: int | None = None) 
         recipe=spec.recipe,
         command=spec.command if variant is None else None,
         variant=variant,
+        variants_to_come=None if variant else [each for each in spec.compress if uses_its_place(each)] or None,
         model=None if variant is None else spec.model,
         evaluation=None if variant is None else spec.evaluation,
         # A variant has no account of its own from which the bill could tell what a restart lost.

@@ -34,6 +34,7 @@ artifact     what is written down of an artifact: files, lineage, figures, machi
 trial        what an artifact is asked to do, and what it answers
 variant_report  what is said of a variant: measured, compared, loaded again; variant_details: what only its file has
 accept_rules    what may be asked of a variant, by the data that it is measured on
+retraining      steps that train need a recipe
 lines        YAML text -> plain data, with the line of every field
 scalars      a plain scalar of YAML -> its value, as kubectl reads it
 sentences    one mistake -> the API server's sentence, and what would be right

@@ -12,12 +12,13 @@ from costopt.schema.base import Rule, Strict
 from costopt.schema.data_kinds import IMAGES, LABELLED_TEXT, MASKED_TEXT, TEXT, ChangesSamples
 from costopt.schema.unions import tagged_union
 
+PHRASE_PATTERN = r"^[^\s\x00-\x1f]([^\x00-\x1f]*[^\s\x00-\x1f])?$"
+WORD_PATTERN = r"^[^\s\x00-\x1f.,;:!?()\"]+$"
+
 Percent = Annotated[int, Field(ge=0, le=100)]
 PositivePercent = Annotated[int, Field(ge=1, le=100)]
-Phrase = Annotated[
-    str, StringConstraints(pattern=r"^[^\s\x00-\x1f]([^\x00-\x1f]*[^\s\x00-\x1f])?$", min_length=1, max_length=200)
-]
-Word = Annotated[str, StringConstraints(pattern=r"^[^\s\x00-\x1f.,;:!?()\"]+$", min_length=1, max_length=64)]
+Phrase = Annotated[str, StringConstraints(pattern=PHRASE_PATTERN, min_length=1, max_length=200)]
+Word = Annotated[str, StringConstraints(pattern=WORD_PATTERN, min_length=1, max_length=64)]
 
 
 class TokenDropout(ChangesSamples):

@@ -6,13 +6,15 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from costopt.schema.base import DESCRIBED_ELSEWHERE, DecimalString, Name, Path, Rule, Strict
+from costopt.schema.base import DESCRIBED_ELSEWHERE, DecimalString, Name, Path, PlainData, Rule, Strict, cel_list
 from costopt.schema.resources import NodeResources
 from costopt.schema.unions import one_of, settings_named, tagged_union
 from costopt.schema.variant_report import QualityMetric
 
 _IN_THE_REFERENCE = Field(json_schema_extra=DESCRIBED_ELSEWHERE)
 """Of settings that the CRD has no room to describe."""
+
+ENTRY_POINT_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
 
 GRAPH_ONLY = ("Int8Static", "Int4WeightOnly")
 """Schemes of Quantize whose result exists only as an ONNX graph, which a CPU runs."""
@@ -211,7 +213,7 @@ class ShareWeights(Strict):
 class External(Strict):
     """A step of a package that is installed where variants are made."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$", max_length=63)]
+    name: Annotated[str, StringConstraints(pattern=ENTRY_POINT_PATTERN, max_length=63)]
     """Of its entry point, in the group costopt.compression_steps."""
     settings: dict[
         Annotated[str, StringConstraints(max_length=63)], Annotated[str, StringConstraints(max_length=1024)]
@@ -296,6 +298,14 @@ class Auto(Strict):
     )
 
 
+_CEL_NO_GRAPH = f"self.steps.all(s, !has(s.quantize) || !(s.quantize.scheme in {cel_list(GRAPH_ONLY)}))"
+
+
+def _makes_graph(variant: PlainData) -> bool:
+    """Whether a plain variant exists only as an ONNX graph."""
+    return any((step.get("quantize") or {}).get("scheme") in GRAPH_ONLY for step in variant["steps"])
+
+
 class Variant(Strict):
     """One compressed form of the trained model. Each variant is made and measured in a pod of its own."""
 
@@ -355,6 +365,18 @@ class Variant(Strict):
             holds=lambda data: all(step["type"] != "Quantize" for step in data["steps"][:-1]),
         ),
         Rule(
+            cel=f"self.target != 'GPU' || ({_CEL_NO_GRAPH} && !(has(self.formats) && 'Onnx' in self.formats))",
+            message="target must be CPU or Auto for Int8Static, Int4WeightOnly and formats Onnx: they make an ONNX "
+            "graph, which only a CPU runs here",
+            holds=lambda data: data["target"] != "GPU" or not (_makes_graph(data) or "Onnx" in data["formats"]),
+        ),
+        Rule(
+            cel=f"!has(self.formats) || !('TorchExport' in self.formats) || {_CEL_NO_GRAPH}",
+            message="formats must not have TorchExport with Int8Static or Int4WeightOnly, which make an ONNX graph and "
+            "nothing else",
+            holds=lambda data: "TorchExport" not in data["formats"] or not _makes_graph(data),
+        ),
+        Rule(
             cel="self.steps.size() == 0 || "
             "self.steps.filter(s, has(s.shareWeights) && has(s.shareWeights.clusterBits)).size() <= "
             "(has(self.steps[self.steps.size() - 1].shareWeights) && "
@@ -379,3 +401,8 @@ def trains(steps: Sequence[Step]) -> bool:
 def calibrates(settings: Quantize) -> bool:
     """Whether training samples are needed to quantize so."""
     return settings.scheme == "Int8Static" or settings.rounding == "GPTQ"
+
+
+def uses_its_place(variant: Variant) -> bool:
+    """Whether a step of `variant` names what must be installed, or lie, where it is made; or settings of a model."""
+    return any(step.external is not None or step.distill is not None for step in variant.steps)

@@ -11,6 +11,7 @@ from costopt.schema.base import (
     Money,
     Name,
     ObjectName,
+    PlainData,
     Rule,
     ShortText,
     Strict,
@@ -26,7 +27,8 @@ from costopt.schema.given_model import GivenModel
 from costopt.schema.pods import PodOverrides
 from costopt.schema.rank_rules import RANK_RULES, processes_per_node
 from costopt.schema.recipe import Recipe
-from costopt.schema.resources import NodeResources, gpus_per_node
+from costopt.schema.resources import GPU_RESOURCE, NodeResources, effective_requests, gpus_per_node
+from costopt.schema.retraining import TRAINING_NEEDS_RECIPE
 from costopt.schema.storage import Storage
 from costopt.schema.unions import one_of
 
@@ -154,6 +156,18 @@ _OF_TEXTS = words_giving(SourceSettings, only=DOCUMENTS)
 """Data that a model of the Hugging Face library reads."""
 
 
+def _cel_asks_gpu(resources: str) -> str:
+    """Whether these resources ask for a GPU, as a CEL expression."""
+    fields = (f"{resources}.{name}" for name in ("limits", "requests"))
+    return "(" + " || ".join(f"(has({one}) && '{GPU_RESOURCE}' in {one})" for one in fields) + ")"
+
+
+def _gpus_are_asked_for(spec: PlainData) -> bool:
+    training = spec.get("train", {}).get("resourcesPerNode")
+    asked = (variant.get("resources", training) for variant in spec["compress"] if variant["target"] == "GPU")
+    return all(each is None or GPU_RESOURCE in effective_requests(each) for each in asked)
+
+
 @one_of(train="what trains it", model="one that is there already")
 class JobSpec(Strict):
     """What is to be trained, compressed and paid."""
@@ -223,7 +237,14 @@ class JobSpec(Strict):
             message="budget needs priceBookName: only what has a price can be limited",
             holds=lambda data: "budget" not in data or "priceBookName" in data,
         ),
+        Rule(
+            cel="!has(self.compress) || self.compress.all(v, v.target != 'GPU' || (has(v.resources) ? "
+            f"{_cel_asks_gpu('v.resources')} : !has(self.train) || {_cel_asks_gpu('self.train.resourcesPerNode')}))",
+            message=f"compress must ask for {GPU_RESOURCE} in the resources of a variant whose target is GPU",
+            holds=_gpus_are_asked_for,
+        ),
         METRIC_FITS_DATA,
+        TRAINING_NEEDS_RECIPE,
         *(
             immutable(field, "create another job")
             for field in ("train", "model", "compress", "evaluation", "storage", "pods", "priceBookName")

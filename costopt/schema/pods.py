@@ -30,6 +30,7 @@ from costopt.schema.volumes import FreeObject, Volume, VolumeMount
 LABEL_VALUE_PATTERN = r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$"
 LABEL_NAME_PATTERN = r"^[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
 VARIABLE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
+VARIABLE_VALUE_PATTERN = r"^[^\x00]*$"
 DATA_KEY_PATTERN = r"^[-._a-zA-Z0-9]+$"
 
 LabelValue = Annotated[str, StringConstraints(pattern=LABEL_VALUE_PATTERN, max_length=63)]
@@ -94,7 +95,7 @@ class EnvVar(Strict):
     name: VariableName
     """Name of the variable. It may replace a default such as NCCL_DEBUG or OMP_NUM_THREADS, but none that says which
     rank a process is."""
-    value: Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=4096)] | None = None
+    value: Annotated[str, StringConstraints(pattern=VARIABLE_VALUE_PATTERN, max_length=4096)] | None = None
     """Its value. Exactly one of value and valueFrom. As everywhere in Kubernetes `$(NAME)` is the value of a variable
     set before this one, and `$$` is one `$`: write `$$(NAME)` for the text `$(NAME)`."""
     value_from: EnvSource | None = None

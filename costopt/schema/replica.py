@@ -84,6 +84,9 @@ class ReplicaSettings(Strict):
     """The user's program, instead of a recipe."""
     variant: Variant | None = None
     """The variant to make; None in the training stage."""
+    variants_to_come: Annotated[list[Variant], Field(max_length=16)] | None = None
+    """In the training stage: variants whose steps use what is installed or lies where they are made. A training that
+    they could not follow does not begin. None: there are none."""
     model: GivenModel | None = None
     """The model to make the variant of; None: what the train stage has left in the storage."""
     evaluation: CommandEvaluation | None = None

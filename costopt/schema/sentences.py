@@ -16,7 +16,18 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
-from costopt.schema import base, epochs, foreign_models, pods, prices, resources, volumes
+from costopt.schema import (
+    augmentations,
+    base,
+    compression,
+    epochs,
+    foreign_models,
+    pods,
+    prices,
+    resources,
+    transforms,
+    volumes,
+)
 from costopt.schema.base import Strict, field_key, nested_model
 from costopt.schema.data import DataSettings, SourceSettings
 from costopt.schema.earlier_words import RENAMED
@@ -26,7 +37,7 @@ _NAME_SENTENCE = "must be lower-case letters, digits and '-', at most 63, starti
 _EPOCHS_SENTENCE = 'must be a number of epochs such as 3 or "1.5"'
 _QUANTITY_SENTENCE = 'must be a Kubernetes quantity of at least 0, such as 2, "500m" or "16Gi"'
 
-_PATTERN_SENTENCES = {
+PATTERN_SENTENCES = {
     base.DECIMAL_PATTERN: 'must be a number of at least 0 in quotes, such as "0.001", "3e-4" or "25.00"',
     base.MONEY_PATTERN: 'must be an amount of at least 0 in quotes, such as "25.00" or "0.0316"',
     base.NAME_PATTERN: _NAME_SENTENCE,
@@ -42,6 +53,12 @@ _PATTERN_SENTENCES = {
     pods.DATA_KEY_PATTERN: "must be letters, digits, '-', '_' and '.'",
     resources.QUANTITY_PATTERN: _QUANTITY_SENTENCE,
     epochs.EPOCHS_PATTERN: _EPOCHS_SENTENCE,
+    augmentations.PHRASE_PATTERN: "must be a phrase on one line, without spaces around it",
+    augmentations.WORD_PATTERN: "must be one word, without spaces and punctuation",
+    compression.ENTRY_POINT_PATTERN: "must be the name of an entry point: letters, digits, '-', '_' and '.', between "
+    "letters or digits",
+    pods.VARIABLE_VALUE_PATTERN: "must have no zero byte",
+    transforms.LANGUAGE_PATTERN: "must be the code of a language in two or three small letters, such as en",
 }
 
 _JSON_TYPES = {
@@ -118,7 +135,7 @@ def _out_of_bounds(kind: str, path: FieldPath, value: Any, context: Mapping[str,
             server = f"{field_name(path)} in body should have at least {context['min_length']} items"
             return f"Invalid value: {len(value or ())}: {server}"
         case "string_pattern_mismatch":
-            right = "it " + _PATTERN_SENTENCES[context["pattern"]] if context["pattern"] in _PATTERN_SENTENCES else None
+            right = "it " + PATTERN_SENTENCES[context["pattern"]] if context["pattern"] in PATTERN_SENTENCES else None
             server = f"Invalid value: {shown}: {field_name(path)} in body should match '{context['pattern']}'"
             return "; ".join(filter(None, (server, right)))
         case _:

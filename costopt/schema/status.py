@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from costopt.schema.base import (
+    DESCRIBED_ELSEWHERE,
     WRITTEN_WHOLE,
     Count,
     Currency,
@@ -281,8 +282,9 @@ class JobStatus(Strict):
     """Set once training has ended before its last step, because it no longer improved. None: it has not."""
     bill: Bill | None = Field(default=None, json_schema_extra=WRITTEN_WHOLE)
     """Resource-hours and money so far."""
-    usage: Usage | None = Field(default=None, json_schema_extra=WRITTEN_WHOLE)
-    """What ended replicas held: what the bill is made of. None on one machine, where it is in the ledger's file."""
+    usage: Usage | None = Field(default=None, json_schema_extra={**WRITTEN_WHOLE, **DESCRIBED_ELSEWHERE})
+    """What ended replicas held, of which the bill is made; on one machine in the ledger's file: see docs/reference.md.
+    """
     batch_jobs: Annotated[list[BatchJob], Field(max_length=MAX_BATCH_JOBS)] | None = Field(default=None)
     """Batch Jobs that run, or whose pods are not all recorded: by their uids pods are known to be the job's, also when
     their batch Job is gone. None on one machine."""

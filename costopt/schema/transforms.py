@@ -12,7 +12,8 @@ from costopt.schema.base import Rule, Strict
 from costopt.schema.unions import tagged_union
 
 Percent = Annotated[int, Field(ge=0, le=100)]
-Language = Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}$", max_length=3)]
+LANGUAGE_PATTERN = r"^[a-z]{2,3}$"
+Language = Annotated[str, StringConstraints(pattern=LANGUAGE_PATTERN, max_length=3)]
 Words = Annotated[int, Field(ge=0, le=10**9)]
 
 

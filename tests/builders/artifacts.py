@@ -49,17 +49,20 @@ def slower() -> VariantFault:
     return VariantFault(reason="Slower", message="it is 0.5x as fast as the model, and must be at least 0.9x")
 
 
-def write_artifact(folder: Path, report: VariantStatus | None = None, **files: bytes) -> ArtifactManifest:
+def write_artifact(
+    folder: Path, report: VariantStatus | None = None, *, made_of: ArtifactManifest | None = None, **files: bytes
+) -> ArtifactManifest:
     """An artifact with these files (`_` for `.`; weights and a configuration if none are named) and its manifest."""
     folder.mkdir(parents=True, exist_ok=True)
     named = {name.replace("_", "."): content for name, content in files.items()}
     for name, content in (named or {"model.safetensors": b"w" * 1000, "config.json": b'{"a": 1}'}).items():
         (folder / name).write_bytes(content)
+    source = [] if made_of is None else [file.sha256 for file in made_of.files if file.path == "model.safetensors"]
     manifest = ArtifactManifest(
         name=folder.name,
         created=NOON,
         files=files_in(folder),
-        lineage=Lineage(job="tiny", checkpoint_step=8, recipe=Recipe.model_validate(RECIPE)),
+        lineage=Lineage(job="tiny", checkpoint_step=8, recipe=Recipe.model_validate(RECIPE), model_sha256=source),
         report=report,
         validation_loss=None if report else "2.0",
         machine=Machine(processor="A processor", threads=2, versions={"python": "3.11"}),
@@ -70,7 +73,7 @@ def write_artifact(folder: Path, report: VariantStatus | None = None, **files: b
 
 def write_artifacts(storage: Path) -> Path:
     """A trained model, an accepted variant and a rejected one; returns the storage."""
-    write_artifact(storage / "artifacts/model")
-    write_artifact(storage / "artifacts/int8", variant_report())
-    write_artifact(storage / "artifacts/rejected/thin", variant_report("thin", faults=(slower(),)))
+    model = write_artifact(storage / "artifacts/model")
+    write_artifact(storage / "artifacts/int8", variant_report(), made_of=model)
+    write_artifact(storage / "artifacts/rejected/thin", variant_report("thin", faults=(slower(),)), made_of=model)
     return storage

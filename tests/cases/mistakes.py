@@ -28,6 +28,10 @@ from cases.pod_mistakes import POD_MISTAKES
 __all__ = ["CHANGES", "MISTAKES", "ChangeCase", "MistakeCase", "plain_job", "plain_price_book"]
 
 
+def _int4() -> dict[str, object]:
+    return {"type": "Quantize", "quantize": {"scheme": "Int4WeightOnly"}}
+
+
 def _prune(**settings: object) -> dict[str, object]:
     return {"type": "Prune", "prune": {"structure": "Unstructured", "percent": 50, **settings}}
 
@@ -1188,6 +1192,44 @@ MISTAKES = [
         in_job("spec.compress.0.steps.0", {"type": "Distill", "distill": {"steps": 10, "student": "Lighter"}}),
         "spec.compress[0].steps[0].distill",
         "lighter must be set for student Lighter, and for no other",
+    ),
+    MistakeCase(
+        "a graph for a GPU",
+        in_job(
+            "spec.compress.0",
+            {
+                "name": "int4",
+                "target": "GPU",
+                "steps": [_int4()],
+                "resources": {"limits": {"nvidia.com/gpu": 1, "cpu": 1, "memory": "1Gi"}},
+            },
+        ),
+        "spec.compress[0]",
+        "target must be CPU or Auto for Int8Static, Int4WeightOnly and formats Onnx",
+    ),
+    MistakeCase(
+        "a graph as a program of torch",
+        changed(in_job("spec.compress.0.formats", ["TorchExport"]), "spec.compress.0.steps.0", _int4()),
+        "spec.compress[0]",
+        "formats must not have TorchExport with Int8Static or Int4WeightOnly",
+    ),
+    MistakeCase(
+        "a variant for a GPU that nothing asks for",
+        in_job("spec.compress.0.target", "GPU"),
+        "spec",
+        "compress must ask for nvidia.com/gpu in the resources of a variant whose target is GPU",
+    ),
+    MistakeCase(
+        "a step that trains a model that is given",
+        in_given_job("spec.compress.0.steps.0", {"type": "FineTune", "fineTune": {"steps": 10}}),
+        "spec",
+        "compress must not have steps that train (FineTune, Distill, Prune with fineTuneSteps) where no recipe does",
+    ),
+    MistakeCase(
+        "training between the rounds of a pruned model that is given",
+        in_given_job("spec.compress.0.steps.0", _prune(rounds=2, fineTuneSteps=5)),
+        "spec",
+        "nothing is known of how the model was trained",
     ),
     MistakeCase(
         "compressing the model of a command without data to measure it on",

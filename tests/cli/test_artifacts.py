@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from builders.artifacts import variant_report, write_artifact, write_artifacts
+from builders.artifacts import measured, variant_report, write_artifact, write_artifacts
 from builders.fake_api import FakeApi, serving, write_kubeconfig
 from builders.local import job, runner_in
 from builders.on_cluster import Command, add_job, at_home, command, succeeded
@@ -70,6 +70,24 @@ def test_accepted_artifacts_are_copied_and_a_copy_is_verified_like_a_run(run: Co
     ended = run("artifacts", "copies", "--verify")
     assert (ended.code, "Verified: 2 artifacts" in ended.err) == (0, True)
     assert run("artifacts", "copies/int8", "--verify").code == 0
+
+
+def test_a_model_among_copies_is_not_shown_with_the_figures_of_another_jobs_variant(
+    run: Command, tmp_path: Path
+) -> None:
+    write_artifact(tmp_path / "copies/model")
+    other = write_artifact(tmp_path / "other/model", model_safetensors=b"o" * 1000, config_json=b"{}")
+    write_artifact(tmp_path / "copies/int8", variant_report(baseline=measured(4_000_000, 1000, "7.5")), made_of=other)
+    rows = {line.split()[0]: line.split()[1:] for line in run("artifacts", "copies").out.splitlines() if line.split()}
+    assert rows["model"] == ["Safetensors", "1008", "B", "loss", "2.0000"]
+
+
+def test_one_artifact_that_has_lost_its_manifest_is_a_difference(run: Command, tmp_path: Path) -> None:
+    write_artifact(tmp_path / "int8", variant_report())
+    assert "Verified: 1 artifact, 2 files" in run("artifacts", "int8", "--verify").err
+    (tmp_path / "int8/manifest.json").unlink()
+    ended = run("artifacts", "int8", "--verify")
+    assert (ended.code, "int8 has no manifest.json" in ended.err) == (1, True)
 
 
 def test_one_of_them_may_be_named_also_a_rejected_one(run: Command, tmp_path: Path) -> None:

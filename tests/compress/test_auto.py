@@ -242,12 +242,12 @@ def test_what_a_model_cannot_take_is_no_candidate(
 ) -> None:
     monkeypatch.setattr(candidates, "TABLE", TABLE)
     of = {name: load_model(folder / "artifacts/model") for name, (folder, _) in trained.items()}
-    images = candidates_for(of["ConvNet"], may_train=True, on_cpu=True)
-    text = candidates_for(of["DecoderLM"], may_train=True, on_cpu=True)
+    images = candidates_for(of["ConvNet"], may_train=True, graphs=True)
+    text = candidates_for(of["DecoderLM"], may_train=True, graphs=True)
     assert any("low rank" in candidate.name for candidate in text)
     assert not any("low rank" in candidate.name for candidate in images)
-    assert not any(candidate.trains for candidate in candidates_for(of["DecoderLM"], may_train=False, on_cpu=True))
-    graphs = candidates_for(of["DecoderLM"], may_train=True, on_cpu=False)
+    assert not any(candidate.trains for candidate in candidates_for(of["DecoderLM"], may_train=False, graphs=True))
+    graphs = candidates_for(of["DecoderLM"], may_train=True, graphs=False)
     assert not any("static" in candidate.name or "int4" in candidate.name for candidate in graphs)
 
 

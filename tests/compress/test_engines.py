@@ -86,14 +86,6 @@ def test_a_variant_for_a_gpu_needs_one(monkeypatch: pytest.MonkeyPatch) -> None:
         device_for(variant(dynamic(), target="GPU"))
 
 
-@pytest.mark.parametrize("settings", [{"scheme": "Int4WeightOnly"}, {"scheme": "Int8Static"}])
-def test_what_only_a_cpu_runs_cannot_be_for_a_gpu(settings: dict[str, Any]) -> None:
-    with pytest.raises(NotRetryable, match="variant small must have target CPU or Auto, not GPU: Int8Static, Int4Weig"):
-        device_for(variant(quantized(**settings), target="GPU"))
-    with pytest.raises(NotRetryable, match="which only a CPU runs here"):
-        device_for(variant(dynamic(), target="GPU", formats=["Onnx"]))
-
-
 def distance(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).norm() / b.norm())
 

@@ -17,12 +17,10 @@ from builders.compress import (
     weight_only,
 )
 from costopt.artifacts import read_manifest
-from costopt.schema.compression import Quantize, Step, Variant
+from costopt.schema.compression import Step
 from costopt_trainer.compress import making, measure, run
-from costopt_trainer.compress.engines import device_for
 from costopt_trainer.compress.torch_export import NotExportable, export, main
 from costopt_trainer.compress.verify import EXIT_MISMATCH, write_probe
-from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.artifact import load_model
 
 CASES = {
@@ -110,9 +108,3 @@ def test_a_program_that_computes_something_else_is_found(tmp_path: Path, capsys:
         assert main([str(tmp_path / "model.pt2"), str(tmp_path / "probe")]) == code
         (tmp_path / "probe").unlink()
     assert "gives another output than the model" in capsys.readouterr().out
-
-
-def test_what_is_a_graph_and_nothing_else_is_refused_before_any_work() -> None:
-    step = Step(type="Quantize", quantize=Quantize(scheme="Int4WeightOnly"))
-    with pytest.raises(NotRetryable, match="must not have TorchExport in formats"):
-        device_for(Variant(name="small", steps=[step], formats=["TorchExport"]))

@@ -7,9 +7,12 @@ import pytest
 
 from builders.compress import LM_SHAPE, fresh_model, pruned, recipe
 from builders.compress import replica as settings_of
+from builders.documents import changed, plain_job
 from builders.launch import python, replica
 from builders.plan import report as report_on
 from costopt import names
+from costopt.render.settings import replica_settings
+from costopt.schema.job import CostOptJob
 from costopt.schema.replica import FailureReason, ReplicaSettings, TerminationMessage
 from costopt.schema.variant_details import VariantReport
 from costopt_trainer.launch import __main__ as launcher_of_replica
@@ -52,6 +55,27 @@ def test_without_storage_the_missing_model_is_explained_and_nothing_is_retried(t
     assert message.reason == "InvalidSettings"
     assert "on a cluster spec.storage must be set" in message.message
     assert message.variant is None
+
+
+def test_a_training_whose_variant_cannot_be_made_does_not_begin(tmp_path: Path) -> None:
+    storage = tmp_path / "demo"
+    storage.mkdir()
+    job = changed(
+        changed(plain_job(), "spec.train.numNodes", 1), "spec.train.recipe", recipe("DecoderLM", storage).to_plain()
+    )
+    step = {"type": "External", "external": {"name": "missing"}}
+    asked = CostOptJob.model_validate(changed(job, "spec.compress", [{"name": "small", "steps": [step]}]))
+    settings = replica_settings(asked, "train", num_nodes=1).to_plain()
+    with replica(
+        tmp_path / "pod", None, settings=settings, environment={names.ENV_STORAGE_DIR: str(storage)}
+    ) as launcher:
+        assert launcher.wait() == 78, launcher.notes
+        message = launcher.termination
+    assert message.reason == "InvalidSettings"
+    assert (
+        "variant small could not be made: compress[].steps[].external.name: missing must be a step" in message.message
+    )
+    assert not (storage / "checkpoints").exists()
 
 
 def test_a_report_of_an_earlier_attempt_is_not_handed_over_after_a_failure(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from costopt.schema.document import read_documents
 from costopt.schema.job import CostOptJob
 from costopt.schema.prices import PriceBook
 from costopt.schema.replica import ReplicaSettings, TerminationMessage
+from costopt.schema.sentences import PATTERN_SENTENCES
 from costopt.schema.status import JobStatus
 from costopt.schema.usage import Usage
 
@@ -222,3 +223,15 @@ def test_a_variants_name_has_at_most_thirty_characters(length: int, mistakes: in
     _, found = read_documents(json.dumps(document), "job.json")
     assert len(found) == mistakes
     assert all("30" in str(mistake) for mistake in found)
+
+
+def test_every_pattern_that_a_user_can_break_is_told_in_words() -> None:
+    found = [structural_schema(root)["properties"]["spec"] for root in (CostOptJob, PriceBook)]
+    patterns = set()
+    while found:
+        part = found.pop()
+        if isinstance(part.get("pattern"), str):
+            patterns.add(part["pattern"])
+        found += [each for each in part.values() if isinstance(each, dict)]
+    assert len(patterns) > 15
+    assert patterns <= PATTERN_SENTENCES.keys()

@@ -64,8 +64,11 @@ def _run() -> None:
         make_variant(settings)
     else:
         with phase("Importing"):
+            from costopt_trainer.compress.foresight import refuse_unmakeable  # noqa: PLC0415
             from costopt_trainer.training.loop import main as train  # noqa: PLC0415
 
+        if settings.recipe is not None:
+            refuse_unmakeable(settings.variants_to_come or [], settings.recipe)
         train(settings)
 
 

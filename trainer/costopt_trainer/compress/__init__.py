@@ -16,6 +16,7 @@ prune       fewer weights; prune_units: parts that may go, prune_plan: how many,
 prune_weights       single weights
 distill     a student learns from a teacher: student makes it, teaching is what it learns
 external    a step of another package
+foresight   what is wrong with variants before anything is trained
 onnx_form   the ONNX graph of a variant: onnx_export makes it, onnx_quantize gives it fewer bits, gptq rounds them
 engines     the ways to run a variant; the fastest is measured
 sensitivity how much each layer minds fewer bits

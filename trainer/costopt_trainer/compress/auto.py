@@ -86,8 +86,9 @@ class _Searching:
         wanted = self.auto.fine_tune_steps
         self.training = whole if wanted is None or recipe is None else wanted
         device = device_for(self.variant)
+        graphs = device.type == "cpu" and "TorchExport" not in self.variant.formats
         model = origin.load()
-        candidates = candidates_for(model, may_train=self.training > 0, on_cpu=device.type == "cpu")
+        candidates = candidates_for(model, may_train=self.training > 0, graphs=graphs)
         self.candidates = in_order(candidates, self.rises(model, candidates))
         settings = self.variant.to_plain()
         judged_by = [settings.get(key) for key in ("auto", "accept", "target", "formats", "measureSeconds")]

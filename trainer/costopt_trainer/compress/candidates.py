@@ -102,14 +102,14 @@ TABLE: tuple[Candidate, ...] = (
 )
 
 
-def candidates_for(model: LayeredModel, *, may_train: bool, on_cpu: bool) -> list[Candidate]:
+def candidates_for(model: LayeredModel, *, may_train: bool, graphs: bool) -> list[Candidate]:
     """Those of the table that are worth a trial of `model`, in order.
 
-    `may_train`: the model has a recipe, and optimizer steps may be taken. `on_cpu`: graphs of few bits run
-    on a CPU only.
+    `may_train`: the model has a recipe, and optimizer steps may be taken. `graphs`: what
+    exists only as an ONNX graph will do: on a CPU.
     """
     factors = not isinstance(model, WholeModel) and any(True for _ in linear_layers(model))
-    graphs = on_cpu and lacking() is None
+    graphs = graphs and lacking() is None
 
     def fits(candidate: Candidate) -> bool:
         if any(step.type == "LowRank" for step in candidate.steps) and not factors:

@@ -40,23 +40,10 @@ _KERNEL_LIBRARIES = ("x86", "onednn", "qnnpack")
 def device_for(variant: Variant) -> torch.device:
     """The device that `variant` is measured on: a GPU where there is one, unless it is made for a CPU.
 
-    Raises NotRetryable("InvalidSettings") if it is made for a GPU, and there is none or it cannot run there, or if it
-    is to have a form that it cannot have.
+    Raises NotRetryable("InvalidSettings") if it is made for a GPU, and there is none.
     """
     there = torch.cuda.is_available()
     for_cpu = "Onnx" in variant.formats or is_graph_only(variant.steps)
-    if variant.target == "GPU" and for_cpu:
-        raise NotRetryable(
-            "InvalidSettings",
-            f"variant {variant.name} must have target CPU or Auto, not GPU: Int8Static, Int4WeightOnly and formats "
-            "Onnx make an ONNX graph, which only a CPU runs here",
-        )
-    if "TorchExport" in variant.formats and is_graph_only(variant.steps):
-        raise NotRetryable(
-            "InvalidSettings",
-            f"variant {variant.name} must not have TorchExport in formats: Int8Static and Int4WeightOnly make an ONNX "
-            "graph and nothing else",
-        )
     if variant.target == "GPU" and not there:
         raise NotRetryable(
             "InvalidSettings",

@@ -12,7 +12,7 @@ goes to the log. A step that trains does so by `fitting.fit`, or sees to its ran
 
 from collections.abc import Callable
 from decimal import Decimal
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from costopt.schema.compression import External
@@ -59,7 +59,8 @@ class ExternalStep:
         return f"External {settings.name}{line}"
 
 
-def _function(name: str) -> Callable[..., Any]:
+def find(name: str) -> EntryPoint:
+    """The entry point of that name; nothing of it is imported. Raises NotRetryable("InvalidSettings") without one."""
     found = entry_points(group=GROUP)
     if name not in found.names:
         there = ", ".join(sorted(found.names)[:10]) or "none"
@@ -68,14 +69,19 @@ def _function(name: str) -> Callable[..., Any]:
             "must be a step of a package that is installed where variants are made (an entry point of the group "
             f"{GROUP}); there: {there}",
         )
+    return found[name]
+
+
+def _function(name: str) -> Callable[..., Any]:
+    entry = find(name)
     try:
-        function = found[name].load()
+        function = entry.load()
     except (Exception, SystemExit) as error:
         # Whatever their code does while it is imported.
         told = f"{type(error).__name__}: {first_line(error)}".rstrip(": ")
-        raise _wrong(name, f"must be importable, but importing {found[name].value} raises {told}") from error
+        raise _wrong(name, f"must be importable, but importing {entry.value} raises {told}") from error
     if not callable(function):
-        raise _wrong(name, f"must name a function, but {found[name].value} is a {type(function).__name__}")
+        raise _wrong(name, f"must name a function, but {entry.value} is a {type(function).__name__}")
     return function
 
 

@@ -138,12 +138,12 @@ def fit(
 
 
 def refuse_without_recipe(run: StepRun) -> tuple[Recipe, TrainingData, Checkpoints]:
-    """What a training needs of `run`. Raises NotRetryable("InvalidSettings") for the model of a command."""
+    """What a training needs of `run`. Raises NotRetryable("InvalidSettings") for a model that no recipe trains."""
     if run.recipe is None or run.data is None or run.checkpoints is None:
         raise NotRetryable(
             "InvalidSettings",
-            "a step that trains needs a model that a recipe has trained: nothing is known of how a command trains its "
-            "own, so have the command do it",
+            "a step that trains needs a model that a recipe of this job has trained: nothing is known of how this one "
+            "was",
         )
     return run.recipe, run.data, run.checkpoints
 

@@ -57,7 +57,7 @@ def lighter(model: LayeredModel, shape: ModelShape, changes: Mapping[str, int]) 
     Others draw from torch's global random state. Raises NotRetryable("InvalidSettings") for settings that make no
     smaller model.
     """
-    other = replace(shape, settings=_changed(shape.settings, changes))
+    other = replace(shape, settings=made_lighter(shape.settings, changes))
     before = sum(parameter.numel() for parameter in model.parameters())
     student = build_model(other)
     after = sum(parameter.numel() for parameter in student.parameters())
@@ -75,7 +75,8 @@ def lighter(model: LayeredModel, shape: ModelShape, changes: Mapping[str, int]) 
     return f"{after:,} parameters in place of {before:,}, of which {taken:,} begin as they were"
 
 
-def _changed(settings: ModelSettings, changes: Mapping[str, int]) -> ModelSettings:
+def made_lighter(settings: ModelSettings, changes: Mapping[str, int]) -> ModelSettings:
+    """`settings` with `changes`. Raises NotRetryable("InvalidSettings") for what no model of that family has."""
     named = settings_named(settings)
     if not isinstance(named, FamilySettings):
         raise NotRetryable(

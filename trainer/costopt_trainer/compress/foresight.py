@@ -1,0 +1,40 @@
+"""What is wrong with variants whatever will have been trained, so that no training is paid for first.
+
+    refuse_unmakeable    a step that is not installed here, a teacher that cannot be read, a student that cannot be
+
+All in moments, on every rank: nothing is loaded, and no code of others is imported.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from costopt.schema.compression import Step, Variant
+from costopt.schema.recipe import Recipe
+from costopt_trainer.data.files.places import local_path
+from costopt_trainer.errors import NotRetryable
+
+
+def refuse_unmakeable(variants: Sequence[Variant], recipe: Recipe) -> None:
+    """Raise NotRetryable for the first of `variants` that cannot be made of what `recipe` trains."""
+    for variant in variants:
+        for step in variant.steps:
+            try:
+                _look_at(step, recipe)
+            except NotRetryable as error:
+                raise NotRetryable(error.reason, f"variant {variant.name} could not be made: {error}") from error
+
+
+def _look_at(step: Step, recipe: Recipe) -> None:
+    # Imported for such variants only: models and what trains them.
+    if step.external is not None:
+        from costopt_trainer.compress.external import find  # noqa: PLC0415
+
+        find(step.external.name)
+    if step.distill is not None and step.distill.teacher is not None:
+        from costopt_trainer.models.artifact import read_config  # noqa: PLC0415
+
+        read_config(Path(local_path(step.distill.teacher)))
+    if step.distill is not None and step.distill.lighter is not None:
+        from costopt_trainer.compress.student import made_lighter  # noqa: PLC0415
+
+        made_lighter(recipe.model, step.distill.lighter)
