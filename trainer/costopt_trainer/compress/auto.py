@@ -109,7 +109,8 @@ class _Searching:
 
     def rises(self, model: LayeredModel, candidates: Sequence[Candidate]) -> dict[str, Rises]:
         """What fewer bits of single layers do to the loss of the trained model, by each scheme of the candidates."""
-        begun, found = time.monotonic(), {}
+        begun = time.monotonic()
+        found: dict[str, Rises] = {}
         settings = [quantized_by(candidate.steps) for candidate in candidates]
         for scheme in dict.fromkeys(each.scheme for each in settings if each is not None):
             with phase("Evaluating") as pieces:
