@@ -11,6 +11,7 @@
     bill        records and prices -> the bill
     outlook     whether everything used now or soon has a price
     savings     what steps that were not taken would have cost
+    payback     when the search for a variant's steps has paid
     exact       decimals without rounding, and as plain text
 
 Nothing here is a float. Time is whole microseconds, quantities and money are decimals, and the only rounding is that of

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from rich.console import Group
 from rich.text import Text
 
+from costopt.accounting.payback import cost_told
 from costopt.cli.tables import metric_figure, table
 from costopt.names import in_words
-from costopt.schema.variant_report import Measurement, QualityMetric, Search, VariantStatus
+from costopt.schema.variant_report import Measurement, ParetoRow, QualityMetric, Search, VariantStatus
 
 
 def variants_table(variants: Sequence[VariantStatus]) -> Group:
@@ -75,7 +76,8 @@ def variant_notes(variants: Sequence[VariantStatus]) -> list[str]:
             of_model = _loss(variant.baseline)
             notes.append(f"{variant.name}: its loss is of {samples} samples, on which the model's is {of_model}")
         if variant.search is not None:
-            notes.append(f"{variant.name}: {search_told(variant.search)}")
+            told = [search_told(variant.search), cost_told(variant.search), *map(_pareto, variant.search.pareto)]
+            notes += [f"{variant.name}: {line}" for line in told]
     return notes + [f"{variant.name}: rejected: {fault.message}" for variant in variants for fault in variant.faults]
 
 
@@ -84,6 +86,15 @@ def search_told(search: Search) -> str:
     batches = search.payback_batches
     paid = "which no pass pays back" if batches is None else f"paid back after {batches:,} passes"
     return f"{search.chosen}, found in {search.trials} trials and {search.seconds:,} s, {paid}"
+
+
+def _pareto(row: ParetoRow) -> str:
+    """A list of steps that no other one beats."""
+    lost = float(row.quality_drop_percent)
+    return (
+        f"no other is as good as {row.steps}: {milliseconds(row.latency_microseconds)}, {size(row.size_bytes)}, "
+        f"quality {-lost if lost else 0.0:+.2f} %"
+    )
 
 
 def _p95(measured: Measurement) -> str:

@@ -33,8 +33,8 @@ from costopt.names import (
     STORAGE_MARK,
     variant_folders,
 )
+from costopt.plan.billed import with_bill
 from costopt.plan.decide import has_succeeded, is_final
-from costopt.plan.early_stop import with_bill
 from costopt.refused import Refused
 from costopt.schema.job import CostOptJob
 from costopt.schema.status import Bill, JobStatus
@@ -133,7 +133,7 @@ class RunFolder:
     def put_back(self, earlier: EarlierRun, bill: Bill | None) -> None:
         """Make the folder that of an `earlier` run again, with the bill of all that was run since. Hold the lock."""
         write_json(self.path / JOB_FILE, earlier.job.to_plain())
-        self.write_status(with_bill(earlier.status, bill or earlier.status.bill))
+        self.write_status(with_bill(earlier.status, bill or earlier.status.bill, earlier.job.spec))
 
     def _changed(self, job: CostOptJob) -> list[str]:
         """The paths of the settings that belong to the folder's identity and are others now.

@@ -17,8 +17,8 @@ from costopt.local.apply import Gangs
 from costopt.local.devices import Devices
 from costopt.local.observe import ReplicaReader, ReplicaSnapshot, variant_reports
 from costopt.local.run_folder import RunFolder
+from costopt.plan.billed import with_bill
 from costopt.plan.decide import Plan, is_final, is_suspended, plan
-from costopt.plan.early_stop import with_bill
 from costopt.plan.ends import ends_of
 from costopt.plan.observed import Observed
 from costopt.schema.job import CostOptJob
@@ -117,7 +117,7 @@ class Runner:
             now,
         )
         self._record(snapshots, decided)
-        status = with_bill(decided.status, self._bill(snapshots))
+        status = with_bill(decided.status, self._bill(snapshots), spec)
         self._write(status, at_once=bool(decided.start or decided.stop))
         for stop in decided.stop:
             self._gangs.stop(stop, replicas)

@@ -14,6 +14,7 @@
     silence     how long a replica has been silent, as looks at it show
     ends        what attempts were counted as
     early_stop  what is said of a training that stopped early
+    billed      a status with its bill, and what follows from it
     stages      which stages there are, and which are due
     under_way   what is told of a job that goes on: phases, and the reason of its condition
     halts       what asks for the job to be stopped: suspend, budget, deadline

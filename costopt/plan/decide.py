@@ -39,9 +39,10 @@ from costopt.plan import budget, conditions
 from costopt.plan.actions import Plan, StartGang, StopGang, StopReason
 from costopt.plan.attempts import Situation, advance, stage_gang, startup_left, waits_for
 from costopt.plan.backoff import starts_in
+from costopt.plan.billed import with_bill
 from costopt.plan.conditions import Finding
 from costopt.plan.deadlines import active_milliseconds, deadline_in, deletion_in
-from costopt.plan.early_stop import early_stopped, in_words, with_bill
+from costopt.plan.early_stop import early_stopped, in_words
 from costopt.plan.foreign_text import safe_progress, safe_report
 from costopt.plan.halts import Halt, find_halt, is_stopping, is_suspended
 from costopt.plan.observed import Observed, Replica
@@ -126,7 +127,7 @@ def plan(observed: Observed, now: datetime) -> Plan:
             "failure": failure,
         }
     )
-    status = with_bill(status, observed.bill or before.bill)
+    status = with_bill(status, observed.bill or before.bill, observed.spec)
     return Plan(
         status=status,
         start=gangs_to_start(stages, observed, now),
@@ -153,7 +154,7 @@ def _activity(before: JobStatus, *, active: bool, now: datetime) -> dict[str, An
 
 def _after_the_end(observed: Observed, now: datetime) -> Plan:
     """A finished job: only its bill, its leftovers and its deletion are still decided."""
-    status = with_bill(observed.status, observed.bill or observed.status.bill)
+    status = with_bill(observed.status, observed.bill or observed.status.bill, observed.spec)
     left = deletion_in(observed.spec, status, now)
     return Plan(
         status=status,

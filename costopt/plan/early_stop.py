@@ -1,7 +1,7 @@
 """What is said of a training that stopped early: what it came to, and what that saved against the plan.
 
 early_stopped    what it came to, as its progress has it
-with_bill        a status with its bill, and what was saved at the pace and prices of that bill
+with_savings     the same with what was saved, at the pace and prices of a bill
 in_words         for a condition's message
 """
 
@@ -43,13 +43,8 @@ def early_stopped(spec: JobSpec, training: StageStatus | None, progress: Progres
     )
 
 
-def with_bill(status: JobStatus, bill: Bill | None) -> JobStatus:
-    """The status with this bill, and with what an early stop has saved if the bill is right. Whoever makes a later bill
-    of the same status calls this again."""
-    return status.model_copy(update={"bill": bill, "early_stopped": _with_savings(status, bill)})
-
-
-def _with_savings(status: JobStatus, bill: Bill | None) -> EarlyStopped | None:
+def with_savings(status: JobStatus, bill: Bill | None) -> EarlyStopped | None:
+    """What the status says of an early stop, with what that has saved if `bill` is right."""
     stopped = status.early_stopped
     if stopped is None:
         return None

@@ -11,6 +11,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from costopt.accounting.exact import total
+from costopt.accounting.payback import cost_told, hourly_cost
 from costopt.report.axes import is_drawable
 from costopt.report.charts import CauseBar, Mark, Point
 from costopt.report.waste import CAUSE_WORDS, WASTED, Wasted, cost_of, wasted
@@ -23,7 +24,6 @@ from costopt.schema.variant_report import Measurement, Search, VariantStatus
 
 CPU_RESOURCE = "cpu"
 MODEL = "model"
-_BYTES_PER_GIB = 2**30
 _PASSES = 10**6
 """Forward passes that a cost is told of."""
 
@@ -276,16 +276,7 @@ def _hourly(status: JobStatus, spec: JobSpec | None, stage: str) -> Decimal | No
     """What one replica of the stage costs an hour, by the prices in the bill; None if one of them is not known."""
     if spec is None or status.bill is None:
         return None
-    prices = {
-        line.resource: Decimal(line.list_unit_price) for line in status.bill.lines if line.list_unit_price is not None
-    }
-    amounts = []
-    for resource, quantity in spec.resources_of(stage).effective().items():
-        if quantity and resource not in prices:
-            return None
-        units = quantity / _BYTES_PER_GIB if pricing_unit(resource) == "GiB-Hours" else quantity
-        amounts.append(units * prices.get(resource, Decimal(0)))
-    return sum(amounts, Decimal(0))
+    return hourly_cost(spec.resources_of(stage).effective(), status.bill.lines)
 
 
 def _variant(report: VariantStatus, quality: _Quality) -> Variant:
@@ -307,7 +298,13 @@ def _found(search: Search | None) -> list[str]:
         return []
     batches = search.payback_batches
     paid = "no pass pays that back" if batches is None else f"{batches:,} passes pay that back"
-    return [f"{search.chosen}, found in {search.trials} trials and {search.seconds:,} s; {paid}"]
+    beaten_by_none = [
+        f"beaten by no other: {row.steps} ({row.latency_microseconds / 1000:.4g} ms, {row.size_bytes / 1e6:.4g} MB, "
+        f"{float(row.quality_drop_percent):.3g} % of the quality lost)"
+        for row in search.pareto
+    ]
+    found = f"{search.chosen}, found in {search.trials} trials and {search.seconds:,} s; {paid}"
+    return [found, cost_told(search), *beaten_by_none]
 
 
 def _saved(status: JobStatus) -> str:

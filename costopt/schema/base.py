@@ -242,6 +242,9 @@ MONEY_PATTERN = r"^[0-9]{1,12}(\.[0-9]{1,12})?$"
 Money = Annotated[str, StringConstraints(pattern=MONEY_PATTERN, min_length=1, max_length=25), Field(examples=["25.00"])]
 """An amount of at least 0 written as text, at most 12 digits before and behind the point: "25.00", "0.0316"."""
 
+CURRENCY_PATTERN = r"^[A-Z]{3}$"
+Currency = Annotated[str, StringConstraints(pattern=CURRENCY_PATTERN, max_length=3)]
+
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, min_length=1, max_length=63)]
 """A DNS label: lower-case letters, digits and '-', at most 63."""
 

@@ -67,6 +67,8 @@ class Quantize(Strict):
     """Peak learning rate of these steps. None means a tenth of the recipe's."""
     smooth_percent: Annotated[int, Field(ge=0, le=100)] | None = None
     """Of int8 activations: SmoothQuant's alpha. Weights take over the range of activations."""
+    keep_layers_percent: Annotated[int, Field(ge=1, le=90)] | None = None
+    """Layers that stay whole (of Int4WeightOnly: have 8 bits): those that the loss rises most with, as measured."""
 
     rules = (
         Rule(

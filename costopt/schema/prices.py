@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from costopt.schema.base import (
+    Currency,
     Money,
     Rule,
     ShortText,
@@ -18,8 +19,6 @@ from costopt.schema.base import (
 from costopt.schema.job import Metadata
 from costopt.schema.resources import GPU_RESOURCE, ResourceName
 
-CURRENCY_PATTERN = r"^[A-Z]{3}$"
-Currency = Annotated[str, StringConstraints(pattern=CURRENCY_PATTERN, max_length=3)]
 DATE_PATTERN = r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$"
 Date = Annotated[str, StringConstraints(pattern=DATE_PATTERN, max_length=10)]
 

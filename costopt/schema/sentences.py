@@ -42,7 +42,7 @@ PATTERN_SENTENCES = {
     base.MONEY_PATTERN: 'must be an amount of at least 0 in quotes, such as "25.00" or "0.0316"',
     base.NAME_PATTERN: _NAME_SENTENCE,
     base.OBJECT_NAME_PATTERN: "must be DNS labels (lower-case letters, digits and '-') joined by '.', at most 253",
-    prices.CURRENCY_PATTERN: 'must be a currency code of three capital letters, such as "USD" or "EUR"',
+    base.CURRENCY_PATTERN: 'must be a currency code of three capital letters, such as "USD" or "EUR"',
     prices.DATE_PATTERN: 'must be a day of the calendar in quotes, such as "2026-01-31"',
     foreign_models.FUNCTION_PATTERN: "must be a module and a function in it, such as package.module:function",
     foreign_models.HUB_PATTERN: "must be the id of a model at the hub, such as org/name or org/name@revision",

@@ -8,6 +8,7 @@ from costopt.schema.base import (
     DESCRIBED_ELSEWHERE,
     WRITTEN_WHOLE,
     Count,
+    Currency,
     Figure,
     LongText,
     Name,
@@ -17,7 +18,7 @@ from costopt.schema.base import (
     list_map_keys,
 )
 from costopt.schema.early_stopping import StoppingMetric
-from costopt.schema.prices import Currency, PricingUnit
+from costopt.schema.prices import PricingUnit
 from costopt.schema.replica import FailureReason, Progress, RestartCause
 from costopt.schema.usage import CapacityType, Cause, Coarsened, Usage
 from costopt.schema.variant_report import VariantStatus

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, StringConstraints
 
 from costopt.schema.base import (
     Count,
+    Currency,
     DecimalString,
     Money,
     Name,
@@ -21,7 +22,7 @@ from costopt.schema.base import (
     list_map_keys,
     plain,
 )
-from costopt.schema.prices import Currency, Date
+from costopt.schema.prices import Date
 from costopt.schema.replica import MeteredMilliseconds
 
 Outcome = Literal["Running", "Succeeded", "Failed", "Stalled", "Disrupted", "Suspended", "Stopped"]

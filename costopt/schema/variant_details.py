@@ -2,6 +2,7 @@
 
 VariantReport     a VariantStatus with details
 Trial             what `auto` has tried
+Sensitivity       which layers were kept in more bits, and why
 VariantDetails    timings, footprints and confidence intervals
 """
 
@@ -17,6 +18,9 @@ MAX_TIMINGS = 64
 """Three for each of sixteen sizes, and those of the micro-batch."""
 
 MAX_TRIALS = 128
+
+MAX_LAYERS = 64
+"""Of those whose sensitivity is told."""
 
 
 class Timing(Strict):
@@ -141,6 +145,36 @@ class Trial(Strict):
     """Whether no other trial of its rung is at least as good in quality, latency and bytes, and better in one."""
 
 
+class LayerSensitivity(Strict):
+    """What a layer's fewer bits do to the loss."""
+
+    layer: ShortText
+    """Its name in the model."""
+    loss_increase: MetricFigure
+    """Mean loss (nats per target) with this layer alone in fewer bits, minus that of the whole model."""
+    kept: bool
+    """Whether it was left whole, or has 8 bits in place of 4."""
+
+
+class Sensitivity(Strict):
+    """Which layers a Quantize step has kept, and why: each was given its fewer bits alone."""
+
+    scheme: ShortText
+    """Those bits."""
+    samples: Count
+    """Samples that the losses are over."""
+    samples_of: Literal["HeldOut", "Training"]
+    """HeldOut: held out from training, and none of those that judge the variant. Training: no others are left."""
+    loss: MetricFigure
+    """Mean loss of the whole model on them."""
+    layers: Annotated[list[LayerSensitivity], Field(max_length=MAX_LAYERS)]
+    """Those with the largest increase, the largest first."""
+    layers_measured: Count
+    """All."""
+    layers_kept: Count
+    """Of these."""
+
+
 class VariantReport(VariantStatus):
     """report.json: the status' part, and the details."""
 
@@ -148,6 +182,9 @@ class VariantReport(VariantStatus):
     """None: an earlier version measured none."""
     tried: Annotated[list[Trial], Field(max_length=MAX_TRIALS)] = Field(default_factory=list)
     """What `auto` has tried, in order."""
+
+    sensitivity: Sensitivity | None = None
+    """Of the step with `keepLayersPercent`, if there is one."""
 
     def in_short(self) -> VariantStatus:
         """The status' part."""

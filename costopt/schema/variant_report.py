@@ -1,6 +1,7 @@
 """What a variant's replica says of the model it made: measured, compared, and loaded again.
 
 Search           how its steps were found
+ParetoRow        what no other steps beat
 VariantStatus    in the job's status, where room is scarce; the whole is a VariantReport (variant_details.py)
 """
 
@@ -8,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from costopt.schema.base import DESCRIBED_ELSEWHERE, Count, Figure, Name, ShortText, Strict
+from costopt.schema.base import DESCRIBED_ELSEWHERE, Count, Currency, Figure, Name, ShortText, Strict
 
 Target = Literal["Token", "MaskedToken", "Sample"]
 
@@ -77,6 +78,23 @@ class VariantFault(Strict):
     """One sentence with the numbers."""
 
 
+MAX_PARETO = 8
+"""Lists of steps that a status has room for."""
+
+
+class ParetoRow(Strict):
+    """A list of steps that no other one beats."""
+
+    steps: Annotated[str, StringConstraints(pattern=r"^[ !#-\[\]-~]+$", max_length=96)]
+    """In a few words."""
+    latency_microseconds: Count
+    """Of a pass."""
+    size_bytes: Count
+    """On disk."""
+    quality_drop_percent: MetricFigure
+    """Of the model's accuracy, or by how much the loss rose; below 0: it is better."""
+
+
 class Search(Strict):
     """How `auto` found the steps."""
 
@@ -88,6 +106,15 @@ class Search(Strict):
     """The steps in a few words."""
     payback_batches: Count | None = None
     """Passes after which the time saved is that of the search. None: never."""
+    list_cost: Figure | None = None
+    """What the variant's stage has cost, all attempts and start-ups too, at the bill's prices. None: unknown."""
+    currency: Currency | None = None
+    """Of that cost."""
+    payback_batches_by_cost: Count | None = None
+    """Passes after which the time saved, at the price of its pod, is worth that cost. None: never, or no cost is known.
+    """
+    pareto: Annotated[list[ParetoRow], Field(max_length=MAX_PARETO)] = Field(default_factory=list)
+    """What no other list that was tried is as good as in latency, bytes and quality, each as measured last."""
 
 
 class VariantStatus(Strict):

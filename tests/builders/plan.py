@@ -12,9 +12,9 @@ from typing import Any, cast
 from costopt.accounting.outcome import Attempt, AttemptEnd, Counted, outcome_in
 from costopt.accounting.outlook import Outlook
 from costopt.plan.backoff import starts_in
+from costopt.plan.billed import with_bill
 from costopt.plan.causes import CAUSES
 from costopt.plan.decide import Observed, Plan, Replica, StopGang, is_final, is_suspended, plan
-from costopt.plan.early_stop import with_bill
 from costopt.plan.ends import ends_of
 from costopt.schema.job import JobSpec
 from costopt.schema.replica import FailureReason, Progress, TerminationMessage
@@ -336,7 +336,7 @@ def checked_plan(observed: Observed, now: datetime) -> Plan:
 
     if is_final(before):
         assert not decided.start, "something is started after the end"
-        assert after == with_bill(before, after.bill), "a finished job's status changed"
+        assert after == with_bill(before, after.bill, observed.spec), "a finished job's status changed"
     if is_final(after) or is_suspended(after):
         assert not decided.start
         assert after.active_since is None

@@ -1263,7 +1263,7 @@ MISTAKES = [
         "a step that trains a model that is given",
         in_given_job("spec.compress.0.steps.0", {"type": "FineTune", "fineTune": {"steps": 10}}),
         "spec",
-        "compress must not have steps that train (FineTune, Distill, and others with fineTuneSteps) where no recipe does",
+        "compress must not have steps that train (FineTune, Distill, and others with fineTuneSteps) where no recipe",
     ),
     MistakeCase(
         "training between the rounds of a pruned model that is given",

@@ -44,7 +44,14 @@ from costopt.schema.status import (
     Total,
 )
 from costopt.schema.usage import UsageRecord
-from costopt.schema.variant_report import Measurement, QualityChange, VariantFault, VariantStatus
+from costopt.schema.variant_report import (
+    Measurement,
+    ParetoRow,
+    QualityChange,
+    Search,
+    VariantFault,
+    VariantStatus,
+)
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
 
@@ -515,3 +522,18 @@ def test_samples_that_were_left_out_are_told_with_the_result(capsys: pytest.Capt
     )
     print_result(done, local_place("runs/tiny"), [])
     assert f"Data: {line}\n" in capsys.readouterr().out
+
+
+def test_a_search_tells_its_cost_in_time_and_money_and_what_no_other_steps_beat() -> None:
+    row = ParetoRow(steps="30 % pruned", latency_microseconds=400, size_bytes=2000, quality_drop_percent="1.5")
+    search = Search(trials=9, seconds=1200, chosen="static int8", payback_batches=2_400_000, pareto=[row])
+
+    def told(**money: object) -> str:
+        found = variant().model_copy(update={"search": search.model_copy(update=money)})
+        return " ".join(text_of(variants_table([found])).split())
+
+    text = told(list_cost="0.17", currency="USD", payback_batches_by_cost=3_600_000)
+    assert "static int8, found in 9 trials and 1,200 s, paid back after 2,400,000 passes" in text
+    assert "search and making cost 0.17 USD, paid back in money after 3,600,000 passes" in text
+    assert "no other is as good as 30 % pruned: 0.40 ms, 1.95 KiB, quality -1.50 %" in text
+    assert "what the search cost is not known: not all that its stage used has a price" in told()

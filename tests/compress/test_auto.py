@@ -18,7 +18,7 @@ from costopt.schema.recipe import Recipe
 from costopt.schema.variant_details import Trial, VariantReport
 from costopt.schema.variant_report import Measurement
 from costopt_trainer.compress import auto, candidates, making, measure, run
-from costopt_trainer.compress.auto import figure_of, payback_batches, with_pareto
+from costopt_trainer.compress.auto import figure_of, pareto_rows, payback_batches, with_pareto
 from costopt_trainer.compress.candidates import TABLE, Candidate, candidates_for, with_training
 from costopt_trainer.compress.table import trains
 from costopt_trainer.errors import NotRetryable
@@ -105,12 +105,14 @@ def test_the_smallest_accepted_form_of_a_decoder_is_found_and_told(
     assert not refused.pareto
     assert last.pareto
     assert report.search.trials == len(report.tried)
-    assert report.search.seconds == math.ceil(sum(trial.milliseconds for trial in report.tried) / 1000)
+    assert report.search.seconds >= math.ceil(sum(trial.milliseconds for trial in report.tried) / 1000)
+    assert "pruned, int8 weights" in [row.steps for row in report.search.pareto], "nothing is smaller"
     left = {path.name for kind in ("artifacts", "checkpoints") for path in (storage / kind).glob("*")}
     assert left == {"model", "best", "variants"}, "trials leave nothing"
     assert not any((storage / "checkpoints/variants").iterdir())
     lines = capsys.readouterr().out.splitlines()
     assert "best: auto: 4 + 2 + 1 trials, the last one in full" in lines
+    assert any(line.startswith("best: auto: Int8WeightOnly is expected to raise the loss") for line in lines)
 
 
 class Killed(BaseException):
@@ -280,6 +282,37 @@ def test_the_pareto_set_is_of_each_rung() -> None:
         Trial(recipe="y", steps=[], rung=1, milliseconds=1, refused="no"),
     ]
     assert [trial.pareto for trial in with_pareto(trials)] == [True, False, True, True, False]
+
+
+def test_the_status_has_few_rows_of_what_no_other_list_beats_each_as_it_was_tried_last() -> None:
+    def tried(name: str, rung: int, figures: tuple[int, int, str], distance: str = "0") -> Trial:
+        latency, size, loss = figures
+        return Trial(
+            recipe=name,
+            steps=[],
+            rung=rung,
+            milliseconds=1,
+            measured=measurement(latency, size, loss),
+            baseline=measurement(100, 100),
+            distance=distance,
+        )
+
+    rows = pareto_rows(
+        [
+            tried("fast", 1, (20, 90, "1.5"), distance="0.3"),
+            tried("small", 1, (90, 10, "1.2")),
+            tried("beaten", 1, (95, 20, "1.2")),
+            tried("fast", 2, (30, 90, "1.05")),
+            Trial(recipe="refused", steps=[], rung=1, milliseconds=1, refused="no"),
+        ]
+    )
+    assert [(row.steps, row.latency_microseconds, row.size_bytes, row.quality_drop_percent) for row in rows] == [
+        ("fast", 30, 90, "5"),
+        ("small", 90, 10, "20"),
+    ]
+    many = [tried(f"t{number}", 1, (10 + number, 100 - number, "1"), f"0.{number:02}") for number in range(20)]
+    assert [row.steps for row in pareto_rows(many)] == [f"t{number}" for number in range(8)], "nearest to bounds"
+    assert pareto_rows([]) == []
 
 
 def test_what_is_minimized_decides() -> None:

@@ -19,7 +19,15 @@ from costopt.schema.replica import (
     RestartCause,
     TerminationMessage,
 )
-from costopt.schema.variant_report import Measurement, QualityChange, Search, VariantFault, VariantStatus
+from costopt.schema.variant_report import (
+    MAX_PARETO,
+    Measurement,
+    ParetoRow,
+    QualityChange,
+    Search,
+    VariantFault,
+    VariantStatus,
+)
 from costopt_trainer.cgroup import usable_processors
 from costopt_trainer.errors import memory_reason
 from costopt_trainer.launch.log_relay import Line
@@ -170,18 +178,45 @@ def longest_report() -> VariantStatus:
         validation_samples=10**15,
         faults=[VariantFault(reason="NoBetterThanGuessing", message="x" * 128)] * 5,
         verdict="Rejected",
-        search=Search(trials=10**15, seconds=10**15, chosen="x" * 96, payback_batches=10**15),
+        search=Search(
+            trials=10**15,
+            seconds=10**15,
+            chosen="x" * 96,
+            payback_batches=10**15,
+            pareto=[
+                ParetoRow(
+                    steps="x" * 96,
+                    latency_microseconds=10**15,
+                    size_bytes=10**15,
+                    quality_drop_percent=SHORT_FIGURE,
+                )
+            ]
+            * MAX_PARETO,
+        ),
     )
 
 
 @settings(max_examples=50, deadline=None)
 @given(progress=st.none() | PROGRESS)
-def test_the_report_on_a_variant_is_never_cut(progress: Progress | None) -> None:
+def test_of_the_report_on_a_variant_at_most_what_no_other_beats_is_cut(progress: Progress | None) -> None:
     message = describe(None, replica_index=0, memory_ran_out=False, progress=progress, variant=longest_report())
     data = to_bytes(message)
     assert len(data) <= 4096
     again = TerminationMessage.model_validate_json(data)
-    assert (again.exit_code, again.variant) == (0, longest_report())
+    longest = longest_report()
+    assert longest.search is not None
+    without = longest.model_copy(update={"search": longest.search.model_copy(update={"pareto": []})})
+    assert again.exit_code == 0
+    assert again.variant == without, "report.json has it, too"
+
+
+def test_the_report_on_a_search_as_it_usually_is_is_not_cut() -> None:
+    longest = longest_report()
+    few = longest.measured.model_copy(update={"metrics": {}})
+    usual = longest.model_copy(update={"faults": [], "measured": few, "baseline": few})
+    data = to_bytes(describe(None, replica_index=0, memory_ran_out=False, progress=None, variant=usual))
+    assert TerminationMessage.model_validate_json(data).variant == usual
+    assert len(data) <= 4096
 
 
 def test_the_longest_report_and_the_longest_progress_fit_together() -> None:

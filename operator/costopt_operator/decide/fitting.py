@@ -44,7 +44,7 @@ def _at_most(status: JobStatus) -> int:
         20
         + (len(stopped.hours_saved) if stopped else 0)
         + len(status.stages)
-        + len(status.variants)
+        + sum(1 if report.search is None else 2 for report in status.variants)
         + (len(bill.lines) if bill else 0)
     )
     if usage is not None:

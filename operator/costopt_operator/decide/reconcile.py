@@ -15,8 +15,8 @@ from typing import Any, Literal
 from costopt.accounting.fold import fold
 from costopt.names import QUEUE_NAME_LABEL, TRAIN_STAGE
 from costopt.plan.actions import StartGang, StopGang, StopReason
+from costopt.plan.billed import with_bill
 from costopt.plan.decide import is_final, plan
-from costopt.plan.early_stop import with_bill
 from costopt.schema.pods import DEFAULT_GRACE_PERIOD_SECONDS
 from costopt.schema.status import MAX_BATCH_JOBS, BatchJob, Bill, EarlierJob, JobStatus, StageStatus
 from costopt.schema.usage import Usage
@@ -120,7 +120,7 @@ def reconcile(snapshot: JobSnapshot, history: WriteHistory, now: datetime) -> De
     # What an end was counted as says what its time was for: the bill of new records is another.
     whole_bill = so_far if recorded.records is kept.records else bill(snapshot, recorded, held_now, until)
     status = decided.status.model_copy(update={"usage": recorded if recorded != Usage() else None})
-    status = with_bill(status, whole_bill)
+    status = with_bill(status, whole_bill, snapshot.job.spec)
     if status.continues_from_step is not None and status.earlier_job is None:
         status = status.model_copy(update={"earlier_job": snapshot.earlier or EarlierJob(known=False)})
     batch_jobs = _batch_jobs(snapshot)

@@ -20,6 +20,7 @@ external    a step of another package
 foresight   what is wrong with variants before anything is trained
 onnx_form   the ONNX graph of a variant: onnx_export makes it, onnx_quantize gives it fewer bits, gptq rounds them
 engines     the ways to run a variant; the fastest is measured
+sensitivity how much each layer minds fewer bits
 low_rank    factors of matrices; share_weights: one set of weights in several places
 measure     variant and baseline, side by side; timing: passes in turn, details: the figures as the report has them
 points      other sizes; decoding: token by token; footprint: memory and multiplications

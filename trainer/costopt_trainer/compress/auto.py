@@ -1,13 +1,17 @@
 """The search for a variant's steps: `auto`.
 
 find_steps    tries lists of steps by halving.py, and makes the best in full
-figure_of     what is minimized; payback_batches: when the search has paid; with_pareto: what no other beats
+figure_of     what is minimized; payback_batches: when the search has paid
+with_pareto   the trials that no other of their rung beats; pareto_rows: the lists of steps that no other beats
 
 A trial applies the steps to the trained model, stores what they make, and measures it as a variant is measured, with
 its rung's share of optimizer steps, held-out samples and time; no fresh process loads it again. The last rung makes the
 variant as if its steps had been in the manifest. The score of a trial is its distance from the variant's bounds, then
 what `minimize` says: of trials that keep all bounds the best comes first, then the one that comes nearest. Latencies
 are the trials' own and not ratios, since the model beside a trial runs under whichever engine is best for it.
+
+Before the first trial each layer is quantized alone (sensitivity.py): what that does to the loss puts the candidates in
+order, and says whether some layers are worth keeping in more bits.
 
 Finished trials are remembered (trials.py). Steps that a model refuses, and losses that are no number, are trials that
 say why.
@@ -16,21 +20,25 @@ say why.
 import gc
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from costopt.schema.compression import Auto, Variant
+from costopt.schema.compression import Auto, Quantize, Variant
 from costopt.schema.variant_details import Trial, VariantReport
-from costopt.schema.variant_report import Measurement, Search
-from costopt_trainer.compress.candidates import Candidate, candidates_for, with_training
+from costopt.schema.variant_report import MAX_PARETO, Measurement, ParetoRow, Search
+from costopt_trainer.compress.candidates import Candidate, candidates_for, in_order, with_training
 from costopt_trainer.compress.engines import device_for, engines_for
 from costopt_trainer.compress.halving import Rung, Score, halve, pareto, rungs
 from costopt_trainer.compress.judge import bounds_of, distance, find_faults, quality_drop
 from costopt_trainer.compress.making import Making, say
+from costopt_trainer.compress.onnx_form import quantized_by
 from costopt_trainer.compress.origin import HeldOut
+from costopt_trainer.compress.sensitivity import Rises, measure_layers
 from costopt_trainer.compress.trials import TrialMemory
 from costopt_trainer.errors import NotRetryable, first_line
 from costopt_trainer.machine import machine_here
+from costopt_trainer.models.family import LayeredModel
+from costopt_trainer.phases import phase
 from costopt_trainer.storage.folders import remove
 
 Tell = Callable[[VariantReport, float], VariantReport]
@@ -42,6 +50,8 @@ LEAST_SECONDS, LEAST_BATCHES = 3.0, 4
 """What any trial may measure in, and on how many micro-batches of held-out samples."""
 TRAINING_SHARE = 10
 """One of so many of the recipe's optimizer steps, where `fineTuneSteps` does not say."""
+_MOST_TOLD = 3
+"""Layers in a line of the log."""
 _OF_THE_STEPS = ("InvalidSettings", "LossNotFinite", "ArtifactMismatch")
 """Reasons for which a list of steps is refused; any other ends the variant."""
 
@@ -67,6 +77,8 @@ class _Searching:
     """In order, remembered ones, too."""
     report: VariantReport | None = None
     """Of the variant in the last rung that lies in its place."""
+    sensing_seconds: float = 0.0
+    """What it took to find out how sensitive layers are."""
 
     def __post_init__(self) -> None:
         origin, recipe = self.making.origin, self.making.origin.recipe
@@ -75,7 +87,9 @@ class _Searching:
         self.training = whole if wanted is None or recipe is None else wanted
         device = device_for(self.variant)
         graphs = device.type == "cpu" and "TorchExport" not in self.variant.formats
-        self.candidates = candidates_for(origin.load(), may_train=self.training > 0, graphs=graphs)
+        model = origin.load()
+        candidates = candidates_for(model, may_train=self.training > 0, graphs=graphs)
+        self.candidates = in_order(candidates, self.rises(model, candidates))
         settings = self.variant.to_plain()
         judged_by = [settings.get(key) for key in ("auto", "accept", "target", "formats", "measureSeconds")]
         made_from = [*origin.inputs, judged_by, machine_here(str(device)).to_plain()]
@@ -93,6 +107,19 @@ class _Searching:
             self.make(self.candidates[best], Rung(len(sizes), 1.0, is_last=True))
         return self.report
 
+    def rises(self, model: LayeredModel, candidates: Sequence[Candidate]) -> dict[str, Rises]:
+        """What fewer bits of single layers do to the loss of the trained model, by each scheme of the candidates."""
+        begun = time.monotonic()
+        found: dict[str, Rises] = {}
+        settings = [quantized_by(candidate.steps) for candidate in candidates]
+        for scheme in dict.fromkeys(each.scheme for each in settings if each is not None):
+            with phase("Evaluating") as pieces:
+                rises = measure_layers(model, Quantize(scheme=scheme), self.making.origin.held_out, pieces.done)
+            found[scheme] = rises
+            say(self.variant, f"auto: {_told_of(rises)}")
+        self.sensing_seconds = time.monotonic() - begun
+        return found
+
     def may_go_on(self) -> bool:
         """Whether seconds are left for another trial before the last one."""
         if self.auto.seconds is None:
@@ -101,8 +128,8 @@ class _Searching:
         return left > 0
 
     def seconds(self) -> float:
-        """What all trials took, also in earlier attempts."""
-        return sum(trial.milliseconds for trial in self.tried) / 1000
+        """What all trials took, also in earlier attempts, and what was found out before them."""
+        return self.sensing_seconds + sum(trial.milliseconds for trial in self.tried) / 1000
 
     def judge(self, number: int, rung: Rung) -> Score | None:
         """One trial: see halving.halve."""
@@ -214,6 +241,7 @@ class _Searching:
             seconds=math.ceil(seconds),
             chosen=candidate.name,
             payback_batches=payback_batches(seconds, report.baseline, report.measured),
+            pareto=pareto_rows(self.tried),
         )
         return report.model_copy(update={"search": search, "tried": with_pareto(self.tried)})
 
@@ -255,6 +283,26 @@ def with_pareto(tried: list[Trial]) -> list[Trial]:
     return marked
 
 
+def pareto_rows(tried: Sequence[Trial]) -> list[ParetoRow]:
+    """What no other list of steps is as good as in quality, latency and bytes, each by its last trial; at most
+    MAX_PARETO of them: those that come nearest to their bounds, then the fastest. In order of latency."""
+    last = {trial.recipe: trial for trial in tried if trial.measured is not None}
+    stays = pareto([_point(trial) for trial in last.values()])
+    best = [trial for trial, is_best in zip(last.values(), stays, strict=True) if is_best]
+    nearest = sorted(best, key=lambda trial: (float(trial.distance or "inf"), _point(trial)[1]))[:MAX_PARETO]
+    rows = [
+        ParetoRow(
+            steps=trial.recipe,
+            latency_microseconds=trial.measured.latency_microseconds,
+            size_bytes=trial.measured.size_bytes,
+            quality_drop_percent=_shown(_point(trial)[0]),
+        )
+        for trial in nearest
+        if trial.measured is not None
+    ]
+    return sorted(rows, key=lambda row: row.latency_microseconds)
+
+
 def _point(trial: Trial) -> tuple[float, float, float]:
     assert trial.measured is not None and trial.baseline is not None  # noqa: S101, PT018  the caller has looked
     lost = quality_drop(trial.baseline, trial.measured)
@@ -262,9 +310,9 @@ def _point(trial: Trial) -> tuple[float, float, float]:
 
 
 def _part_of(whole: HeldOut, share: float) -> HeldOut:
-    """The first held-out samples, in the order in which all are evaluated."""
+    """A part of the held-out samples, evenly spread over all that the last rung has."""
     count = max(LEAST_BATCHES * whole.batch_size, math.ceil(whole.max_samples * share))
-    return replace(whole, max_samples=min(whole.max_samples, count))
+    return replace(whole, part=count)
 
 
 def _told(trial: Trial) -> str:
@@ -277,6 +325,15 @@ def _told(trial: Trial) -> str:
     return (
         f"{measured.latency_microseconds / 1000:.3f} ms, {measured.size_bytes:,} bytes, validation loss "
         f"{measured.validation_loss}{also}: {kept}"
+    )
+
+
+def _told_of(rises: Rises) -> str:
+    of = {"HeldOut": "held-out", "Training": "training"}[rises.samples_of]
+    most = ", ".join(f"{name} ({rises.of_layers[name]:+.3g})" for name in rises.ranked()[:_MOST_TOLD])
+    return (
+        f"{rises.scheme} is expected to raise the loss, {rises.loss:.4g} on {rises.samples} {of} samples, by "
+        f"{rises.together():.3g}; most by {most}"
     )
 
 

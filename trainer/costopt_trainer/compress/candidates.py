@@ -2,24 +2,32 @@
 
 Candidate         a list of steps, and its name
 candidates_for    those of the table that a model and machine may take, in order
+in_order          the same by what fewer bits of single layers do to the loss
 with_training     a list of steps that trains for a part of its optimizer steps
 
 A new one is a row. The first rows are those that most models gain by, and of different kinds: with few trials only
 these are tried. What a row asks for and a model refuses is a trial that says why.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from costopt.schema.compression import Step
 from costopt_trainer.compress.low_rank import linear_layers
-from costopt_trainer.compress.onnx_form import is_graph_only
+from costopt_trainer.compress.onnx_form import is_graph_only, quantized_by
+from costopt_trainer.compress.sensitivity import Rises
 from costopt_trainer.compress.table import trains
 from costopt_trainer.models.family import LayeredModel
 from costopt_trainer.models.onnx_model import lacking
 from costopt_trainer.models.whole import WholeModel
 
+KEPT = 20
+"""Percent of the layers that rows of mixed precision keep in more bits."""
+WORTH_KEEPING = 0.5
+"""The least part of the expected rise of the loss that these layers stand for, or keeping them is not tried."""
+HOPELESS = 0.1
+"""Expected rise of the loss by fewer bits, as a part of the loss, beyond which steps are tried last."""
 WHOLE = 10**6
 """Optimizer steps that stand in the table for all that a recipe may take."""
 
@@ -60,6 +68,9 @@ def _factored(percent: int) -> Step:
 
 _INT8, _STATIC = _quantized("Int8DynamicActivation"), _quantized("Int8Static")
 _WEIGHTS, _INT4 = _quantized("Int8WeightOnly"), _quantized("Int4WeightOnly")
+_INT8_KEPT, _STATIC_KEPT, _INT4_KEPT = (
+    _quantized(scheme, keepLayersPercent=KEPT) for scheme in ("Int8DynamicActivation", "Int8Static", "Int4WeightOnly")
+)
 _HALF = _step("Distill", "distill", student="EveryOtherLayer", steps=WHOLE)
 _HEAL = _step("FineTune", "fineTune", steps=WHOLE)
 
@@ -72,6 +83,9 @@ TABLE: tuple[Candidate, ...] = (
     Candidate("50 % pruned", (_pruned(50),)),
     Candidate("low rank 30 %", (_factored(30),)),
     Candidate("int4 weights", (_INT4,)),
+    Candidate("int4 weights, sensitive layers int8", (_INT4_KEPT,)),
+    Candidate("int8, sensitive layers whole", (_INT8_KEPT,)),
+    Candidate("static int8, sensitive layers whole", (_STATIC_KEPT,)),
     Candidate("50 % pruned, int8", (_pruned(50), _INT8)),
     Candidate("every other layer", (_HALF,)),
     Candidate("low rank 50 %, trained, int8", (_factored(50), _HEAL, _INT8)),
@@ -79,6 +93,7 @@ TABLE: tuple[Candidate, ...] = (
     Candidate("50 % pruned, static int8", (_pruned(50), _STATIC)),
     Candidate("low rank 30 %, int8", (_factored(30), _INT8)),
     Candidate("30 % pruned, int4 weights", (_pruned(30), _INT4)),
+    Candidate("30 % pruned, int4 weights, sensitive layers int8", (_pruned(30), _INT4_KEPT)),
     Candidate("every other layer, int4 weights", (_HALF, _INT4)),
     Candidate("low rank 50 %, trained", (_factored(50), _HEAL)),
     Candidate("70 % pruned, int8", (_pruned(70), _INT8)),
@@ -104,6 +119,34 @@ def candidates_for(model: LayeredModel, *, may_train: bool, graphs: bool) -> lis
         return may_train or not candidate.trains
 
     return [candidate for candidate in TABLE if fits(candidate)]
+
+
+def in_order(candidates: Sequence[Candidate], rises: Mapping[str, Rises]) -> list[Candidate]:
+    """The candidates by what is expected of their bits alone; `rises`: by the scheme of Quantize, of the trained model.
+
+    Those that keep sensitive layers are left out where few layers stand for less than WORTH_KEEPING of what all lose:
+    there is nothing to gain. Those whose bits are expected to lose more than HOPELESS of the loss come last. Within
+    both groups the order stays.
+    """
+
+    def is_worth_it(candidate: Candidate) -> bool:
+        quantize = quantized_by(candidate.steps)
+        if quantize is None or quantize.keep_layers_percent is None or quantize.scheme not in rises:
+            return True
+        found = rises[quantize.scheme]
+        kept = len(found.most_sensitive(quantize.keep_layers_percent))
+        whole = found.together()
+        return kept < len(found.of_layers) and whole > 0 and found.together(kept) <= (1 - WORTH_KEEPING) * whole
+
+    def is_hopeless(candidate: Candidate) -> bool:
+        quantize = quantized_by(candidate.steps)
+        if quantize is None or quantize.scheme not in rises:
+            return False
+        found = rises[quantize.scheme]
+        kept = len(found.most_sensitive(quantize.keep_layers_percent or 0))
+        return found.together(kept) > HOPELESS * found.loss
+
+    return sorted(filter(is_worth_it, candidates), key=is_hopeless)
 
 
 def with_training(steps: Sequence[Step], count: int) -> list[Step]:

@@ -109,6 +109,7 @@ class Making:
                 tell,
                 origin.shape,
                 self.meter,
+                origin.held_out,
             )
 
         for line in apply_steps(model, variant.steps, run_of):

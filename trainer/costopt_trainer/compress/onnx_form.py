@@ -88,7 +88,10 @@ def _make(
             method = settings.rounding if settings.scheme == "Int4WeightOnly" else wanted.method
             lines.append(f"calibrates by {method} on {sum(map(len, calibration))} training samples")
         with phase("Quantizing"):
-            lines.append(quantize_graph(whole, folder, settings, reduce_range=reduce_range, calibration=calibration))
+            kept = {name: model.get_parameter(f"{name}.weight") for name in sorted(model.kept_in_bits)}
+            lines.append(
+                quantize_graph(whole, folder, settings, reduce_range=reduce_range, calibration=calibration, kept=kept)
+            )
         remove(whole)
     runs(folder)
     return lines

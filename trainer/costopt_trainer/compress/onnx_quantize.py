@@ -11,7 +11,7 @@ each output (MatMulNBits). What is quantized are products with a constant matrix
 what lies between them. A head that is the embedding stays whole, and is stored once, unless embeddings have few bits.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ WEIGHT_ONLY_GROUP_SIZE = 128
 """Of 8-bit weights, which lose little."""
 _INT8_ACTIVATIONS = 4
 """The attribute accuracy_level of MatMulNBits: products of 8 bits, the fastest on a CPU."""
+_KEPT_BITS_BELOW = 4
+"""Layers to be kept in more bits than so few have 8; in more than 8 they are whole."""
 _BETWEEN_CONVOLUTIONS = ("Relu", "Add", "MaxPool", "AveragePool", "GlobalAveragePool", "Flatten", "Reshape")
 
 Inputs = NDArray[Any]
@@ -49,6 +51,8 @@ class _Job:
     settings: Quantize
     reduce_range: bool
     calibration: Sequence[Inputs]
+    kept: list[str]
+    """Names of such nodes, in neither list, that have 8 bits where the others have 4."""
 
     def named(self, *kinds: str) -> list[str]:
         """Names of the nodes of these kinds."""
@@ -69,11 +73,18 @@ def calibration_inputs(data: TrainingData, settings: Calibration, batch_size: in
 
 
 def quantize_graph(
-    source: Path, target: Path, settings: Quantize, *, reduce_range: bool, calibration: Sequence[Inputs] = ()
+    source: Path,
+    target: Path,
+    settings: Quantize,
+    *,
+    reduce_range: bool,
+    calibration: Sequence[Inputs] = (),
+    kept: Mapping[str, Tensor] | None = None,
 ) -> str:
     """Write the graph in the folder `source`, in few bits, into the folder `target`; returns what was done.
 
-    `reduce_range`: weights of 7 bits instead of 8. `calibration` are batches of inputs, where they are needed. Raises
+    `reduce_range`: weights of 7 bits instead of 8. `calibration` are batches of inputs, where they are needed. `kept`:
+    weights of layers, by name, that stay whole, or have 8 bits where others have 4. Raises
     NotRetryable("InvalidSettings") if there is nothing to quantize, or to calibrate with.
     """
     if calibrates(settings) and not calibration:
@@ -84,7 +95,10 @@ def quantize_graph(
         nodes = list(graph.graph.node)
         products = [node.name for node in nodes if node.op_type == "MatMul" and constants.get(node.input[1]) == 2]
         convolutions = [node.name for node in nodes if node.op_type == "Conv"]
-        job = _Job(graph, products, convolutions, settings, reduce_range, calibration)
+        left = _nodes_of(graph, kept or {})
+        products = [name for name in products if name not in left]
+        convolutions = [name for name in convolutions if name not in left]
+        job = _Job(graph, products, convolutions, settings, reduce_range, calibration, left)
         static = settings.scheme == "Int8Static"
         if not (products or (convolutions and static)):
             raise NotRetryable("InvalidSettings", "a Quantize step needs a model with at least one linear layer")
@@ -92,8 +106,33 @@ def quantize_graph(
         if quantized is not None:
             _save(quantized, target)
     also = f", convolutions: {len(convolutions)}" if convolutions and static else ""
-    kept = f" ({len(convolutions)} convolution layers stay as they are)" if convolutions and not static else ""
-    return f"Quantize {settings.scheme}: in the ONNX graph, matrices: {len(products)}{also}{kept}"
+    also += f", kept in more bits: {len(left)}" if left else ""
+    whole = f" ({len(convolutions)} convolution layers stay as they are)" if convolutions and not static else ""
+    return f"Quantize {settings.scheme}: in the ONNX graph, matrices: {len(products)}{also}{whole}"
+
+
+def _nodes_of(graph: Any, kept: Mapping[str, Tensor]) -> list[str]:
+    """Names of the nodes that multiply with these weights. Matrices have no names of their own in a graph: they are
+    known by their values; convolutions, into which norms are folded, by their names."""
+    import onnx  # noqa: PLC0415
+
+    tensors = {tensor.name: tensor for tensor in graph.graph.initializer}
+    arrays = [weight.detach().float().cpu().numpy() for weight in kept.values() if weight.dim() == 2]
+    convolutions = {f"{name}.weight" for name, weight in kept.items() if weight.dim() > 2}
+
+    def is_kept(node: Any) -> bool:
+        if node.op_type == "Conv":
+            return node.input[1] in convolutions
+        tensor = tensors.get(node.input[1]) if node.op_type == "MatMul" else None
+        if tensor is None:
+            return False
+        fitting = [array for array in arrays if list(array.shape) == list(tensor.dims)[::-1]]
+        if not fitting:
+            return False
+        values = onnx.numpy_helper.to_array(tensor).T
+        return any(np.array_equal(values, array) for array in fitting)
+
+    return [node.name for node in graph.graph.node if is_kept(node)]
 
 
 def _prepared(source: Path, settings: Quantize) -> Any:
@@ -215,18 +254,29 @@ def _in_groups(bits: int, group_size: int) -> Callable[[_Job, Path], Any]:
     def quantize(job: _Job, _target: Path) -> Any:
         from onnxruntime.quantization import matmul_nbits_quantizer as library  # noqa: PLC0415
 
-        config = library.DefaultWeightOnlyQuantConfig(
-            block_size=job.settings.group_size or group_size,
-            bits=bits,
-            is_symmetric=False,
-            accuracy_level=_INT8_ACTIVATIONS,
-            op_types_to_quantize=("MatMul", "Gather") if job.settings.embeddings else ("MatMul",),
-        )
-        quantizer = library.MatMulNBitsQuantizer(job.graph, algo_config=config)
-        if job.settings.rounding == "GPTQ":
-            quantizer.node_quantizer = _by_gptq(library, config, _products_of_inputs(job))
+        def config(bits: int, group_size: int, *kinds: str) -> Any:
+            return library.DefaultWeightOnlyQuantConfig(
+                block_size=group_size,
+                bits=bits,
+                is_symmetric=False,
+                accuracy_level=_INT8_ACTIVATIONS,
+                op_types_to_quantize=kinds,
+            )
+
+        kinds = ("MatMul", "Gather") if job.settings.embeddings else ("MatMul",)
+        wanted = config(bits, job.settings.group_size or group_size, *kinds)
+        products = _products_of_inputs(job) if job.settings.rounding == "GPTQ" else None
+        quantizer = library.MatMulNBitsQuantizer(job.graph, algo_config=wanted, nodes_to_exclude=job.kept)
+        if products is not None:
+            quantizer.node_quantizer = _by_gptq(library, wanted, products)
         quantizer.process()
-        return quantizer.model.model
+        graph = quantizer.model.model
+        if job.kept and bits == _KEPT_BITS_BELOW:
+            more = config(8, WEIGHT_ONLY_GROUP_SIZE, "MatMul")
+            quantizer = library.MatMulNBitsQuantizer(graph, algo_config=more)
+            quantizer.process()
+            graph = quantizer.model.model
+        return graph
 
     return quantize
 

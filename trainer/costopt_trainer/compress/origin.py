@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from costopt import names
 from costopt.schema.data import SourceSettings
 from costopt.schema.data_kinds import MADE_FROM, words_giving
@@ -26,6 +29,7 @@ from costopt_trainer.models.artifact import load_model, read_config, tokenizer_i
 from costopt_trainer.models.family import LayeredModel, Metric
 from costopt_trainer.models.shape import ModelShape, Widths
 from costopt_trainer.models.table import context_length_of, kind_of_samples, metric_of, runs_code
+from costopt_trainer.training.evaluation import spread_indices
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,13 @@ class HeldOut:
     """Samples per forward pass."""
     max_samples: int
     """Held-out samples to evaluate at most."""
+    part: int | None = None
+    """Of these, evenly spread, so many. None: all."""
+
+    def judging(self) -> NDArray[np.int64]:
+        """Numbers of the held-out samples to evaluate, in order."""
+        indices = spread_indices(self.data.num_validation_samples, self.max_samples)
+        return indices if self.part is None else indices[spread_indices(len(indices), self.part)]
 
 
 @dataclass(frozen=True)

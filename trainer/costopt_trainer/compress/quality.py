@@ -29,7 +29,7 @@ from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.loss import IGNORED_TARGET, each_loss
 from costopt_trainer.models.own_metrics import NO_METRICS, OwnMetrics
 from costopt_trainer.phases import phase
-from costopt_trainer.training.evaluation import class_counts, macro_f1, spread_indices
+from costopt_trainer.training.evaluation import class_counts, macro_f1
 
 MOST_COUNTS = 2**22
 """Of classes and micro-batches together, that macro F1 is drawn from: 32 MiB."""
@@ -134,7 +134,7 @@ def compare_quality(
     """
     size, metric, data = held_out.batch_size, held_out.metric, held_out.data
     num_classes = data.num_classes if metric.accuracy else None
-    indices = spread_indices(data.num_validation_samples, held_out.max_samples)
+    indices = held_out.judging()
     starts = np.random.default_rng(0).permutation(np.arange(0, len(indices), size))
     tallies = [_Tally(num_classes, own_metrics) for _ in forwards]
     counts = torch.zeros(0, dtype=torch.int64)

@@ -12,7 +12,7 @@ for them, and the step leaves the model as it is.
 This module imports torchao, which takes seconds: import it only for a quantized model.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -23,6 +23,7 @@ from costopt.schema.compression import GRAPH_ONLY, Calibration, Quantize
 from costopt.schema.replica import PhaseName
 from costopt_trainer.compress.fake_quantize import train_rounded
 from costopt_trainer.compress.onnx_quantize import calibration_inputs
+from costopt_trainer.compress.sensitivity import layers_of, layers_to_keep, measure_layers
 from costopt_trainer.compress.smooth import smooth
 from costopt_trainer.compress.step import StepRun
 from costopt_trainer.errors import NotRetryable
@@ -37,9 +38,13 @@ from costopt_trainer.storage.quantized_tensors import (
     should_reduce_range,
 )
 
+_TOLD = 8
+"""Names of layers in the log."""
 
-def quantize(model: nn.Module, settings: Quantize) -> str:
-    """Replace the weights of every linear layer of `model`, in place, by int8 weights; returns what was done.
+
+def quantize(model: nn.Module, settings: Quantize, kept: Collection[str] = ()) -> str:
+    """Replace the weights of every linear layer of `model` but the `kept` ones, in place, by int8 weights; returns what
+    was done.
 
     Raises NotRetryable("InvalidSettings") if the model has no linear layer.
     """
@@ -54,12 +59,13 @@ def quantize(model: nn.Module, settings: Quantize) -> str:
                 "InvalidSettings",
                 f"{settings.scheme} needs a model with linear layers whose inputs and outputs are multiples of 16",
             )
-    quantize_(model.requires_grad_(False), _scheme(settings, device), filter_fn=lambda _module, name: name in linears)
+    wanted = linears.keys() - set(kept)
+    quantize_(model.requires_grad_(False), _scheme(settings, device), filter_fn=lambda _module, name: name in wanted)
     tables = _quantize_embeddings(model, tied) if settings.embeddings else 0
     also = f", embeddings: {tables}" if tables else ""
     convolutions = sum(isinstance(module, nn.Conv2d) for module in model.modules())
-    kept = f" ({convolutions} convolution layers stay as they are)" if convolutions else ""
-    return f"Quantize {settings.scheme}: linear layers with 8-bit weights: {len(linears)}{also}{kept}"
+    whole = f" ({convolutions} convolution layers stay as they are)" if convolutions else ""
+    return f"Quantize {settings.scheme}: linear layers with 8-bit weights: {len(wanted)}{also}{whole}"
 
 
 def _fits_float8(layer: nn.Linear) -> bool:
@@ -72,12 +78,7 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
 
     Raises NotRetryable("InvalidSettings") if it has none.
     """
-    tied = _tied(model)
-    found = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and f"{name}.weight" not in tied
-    }
+    found = {name: layer for name, layer in layers_of(model).items() if isinstance(layer, nn.Linear)}
     if not found:
         raise NotRetryable("InvalidSettings", "a Quantize step needs a model with at least one linear layer")
     return found
@@ -151,10 +152,27 @@ class QuantizeStep:
         before = ""
         if settings.smooth_percent is not None:
             before += f", {_smooth(model, settings, run)}"
+        kept, told = _keep(model, settings, run)
         if settings.trains:
-            linears, tables = linear_layers(model), _embeddings(model) if settings.embeddings else {}
+            linears = {name: layer for name, layer in linear_layers(model).items() if name not in kept}
+            tables = _embeddings(model) if settings.embeddings else {}
             before += f", {train_rounded(model, settings, run, linears, tables)}"
-        return quantize(model, settings) + before
+        return quantize(model, settings, kept) + before + told
+
+
+def _keep(model: LayeredModel, settings: Quantize, run: StepRun) -> tuple[frozenset[str], str]:
+    """The layers that stay in more bits, which the model is told too, and what there is to say of them."""
+    if settings.keep_layers_percent is None:
+        return frozenset(), ""
+    if run.judged_on is None:
+        raise NotRetryable("InvalidSettings", "quantize.keepLayersPercent needs samples to measure layers on")
+    rises = measure_layers(model, settings, run.judged_on, run.pieces.done)
+    kept = layers_to_keep(rises, settings.keep_layers_percent)
+    model.kept_in_bits, model.sensitivity = kept, rises.told(kept)
+    told = ", ".join(f"{name} ({rises.of_layers[name]:+.3g})" for name in rises.ranked()[: min(len(kept), _TOLD)])
+    more = f" and {len(kept) - _TOLD} more" if len(kept) > _TOLD else ""
+    samples = f"{rises.samples} {'held-out' if rises.samples_of == 'HeldOut' else 'training'} samples"
+    return kept, f"; kept in more bits, by what the loss rises with each alone on {samples}: {told}{more}"
 
 
 def _smooth(model: LayeredModel, settings: Quantize, run: StepRun) -> str:

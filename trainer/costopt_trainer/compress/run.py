@@ -142,7 +142,7 @@ def _in_full(variant: Variant, making: Making, tell: Tell = _as_it_is) -> Varian
     measured = making.measure(variant, saved, device, points=_points(variant, origin))
     if measured.variant.engine != "OnnxRuntime" and "Onnx" not in variant.formats:
         drop_graph(saved.folder)
-    report = tell(compare(variant, measured), seconds)
+    report = tell(compare(variant, measured).model_copy(update={"sensitivity": model.sensitivity}), seconds)
     content = json.dumps(report.to_plain(), indent=2) + "\n"
     write_atomically(saved.folder / names.REPORT_FILE, content.encode())
     with phase("SavingModel"):

@@ -14,6 +14,7 @@ from torch import Tensor
 from costopt.schema.recipe import Recipe
 from costopt.schema.replica import PhaseName
 from costopt_trainer.agreement import Question
+from costopt_trainer.compress.origin import HeldOut
 from costopt_trainer.compress.step_reports import StepMeter
 from costopt_trainer.data import TrainingData
 from costopt_trainer.models.family import LayeredModel
@@ -52,6 +53,8 @@ class StepRun:
     """What the trained model was built from."""
     meter: StepMeter = field(default_factory=StepMeter)
     """Of all trainings within this variant."""
+    judged_on: HeldOut | None = None
+    """The held-out samples that judge the variant: a step may look at any sample of the data but these."""
 
     def may_end(self) -> Question:
         """For a step that does not train by `fitting.fit`, which sees to this by itself: from now on a stop does not

@@ -188,7 +188,8 @@ def to_bytes(message: TerminationMessage) -> bytes:
     """The message as JSON of at most 4,096 bytes, still valid.
 
     If it is too long, these are cut in order: the oldest log lines, the beginning of the last one, the end of the
-    sentence, the progress' texts and named results, how a variant's steps were found (report.json has it). The rest of
+    sentence, the progress' texts and named results, the lists of steps that no other beats, how a variant's steps were
+    found at all (report.json has both). The rest of
     the report on a variant always stays: without it the variant counts as failed. What else is left (numbers and short
     words) is below 1,500 bytes, and such a report below 3,000.
     """
@@ -210,7 +211,11 @@ def to_bytes(message: TerminationMessage) -> bytes:
     characters = _most(len(text), lambda count: fits(log_tail=[], message=text[:count]))
     numbers = message.progress and message.progress.model_copy(update=_CUT_FROM_PROGRESS)
     if numbers == message.progress and message.variant is not None and not fits(log_tail=[], message=""):
-        return encode(log_tail=[], message="", variant=message.variant.model_copy(update={"search": None}))
+        variant, search = message.variant, message.variant.search
+        if search is not None and search.pareto:
+            without = search.model_copy(update={"pareto": []})
+            return to_bytes(message.model_copy(update={"variant": variant.model_copy(update={"search": without})}))
+        return encode(log_tail=[], message="", variant=variant.model_copy(update={"search": None}))
     if characters > 0 or numbers == message.progress:
         return encode(log_tail=[], message=text[:characters])
     return to_bytes(message.model_copy(update={"progress": numbers}))

@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol, Self, runtime_checkable
 from torch import Tensor, nn
 
 from costopt.schema.data_kinds import IMAGES, LABELLED_TEXT, MASKED_TEXT, TABLES, TEXT
+from costopt.schema.variant_details import Sensitivity
 from costopt.schema.variant_report import Target
 from costopt_trainer.models.axes import Axes
 from costopt_trainer.models.chunked_loss import Use, each_chunk, head_loss_sum
@@ -133,6 +134,10 @@ class LayeredModel(nn.Module):
 
     graph_folder: Path | None = None
     """Where an ONNX graph of this very model lies; None: none was made."""
+    sensitivity: Sensitivity | None = None
+    """Of its layers to fewer bits, where some were kept in more for it."""
+    kept_in_bits: frozenset[str] = frozenset()
+    """Names of these layers."""
 
     own_metrics: OwnMetrics = NO_METRICS
     """What its evaluations tell besides the loss."""
