@@ -267,7 +267,7 @@ class Accept(Strict):
     min_speedup: DecimalString | None = None
     """Least speed, as times the model's. None means 0.9 if a step is there for speed, else no bound."""
     min_size_ratio: DecimalString | None = None
-    """How many times smaller its weights on disk must be at least. None means no bound."""
+    """How many times smaller the file that its engine loads must be at least. None means no bound."""
 
 
 class Auto(Strict):

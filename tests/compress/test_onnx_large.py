@@ -115,6 +115,9 @@ def test_a_variant_in_two_files_is_listed_verified_and_tried_like_any_other(
     report = run.make_variant(Variant(name="small", steps=[step], formats=["Onnx"]), recipe, tmp_path)
     assert report is not None
     folder = tmp_path / report.artifact
+    if step.type == "Prune":
+        assert "small: its size is that of the ONNX graph, which holds zeros" in capsys.readouterr().out
+        assert (folder / "model.safetensors").stat().st_size < report.measured.size_bytes
     assert report.measured.size_bytes == sum((folder / name).stat().st_size for name in BOTH)
     manifest = read_manifest(folder)
     assert {file.path for file in manifest.files} == {path.name for path in folder.iterdir()} - {"manifest.json"}
