@@ -1,8 +1,8 @@
 """Variants: each a list of compression steps applied, in order, to the trained model, or how these are found; and
 when it is accepted."""
 
-from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -294,6 +294,12 @@ class Auto(Strict):
     )
 
 
+def is_plain_int8(quantize: Mapping[str, Any]) -> bool:
+    """Whether these settings of a Quantize step, as plain data, give whole activations and embeddings, and weights of 8
+    bits."""
+    return quantize.get("scheme") == "Int8WeightOnly" and not quantize.get("embeddings", False)
+
+
 class Variant(Strict):
     """One compressed form of the trained model. Each variant is made and measured in a pod of its own."""
 
@@ -317,9 +323,11 @@ class Variant(Strict):
     see docs/reference.md."""
     target: Literal["CPU", "GPU", "Auto"] = "Auto"
     """What it is to run on, and is measured on. Auto: a GPU, if its pod has one."""
-    formats: Annotated[list[Literal["Onnx", "TorchExport"]], Field(max_length=2)] = Field(default_factory=list)
-    """Further forms of its artifact. TorchExport: a program that torch alone loads. Without Onnx here, it has that if
-    onnxruntime is the fastest."""
+    formats: Annotated[list[Literal["Onnx", "TorchExport", "CompressedTensors"]], Field(max_length=3)] = Field(
+        default_factory=list
+    )
+    """Further forms of its artifact. TorchExport: a program that torch alone loads. CompressedTensors: a folder that
+    the Hugging Face library loads. Without Onnx here, it has that if onnxruntime is the fastest."""
 
     rules = (
         Rule(
@@ -351,6 +359,15 @@ class Variant(Strict):
             "self.steps[self.steps.size() - 1].type == 'Quantize')",
             message="a Quantize step must be the last of a variant's steps: quantized weights cannot change further",
             holds=lambda data: all(step["type"] != "Quantize" for step in data["steps"][:-1]),
+        ),
+        Rule(
+            cel="!('CompressedTensors' in self.formats) || self.steps.exists(s, "
+            "has(s.quantize) && s.quantize.scheme == 'Int8WeightOnly' && !s.quantize.embeddings)",
+            message="formats CompressedTensors needs a Quantize step of scheme Int8WeightOnly without embeddings",
+            holds=lambda data: (
+                "CompressedTensors" not in data["formats"]
+                or any(is_plain_int8(step.get("quantize") or {}) for step in data["steps"])
+            ),
         ),
         Rule(
             cel="self.steps.size() == 0 || "

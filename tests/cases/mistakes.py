@@ -993,6 +993,12 @@ MISTAKES = [
         "calibration needs scheme Int8Static or rounding GPTQ",
     ),
     MistakeCase(
+        "a folder for compressed-tensors of what has no 8-bit weights",
+        in_job("spec.compress.0.formats", ["CompressedTensors"]),
+        "spec.compress[0]",
+        "formats CompressedTensors needs a Quantize step of scheme Int8WeightOnly without embeddings",
+    ),
+    MistakeCase(
         "groups of 8-bit weights",
         in_job("spec.compress.0.steps.0.quantize", {"scheme": "Int8WeightOnly", "groupSize": 32}),
         "spec.compress[0].steps[0].quantize",
