@@ -81,7 +81,7 @@ def add_folder(model: LayeredModel, inputs: Tensor, artifact: Path) -> int:
 def _tensors(model: HuggingFaceModel) -> dict[str, Tensor]:
     """By the package's names."""
     tensors: dict[str, Tensor] = {}
-    stored: dict[str, Any] = stored_tensors(model)  # type: ignore[assignment]
+    stored: dict[str, Any] = stored_tensors(model)
     for full_name, tensor in stored.items():
         name = full_name.removeprefix(model.weights_prefix)
         if type(tensor) is Tensor:
