@@ -1,10 +1,10 @@
-"""What an ONNX graph of more than 2 GB takes to make: memory, time and files of exporting it, and of giving it few bits.
+"""What an ONNX graph of more than 2 GB takes to make: memory, time and files of exporting it and of few bits.
 
     PYTHONPATH=.:trainer python benchmarks/onnx_memory.py [--gib 2.1] [--scheme Int4WeightOnly] [--rounding GPTQ]
 
-The model is one large embedding, zero but for its first rows, and a layer behind it. The peak is of the whole process so
-far (the system's own count, with files that are mapped). Files are written to the folder for temporary files, several
-times the weights.
+The model is one large embedding, zero but for its first rows, and a layer behind it. The peak is of the whole process
+so far (the own count of the system, with files that are mapped). Files are written to the folder for temporary files,
+several times the weights.
 """
 
 import argparse
