@@ -19,7 +19,7 @@ from costopt.schema.variant_report import VariantStatus
 MAX_FILES = 8192
 """Files of one artifact."""
 
-ArtifactFormat = Literal["Safetensors", "HuggingFace", "Adapter", "TorchExport", "Onnx"]
+ArtifactFormat = Literal["Safetensors", "HuggingFace", "Adapter", "TorchExport", "Onnx", "CompressedTensors"]
 
 FORMATS: Mapping[str, ArtifactFormat] = {
     "model.safetensors": "Safetensors",
@@ -27,9 +27,11 @@ FORMATS: Mapping[str, ArtifactFormat] = {
     "adapter_model.safetensors": "Adapter",
     "model.pt2": "TorchExport",
     "model.onnx": "Onnx",
+    "compressed-tensors/model.safetensors": "CompressedTensors",
 }
 """Name of a file -> its format. Safetensors: `safetensors.torch.load_file`. Adapter: `peft`. TorchExport:
-`torch.export.load`. Onnx: `onnxruntime.InferenceSession`."""
+`torch.export.load`. Onnx: `onnxruntime.InferenceSession`. CompressedTensors: `AutoModel.from_pretrained` of the folder
+with that file, by the package compressed-tensors."""
 
 LIBRARYS_CONFIG_FILE = "config.json"
 OWN_CONFIG_FILE = "costopt.json"

@@ -319,7 +319,7 @@ class Accept(Strict):
     min_speedup: DecimalString | None = None
     """Least speed, as times the model's. None means 0.9 if a step is there for speed, else no bound."""
     min_size_ratio: DecimalString | None = None
-    """How many times smaller its weights on disk must be at least. None means no bound."""
+    """How many times smaller the file that its engine loads must be at least. None means no bound."""
 
 
 class Auto(Strict):
@@ -359,6 +359,12 @@ def _makes_graph(variant: PlainData) -> bool:
     return any(scheme in GRAPH_ONLY for scheme in _schemes(variant))
 
 
+def is_plain_int8(quantize: PlainData) -> bool:
+    """Whether these settings of a Quantize step, as plain data, give whole activations and embeddings, and weights of 8
+    bits."""
+    return quantize.get("scheme") == "Int8WeightOnly" and not quantize.get("embeddings", False)
+
+
 class Variant(Strict):
     """One compressed form of the trained model. Each variant is made and measured in a pod of its own."""
 
@@ -382,9 +388,11 @@ class Variant(Strict):
     see docs/reference.md."""
     target: Literal["CPU", "GPU", "Auto"] = "Auto"
     """What it is to run on, and is measured on. Auto: a GPU, if its pod has one."""
-    formats: Annotated[list[Literal["Onnx", "TorchExport"]], Field(max_length=2)] = Field(default_factory=list)
-    """Further forms of its artifact. TorchExport: a program that torch alone loads. Without Onnx here, it has that if
-    onnxruntime is the fastest."""
+    formats: Annotated[list[Literal["Onnx", "TorchExport", "CompressedTensors"]], Field(max_length=3)] = Field(
+        default_factory=list
+    )
+    """Further forms of its artifact. TorchExport: a program that torch alone loads. CompressedTensors: a folder that
+    the Hugging Face library loads. Without Onnx here, it has that if onnxruntime is the fastest."""
 
     rules = (
         Rule(
@@ -442,6 +450,15 @@ class Variant(Strict):
             message="formats must not have TorchExport with Int8Static or Int4WeightOnly, which make an ONNX graph and "
             "nothing else",
             holds=lambda data: "TorchExport" not in data["formats"] or not _makes_graph(data),
+        ),
+        Rule(
+            cel="!has(self.formats) || !('CompressedTensors' in self.formats) || self.steps.exists(s, "
+            "has(s.quantize) && s.quantize.scheme == 'Int8WeightOnly' && !s.quantize.embeddings)",
+            message="formats CompressedTensors needs a Quantize step of scheme Int8WeightOnly without embeddings",
+            holds=lambda data: (
+                "CompressedTensors" not in data["formats"]
+                or any(is_plain_int8(step.get("quantize") or {}) for step in data["steps"])
+            ),
         ),
         Rule(
             cel="self.steps.size() == 0 || "

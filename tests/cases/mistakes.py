@@ -1035,6 +1035,12 @@ MISTAKES = [
         "smoothPercent needs scheme Int8DynamicActivation or Int8Static: others keep activations whole",
     ),
     MistakeCase(
+        "a folder for compressed-tensors of what has no 8-bit weights",
+        in_job("spec.compress.0.formats", ["CompressedTensors"]),
+        "spec.compress[0]",
+        "formats CompressedTensors needs a Quantize step of scheme Int8WeightOnly without embeddings",
+    ),
+    MistakeCase(
         "groups of 8-bit weights",
         in_job("spec.compress.0.steps.0.quantize", {"scheme": "Int8WeightOnly", "groupSize": 32}),
         "spec.compress[0].steps[0].quantize",

@@ -2,14 +2,33 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from builders.compress import SHAPES, fresh_model
 from builders.local import job, runner_in
 from builders.on_cluster import Command, at_home, command
 from costopt.cli import try_artifact
+from costopt.schema.models import ModelSettings
 from costopt.schema.trial import Choice, TrialAnswer, TrialRequest
 from costopt_trainer.models.artifact import save_model
+from costopt_trainer.models.shape import ModelShape
+from costopt_trainer.models.table import build_model
+
+ENCODER = ModelSettings.model_validate(
+    {"type": "Encoder", "encoder": {"numLayers": 1, "numHeads": 2, "embeddingDim": 16, "contextLength": 16}}
+)
+MLP = ModelSettings.model_validate({"type": "MLP", "mlp": {"numLayers": 1, "width": 8}})
+TRIED = {
+    "hidden tokens": (
+        ModelShape(ENCODER, vocabulary_size=259, pad_id=256), "ab[MASK]d e[MASK]", "Hidden token 2", 10,
+    ),
+    "images": (SHAPES["ConvNet"], "image.npy", "Classes", 4),
+    "rows": (ModelShape(MLP, num_features=3, num_classes=2), "0.5,-1,2e0", "Classes", 2),
+    "images as a graph": (SHAPES["ConvNet"], "image.npy", "Classes", 4),
+}  # fmt: skip
+"""What it reads -> the shape, an input, the title of a table in the answer, and how many rows all tables have."""
 
 
 @pytest.fixture
@@ -35,6 +54,39 @@ def test_a_model_in_a_process_of_its_own_goes_on_with_a_text(run: Command, tmp_p
     ended = run("try", "m", "abc")
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.splitlines()[-1].startswith("costopt try: m does not hold a model saved by costopt")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reads", ["hidden tokens", "images", "rows", "images as a graph"])
+def test_models_of_each_kind_answer_and_a_damaged_one_is_refused_in_one_sentence(
+    reads: str, run: Command, tmp_path: Path
+) -> None:
+    shape, given, title, rows = TRIED[reads]
+    torch.manual_seed(0)
+    model = build_model(shape).eval()
+    graph = None
+    if reads == "images as a graph":
+        pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+        from costopt_trainer.compress.onnx_export import export
+
+        graph = tmp_path / "made"
+        graph.mkdir()
+        export(model, torch.zeros(2, 1, 8, 8), graph)
+    save_model(tmp_path / "m", model, shape, graph=graph, weights=graph is None)
+    np.save(tmp_path / "image.npy", np.full((8, 8), 90, dtype=np.uint8))
+    answered = run("try", "m", given)
+    assert answered.code == 0, answered.err
+    lines = answered.out.splitlines()
+    assert any(title in line for line in lines)
+    assert sum("%" in line for line in lines) == rows
+    weights = tmp_path / "m" / ("model.onnx" if graph else "model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-9])
+    refused = run("try", "m", given)
+    assert (refused.code, refused.out) == (2, "")
+    assert [line for line in refused.err.splitlines() if "m does not hold a model saved by costopt" in line] == [
+        refused.err.splitlines()[-1]
+    ]
+    assert "Traceback" not in refused.err
 
 
 def test_what_is_asked_reaches_the_process(run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -206,6 +206,31 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn_of_its_layers() -> N
     assert float(objective.loss_sum(student, TOKENS, TOKENS)) == pytest.approx(0, abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "model.safetensors",
+            "larger does not hold a model saved by costopt: its model.safetensors is not the one",
+        ),
+        ("config.json", "larger does not hold a model saved by costopt: its config.json must be JSON"),
+        (None, "larger does not hold a model saved by costopt: there is no such folder"),
+    ],
+)
+def test_a_damaged_teacher_is_refused_in_one_sentence(
+    name: str | None, said: str, trained: StepStage, tmp_path: Path
+) -> None:
+    stage = trained.copied(tmp_path / "storage")
+    if name is not None:
+        save_model(tmp_path / "larger", stage.model(), LM_SHAPE)
+        content = (tmp_path / "larger" / name).read_bytes()
+        (tmp_path / "larger" / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(NotRetryable) as refused:
+        stage.applied(distilled(teacher=str(tmp_path / "larger")))
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
 def test_narrower_layers_are_compared_by_a_projection_and_nothing_of_the_teacher_is_trained() -> None:
     narrow = shape_of("DecoderLM", "decoderLM", numLayers=2, numHeads=2, embeddingDim=8)
     student = built(narrow)

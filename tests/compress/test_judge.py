@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from builders.compress import dynamic, pruned, weight_only
 from costopt.schema.compression import Accept, Step, Variant
-from costopt.schema.variant_report import Measurement, QualityMetric
+from costopt.schema.variant_report import EngineName, Measurement, QualityMetric
 from costopt_trainer.compress.judge import Bounds, bounds_of, find_faults, refuse_metric
 from costopt_trainer.errors import NotRetryable
 
@@ -141,7 +141,7 @@ def test_a_rejection_says_the_numbers_in_one_sentence() -> None:
     told = {fault.reason: fault.message for fault in find_faults(measurement(), slow, given, trivial_loss=2.3026)}
     assert told == {
         "Slower": "it is 0.041x as fast as the model (24.4 ms beside 1 ms), and must be at least 0.9x",
-        "NotSmaller": "it is 3.33x smaller than the model, and must be at least 4x",
+        "NotSmaller": "it is 3.33x smaller than the model, and must be at least 4x smaller",
         "NoBetterThanGuessing": "its validation loss 5.0312 is no better than 2.3026, what guessing by frequency gets",
         "LossIncreased": "its validation loss rose by 4.031 (1.0000 -> 5.0312), and may by 0.5",
         "QualityDropped": "its validation loss rose by 403 % (1.0000 -> 5.0312), and may by 1 %",
@@ -180,3 +180,17 @@ def test_a_model_beside_itself_is_rejected_only_for_what_the_user_asks_for(
     reasons = {fault.reason for fault in find_faults(baseline, baseline, bounds, trivial_loss=float("inf"))}
     assert reasons <= {"Slower", "NotSmaller"}
     assert ("NotSmaller" in reasons) == (bounds.size_ratio is not None and bounds.size_ratio > 1)
+
+
+@pytest.mark.parametrize(
+    ("size", "engine", "said"),
+    [
+        (800, "TorchEager", "it is 1.25x smaller than the model"),
+        (1060, "TorchEager", "it is 1.06x as large as the model"),
+        (1060, "OnnxRuntime", "it is 1.06x as large as the model, as the ONNX graph that onnxruntime loads"),
+    ],
+)
+def test_a_size_is_told_with_the_form_that_it_is_of(size: int, engine: EngineName, said: str) -> None:
+    measured = measurement(size=size).model_copy(update={"engine": engine})
+    (fault,) = find_faults(measurement(), measured, bounds(size_ratio=2), trivial_loss=2.3)
+    assert (fault.reason, fault.message) == ("NotSmaller", f"{said}, and must be at least 2x smaller")

@@ -7,13 +7,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
-from builders.compress import SHAPES, example_inputs, fresh_model
+from builders.compress import SHAPES, apply, example_inputs, fresh_model, weight_only
 from builders.docs import Block, blocks
-from builders.hugging_face import model_folder
+from builders.hugging_face import VOCABULARY, model_folder, settings
 from costopt_trainer.compress import onnx_export
 from costopt_trainer.compress.torch_export import export
 from costopt_trainer.models.artifact import save_model
+from costopt_trainer.models.shape import ModelShape
+from costopt_trainer.models.table import build_model
 
 PYTHON = [block for block in blocks("docs/artifacts.md") if block.info == "python"]
 
@@ -54,12 +57,26 @@ def onnx(folder: Path) -> str:
     return r"\(2, 32, 256\)\n"
 
 
+def compressed_tensors(folder: Path) -> str:
+    pytest.importorskip("compressed_tensors", reason="the extra compressed is not installed")
+    from costopt_trainer.compress.compressed_folder import add_folder
+
+    base = model_folder(folder / "base", "llama")
+    model = build_model(ModelShape(settings("path", base), vocabulary_size=VOCABULARY)).eval()
+    tokens = torch.zeros(2, 8, dtype=torch.int64)
+    apply(model, [weight_only()], tokens)
+    (folder / "artifacts/int8").mkdir(parents=True)
+    add_folder(model, tokens, folder / "artifacts/int8")
+    return "int-quantized\n"
+
+
 MADE = {
     "model.safetensors": safetensors,
     "AutoTokenizer": hugging_face,
     "PeftModel": adapter,
     "model.pt2": torch_export,
     "onnxruntime": onnx,
+    "compressed-tensors": compressed_tensors,
 }
 """What names a format in its lines -> what makes such an artifact, and tells what they print."""
 

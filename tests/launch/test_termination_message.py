@@ -63,6 +63,7 @@ def test_the_message_names(ends: list[RankEnd], rank: int | None, exit_code: int
     assert replica_exit_code(first) == exit_code
 
 
+VERIFIER_KILLED = "the process that verifies the artifact was killed by signal: Killed"
 WORKER_KILLED = "DataLoader worker (pid 7) is killed by signal: Killed. "
 
 REASONS = [
@@ -77,6 +78,8 @@ REASONS = [
     (RankEnd(0, 1, 1.0, RankError("RuntimeError", "DefaultCPUAllocator: can't allocate memory")), False, "OutOfMemory"),
     (RankEnd(0, 1, 1.0, RankError("OSError", "[Errno 12] Cannot allocate memory")), False, "OutOfMemory"),
     (RankEnd(0, 1, 1.0, RankError("RuntimeError", WORKER_KILLED)), True, "OutOfMemory"),
+    (RankEnd(0, 1, 1.0, RankError("RuntimeError", VERIFIER_KILLED)), True, "OutOfMemory"),
+    (RankEnd(0, 1, 1.0, RankError("RuntimeError", VERIFIER_KILLED)), False, "ProcessFailed"),
     (RankEnd(0, 1, 1.0, RankError("RuntimeError", WORKER_KILLED)), False, "ProcessFailed"),
     (RankEnd(0, 127, 1.0), False, "CommandNotFound"),
     (RankEnd(0, 126, 1.0), False, "CommandNotFound"),

@@ -27,6 +27,7 @@ points      other sizes; decoding: token by token; footprint: memory and multipl
 quality     their validation loss, and that of guessing; bootstrap: how sure the difference is
 judge       is it accepted? publish: where its folder goes then
 overdue     ends a model run that takes too long
+compressed_folder   8-bit weights as a folder of the Hugging Face library
 torch_export    the model as a program of torch.export
 verify      a fresh process loads the artifact and must get the same output
 """

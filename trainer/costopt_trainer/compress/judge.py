@@ -108,14 +108,20 @@ def _of_speed_and_size(baseline: Measurement, measured: Measurement, bounds: Bou
     times = f"{measured.latency_microseconds / 1000:.4g} ms beside {baseline.latency_microseconds / 1000:.4g} ms"
     as_fast = f"it is {float(speed):.3g}x as fast as the model ({times})"
     if speed < LEAST_SPEEDUP and size < SMALLER_ABOVE:
-        yield VariantFault(reason="SlowerAndNotSmaller", message=f"{as_fast} and only {float(size):.3g}x smaller")
+        message = f"{as_fast} and {_in_words(size, measured)}"
+        yield VariantFault(reason="SlowerAndNotSmaller", message=message)
     elif bounds.speedup is not None and speed < bounds.speedup:
         yield VariantFault(reason="Slower", message=f"{as_fast}, and must be at least {float(bounds.speedup):.4g}x")
     if bounds.size_ratio is not None and size < bounds.size_ratio:
-        message = (
-            f"it is {float(size):.3g}x smaller than the model, and must be at least {float(bounds.size_ratio):.4g}x"
-        )
+        message = f"it is {_in_words(size, measured)}, and must be at least {float(bounds.size_ratio):.4g}x smaller"
         yield VariantFault(reason="NotSmaller", message=message)
+
+
+def _in_words(size: Decimal, measured: Measurement) -> str:
+    """How many times smaller it is, and as which of its files, where it may have several."""
+    beside = f"{float(size):.3g}x smaller than" if size >= 1 else f"{1 / float(size):.3g}x as large as"
+    form = ", as the ONNX graph that onnxruntime loads" if measured.engine == "OnnxRuntime" else ""
+    return f"{beside} the model{form}"
 
 
 def _of_quality(
@@ -159,7 +165,7 @@ def _from_to(before: Decimal, after: Decimal) -> str:
 
 def _loss(loss: Decimal | float) -> str:
     """As tables and reports show it, in four decimals, unless that is nearly nothing, or long."""
-    return f"{float(loss):.4f}" if _FEW_NATS <= abs(loss) < _MANY_NATS else f"{float(loss):.4g}"
+    return f"{float(loss):.4f}" if _FEW_NATS <= abs(float(loss)) < _MANY_NATS else f"{float(loss):.4g}"
 
 
 def _number(text: str | None) -> Decimal | None:

@@ -68,6 +68,8 @@ def of_library(evaluation: CommandEvaluation, folder: Path, storage: Path, words
     with _in_words(words, folder):
         _refuse_what_is_no_model(folder, words)
         source = find_source(HuggingFace(path=str(folder)))
+        if "quantization_config" in source.config:
+            raise words.wrong("must be a model that is not quantized, since quantized weights cannot change further")
         settings = _settings(evaluation, source, folder, words)
         tokenizer = tokenizer_of(settings)
         if tokenizer is None and evaluation.data.tokenizer is None:

@@ -150,6 +150,8 @@ class Making:
         graph_bytes = sum(int(record["size"]) for record in read_config(folder).graph.values())
         told = [(weights_bytes, "bytes"), (graph_bytes, "bytes as ONNX")]
         say(variant, "saved, " + ", ".join(f"{size:,} {what}" for size, what in told if size))
+        if "Onnx" in variant.formats and 0 < weights_bytes < graph_bytes:
+            say(variant, "its size is that of the ONNX graph, which holds zeros and shared weights like all others")
         model.graph_folder = folder if has_graph else None
         graph = OnnxModel(folder, made_from=model) if has_graph else None
         return Saved(

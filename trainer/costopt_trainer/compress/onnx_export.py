@@ -2,6 +2,7 @@
 
 export          writes the graph into a folder; how many samples, and tokens of each, stays free where it can
 runs            refuses a graph that onnxruntime cannot run
+is_large        whether weights need a file beside the graph
 NotExportable   why it cannot be, with the operator's name
 
 Weights of few bits become numbers again; onnx_quantize makes few bits of them in the graph. What can be computed
@@ -24,7 +25,7 @@ from costopt_trainer.errors import first_line
 from costopt_trainer.models.onnx_model import DATA_FILE, GRAPH_FILE, OnnxModel
 
 PROTOBUF_BYTES = 2**31 - 2**24
-"""What one file of a graph may hold: a protobuf's 2 GB, less some room for the nodes."""
+"""What one file of a graph may hold: a protobuf's 2 GB, less some room for the nodes. Weights of more lie beside it."""
 
 _ERRORS = 3
 """onnxruntime's word for: say nothing less than errors."""
@@ -66,7 +67,7 @@ def export(model: nn.Module, example: Tensor, folder: Path) -> None:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
             options.optimized_model_filepath = str(folder / GRAPH_FILE)
             options.log_severity_level = _ERRORS
-            if is_large(plain):
+            if is_large(_bytes_as_graph(plain)):
                 options.add_session_config_entry("session.optimized_model_external_initializers_file_name", DATA_FILE)
             onnxruntime.InferenceSession(str(raw), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the exporter's exceptions are private, and it lets through any of torch's
@@ -76,10 +77,16 @@ def export(model: nn.Module, example: Tensor, folder: Path) -> None:
             left.unlink()
 
 
-def is_large(model: nn.Module) -> bool:
-    """Whether the weights of `model` need a file beside its graph."""
-    tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) > PROTOBUF_BYTES
+def is_large(weights_bytes: int) -> bool:
+    """Whether so many bytes of weights need a file beside their graph."""
+    return weights_bytes > PROTOBUF_BYTES
+
+
+def _bytes_as_graph(model: nn.Module) -> int:
+    """Bytes of the weights of `model` in its first graph, where a matrix in two places, such as a head that is the
+    embedding, may be two."""
+    tensors = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    return sum(tensor.nbytes for _, tensor in tensors)
 
 
 @contextmanager

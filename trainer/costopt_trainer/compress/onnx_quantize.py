@@ -11,6 +11,7 @@ each output (MatMulNBits). What is quantized are products with a constant matrix
 what lies between them. A head that is the embedding stays whole, and is stored once, unless embeddings have few bits.
 """
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from costopt.schema.compression import DEFAULT_GROUP_SIZE, Calibration, Quantize, calibrates
 from costopt_trainer.compress.gptq import gptq, pack
-from costopt_trainer.compress.onnx_export import PROTOBUF_BYTES, quiet
+from costopt_trainer.compress.onnx_export import is_large, quiet
 from costopt_trainer.data import TrainingData
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.onnx_model import DATA_FILE, GRAPH_FILE
@@ -197,7 +198,7 @@ def _int8_dynamic(job: _Job, target: Path) -> None:
         per_channel=True,
         reduce_range=job.reduce_range,
         weight_type=QuantType.QInt8,
-        use_external_data_format=_is_large(job.graph),
+        use_external_data_format=is_large(_bytes_of(job.graph)),
     )
 
 
@@ -220,7 +221,7 @@ def _int8_static(job: _Job, target: Path) -> None:
         activation_type=quantization.QuantType.QUInt8,
         weight_type=quantization.QuantType.QInt8,
         calibrate_method=calibrate.CalibrationMethod[(job.settings.calibration or Calibration()).method],
-        use_external_data_format=_is_large(job.graph),
+        use_external_data_format=is_large(_bytes_of(job.graph)),
         extra_options={
             # What a product gives stays whole until the next one reads it.
             "OpTypesToExcludeOutputQuantization": ["MatMul"],
@@ -251,7 +252,7 @@ class _Reader:
 
 
 def _in_groups(bits: int, group_size: int) -> Callable[[_Job, Path], Any]:
-    def quantize(job: _Job, _target: Path) -> Any:
+    def quantize(job: _Job, target: Path) -> Any:
         from onnxruntime.quantization import matmul_nbits_quantizer as library  # noqa: PLC0415
 
         def config(bits: int, group_size: int, *kinds: str) -> Any:
@@ -265,7 +266,7 @@ def _in_groups(bits: int, group_size: int) -> Callable[[_Job, Path], Any]:
 
         kinds = ("MatMul", "Gather") if job.settings.embeddings else ("MatMul",)
         wanted = config(bits, job.settings.group_size or group_size, *kinds)
-        products = _products_of_inputs(job) if job.settings.rounding == "GPTQ" else None
+        products = _products_of_inputs(job, target) if job.settings.rounding == "GPTQ" else None
         quantizer = library.MatMulNBitsQuantizer(job.graph, algo_config=wanted, nodes_to_exclude=job.kept)
         if products is not None:
             quantizer.node_quantizer = _by_gptq(library, wanted, products)
@@ -296,20 +297,29 @@ def _by_gptq(library: Any, config: Any, products: dict[str, Tensor]) -> Any:
     return ByGptq(config)
 
 
-def _products_of_inputs(job: _Job) -> dict[str, Tensor]:
-    """Of what each matrix is multiplied with: (K, K) sums of products over all samples, by its name in the graph."""
+def _products_of_inputs(job: _Job, target: Path) -> dict[str, Tensor]:
+    """Of what each matrix is multiplied with: (K, K) sums of products over all samples, by its name in the graph. The
+    graph lies in the folder `target` meanwhile."""
     import onnx  # noqa: PLC0415
+
+    constant, graph = set(job.products), job.graph.graph
+    read = list(dict.fromkeys(node.input[0] for node in graph.node if node.name in constant))
+    own = len(graph.output)
+    with tempfile.TemporaryDirectory(dir=target, prefix=".shown-") as name:
+        graph.output.extend(onnx.helper.make_tensor_value_info(each, onnx.TensorProto.FLOAT, None) for each in read)
+        _save(job.graph, Path(name))  # takes weights that lie beside the graph out of it
+        onnx.load_external_data_for_model(job.graph, name)
+        del graph.output[own:]
+        return _sums_of_products(Path(name) / GRAPH_FILE, read, job.calibration)
+
+
+def _sums_of_products(path: Path, read: Sequence[str], calibration: Sequence[Inputs]) -> dict[str, Tensor]:
     import onnxruntime  # noqa: PLC0415
 
-    constant = set(job.products)
-    read = list(dict.fromkeys(node.input[0] for node in job.graph.graph.node if node.name in constant))
-    shown = onnx.ModelProto()
-    shown.CopyFrom(job.graph)
-    shown.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in read)
-    session = onnxruntime.InferenceSession(shown.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     given = session.get_inputs()[0].name
     sums: dict[str, Tensor] = {}
-    for batch in job.calibration:
+    for batch in calibration:
         for name, value in zip(read, session.run(read, {given: batch}), strict=True):
             rows = torch.from_numpy(value).flatten(0, -2).double()
             sums[name] = sums.get(name, 0) + rows.T @ rows
@@ -325,13 +335,13 @@ _SCHEMES: dict[str, Callable[[_Job, Path], Any]] = {
 """Each writes the graph, or returns it."""
 
 
-def _is_large(graph: Any) -> bool:
-    """Whether the weights need a file of their own."""
-    return sum(len(tensor.raw_data) for tensor in graph.graph.initializer) > PROTOBUF_BYTES
+def _bytes_of(graph: Any) -> int:
+    return sum(len(tensor.raw_data) for tensor in graph.graph.initializer)
 
 
 def _save(graph: Any, target: Path) -> None:
+    """Write it into a folder that has none; `graph` loses weights that lie in a file of their own."""
     import onnx  # noqa: PLC0415
 
-    path, beside = str(target / GRAPH_FILE), _is_large(graph)
+    path, beside = str(target / GRAPH_FILE), is_large(_bytes_of(graph))
     onnx.save_model(graph, path, save_as_external_data=beside, all_tensors_to_one_file=True, location=DATA_FILE)

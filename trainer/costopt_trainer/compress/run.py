@@ -16,6 +16,7 @@ A killed run leaves only names that begin with a dot, which the next run removes
 train, from which the next run resumes. (Other steps are applied again: they take moments and give the same bits.)
 """
 
+import importlib
 import json
 import os
 import signal
@@ -24,6 +25,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
+from types import ModuleType
 
 from costopt import names
 from costopt.files import write_atomically
@@ -104,6 +106,8 @@ def make_variant(
     remove_old(storage / names.ARTIFACTS_DIR)
     origin = _origin(source, storage, given)
     refuse_metric(variant, tells_classes=origin.held_out.metric.accuracy)
+    if "CompressedTensors" in variant.formats:
+        _compressed_folder().refuse_model(origin.shape.settings.type)
     making = Making(origin, storage, group, stop or Stop(), job)
     _points(variant, origin)
     say(variant, f"the trained model has {origin.weights_bytes:,} bytes")
@@ -139,6 +143,9 @@ def _in_full(variant: Variant, making: Making, tell: Tell = _as_it_is) -> Varian
     if "TorchExport" in variant.formats:
         num_bytes = add_program(saved.model, making.probe(), saved.folder)
         say(variant, f"a program of torch.export, {num_bytes:,} bytes, which a fresh process loaded")
+    if "CompressedTensors" in variant.formats:
+        num_bytes = _compressed_folder().add_folder(saved.model, making.probe(), saved.folder)
+        say(variant, f"a folder for compressed-tensors, {num_bytes:,} bytes, which the library loaded")
     measured = making.measure(variant, saved, device, points=_points(variant, origin))
     if measured.variant.engine != "OnnxRuntime" and "Onnx" not in variant.formats:
         drop_graph(saved.folder)
@@ -158,6 +165,11 @@ def _in_full(variant: Variant, making: Making, tell: Tell = _as_it_is) -> Varian
     for fault in report.faults:
         say(variant, f"rejected: {fault.message}")
     return report
+
+
+def _compressed_folder() -> ModuleType:
+    # As of `left_folder`: nobody else needs that library.
+    return importlib.import_module("costopt_trainer.compress.compressed_folder")
 
 
 def _points(variant: Variant, origin: Origin) -> list[Point]:

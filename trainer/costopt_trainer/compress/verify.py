@@ -9,6 +9,7 @@ hash in config.json protects the bytes of the file; this checks the way from the
 must repeat its own output, by onnxruntime, and, where the artifact has weights, too, give nearly what these give.
 """
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,8 @@ def verify_in_fresh_process(folder: Path, probe: Path, module: str = "costopt_tr
         )
     if answer.returncode == EXIT_MISMATCH:
         raise NotRetryable("ArtifactMismatch", answer.stdout.strip().rpartition("\n")[2])
+    if answer.returncode == -signal.SIGKILL:
+        raise RuntimeError("the process that verifies the artifact was killed by signal: Killed")  # as torch says it
     if answer.returncode != 0:
         tail = answer.stderr.strip().rpartition("\n")[2]
         raise RuntimeError(f"the process that verifies the artifact ended with exit code {answer.returncode}: {tail}")

@@ -28,7 +28,10 @@ _LOST_PEER_SIGNS = re.compile(
     r"|failed to (connect|recv|send)|could not connect|recvValue failed|sendBytes failed",
     re.IGNORECASE,
 )
-_HELPER_KILLED = re.compile(r"DataLoader worker .*(killed by signal: Killed|exited unexpectedly)", re.DOTALL)
+_HELPER_KILLED = re.compile(
+    r"(DataLoader worker|process that verifies) .*killed by signal: Killed|DataLoader worker .*exited unexpectedly",
+    re.DOTALL,
+)
 """What torch's DataLoader raises if one of its processes is gone; the rank itself was not killed."""
 _EXCEPTION_LINE = re.compile(r"^([A-Za-z_][\w.]*)(?:: (.*))?$")
 _WHAT_LINE = re.compile(r"^\s*what\(\):\s*(.*)$")

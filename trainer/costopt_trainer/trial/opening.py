@@ -4,7 +4,9 @@ Opened           all of it
 open_artifact    a folder that costopt has written, or one of the Hugging Face library
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from costopt_trainer.data.tokenizers.byte_pairs import BytePairTokenizer
 from costopt_trainer.data.tokenizers.hugging_face import CONFIG_FILES, HuggingFaceFiles
 from costopt_trainer.data.tokenizers.plain_bytes import ByteTokenizer
 from costopt_trainer.data.tokenizers.table import NUM_BYTES, SpecialTokens, TextTokenizer, with_special_tokens
-from costopt_trainer.errors import NotRetryable, first_line
+from costopt_trainer.errors import NotRetryable, first_line, memory_reason
 from costopt_trainer.models.artifact import (
     CONFIG_FILE,
     FORMAT,
@@ -64,8 +66,9 @@ def open_artifact(folder: Path) -> Opened:
             )
         model = load_model(folder)
     else:
-        shape = _shape_of_librarys(folder)
-        model = build_model(shape).eval()
+        with _in_words_of(folder):
+            shape = _shape_of_librarys(folder)
+            model = build_model(shape).eval()
     reads = kind_of_samples(shape.settings)
     if reads in (IMAGES, TABLES):
         return Opened(model, shape, reads, None, None, 1)
@@ -92,6 +95,8 @@ def read_tokenizer(folder: Path, shape: ModelShape) -> TextTokenizer:
         return HuggingFaceFiles(Tokenizer(type="HuggingFace", path=str(folder))).learn([])
     try:
         tokenizer = BytePairTokenizer.from_json(read_file(file, max_bytes=_MAX_TOKENIZER_BYTES).decode())
+    except UnicodeDecodeError as error:
+        raise NotRetryable("InvalidData", f"the tokenizer {file} must be in UTF-8") from error
     except (OSError, Hostile, ValueError) as error:
         raise NotRetryable("InvalidData", f"the tokenizer {file} {first_line(error)}") from error
     largest = shape.vocabulary_size or 0
@@ -111,6 +116,19 @@ def _is_ours(folder: Path) -> bool:
         return f'"{FORMAT}"'.encode() in read_file(folder / CONFIG_FILE, max_bytes=_MAX_TOKENIZER_BYTES)
     except (OSError, Hostile):
         return True
+
+
+@contextlib.contextmanager
+def _in_words_of(folder: Path) -> Iterator[None]:
+    """Errors within name the `folder` alone: nobody has written the setting of a recipe that they name it by."""
+    try:
+        yield
+    except NotRetryable as error:
+        raise NotRetryable(error.reason, str(error).replace("model.huggingFace.path: ", "")) from error
+    except (RuntimeError, MemoryError) as error:
+        if memory_reason([type(error).__name__], str(error)) is None:
+            raise
+        raise NotRetryable("OutOfMemory", f"{folder} asks for more memory than this machine has") from error
 
 
 def _shape_of_librarys(folder: Path) -> ModelShape:

@@ -122,6 +122,8 @@ class HuggingFaceFiles:
         self._digest = hashlib.sha256(content).hexdigest()
         try:
             self._tokenizer = HuggingFaceTokenizer(content.decode(), _special_tokens(file.parent))
+        except UnicodeDecodeError as error:
+            raise NotRetryable("InvalidData", f"the tokenizer {file} must be a {TOKENIZER_FILE}, in UTF-8") from error
         except ValueError as error:
             raise NotRetryable("InvalidData", f"the tokenizer {file} {first_line(error)}") from error
         self.vocabulary_sizes = (self._tokenizer.vocabulary_size, self._tokenizer.vocabulary_size)
