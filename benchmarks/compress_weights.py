@@ -129,7 +129,7 @@ def main() -> None:
             figures = (
                 f"{1 / float(report.size_ratio):.2f}",
                 f"{report.measured.parameters / report.baseline.parameters:.2f}",
-                f"{macs[0] / macs[1]:.2f}",
+                f"{macs[0] / macs[1]:.2f}" if all(macs) else "-",  # no one counts those of a graph
                 f"{float(report.speedup):.2f}",
                 f"{float(report.measured.validation_loss):.4f}",
                 f"{float(change.change):+.4f}, {float(change.low):+.4f} to {float(change.high):+.4f}",
