@@ -1,4 +1,5 @@
-"""What fewer weights cost a trained model: low-rank factors and shared weights, measured as variants are.
+"""What fewer weights, and fewer bits, cost a trained model: low-rank factors, shared and quantized weights, measured as
+variants are.
 
     PYTHONPATH=.:trainer python benchmarks/compress_weights.py [--steps 400] [--only LowRank]
 
@@ -38,6 +39,9 @@ def row(step: str, **settings: Any) -> dict[str, Any]:
     return {"type": step, step[0].lower() + step[1:]: settings}
 
 
+INT4 = {"scheme": "Int4WeightOnly", "groupSize": 128}
+"""A scale for each output of most matrices here, so that rounding is felt in so small a model."""
+
 ROWS: dict[str, list[dict[str, Any]]] = {
     "LowRank `percent: 30`": [row("LowRank", percent=30)],
     "LowRank `percent: 30, calibrationSamples: 0`": [row("LowRank", percent=30, calibrationSamples=0)],
@@ -55,6 +59,13 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     "ShareWeights `clusterBits: 2`": [row("ShareWeights", clusterBits=2)],
     "ShareWeights `layers: 2`": [row("ShareWeights", layers=2)],
     "ShareWeights `layers: 2`, FineTune `steps: 100`": [row("ShareWeights", layers=2), row("FineTune", steps=100)],
+    "Quantize Int4WeightOnly": [row("Quantize", **INT4)],
+    "Quantize Int4WeightOnly, `fineTuneSteps: 100`": [row("Quantize", **INT4, fineTuneSteps=100)],
+    "Quantize Int4WeightOnly after FineTune `steps: 100`": [row("FineTune", steps=100), row("Quantize", **INT4)],
+    "Quantize Int4WeightOnly, `rounding: GPTQ`": [row("Quantize", **INT4, rounding="GPTQ")],
+    "Quantize Int8Static": [row("Quantize", scheme="Int8Static")],
+    "Quantize Int8Static, `smoothPercent: 50`": [row("Quantize", scheme="Int8Static", smoothPercent=50)],
+    "Quantize Float8WeightOnly": [row("Quantize", scheme="Float8WeightOnly")],
 }
 
 
@@ -118,7 +129,7 @@ def main() -> None:
             figures = (
                 f"{1 / float(report.size_ratio):.2f}",
                 f"{report.measured.parameters / report.baseline.parameters:.2f}",
-                f"{macs[0] / macs[1]:.2f}",
+                f"{macs[0] / macs[1]:.2f}" if all(macs) else "-",  # no one counts those of a graph
                 f"{float(report.speedup):.2f}",
                 f"{float(report.measured.validation_loss):.4f}",
                 f"{float(change.change):+.4f}, {float(change.low):+.4f} to {float(change.high):+.4f}",
