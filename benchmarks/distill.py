@@ -1,18 +1,24 @@
-"""A student of half the layers beside its teacher: what it keeps, and how much faster it is.
+"""Students beside their teacher: what they keep of it, and how much smaller and faster they are.
 
-    COSTOPT_DATA_DIR=... PYTHONPATH=.:trainer python benchmarks/distill.py [--seeds 3] [--steps 1000] [--tasks decoder]
+    COSTOPT_DATA_DIR=... PYTHONPATH=.:trainer python benchmarks/distill.py [--seeds 3] [--tasks encoder decoder]
+        [--students taught ...] [--folder FOLDER]
 
-For each seed a teacher of six layers is trained, and of it two variants are made by the steps that a job would name: a
-student of every other layer that is taught (Distill), and the same student that learns from the data alone
-(labelsPercent: 100), for as many steps. Each is measured beside its teacher as any variant is.
+For each task and seed a teacher of six layers is trained. All its students have as many optimizer steps, at the same
+rates and on the same data, and each is measured beside its teacher as a variant is (`compress.making`).
 
-- "decoder" tells the next token of Tiny Shakespeare (`tinyshakespeare.txt` below COSTOPT_DATA_DIR), with 768 tokens.
-- "encoder" tells from which of eight packages of Python's library a piece of source is, byte by byte.
+- "encoder" tells from which of ten packages of Python's library a function is, by its beginning.
+- "decoder" tells the next token of Tiny Shakespeare (`tinyshakespeare.txt` below COSTOPT_DATA_DIR).
 
-Kept is how much of what the teacher has learned the student has: of a decoder, by how much its loss is below that of
-guessing, to the teacher's; of an encoder, its accuracy to the teacher's. DistilBERT, with 40 % fewer parameters, keeps
-97 % of its teacher's score on GLUE and is 60 % faster (arXiv 1910.01108). A teacher that has not learned its fill is
-overtaken by its student, which says nothing: give it enough steps.
+"taught" is every other layer of the teacher, which answers, under the defaults of the Distill step. Others differ from
+it in one thing each: see STUDENTS. "from scratch" is a model of as many layers that never saw a teacher, "twice the
+steps" the same with as many steps again: about what the teacher's answers cost. A bottleneck is built as MobileBERT is.
+
+Kept is how much of what the teacher has learned the student has: of an encoder its accuracy to the teacher's, of a
+decoder by how much its loss is below that of guessing, to the teacher's. DistilBERT, with 40 % fewer parameters, keeps
+97 % of its teacher's score on GLUE and is 60 % faster (Sanh et al., arXiv 1910.01108); MobileBERT is 4.3 times smaller
+and 5.5 times faster than BERT-base (Sun et al., arXiv 2004.02984).
+
+Each row is printed as it comes. With --folder teachers and rows stay there, and what is there is not done again.
 """
 
 import argparse
@@ -23,148 +29,214 @@ import os
 import statistics
 import sysconfig
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from costopt.names import ARTIFACTS_DIR, MODEL_DIR
 from costopt.schema.compression import Variant
 from costopt.schema.recipe import Recipe
-from costopt.schema.variant_report import VariantStatus
-from costopt_trainer.compress.run import make_variant
+from costopt_trainer.compress.making import Making
+from costopt_trainer.compress.measure import Measured
+from costopt_trainer.compress.origin import of_recipe
+from costopt_trainer.models.artifact import load_model, read_config
+from costopt_trainer.models.family import LayeredModel
 from costopt_trainer.reporting.meter import Meter
 from costopt_trainer.training.loop import run_steps
 from costopt_trainer.training.process_group import ALONE
 from costopt_trainer.training.stopping import Stop
 from costopt_trainer.training.training import Training
+from encoder_forms import PACKAGES, functions
 
-PACKAGES = ("asyncio", "concurrent", "email", "importlib", "json", "multiprocessing", "unittest", "xml")
-PIECE, MOST_PIECES = 120, 700
-SIZES = {"numLayers": 6, "numHeads": 4, "embeddingDim": 96}
+LAYERS = 6
+CHARACTERS, MOST = 160, 400
+"""Of a function; and functions of a package."""
 STUDENTS: dict[str, dict[str, Any]] = {
-    "taught": {"hiddenPercent": 10},
-    "from the data alone": {"labelsPercent": 100},
+    "taught": {},
+    "half of the layers, labels alone": {"labelsPercent": 100},
+    "answers alone": {"labelsPercent": 0},
+    "temperature 1": {"temperature": 1},
+    "temperature 4": {"temperature": 4},
+    "hidden 10 %": {"hiddenPercent": 10},
+    "hidden 100 %": {"hiddenPercent": 100},
+    "bottleneck, taught": {"student": "Lighter", "lighter": {"bottleneckDim": 16, "mlpsPerLayer": 4}},
+    "bottleneck, taught, hidden 100 %": {
+        "student": "Lighter",
+        "lighter": {"bottleneckDim": 16, "mlpsPerLayer": 4},
+        "hiddenPercent": 100,
+    },
 }
+"""Settings of a Distill step that is not EveryOtherLayer with its defaults."""
+FRESH: dict[str, tuple[dict[str, Any], int]] = {
+    "from scratch": ({"numLayers": LAYERS // 2}, 1),
+    "from scratch, twice the steps": ({"numLayers": LAYERS // 2}, 2),
+    "bottleneck, from scratch": ({"bottleneckDim": 16, "mlpsPerLayer": 4}, 1),
+}
+"""Settings of a model that is trained without a teacher, and how many times a student's steps it has."""
+USUAL = ("taught", "half of the layers, labels alone", "from scratch", "bottleneck, taught", "bottleneck, from scratch")
+STEPS = {"encoder": (500, 200), "decoder": (1200, 300)}
+"""Of a teacher, and of a student."""
 
 
-def pieces_of_source() -> Iterator[dict[str, str]]:
-    """Pieces of the packages' modules, as many of each as there are of the smallest, or MOST_PIECES."""
-    library = Path(sysconfig.get_paths()["stdlib"])
-    for package in PACKAGES:
-        found = []
-        for file in sorted((library / package).rglob("*.py")):
-            source = file.read_text(encoding="utf-8", errors="ignore")
-            found += [source[start : start + PIECE] for start in range(0, len(source) - PIECE, PIECE)]
-        every = max(1, len(found) // MOST_PIECES)
-        yield from ({"text": piece, "label": package} for piece in found[::every][:MOST_PIECES] if piece.strip())
-
-
-def recipe(task: str, text: Path, steps: int, seed: int) -> Recipe:
-    """What a teacher is trained by."""
+def recipe(task: str, text: Path, steps: int, seed: int, **changes: Any) -> Recipe:
+    """What a model is trained by."""
+    size = {"numLayers": LAYERS, "numHeads": 4, "embeddingDim": 48, **changes}
     models = {
-        "decoder": {"type": "DecoderLM", "decoderLM": {**SIZES, "contextLength": 64}},
-        "encoder": {"type": "Encoder", "encoder": {**SIZES, "contextLength": PIECE, "task": "Classification"}},
+        "decoder": {"type": "DecoderLM", "decoderLM": {**size, "contextLength": 32}},
+        "encoder": {"type": "Encoder", "encoder": {**size, "contextLength": 48, "task": "Classification"}},
     }
     data = {
-        "decoder": {
-            "type": "Text",
-            "text": {"path": str(text)},
-            "tokenizer": {"type": "BPE", "vocabularySize": 768},
-        },
-        "encoder": {"type": "LabelledText", "labelledText": {"path": str(text)}},
+        "decoder": {"type": "Text", "text": {"path": str(text)}},
+        "encoder": {"type": "LabelledText", "labelledText": {"path": str(text)}, "validationPercent": 20},
     }
     return Recipe.model_validate(
         {
             "model": models[task],
-            "data": data[task],
+            "data": {**data[task], "tokenizer": {"type": "BPE", "vocabularySize": 512}},
             "batch": {"globalBatchSize": 16, "microBatchSize": 16},
             "totalSteps": steps,
             "optimizer": {"learningRate": "2e-3"},
-            "schedule": {"warmupSteps": steps // 10},
-            "evaluation": {"everySteps": steps, "maxSamples": 512},
+            "schedule": {"warmupSteps": steps // 20},
+            "evaluation": {"everySteps": steps, "maxSamples": 1024},
             "checkpointing": {"everySteps": steps, "mode": "Sync"},
             "seed": seed,
         }
     )
 
 
-def train(settings: Recipe, folder: Path) -> None:
-    """Leave a teacher in the folder."""
-    training = Training(settings, folder, ALONE, Meter(), Stop(), job="benchmark")
-    training.resume()
-    run_steps(training)
-    training.finish()
+def write_beginnings(path: Path) -> None:
+    """One line for each function: its first characters, and the package that it is from."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    begun = path.with_name(f".{os.getpid()}")  # seeds may be run beside each other
+    with begun.open("w", encoding="utf-8") as stream:
+        for package in PACKAGES:
+            found = [text[:CHARACTERS] for text in functions(root / package) if len(text) > CHARACTERS // 2]
+            stream.writelines(json.dumps({"text": text, "label": package}) + "\n" for text in found[:MOST])
+    begun.replace(path)
 
 
-def made(settings: Recipe, folder: Path, steps: int, how: dict[str, Any]) -> VariantStatus:
-    """The report on a student."""
-    distill = {"student": "EveryOtherLayer", "steps": steps, "learningRate": "2e-3", **how}
+def trained(settings: Recipe, folder: Path) -> Path:
+    """The folder with the model that the recipe makes, in `folder`; one that is there is not made again."""
+    artifact = folder / ARTIFACTS_DIR / MODEL_DIR
+    if not artifact.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        training = Training(settings, folder, ALONE, Meter(), Stop(), job="benchmark")
+        training.resume()
+        run_steps(training)
+        training.finish()
+    return artifact
+
+
+def measured(name: str, task: str, folder: Path, *, text: Path, steps: tuple[int, int], seed: int) -> Measured:
+    """A student beside its teacher, whose storage is in `folder`; `steps` of the teacher, and of the student."""
+    of_teacher, of_student = steps
+    storage = folder / "teacher"
+    settings = recipe(task, text, of_teacher, seed)
+    trained(settings, storage)
+    making = Making(of_recipe(settings, storage), storage)
+    distill = {
+        "student": "EveryOtherLayer",
+        "steps": of_student,
+        "learningRate": "2e-3",
+        **STUDENTS.get(name, {}),
+    }
     variant = Variant.model_validate(
-        {"name": "student", "measureSeconds": 12, "steps": [{"type": "Distill", "distill": distill}]}
+        {"name": "student", "measureSeconds": 60, "steps": [{"type": "Distill", "distill": distill}]}
     )
-    report = make_variant(variant, settings, folder)
-    assert report is not None
-    return report
+    if name in STUDENTS:
+        model = making.apply(variant)
+    else:
+        changes, times = FRESH[name]
+        model = fresh(recipe(task, text, of_student * times, seed, **changes), folder / name.replace(" ", "-"))
+    saved = making.save(variant, model, ["TorchEager"])
+    making.checkpoints(variant).remove()
+    return making.measure(variant, saved, torch.device("cpu"))
 
 
-def kept(report: VariantStatus) -> float:
-    """Percent of what the teacher has learned."""
-    student, teacher = report.measured, report.baseline
+def fresh(settings: Recipe, storage: Path) -> LayeredModel:
+    """A model that had no teacher."""
+    # Its rate is a Distill step's: up in a twentieth of the steps, and then down to zero on a straight line.
+    schedule = settings.schedule.model_copy(update={"type": "Linear"})
+    artifact = trained(settings.model_copy(update={"schedule": schedule}), storage)
+    model = load_model(artifact)
+    model.built_as = read_config(artifact).shape
+    return model.requires_grad_(False).eval()
+
+
+def row(both: Measured) -> dict[str, float]:
+    """The figures of a student."""
+    student, teacher, guess = both.variant, both.baseline, both.comparison.trivial_loss
+    loss, before = float(student.validation_loss), float(teacher.validation_loss)
+    kept, quality, beside = 100 * (guess - loss) / (guess - before), loss, before
     if student.validation_accuracy_permille is not None and teacher.validation_accuracy_permille:
-        return 100 * student.validation_accuracy_permille / teacher.validation_accuracy_permille
-    guess = float(report.trivial_loss or "nan")
-    return 100 * (guess - float(student.validation_loss)) / (guess - float(teacher.validation_loss))
-
-
-def quality(report: VariantStatus, of: str) -> str:
-    """Accuracy, or loss."""
-    measured = report.baseline if of == "teacher" else report.measured
-    permille = measured.validation_accuracy_permille
-    return f"{measured.validation_loss}" if permille is None else f"{permille / 10:.1f} %"
+        quality, beside = student.validation_accuracy_permille / 10, teacher.validation_accuracy_permille / 10
+        kept = 100 * quality / beside
+    return {
+        "fewer parameters, %": 100 * (1 - student.parameters / teacher.parameters),
+        "times smaller": teacher.size_bytes / student.size_bytes,
+        "times as fast": teacher.latency_microseconds / student.latency_microseconds,
+        "teacher": beside,
+        "student": quality,
+        "kept, %": kept,
+    }
 
 
 def main() -> None:
-    """A row for each student, and the means."""
+    """A row for each student, and the means over the seeds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--student-steps", type=int, default=400)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--tasks", nargs="*", default=["encoder", "decoder"], choices=["encoder", "decoder"])
+    parser.add_argument("--students", nargs="*", default=list(USUAL), choices=[*STUDENTS, *FRESH])
+    parser.add_argument("--teacher-steps", type=int, help="of each task's teacher, in place of those of STEPS")
+    parser.add_argument("--student-steps", type=int)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--tasks", nargs="*", default=["decoder"])
+    parser.add_argument("--folder", type=Path, help="where teachers and rows stay")
     arguments = parser.parse_args()
-    shakespeare = Path(os.environ.get("COSTOPT_DATA_DIR", "../shared/data")) / "tinyshakespeare.txt"
     torch.set_num_threads(arguments.threads)
-    print(
-        "| task | seed | student | parameters | teacher | student's | kept | speed |\n|---|---|---|---|---|---|---|---|"
-    )
-    for task in arguments.tasks:
-        if task == "decoder" and not shakespeare.exists():
-            print(f"skipped: {shakespeare} is missing; set COSTOPT_DATA_DIR to the folder that has it")
-            continue
-        shares: dict[str, list[float]] = {name: [] for name in STUDENTS}
-        for seed in range(arguments.seeds):
-            with tempfile.TemporaryDirectory() as name:
-                folder = Path(name)
-                text = shakespeare
-                if task == "encoder":
-                    text = folder / "sources.jsonl"
-                    text.write_text("".join(json.dumps(piece) + "\n" for piece in pieces_of_source()))
-                settings = recipe(task, text, arguments.steps, seed)
+    with contextlib.ExitStack() as stack:
+        folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        for task in arguments.tasks:
+            one_task(task, arguments, folder.resolve())
+
+
+def one_task(task: str, arguments: argparse.Namespace, folder: Path) -> None:
+    """Its rows, and their means."""
+    text = Path(os.environ.get("COSTOPT_DATA_DIR", "../shared/data")).resolve() / "tinyshakespeare.txt"
+    if task == "decoder" and not text.exists():
+        print(f"skipped: {text} is missing; set COSTOPT_DATA_DIR to the folder that has it")
+        return
+    if task == "encoder":
+        text = folder / "functions.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        if not text.exists():
+            write_beginnings(text)
+    steps = (arguments.teacher_steps or STEPS[task][0], arguments.student_steps or STEPS[task][1])
+    students = [name for name in arguments.students if task == "encoder" or not name.startswith("bottleneck")]
+    all_rows: dict[str, list[dict[str, float]]] = {name: [] for name in students}
+    print(f"\n{task}: {steps[0]} steps of the teacher, {steps[1]} of a student", flush=True)
+    for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
+        place = folder / f"{task}-{seed}-{steps[0]}"
+        for name in students:
+            kept = place / f"{name.replace(' ', '-')}-{steps[1]}.json"
+            if kept.exists():
+                figures = json.loads(kept.read_text())
+            else:
                 with contextlib.redirect_stdout(io.StringIO()):
-                    train(settings, folder)
-                for student, how in STUDENTS.items():
-                    with contextlib.redirect_stdout(io.StringIO()):
-                        report = made(settings, folder, arguments.student_steps, how)
-                    shares[student].append(kept(report))
-                    fewer = 100 * (1 - report.measured.parameters / report.baseline.parameters)
-                    print(
-                        f"| {task} | {seed} | {student} | {fewer:.0f} % fewer | {quality(report, 'teacher')} | "
-                        f"{quality(report, 'student')} | {shares[student][-1]:.1f} % | {report.speedup} x |",
-                        flush=True,
-                    )
-        told = ", ".join(f"{name} {statistics.mean(share):.1f} %" for name, share in shares.items())
-        print(f"\n{task}: kept on average: {told}\n", flush=True)
+                    figures = row(measured(name, task, place, text=text, steps=steps, seed=seed))
+                kept.write_text(json.dumps(figures))
+            if not any(all_rows.values()):
+                print("| seed | student | " + " | ".join(figures) + " |" + "\n|" + "---|" * (len(figures) + 2))
+            all_rows[name].append(figures)
+            print(
+                f"| {seed} | {name} | " + " | ".join(f"{figure:.4g}" for figure in figures.values()) + " |", flush=True
+            )
+    print(f"\n{task}, means of {arguments.seeds} seeds (kept: from, to)")
+    for name, rows in all_rows.items():
+        means = " | ".join(f"{statistics.mean(one[key] for one in rows):.4g}" for key in rows[0])
+        shares = [one["kept, %"] for one in rows]
+        print(f"| {name} | {means} | {min(shares):.1f} to {max(shares):.1f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -46,10 +46,11 @@ def functions(package: Path) -> Iterator[str]:
     """The source of each function of a package, in a fixed order."""
     for path in sorted(package.rglob("*.py")):
         source = path.read_text(encoding="utf-8", errors="replace")
+        lines = source.splitlines()  # ast.get_source_segment would split the source again for each function
         with contextlib.suppress(SyntaxError):
             for node in ast.walk(ast.parse(source)):
                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                    yield ast.get_source_segment(source, node) or ""
+                    yield "\n".join(lines[node.lineno - 1 : node.end_lineno])[node.col_offset :]
 
 
 def write_documents(path: Path) -> None:

@@ -1,7 +1,7 @@
 """The same Hugging Face model, samples and batch under our trainer and its peers: tokens per second and peak memory.
 
     make bench-train, or: PYTHONPATH=.:trainer:tests python benchmarks/train_peers.py [--rounds 3] [--steps 30]
-        [--threads 1 2] [--width 128] [--layers 4]
+        [--threads 1 2] [--ranks 1] [--width 128] [--layers 4]
 
 Peers: a loop written by hand for this one case, Trainer of transformers, and Fabric of Lightning; all with the same
 fused AdamW, clipping and batches, without evaluations, checkpoints and logs. In each round all run in one process, each
@@ -10,11 +10,14 @@ Alone in a process, each takes a few steps more: the first begins so many second
 tokens are made, and the peak is what torch's allocator gave out. Last losses must be near each other, or the
 comparison is refused: Trainer and Fabric get whole windows, as the library shifts labels by itself, and so one target
 less for each.
+
+With `--ranks 2` each peer has two processes (DDP over gloo), which share out each batch; give them a thread each.
 """
 
 import argparse
 import json
 import os
+import socket
 import statistics
 import subprocess
 import sys
@@ -96,6 +99,18 @@ def write_config(folder: Path, width: int, layers: int) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
+def ranks() -> tuple[int, int]:
+    """Which of how many processes this one is."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def shared(model: Any) -> Any:
+    """The model, whose gradients all ranks have the mean of."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    return model if ranks()[1] == 1 else DistributedDataParallel(model)
+
+
 def recipe_of(config: Path, steps: int) -> Any:
     """The recipe of it."""
     from costopt.schema.recipe import Recipe
@@ -104,7 +119,7 @@ def recipe_of(config: Path, steps: int) -> Any:
         {
             "model": {"type": "HuggingFace", "huggingFace": {"config": str(config), "contextLength": CONTEXT}},
             "data": {"type": "PythonStandardLibrary", "pythonStandardLibrary": {"maxBytes": 2_000_000}},
-            "batch": {"globalBatchSize": BATCH, "microBatchSize": BATCH},
+            "batch": {"globalBatchSize": BATCH, "microBatchSize": BATCH // ranks()[1]},
             "totalSteps": steps,
             "optimizer": {"learningRate": str(LEARNING_RATE), "weightDecay": "0", "adamW": {"beta2": "0.999"}},
             "schedule": {"minLearningRate": str(LEARNING_RATE)},
@@ -114,11 +129,10 @@ def recipe_of(config: Path, steps: int) -> Any:
     )
 
 
-def run_costopt(recipe: Any, storage: Path, steps: Steps) -> float:
+def run_costopt(recipe: Any, storage: Path, steps: Steps, gang: Any) -> float:
     """Our loop, from the start; the last loss."""
     from costopt_trainer.reporting.meter import Meter
     from costopt_trainer.training.loop import run_steps
-    from costopt_trainer.training.process_group import ALONE
     from costopt_trainer.training.stopping import Stop
     from costopt_trainer.training.training import Training
 
@@ -130,19 +144,22 @@ def run_costopt(recipe: Any, storage: Path, steps: Steps) -> float:
         def save(self) -> None:
             """Nobody else saves either."""
 
-    training = Observed(recipe, storage, ALONE, Meter(), Stop(), job="benchmark")
+    training = Observed(recipe, storage, gang, Meter(), Stop(), job="benchmark")
     training.resume()
     run_steps(training)
     return float(training.progress.loss or "nan")
 
 
 def batches_of(recipe: Any, storage: Path) -> Iterator[tuple[Any, Any]]:
-    """The same samples in the same order, one batch a step."""
+    """The same samples in the same order, one batch a step, or this rank's part of it."""
     from costopt_trainer.data import load_data
+
+    rank, size = ranks()
 
     data = load_data(recipe.data, context_length=CONTEXT, cache_dir=storage / "cache", own_folder=storage)
     for step in range(recipe.steps):
-        yield data.train_batches(seed=recipe.seed, position=step * BATCH, count=BATCH, batch_size=BATCH)[0]
+        whole = data.train_batches(seed=recipe.seed, position=step * BATCH, count=BATCH, batch_size=BATCH)[0]
+        yield whole[0].chunk(size)[rank], whole[1].chunk(size)[rank]
 
 
 def fresh_model(config: Path) -> Any:
@@ -159,7 +176,7 @@ def run_by_hand(recipe: Any, storage: Path, steps: Steps, config: Path) -> float
     import torch
     import torch.nn.functional as F
 
-    model = fresh_model(config)
+    model = shared(fresh_model(config))
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True)
     loss = torch.zeros(())
     for inputs, targets in batches_of(recipe, storage):
@@ -180,8 +197,10 @@ def run_trainer(recipe: Any, storage: Path, steps: Steps, config: Path) -> float
 
     class Samples(IterableDataset):  # type: ignore[type-arg]
         def __iter__(self) -> Iterator[dict[str, Any]]:
+            # It takes every second batch of each rank's samples by itself.
             for inputs, _ in batches_of(recipe, storage):
-                yield from ({"input_ids": row, "labels": row} for row in inputs)
+                for _ in range(ranks()[1]):
+                    yield from ({"input_ids": row, "labels": row} for row in inputs)
 
     class Notes(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
@@ -189,7 +208,7 @@ def run_trainer(recipe: Any, storage: Path, steps: Steps, config: Path) -> float
 
     arguments = TrainingArguments(
         output_dir=str(storage / "trainer"),
-        per_device_train_batch_size=BATCH,
+        per_device_train_batch_size=BATCH // ranks()[1],
         max_steps=recipe.steps,
         learning_rate=LEARNING_RATE,
         lr_scheduler_type="constant",
@@ -201,6 +220,8 @@ def run_trainer(recipe: Any, storage: Path, steps: Steps, config: Path) -> float
         report_to=[],
         disable_tqdm=True,
         use_cpu=True,
+        ddp_find_unused_parameters=False,
+        accelerator_config={"dispatch_batches": False, "split_batches": False},
     )
     trainer = Trainer(model=fresh_model(config), args=arguments, train_dataset=Samples(), callbacks=[Notes()])
     trainer.train()
@@ -212,7 +233,9 @@ def run_fabric(recipe: Any, storage: Path, steps: Steps, config: Path) -> float:
     import torch
     from lightning.fabric import Fabric
 
-    fabric = Fabric(accelerator="cpu", devices=1)
+    size = ranks()[1]
+    fabric = Fabric(accelerator="cpu", devices=size, strategy="auto" if size == 1 else "ddp")
+    fabric.launch()
     model = fresh_model(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True)
     model, optimizer = fabric.setup(model, optimizer)
@@ -236,7 +259,7 @@ def _last_loss(model: Any, recipe: Any, storage: Path) -> float:
 
 
 def child(peers: list[str], threads: int, num_steps: int, config: Path, storage: Path) -> None:
-    """These peers in this process; prints a line of JSON."""
+    """These peers in this process, or one of several; the first prints a line of JSON."""
     # Imported, and used once, before anything is measured.
     import lightning.fabric  # noqa: F401
     import torch
@@ -244,17 +267,21 @@ def child(peers: list[str], threads: int, num_steps: int, config: Path, storage:
 
     import costopt_trainer.training.loop  # noqa: F401
     from benchmarks.measured.allocations import Allocations
+    from costopt_trainer.training.process_group import ALONE, join_process_group
 
     torch.set_num_threads(threads)
+    gang = ALONE if ranks()[1] == 1 else join_process_group()  # all peers find torch's group there
     recipe = recipe_of(config, num_steps)
     fresh_model(config)
     runs: dict[str, Callable[..., float]] = {
-        "costopt": lambda recipe, folder, steps, _config: run_costopt(recipe, folder, steps),
+        "costopt": lambda recipe, folder, steps, _config: run_costopt(recipe, folder, steps, gang),
         "by hand": run_by_hand,
         "transformers Trainer": run_trainer,
         "Lightning Fabric": run_fabric,
     }
-    next(batches_of(recipe, storage))  # tokens are made
+    if gang.rank == 0:
+        next(batches_of(recipe, storage))  # tokens are made
+    gang.sum_integers(1)
     alone, allocations, turns = len(peers) == 1, Allocations(), Turns(*peers)
     found: dict[str, dict[str, Any]] = {}
 
@@ -276,7 +303,9 @@ def child(peers: list[str], threads: int, num_steps: int, config: Path, storage:
             thread.start()
         for thread in running:
             thread.join()
-    print("result " + json.dumps(found), flush=True)
+    if gang.rank == 0:
+        print("result " + json.dumps(found), flush=True)
+    gang.sum_integers(1)
     os._exit(0)
 
 
@@ -285,19 +314,41 @@ def _told(failed: threading.ExceptHookArgs) -> int:
     return 1
 
 
-def measure(peers: list[str], threads: int, steps: int, config: Path, storage: Path) -> dict[str, dict[str, Any]]:
-    """What `child` prints, by peer."""
+def measure(
+    peers: list[str], threads: int, steps: int, config: Path, storage: Path, *, size: int
+) -> dict[str, dict[str, Any]]:
+    """What the first `child` of `size` prints, by peer."""
     arguments = [",".join(peers), str(threads), str(steps), str(config), str(storage)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TRANSFORMERS_OFFLINE": "1"}
     storage.mkdir()
-    done = subprocess.run(
-        [sys.executable, __file__, "--child", *arguments], env=environment, capture_output=True, text=True, check=False
-    )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("result ")]
+    running = [
+        subprocess.Popen(
+            [sys.executable, __file__, "--child", *arguments],
+            env={**environment, **place},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for place in places(size)
+    ]
+    printed = [process.communicate() for process in running]
+    lines = [line for line in printed[0][0].splitlines() if line.startswith("result ")]
     if not lines:
-        sys.exit(f"{', '.join(peers)} failed: {done.stderr[-2000:]}")
+        sys.exit(f"{', '.join(peers)} failed: {printed[0][1][-2000:]}")
     found: dict[str, dict[str, Any]] = json.loads(lines[-1].removeprefix("result "))
     return found
+
+
+def places(size: int) -> list[dict[str, str]]:
+    """Variables of each of `size` ranks, as torch's launcher sets them."""
+    if size == 1:
+        return [{}]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    same = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "peers"}
+    same |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [{**same, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
 
 
 def main() -> None:
@@ -308,6 +359,7 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--steps", type=int, default=30)
     options.add_argument("--threads", type=int, nargs="+", default=sorted({1, os.cpu_count() or 1}))
+    options.add_argument("--ranks", type=int, default=1)
     options.add_argument("--width", type=int, default=128)
     options.add_argument("--layers", type=int, default=4)
     given = options.parse_args()
@@ -318,25 +370,24 @@ def main() -> None:
             found: dict[str, list[dict[str, Any]]] = {peer: [] for peer in PEERS}
             for number in range(given.rounds):
                 in_turns = [*PEERS[number % len(PEERS) :], *PEERS[: number % len(PEERS)]]
-                measured = measure(in_turns, threads, given.steps, config, Path(folder, f"turns-{threads}-{number}"))
+                storage = Path(folder, f"turns-{threads}-{number}")
+                measured = measure(in_turns, threads, given.steps, config, storage, size=given.ranks)
                 for peer, rounds in found.items():
                     rounds.append(measured[peer])
             for peer, rounds in found.items():
                 storage = Path(folder, f"alone-{threads}-{PEERS.index(peer)}")
-                alone = measure([peer], threads, MEMORY_STEPS, config, storage)[peer]
+                alone = measure([peer], threads, MEMORY_STEPS, config, storage, size=given.ranks)[peer]
                 rounds[:] = [{**each, "peak": alone["peak"], "first": alone["first"]} for each in rounds]
-            table(found, threads)
+            table(found, f"{given.ranks} ranks, {threads} threads" if given.ranks > 1 else f"{threads} threads")
 
 
-def table(found: dict[str, list[dict[str, Any]]], threads: int) -> None:
+def table(found: dict[str, list[dict[str, Any]]], where: str) -> None:
     """Print it; exits if a peer learns something else."""
     losses = {peer: statistics.median(each["loss"] for each in rounds) for peer, rounds in found.items()}
     if max(losses.values()) - min(losses.values()) > LOSS_TOLERANCE:
         sys.exit(f"the losses differ: {losses}")
     by_hand = statistics.median(second for each in found["by hand"] for second in each["seconds"])
-    print(
-        f"| {threads} threads | tokens/s | to the loop by hand | first step after, s | peak memory, MiB | last loss |"
-    )
+    print(f"| {where} | tokens/s | to the loop by hand | first step after, s | peak memory, MiB | last loss |")
     print("|---|---|---|---|---|---|")
     for peer, rounds in found.items():
         seconds = statistics.median(second for each in rounds for second in each["seconds"])

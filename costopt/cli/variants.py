@@ -63,13 +63,18 @@ def variants_table(variants: Sequence[VariantStatus]) -> Group:
 
 
 def variant_notes(variants: Sequence[VariantStatus]) -> list[str]:
-    """What the tables cannot show: the engines that a latency was measured under, how steps were found, and the reasons
-    against a variant."""
-    notes = []
+    """What the tables cannot show: the engines that a speed-up compares, losses of other samples than the first row's,
+    how steps were found, and the reasons against a variant."""
+    alike = [one.name for one in variants if one.measured.engine == one.baseline.engine == "TorchEager"]
+    notes = [f"{', '.join(alike)}: run under TorchEager, and so is the model beside"] if alike else []
     for variant in variants:
         engine, beside = variant.measured.engine, variant.baseline.engine
         if engine is not None and (engine != "TorchEager" or engine != beside):
-            notes.append(f"{variant.name}: run under {engine}, the model beside it under {beside}")
+            notes.append(f"{variant.name}: run under {engine}, the model beside it under {beside}, its fastest")
+        if _loss(variant.baseline) != _loss(variants[0].baseline):
+            samples = f"{variant.validation_samples:,}" if variant.validation_samples is not None else "other"
+            of_model = _loss(variant.baseline)
+            notes.append(f"{variant.name}: its loss is of {samples} samples, on which the model's is {of_model}")
         if variant.search is not None:
             told = [search_told(variant.search), cost_told(variant.search), *map(_pareto, variant.search.pareto)]
             notes += [f"{variant.name}: {line}" for line in told]

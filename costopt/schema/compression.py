@@ -19,6 +19,13 @@ ENTRY_POINT_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
 GRAPH_ONLY = ("Int8Static", "Int4WeightOnly")
 """Schemes of Quantize whose result exists only as an ONNX graph, which a CPU runs."""
 
+DEFAULT_GROUP_SIZE = 32
+"""Of 4-bit weights."""
+
+_TRAINABLE = ("Int8WeightOnly", "Int8DynamicActivation", "Int4WeightOnly")
+"""Schemes whose rounding a training can learn with."""
+_INT8_ACTIVATIONS = ("Int8DynamicActivation", "Int8Static")
+
 
 class Calibration(Strict):
     """Training samples that show what activations are."""
@@ -34,28 +41,45 @@ class Calibration(Strict):
 class Quantize(Strict):
     """Store weights, and for some schemes also compute, in fewer bits (torchao, onnxruntime)."""
 
-    scheme: Literal["Int8WeightOnly", "Int8DynamicActivation", "Int8Static", "Int4WeightOnly"]
+    scheme: Literal[
+        "Int8WeightOnly",
+        "Int8DynamicActivation",
+        "Int8Static",
+        "Int4WeightOnly",
+        "Float8WeightOnly",
+        "Float8DynamicActivation",
+    ]
     """Int8WeightOnly: 8-bit weights, computed in the model's precision; smaller, not faster on a CPU.
     Int8DynamicActivation: 8-bit weights and activations quantized as they come; smaller and, with an
     engine for it, faster. Int8Static: in ranges found beforehand, convolutions too. Int4WeightOnly: 4-bit weights.
-    These two exist only as ONNX, for a CPU."""
+    These two exist only as ONNX, for a CPU. Float8: 8-bit floats (e4m3); with activations for a GPU alone."""
     calibration: Calibration | None = None
-    """Of Int8Static and GPTQ. None means its defaults."""
+    """Of Int8Static, GPTQ and smoothPercent. None means its defaults."""
     rounding: Literal["Nearest", "GPTQ"] = "Nearest"
     """Of Int4WeightOnly. GPTQ: weights make up for each other's rounding."""
     group_size: Annotated[int, Field(ge=16, le=256)] | None = None
     """Of Int4WeightOnly: weights that share a scale. None means 32."""
     embeddings: bool = False
     """Whether embeddings have fewer bits, too."""
+    fine_tune_steps: Annotated[int, Field(ge=1, le=10**8)] | None = None
+    """Optimizer steps with rounded weights (quantization-aware training), on the recipe's data. None: no training."""
+    learning_rate: DecimalString | None = None
+    """Peak learning rate of these steps. None means a tenth of the recipe's."""
+    smooth_percent: Annotated[int, Field(ge=0, le=100)] | None = None
+    """Of int8 activations: SmoothQuant's alpha. Weights take over the range of activations."""
     keep_layers_percent: Annotated[int, Field(ge=1, le=90)] | None = None
     """Layers that stay whole (of Int4WeightOnly: have 8 bits): those that the loss rises most with, as measured."""
 
     rules = (
         Rule(
-            cel="!has(self.calibration) || self.scheme == 'Int8Static' || self.rounding == 'GPTQ'",
-            message="calibration needs scheme Int8Static or rounding GPTQ",
+            cel="!has(self.calibration) || self.scheme == 'Int8Static' || self.rounding == 'GPTQ' || "
+            "has(self.smoothPercent)",
+            message="calibration needs scheme Int8Static, rounding GPTQ or smoothPercent",
             holds=lambda data: (
-                data.get("calibration") is None or data["scheme"] == "Int8Static" or data["rounding"] == "GPTQ"
+                data.get("calibration") is None
+                or data["scheme"] == "Int8Static"
+                or data["rounding"] == "GPTQ"
+                or data.get("smoothPercent") is not None
             ),
         ),
         Rule(
@@ -70,7 +94,31 @@ class Quantize(Strict):
             message="groupSize must be 16, 32, 64, 128 or 256",
             holds=lambda data: data.get("groupSize") in (None, 16, 32, 64, 128, 256),
         ),
+        Rule(
+            cel="!has(self.fineTuneSteps) || (self.rounding == 'Nearest' && "
+            "self.scheme in ['Int8WeightOnly', 'Int8DynamicActivation', 'Int4WeightOnly'])",
+            message="fineTuneSteps needs rounding Nearest and scheme Int8WeightOnly, Int8DynamicActivation or "
+            "Int4WeightOnly",
+            holds=lambda data: (
+                data.get("fineTuneSteps") is None or (data["rounding"] == "Nearest" and data["scheme"] in _TRAINABLE)
+            ),
+        ),
+        Rule(
+            cel="!has(self.learningRate) || has(self.fineTuneSteps)",
+            message="learningRate needs fineTuneSteps",
+            holds=lambda data: data.get("learningRate") is None or data.get("fineTuneSteps") is not None,
+        ),
+        Rule(
+            cel="!has(self.smoothPercent) || self.scheme in ['Int8DynamicActivation', 'Int8Static']",
+            message="smoothPercent needs scheme Int8DynamicActivation or Int8Static: others keep activations whole",
+            holds=lambda data: data.get("smoothPercent") is None or data["scheme"] in _INT8_ACTIVATIONS,
+        ),
     )
+
+    @property
+    def trains(self) -> bool:
+        """Whether optimizer steps are taken."""
+        return self.fine_tune_steps is not None
 
 
 PrunedPart = Literal["Channels", "Heads", "HiddenWidth", "Layers"]
@@ -301,9 +349,14 @@ class Auto(Strict):
 _CEL_NO_GRAPH = f"self.steps.all(s, !has(s.quantize) || !(s.quantize.scheme in {cel_list(GRAPH_ONLY)}))"
 
 
+def _schemes(variant: PlainData) -> list[str]:
+    """Of the Quantize steps of a plain variant."""
+    return [str((step.get("quantize") or {}).get("scheme")) for step in variant["steps"]]
+
+
 def _makes_graph(variant: PlainData) -> bool:
     """Whether a plain variant exists only as an ONNX graph."""
-    return any((step.get("quantize") or {}).get("scheme") in GRAPH_ONLY for step in variant["steps"])
+    return any(scheme in GRAPH_ONLY for scheme in _schemes(variant))
 
 
 class Variant(Strict):
@@ -355,6 +408,20 @@ class Variant(Strict):
             message="auto.seconds must be at least measureSeconds",
             holds=lambda data: (
                 (data.get("auto") or {}).get("seconds") is None or data["auto"]["seconds"] >= data["measureSeconds"]
+            ),
+        ),
+        Rule(
+            cel="self.target != 'CPU' || "
+            "!self.steps.exists(s, has(s.quantize) && s.quantize.scheme == 'Float8DynamicActivation')",
+            message="target must not be CPU for scheme Float8DynamicActivation, which only a GPU computes",
+            holds=lambda data: data["target"] != "CPU" or "Float8DynamicActivation" not in _schemes(data),
+        ),
+        Rule(
+            cel="!has(self.formats) || !('Onnx' in self.formats) || "
+            "!self.steps.exists(s, has(s.quantize) && s.quantize.scheme.startsWith('Float8'))",
+            message="formats must not have Onnx for a Float8 scheme, which only torch has",
+            holds=lambda data: (
+                "Onnx" not in data["formats"] or not any(scheme.startswith("Float8") for scheme in _schemes(data))
             ),
         ),
         Rule(

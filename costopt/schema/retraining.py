@@ -5,9 +5,14 @@ from costopt.schema.base import PlainData, Rule
 
 def _trains(step: PlainData) -> bool:
     """Whether a plain step takes optimizer steps, as `compression.trains` has it of a parsed one."""
-    pruning, other = step.get("prune") or {}, step.get("external") or {}
-    asks = pruning.get("fineTuneSteps", 0) > 0 or bool(other.get("trains"))
-    return asks or step.get("fineTune") is not None or step.get("distill") is not None
+    within = [step.get(key) or {} for key in ("prune", "quantize")]
+    asks = any((settings.get("fineTuneSteps") or 0) > 0 for settings in within)
+    return (
+        asks
+        or bool((step.get("external") or {}).get("trains"))
+        or step.get("fineTune") is not None
+        or step.get("distill") is not None
+    )
 
 
 def _holds(spec: PlainData) -> bool:
@@ -19,9 +24,10 @@ def _holds(spec: PlainData) -> bool:
 TRAINING_NEEDS_RECIPE = Rule(
     cel="!has(self.compress) || (has(self.train) && has(self.train.recipe)) || self.compress.all(v, v.steps.all(s, "
     "!has(s.fineTune) && !has(s.distill) && (!has(s.prune) || s.prune.fineTuneSteps == 0) && "
+    "(!has(s.quantize) || !has(s.quantize.fineTuneSteps)) && "
     "(!has(s.external) || !s.external.trains)))",
-    message="compress must not have steps that train (FineTune, Distill, Prune with fineTuneSteps) where no recipe "
-    "does: nothing is known of how the model was trained",
+    message="compress must not have steps that train (FineTune, Distill, and others with fineTuneSteps) where no "
+    "recipe does: nothing is known of how the model was trained",
     holds=_holds,
 )
 """For JobSpec."""

@@ -108,3 +108,49 @@ def write_tokenizer(folder: Path, like: str) -> Path:
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(named))
     return folder / "tokenizer.json"
+
+
+OWN_CODE = """from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutput
+
+
+class OwnConfig(PreTrainedConfig):
+    model_type = "own"
+    hidden_size = 8
+    num_hidden_layers = 1
+
+
+class OwnForCausalLM(PreTrainedModel):
+    config_class = OwnConfig
+    base_model_prefix = "own"
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList([nn.Linear(config.hidden_size, config.hidden_size)])
+        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.embedding
+
+    def get_output_embeddings(self):
+        return self.head
+
+    def forward(self, input_ids=None, **_):
+        hidden = self.embedding(input_ids)
+        for layer in self.layers:
+            hidden = hidden + layer(hidden)
+        return CausalLMOutput(logits=self.head(hidden))
+"""
+"""A model that only its own folder knows: it has no attention at all, and says of none that it can do it."""
+
+
+def folder_with_code(folder: Path) -> Path:
+    """A configuration, and the Python code of its model; no weights."""
+    folder.mkdir(parents=True)
+    (folder / "own.py").write_text(OWN_CODE)
+    classes = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnForCausalLM"}
+    (folder / "config.json").write_text(json.dumps({"model_type": "own", "vocab_size": 256, "auto_map": classes}))
+    return folder

@@ -28,8 +28,8 @@ from cases.pod_mistakes import POD_MISTAKES
 __all__ = ["CHANGES", "MISTAKES", "ChangeCase", "MistakeCase", "plain_job", "plain_price_book"]
 
 
-def _int4() -> dict[str, object]:
-    return {"type": "Quantize", "quantize": {"scheme": "Int4WeightOnly"}}
+def _quantize(scheme: str) -> dict[str, object]:
+    return {"type": "Quantize", "quantize": {"scheme": scheme}}
 
 
 def _prune(**settings: object) -> dict[str, object]:
@@ -994,7 +994,45 @@ MISTAKES = [
         "a calibration of what has no ranges",
         in_job("spec.compress.0.steps.0.quantize", {"scheme": "Int8WeightOnly", "calibration": {"samples": 8}}),
         "spec.compress[0].steps[0].quantize",
-        "calibration needs scheme Int8Static or rounding GPTQ",
+        "calibration needs scheme Int8Static, rounding GPTQ or smoothPercent",
+    ),
+    MistakeCase(
+        "training for a rounding that another one replaces",
+        in_job(
+            "spec.compress.0.steps.0.quantize", {"scheme": "Int4WeightOnly", "rounding": "GPTQ", "fineTuneSteps": 8}
+        ),
+        "spec.compress[0].steps[0].quantize",
+        "fineTuneSteps needs rounding Nearest and scheme Int8WeightOnly, Int8DynamicActivation or Int4WeightOnly",
+    ),
+    MistakeCase(
+        "training with ranges that are found afterwards",
+        in_job("spec.compress.0.steps.0.quantize", {"scheme": "Int8Static", "fineTuneSteps": 8}),
+        "spec.compress[0].steps[0].quantize",
+        "fineTuneSteps needs rounding Nearest and scheme Int8WeightOnly, Int8DynamicActivation or Int4WeightOnly",
+    ),
+    MistakeCase(
+        "8-bit floats of activations for a CPU",
+        in_job("spec.compress.0", {"name": "a", "target": "CPU", "steps": [_quantize("Float8DynamicActivation")]}),
+        "spec.compress[0]",
+        "target must not be CPU for scheme Float8DynamicActivation, which only a GPU computes",
+    ),
+    MistakeCase(
+        "8-bit floats as ONNX",
+        in_job("spec.compress.0", {"name": "a", "formats": ["Onnx"], "steps": [_quantize("Float8WeightOnly")]}),
+        "spec.compress[0]",
+        "formats must not have Onnx for a Float8 scheme, which only torch has",
+    ),
+    MistakeCase(
+        "a rate of no training",
+        in_job("spec.compress.0.steps.0.quantize", {"scheme": "Int8WeightOnly", "learningRate": "0.001"}),
+        "spec.compress[0].steps[0].quantize",
+        "learningRate needs fineTuneSteps",
+    ),
+    MistakeCase(
+        "smoothing activations that stay whole",
+        in_job("spec.compress.0.steps.0.quantize", {"scheme": "Int8WeightOnly", "smoothPercent": 50}),
+        "spec.compress[0].steps[0].quantize",
+        "smoothPercent needs scheme Int8DynamicActivation or Int8Static: others keep activations whole",
     ),
     MistakeCase(
         "groups of 8-bit weights",
@@ -1200,7 +1238,7 @@ MISTAKES = [
             {
                 "name": "int4",
                 "target": "GPU",
-                "steps": [_int4()],
+                "steps": [_quantize("Int4WeightOnly")],
                 "resources": {"limits": {"nvidia.com/gpu": 1, "cpu": 1, "memory": "1Gi"}},
             },
         ),
@@ -1209,7 +1247,9 @@ MISTAKES = [
     ),
     MistakeCase(
         "a graph as a program of torch",
-        changed(in_job("spec.compress.0.formats", ["TorchExport"]), "spec.compress.0.steps.0", _int4()),
+        changed(
+            in_job("spec.compress.0.formats", ["TorchExport"]), "spec.compress.0.steps.0", _quantize("Int4WeightOnly")
+        ),
         "spec.compress[0]",
         "formats must not have TorchExport with Int8Static or Int4WeightOnly",
     ),
@@ -1223,7 +1263,7 @@ MISTAKES = [
         "a step that trains a model that is given",
         in_given_job("spec.compress.0.steps.0", {"type": "FineTune", "fineTune": {"steps": 10}}),
         "spec",
-        "compress must not have steps that train (FineTune, Distill, Prune with fineTuneSteps) where no recipe does",
+        "compress must not have steps that train (FineTune, Distill, and others with fineTuneSteps) where no recipe",
     ),
     MistakeCase(
         "training between the rounds of a pruned model that is given",

@@ -227,10 +227,24 @@ def test_how_sure_a_change_is_and_the_slowest_passes_stand_beside_it(
         assert word not in earlier, "an earlier version did not measure it"
 
 
-def test_the_engine_is_named_where_it_is_not_the_plain_one() -> None:
-    text = text_of(variants_table([with_measured(variant(), engine="TorchQuantized")]))
-    assert "int8: run under TorchQuantized, the model beside it under TorchEager" in text
-    assert "run under" not in text_of(variants_table([variant()]))
+def test_the_engines_that_a_speedup_compares_are_named() -> None:
+    plain = with_measured(variant(), engine="TorchEager")
+    plain = plain.model_copy(update={"baseline": plain.baseline.model_copy(update={"engine": "TorchEager"})})
+    quantized = with_measured(plain, engine="TorchQuantized")
+    text = text_of(variants_table([quantized]))
+    assert "int8: run under TorchQuantized, the model beside it under TorchEager, its fastest" in text
+    text = text_of(variants_table([plain.model_copy(update={"name": name}) for name in ("half", "third")]))
+    assert "half, third: run under TorchEager, and so is the model beside" in text
+    earlier = plain.model_copy(update={"baseline": plain.baseline.model_copy(update={"engine": None})})
+    assert "run under" not in text_of(variants_table([with_measured(earlier, engine=None)]))
+
+
+def test_a_loss_of_other_samples_than_the_first_rows_is_marked() -> None:
+    other = variant().model_copy(update={"name": "half", "validation_samples": 1024})
+    beside = other.baseline.model_copy(update={"validation_loss": "1.9876"})
+    text = text_of(variants_table([variant(), other.model_copy(update={"baseline": beside})]))
+    assert "half: its loss is of 1,024 samples, on which the model's is 1.9876" in text
+    assert "its loss is of" not in text_of(variants_table([variant(), other]))
 
 
 def test_what_speaks_against_a_variant_is_told_in_table_and_story() -> None:

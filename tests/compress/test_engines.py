@@ -11,8 +11,9 @@ import torch
 
 from builders.compress import apply, dynamic, example_inputs, fresh_model, pruned, quantized, weight_only
 from costopt.schema.compression import Step, Variant
+from costopt.schema.variant_report import EngineName
 from costopt_trainer.compress import engines
-from costopt_trainer.compress.engines import device_for, engines_for, kernel_library, start
+from costopt_trainer.compress.engines import device_for, engines_beside, engines_for, kernel_library, start
 from costopt_trainer.compress.measure import ENGINE_TOLERANCE
 from costopt_trainer.errors import NotRetryable
 
@@ -67,6 +68,25 @@ def test_what_exists_only_as_onnx_runs_under_onnxruntime(scheme: str) -> None:
 def test_a_variant_that_is_to_be_onnx_is_measured_as_that() -> None:
     assert engines_for(variant(pruned("Structured", 20), formats=["Onnx"]), CPU) == ("OnnxRuntime",)
     assert engines_for(variant(dynamic(), formats=["Onnx"]), CPU) == ("OnnxRuntime",)
+
+
+@pytest.mark.parametrize(
+    ("of_variant", "of_model"),
+    [
+        (("TorchEager",), ("TorchEager",)),
+        (("TorchQuantized",), ("TorchEager", "OnnxRuntime")),
+        (("OnnxRuntime",), ("TorchEager", "OnnxRuntime")),
+        (("TorchCompiled", "TorchQuantized"), ("TorchEager", "TorchCompiled", "OnnxRuntime")),
+    ],
+)
+def test_the_model_beside_a_variant_is_given_every_engine_that_may_be_its_fastest(
+    of_variant: tuple[EngineName, ...], of_model: tuple[EngineName, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "lacking", lambda: None)
+    assert engines_beside(of_variant, CPU) == of_model
+    monkeypatch.setattr(engines, "lacking", lambda: "the package onnx is not installed")
+    able = tuple(engine for engine in of_model if engine != "OnnxRuntime" or engine in of_variant)
+    assert engines_beside(of_variant, CPU) == able
 
 
 @pytest.mark.parametrize("gpu", [True, False])

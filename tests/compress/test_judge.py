@@ -118,7 +118,9 @@ def test_the_users_metric_is_judged_instead() -> None:
     assert told("MacroF1") == ["its macro F1 fell by 10.2 % (50.0 % -> 44.9 %), and may by 10 %"]
     assert told("Accuracy") == []
     assert told("Loss") == []
-    assert told("Loss", validation_loss="1.2") == ["its validation loss rose by 20 % (1 -> 1.2), and may by 10 %"]
+    assert told("Loss", validation_loss="1.2") == [
+        "its validation loss rose by 20 % (1.0000 -> 1.2000), and may by 10 %"
+    ]
     asked = bounds_of(variant(weight_only(), metric="MacroF1"))
     assert (asked.metric, asked.quality_drop_percent) == ("MacroF1", 1)
 
@@ -140,10 +142,12 @@ def test_a_rejection_says_the_numbers_in_one_sentence() -> None:
     assert told == {
         "Slower": "it is 0.041x as fast as the model (24.4 ms beside 1 ms), and must be at least 0.9x",
         "NotSmaller": "it is 3.33x smaller than the model, and must be at least 4x",
-        "NoBetterThanGuessing": "its validation loss 5.031 is no better than 2.303, what guessing by frequency gets",
-        "LossIncreased": "its validation loss rose by 4.031 (1 -> 5.031), and may by 0.5",
-        "QualityDropped": "its validation loss rose by 403 % (1 -> 5.031), and may by 1 %",
+        "NoBetterThanGuessing": "its validation loss 5.0312 is no better than 2.3026, what guessing by frequency gets",
+        "LossIncreased": "its validation loss rose by 4.031 (1.0000 -> 5.0312), and may by 0.5",
+        "QualityDropped": "its validation loss rose by 403 % (1.0000 -> 5.0312), and may by 1 %",
     }
+    nearly_none = find_faults(measurement(loss=0.00001), measurement(size=300, loss=0.00002), given, trivial_loss=9)
+    assert "(1e-05 -> 2e-05)" in nearly_none[-1].message
     (less_right,) = find_faults(measurement(accuracy=934), measurement(size=300, accuracy=901), given, trivial_loss=9)[
         1:
     ]

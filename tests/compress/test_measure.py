@@ -111,6 +111,21 @@ def test_each_runs_under_the_engine_that_is_fastest_for_it(monkeypatch: pytest.M
     assert (baseline.running.engine, variant.running.engine) == ("TorchEager", "TorchQuantized")
 
 
+def test_a_model_is_run_under_an_engine_that_its_variant_cannot_run_under(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, smaller = _Clocked("model", runs := [], clock := [0.0], lambda _run: 0.1), nn.Identity()
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock[0])
+
+    def quick(engine: EngineName, started: nn.Module) -> Forward:
+        if engine == "OnnxRuntime" and started is model:
+            return lambda x: x + 1
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(measure, "start", quick)
+    baseline, variant = timed(model, smaller, torch.zeros(4), ("OnnxRuntime",))
+    assert (baseline.running.engine, variant.running.engine) == ("OnnxRuntime", "TorchEager")
+    assert runs.count("model") == CHECKS + measure.CHOOSING_RUNS, "it is not what is timed"
+
+
 def test_if_the_variant_is_compiled_so_is_the_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[nn.Module] = []
     monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)

@@ -2,6 +2,8 @@
 
 import itertools
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +14,9 @@ from costopt_trainer.compress import quality
 from costopt_trainer.compress.origin import HeldOut
 from costopt_trainer.compress.quality import compare_quality
 from costopt_trainer.data import load_data
-from costopt_trainer.models.family import SAMPLES
+from costopt_trainer.models.family import SAMPLES, TOKENS
 from costopt_trainer.models.own_metrics import OwnMetrics
+from costopt_trainer.training.evaluation import Totals, describe_results
 
 CPU = torch.device("cpu")
 
@@ -41,6 +44,21 @@ def test_guessing_by_frequency_gets_the_entropy_of_the_targets(images: HeldOut) 
     assert compared.qualities[0].accuracy == pytest.approx(shares[0])
     assert compared.qualities[0].macro_f1 == pytest.approx(2 * shares[0] / (1 + shares[0]) / 4), "of one class only"
     assert (compared.loss_per, compared.bytes_per_token) == ("Sample", None)
+
+
+def test_guessing_bytes_costs_the_entropy_that_the_results_of_training_name(tmp_path: Path) -> None:
+    settings = recipe("DecoderLM", tmp_path)
+    data = load_data(settings.data, context_length=32, cache_dir=tmp_path / "cache")
+    totals = Totals(loss_sum=1.0, num_targets=1)
+    told = float(describe_results(TOKENS, data, totals)["unigramEntropyNatsPerByte"])
+    few = HeldOut(data, TOKENS, batch_size=2, max_samples=4)
+
+    def uniform_bytes(inputs: Tensor) -> Tensor:
+        return torch.zeros(*inputs.shape, 256)
+
+    assert compare_quality([uniform_bytes], few, CPU, seconds=60).trivial_loss == pytest.approx(told, abs=1e-6)
+    of_others = replace(few, data=replace(data, reference_entropies={}))
+    assert abs(compare_quality([uniform_bytes], of_others, CPU, seconds=60).trivial_loss - told) > 0.001
 
 
 def test_when_the_time_is_up_all_have_seen_the_same_samples(

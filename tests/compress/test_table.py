@@ -39,7 +39,7 @@ from costopt_trainer.phases import PATIENCE_SECONDS
 
 STEPS_TAKEN = 16
 EACH: dict[str, Step] = {
-    "Quantize": weight_only(),
+    "Quantize": quantized("Int8WeightOnly", fine_tune_steps=5, learning_rate="1e-3"),
     "Prune": pruned("Structured", 50, fine_tune_steps=5, learning_rate="1e-3"),
     "FineTune": Step.model_validate({"type": "FineTune", "fineTune": {"steps": 5, "learningRate": "1e-3"}}),
     "Distill": Step.model_validate({"type": "Distill", "distill": {"student": "EveryOtherLayer", "steps": 5}}),
@@ -49,7 +49,7 @@ EACH: dict[str, Step] = {
 }
 """A step of each row, which changes a small decoder; one that trains takes at least four steps."""
 
-TRAINING = ("Prune", "FineTune", "Distill")
+TRAINING = ("Quantize", "Prune", "FineTune", "Distill")
 OF_A_COMMAND = "a step that trains needs a model that a recipe has trained"
 UNFIT: dict[str, str] = {
     "Quantize": "needs a model with at least one linear layer",

@@ -189,9 +189,17 @@ def test_a_document_that_one_source_holds_out_is_none_that_another_trains_on(tmp
         rf"which b trains on as {tmp_path}/b.jsonl, line 51: leave it out of one of them",
         tmp_path,
     )
-    # Both train on it, or both hold it out: nothing is measured on what was trained on.
-    (tmp_path / "b.jsonl").write_text("\n".join([lines[3], *others, lines[97]]))
+    # Both train on it: nothing is measured on what was trained on.
+    (tmp_path / "b.jsonl").write_text("\n".join([lines[3], *others]))
     assert loaded(sources(), tmp_path).num_train_samples > 0
+    # Both hold it out: it would weigh twice in the loss.
+    (tmp_path / "b.jsonl").write_text("\n".join([*others, lines[97], lines[98]]))
+    refused(
+        sources(),
+        rf"must not share texts, but a holds out {tmp_path}/a.jsonl, line \d+ and 1 more, "
+        rf"which b holds out, too, as {tmp_path}/b.jsonl, line \d+: leave it out of one of them",
+        tmp_path,
+    )
 
 
 def test_what_two_sources_share_by_chance_is_no_matter(tmp_path: Path) -> None:

@@ -135,6 +135,15 @@ def test_samples_that_were_left_out_are_told(tmp_path: Path) -> None:
     assert "line 2" in note
 
 
+def test_an_empty_file_is_told_also_of_a_sample(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/a.txt").write_text(PROSE)
+    (tmp_path / "texts/b.txt").touch()
+    recipe = recipe_of(text_settings(tmp_path / "texts"))
+    for report in (report_of(recipe, tmp_path / "run"), report_of_sample(recipe, tmp_path / "run")):
+        assert report.notes == [f"1 of 2 files are empty and left out; the first: {tmp_path}/texts/b.txt"]
+
+
 def test_of_a_mixture_each_source_is_told_and_a_training_finds_the_tokens(texts: Path, tmp_path: Path) -> None:
     (tmp_path / "own.txt").write_text(PROSE * 9)
     sources = [{"name": "many", "text": {"path": str(texts)}}, {"name": "own", "text": {"path": f"{tmp_path}/own.txt"}}]

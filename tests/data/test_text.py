@@ -110,6 +110,38 @@ def test_files_are_joined_in_the_order_of_their_hashed_names(tmp_path: Path) -> 
     assert stream_of(text_settings(root)) == b"\0".join(name.encode() for name in names)
 
 
+def notes_of(settings: DataSettings) -> tuple[str, ...]:
+    return text_files(settings).notes
+
+
+def test_empty_files_and_what_lies_beyond_the_limit_are_told(tmp_path: Path) -> None:
+    root = tmp_path / "texts"
+    root.mkdir()
+    for number in range(5):
+        (root / f"{number}.txt").write_text(str(number) * 100)
+    first, second, third, *_ = sorted(root.iterdir(), key=lambda path: hashlib.sha256(path.name.encode()).digest())
+    assert "leaves out" not in "".join(notes_of(text_settings(root, max_bytes=500)))
+    assert "maxBytes 350 leaves out 2 of 5 files" in notes_of(text_settings(root, max_bytes=350))
+    assert f"maxBytes 90 leaves out {first} from byte 90 on and 4 of 5 files" in notes_of(
+        text_settings(root, max_bytes=90)
+    )
+    assert f"maxBytes 90 leaves out {first} from byte 90 on" in notes_of(text_settings(first, max_bytes=90))
+    first.write_text("")
+    third.write_text("")
+    told = notes_of(text_settings(root, max_bytes=200))
+    assert told[:2] == (
+        f"2 of 5 files are empty and left out; the first: {first}",
+        "maxBytes 200 leaves out 1 of 5 files",
+    )
+    second.write_bytes(b"\xff")
+    plain = text_settings(root).to_plain()
+    plain["text"] |= {"onBadSample": "Skip", "maxBadPercent": 50, "maxBytes": 100}
+    bad, empty, beyond = notes_of(DataSettings.model_validate(plain))[:3]
+    assert bad.startswith("1 of ")
+    assert empty == f"2 of 5 files are empty and left out; the first: {first}"
+    assert beyond == "maxBytes 100 leaves out 1 of 5 files"
+
+
 def test_a_single_file_is_read_whatever_its_name(tmp_path: Path) -> None:
     path = tmp_path / "corpus"
     path.write_text("some text")

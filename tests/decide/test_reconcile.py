@@ -179,6 +179,41 @@ def test_a_record_holds_when_a_pod_was_placed_and_when_its_last_container_ended(
     assert records[0].node == "node-1"
 
 
+def test_a_training_that_ends_early_is_said_with_its_metric_steps_and_money() -> None:
+    train = plain_job()["spec"]["train"]
+    train["recipe"] |= {"totalSteps": 100, "earlyStopping": {"patienceEvaluations": 2}}
+    story = Story(a_job(train=train))
+    story.look(0)
+    evaluations = {"metric": "ValidationLoss", "best": "1.25", "bestStep": 60, "evaluationsWaited": 2}
+    for second in (10, 20):
+        waiting = Progress.model_validate({"step": 70, "totalSteps": 100, "earlyStopping": evaluations})
+        logs = {pod(0).uid: LogSight(timedelta(0), progress=waiting)}
+        story.look(second, child(), pod(0), pod(1), logs=logs)
+    assert story.status.early_stopped is None, "it goes on"
+    metered = {"startup": 20_000, "productive": 40_000}
+    stopped = {**evaluations, "stoppedAtStep": 80, "modelStep": 60}
+    progress = {"step": 80, "totalSteps": 100, "earlyStopping": stopped, "metered": metered}
+    ended = [done(index, message={"exitCode": 0, "progress": progress}) for index in (0, 1)]
+    todo = story.look(70, child(conditions=("Complete",)), *ended)
+    assert [(event.reason, event.type) for event in todo.events] == [("EarlyStopped", "Normal")]
+    condition = story.status.condition("Succeeded")
+    assert condition is not None
+    assert (condition.status, condition.reason) == ("True", "EarlyStopped")
+    assert "80 of 100 steps, as it was after step 60" in condition.message
+    found = story.status.early_stopped
+    assert found is not None
+    assert (found.metric, found.best, found.best_step, found.model_step) == ("ValidationLoss", "1.25", 60, 60)
+    assert (found.stopped_at_step, found.total_steps, found.steps_saved) == (80, 100, 20)
+    # 40 s of 2 pods took 80 steps, so that 20 more would have taken 10 s: 0.5 vCPU at 0.04 and 1 GiB at 0.005 an hour
+    assert found.list_cost_saved is not None
+    assert abs(Decimal(found.list_cost_saved) - Decimal(2) * 10 / 3600 * Decimal("0.025")) < Decimal("1e-8")
+    assert found.currency == "USD"
+    before = len(story.written)
+    story.look(200, child(conditions=("Complete",)), *(done(index, finalizer=False) for index in (0, 1)))
+    assert story.status.early_stopped == found
+    assert len(story.written) == before
+
+
 def test_all_done_succeeds_in_one_write_with_the_whole_bill() -> None:
     story = begun()
     todo = story.look(70, child(conditions=("Complete",)), done(0), done(1))

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from builders.operator import Story, a_job, at, child, done, pod
+from builders.operator import Story, a_job, at, child, done, failed, pod
 from costopt.accounting.goodput import split_by_cause
 from costopt_operator.decide.observe import LogSight
 from costopt_operator.watch.pod_log_reader import read_log
@@ -57,3 +57,20 @@ def test_a_program_that_keeps_no_account_has_its_launchers_word_for_what_was_los
     assert causes["LostProgress"] == 7000
     assert causes.keys() == {"LostProgress", "Productive"}
     assert story.status.stages[0].in_place_restarts == 2
+
+
+def test_a_hang_that_no_restart_in_place_has_mended_is_the_failure_with_the_rank_that_was_behind() -> None:
+    """Both launchers end with what replica 0 has decided: it is an echo on the one whose rank was not behind."""
+    rounds = {"progress": report(inPlaceRestarts=3), "exitCode": 1, "reason": "Stalled"}
+    said = {**rounds, "message": CAUSE["message"], "rank": 1, "replicaIndex": 1}
+    story = Story(a_job())
+    story.look(0)
+    story.look(5, child(), pod(0), pod(1))
+    gang = [failed(0, message=said | {"echo": True}, finished=300), failed(1, message=said, finished=301)]
+    story.look(302, child(), *gang)
+    failure = story.status.failure
+    assert failure is not None
+    assert (failure.reason, failure.rank, failure.replica_index) == ("Stalled", 1, 1)
+    assert failure.message == CAUSE["message"]
+    stage = story.status.stages[0]
+    assert (stage.failures, stage.disruptions, stage.in_place_restarts) == (1, 0, 3)

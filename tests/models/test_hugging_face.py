@@ -1,5 +1,6 @@
 """Models of the Hugging Face library: trained here, loaded by the library with the same logits, or refused in words."""
 
+import importlib
 import json
 import re
 import sys
@@ -18,6 +19,7 @@ from builders.hugging_face import (
     CONFIGS,
     VOCABULARY,
     config_file,
+    folder_with_code,
     from_scratch,
     model_folder,
     settings,
@@ -25,6 +27,7 @@ from builders.hugging_face import (
 )
 from builders.trainer import losses, recipe, run, text_file, train_here, train_in_gang, written
 from costopt.schema.models import ModelSettings
+from costopt.schema.recipe import Recipe
 from costopt_trainer.compress.run import make_variant
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.artifact import load_model, save_model
@@ -32,6 +35,7 @@ from costopt_trainer.models.hugging_face.library import library
 from costopt_trainer.models.loss import loss_sum
 from costopt_trainer.models.shape import ModelShape
 from costopt_trainer.models.table import build_model, settings_that_must_stay, tokenizer_of
+from costopt_trainer.storage.checkpoint_files import read_tensors
 
 
 def some_tokens(count: int = 2, length: int = 16) -> Tensor:
@@ -95,9 +99,12 @@ def test_a_resume_with_adapters_gives_the_same_bits_and_keeps_only_them(tmp_path
     assert train_here(settings, tmp_path / "parts") == 0
     assert written(tmp_path / "whole", 8) == written(tmp_path / "parts", 8)
 
-    [file] = (tmp_path / "whole/checkpoints/step-00000008").glob("model-*.safetensors")
-    with safe_open(file, framework="pt") as tensors:
-        assert all(".lora_" in name for name in tensors.keys())  # noqa: SIM118
+    checkpoint = tmp_path / "whole/checkpoints/step-00000008"
+    adapters, moments = (read_tensors(checkpoint, kind) for kind in ("model", "optimizer"))
+    assert len(adapters) == 4, "two matrices for each of two layers"
+    assert all(".lora_" in name for name in adapters)
+    assert {name.rpartition("/")[0] for name in moments} == adapters.keys()
+    [file] = checkpoint.glob("model-*.safetensors")
     assert file.stat().st_size < (gpt2 / "model.safetensors").stat().st_size / 10
 
     artifacts, tokens = tmp_path / "whole/artifacts", some_tokens()
@@ -128,6 +135,46 @@ def test_variants_load_again_and_the_library_takes_what_it_can_read(tmp_path: Pa
     assert torch.equal(load_model(tmp_path / "int8")(tokens), small(tokens))
     with pytest.raises((OSError, ValueError), match=r"config\.json"):
         library().AutoModelForCausalLM.from_pretrained(tmp_path / "int8")
+
+
+@pytest.fixture
+def _modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the library copies code of folders to, before it runs it."""
+    dynamic = importlib.import_module("transformers.dynamic_module_utils")
+    monkeypatch.setattr(dynamic, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
+def with_its_code(folder: Path, **changes: Any) -> dict[str, Any]:
+    own = {"config": str(folder), "contextLength": 16, "trustRemoteCode": True, **changes}
+    return {"type": "HuggingFace", "huggingFace": own}
+
+
+@pytest.mark.usefixtures("_modules")
+def test_a_model_of_its_own_code_is_trained_if_it_is_trusted_and_loaded_with_the_same_logits(tmp_path: Path) -> None:
+    folder, text = folder_with_code(tmp_path / "own"), text_file(tmp_path)
+    data = {"type": "Text", "text": {"path": str(text)}, "tokenizer": {"type": "Byte"}}
+    trained = recipe(text, model=with_its_code(folder, attention="Eager"), data=data, totalSteps=4)
+    assert train_here(trained, tmp_path / "whole") == 0
+    assert train_here(trained, tmp_path / "s", stop_after=2) == 143
+    assert train_here(trained, tmp_path / "s") == 0
+    assert written(tmp_path / "whole", 4) == written(tmp_path / "s", 4)
+    artifact, tokens = tmp_path / "s/artifacts/model", some_tokens() % 256
+    assert (artifact / "own.py").read_bytes() == (folder / "own.py").read_bytes()
+    theirs = library().AutoModelForCausalLM.from_pretrained(artifact, trust_remote_code=True).eval()
+    assert type(theirs).__name__ == "OwnForCausalLM"
+    assert torch.equal(theirs(tokens).logits, load_model(artifact)(tokens))
+
+
+@pytest.mark.usefixtures("_modules")
+@pytest.mark.parametrize("attention", ["SDPA", "FlashAttention2"])
+def test_a_model_without_such_an_attention_is_refused_with_the_setting_that_it_needs(
+    tmp_path: Path, attention: str
+) -> None:
+    folder = folder_with_code(tmp_path / "own")
+    model = ModelSettings.model_validate(with_its_code(folder, attention=attention))
+    with pytest.raises(NotRetryable, match=rf"cannot attend by {attention}: set model.huggingFace.attention to Eager"):
+        build_model(ModelShape(model, vocabulary_size=256))
 
 
 def edit(folder: Path, **changes: Any) -> None:
@@ -274,8 +321,19 @@ def test_other_frozen_weights_or_another_tokenizer_are_another_training(tmp_path
     assert train_here(recipe(text, model=model, totalSteps=4), tmp_path / "s", stop_after=2) == 143
     write_tokenizer(same, "llama")
     edit(same, vocab_size=VOCABULARY)
-    with pytest.raises(NotRetryable, match="of another training: data was"):
+    with pytest.raises(NotRetryable, match=r"\(the tokenizer is another one: .*sha256 was \w{64} and is \w{64}\); put"):
         train_here(recipe(text, model=model, totalSteps=4), tmp_path / "s")
+
+
+def test_adapters_of_another_rank_are_another_training(tmp_path: Path, gpt2: Path) -> None:
+    def with_rank(rank: int) -> Recipe:
+        own = {"path": str(gpt2), "contextLength": 16, "lora": {"rank": rank, "targetModules": ["c_attn"]}}
+        return recipe(text, model={"type": "HuggingFace", "huggingFace": own}, totalSteps=4)
+
+    text = text_file(tmp_path)
+    assert train_here(with_rank(2), tmp_path / "s", stop_after=2) == 143
+    with pytest.raises(NotRetryable, match=r"is of another training: .*lora\.rank was 2 and is 3; put that back"):
+        train_here(with_rank(3), tmp_path / "s")
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from costopt.schema.retraining import TRAINING_NEEDS_RECIPE
 
 STEPS: list[dict[str, Any]] = [
     {"type": "Quantize", "quantize": {"scheme": "Int8WeightOnly"}},
+    {"type": "Quantize", "quantize": {"scheme": "Int8WeightOnly", "fineTuneSteps": 4}},
     {"type": "Prune", "prune": {"structure": "Structured", "percent": 30}},
     {"type": "Prune", "prune": {"structure": "Structured", "percent": 30, "fineTuneSteps": 4}},
     {"type": "FineTune", "fineTune": {"steps": 4}},

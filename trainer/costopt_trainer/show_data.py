@@ -139,6 +139,7 @@ def report_of_sample(recipe: Recipe, storage: Path) -> DataReport:
         train_tokens=train,
         validation_tokens=validation,
         sampled=True,
+        notes=list(map(reports.printable, source.notes)),
     )
 
 

@@ -11,7 +11,8 @@ step        the interface of a step, and what it may use
 step_checkpoints    checkpoints of steps that train
 step_reports        how far they are, and where their time goes
 fitting     how they train: by the trainer's own loop
-quantize    8-bit weights; fine_tune: the weights as they are, trained on
+quantize    8-bit weights; fake_quantize: trained with rounding, smooth: flatter activations
+fine_tune   the weights as they are, trained on
 prune       fewer weights; prune_units: parts that may go, prune_plan: how many, prune_scores: which first
 prune_weights       single weights
 distill     a student learns from a teacher: student makes it, teaching is what it learns

@@ -13,7 +13,7 @@ loop, 24 times slower than FP32. torch's own kernels need only AVX2, so they are
 import copy
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from costopt.schema.compression import Variant
 from costopt.schema.variant_report import EngineName
 from costopt_trainer.compress.onnx_export import export
-from costopt_trainer.compress.onnx_form import is_graph_only
+from costopt_trainer.compress.onnx_form import is_graph_only, quantized_by
 from costopt_trainer.compress.table import wants_compile
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.onnx_model import OnnxModel, lacking
@@ -49,7 +49,19 @@ def device_for(variant: Variant) -> torch.device:
             "InvalidSettings",
             f"variant {variant.name} has target GPU, but its pod has none: ask for one in resources, or set target CPU",
         )
+    settings = quantized_by(variant.steps)
+    if settings is not None and settings.scheme == "Float8DynamicActivation" and not _multiplies_float8(there=there):
+        raise NotRetryable(
+            "InvalidSettings",
+            f"variant {variant.name} has scheme Float8DynamicActivation, which needs a GPU of compute capability 8.9 "
+            "or more in its pod: ask for one in resources, or choose Float8WeightOnly",
+        )
     return torch.device("cuda" if there and not for_cpu and variant.target != "CPU" else "cpu")
+
+
+def _multiplies_float8(*, there: bool) -> bool:
+    """Whether the GPU, if one is `there`, has kernels for 8-bit floats."""
+    return there and torch.cuda.get_device_capability() >= (8, 9)
 
 
 def engines_for(variant: Variant, device: torch.device) -> tuple[EngineName, ...]:
@@ -71,6 +83,20 @@ def engines_for(variant: Variant, device: torch.device) -> tuple[EngineName, ...
     else:
         print(f"OnnxRuntime is left out: {lacking()}", flush=True)
     return asked or tuple(engines) or ("TorchEager",)
+
+
+def engines_beside(engines: Sequence[EngineName], device: torch.device) -> tuple[EngineName, ...]:
+    """The engines that the model is tried under beside a variant that is tried under `engines`.
+
+    Where that is TorchEager alone, so is this: like beside like. Else a faster engine is a gain that the model could
+    have as well, so it is given all of them, also those that the variant then cannot run under, and onnxruntime.
+    torch.compile is tried where it is for the variant: it may take longer than all else.
+    """
+    if set(engines) == {"TorchEager"}:
+        return ("TorchEager",)
+    with_graph: list[EngineName] = ["OnnxRuntime"] if device.type == "cpu" and lacking() is None else []
+    able = [engine for engine in engines if engine != "TorchQuantized"]
+    return tuple(dict.fromkeys(["TorchEager", *able, *with_graph]))
 
 
 def has_int8_dot_products() -> bool:

@@ -29,9 +29,11 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
     total = nonzero = 0
     for parameter in model.parameters():
         total += parameter.numel()
-        # Symmetric int8 data is zero exactly where its weight is.
-        stored = getattr(parameter, "qdata", parameter)
-        nonzero += int(torch.count_nonzero(stored.detach()))
+        # Symmetric 8-bit data is zero exactly where its weight is.
+        stored = getattr(parameter, "qdata", parameter).detach()
+        if stored.dtype == torch.float8_e4m3fn:  # torch does not count these
+            stored = stored.to(torch.bfloat16)
+        nonzero += int(torch.count_nonzero(stored))
     return total, nonzero
 
 

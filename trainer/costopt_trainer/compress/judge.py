@@ -24,6 +24,7 @@ SMALLER_ABOVE = Decimal("1.05")
 """Times smaller than the model; nobody would deploy another model for less."""
 
 _NEARLY_NO_LOSS = Decimal("1e-6")
+_FEW_NATS, _MANY_NATS = 0.01, 1000
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def _of_quality(
 ) -> Iterator[VariantFault]:
     loss, before = Decimal(measured.validation_loss), Decimal(baseline.validation_loss)
     if loss >= trivial_loss:
-        message = f"its validation loss {float(loss):.4g} is no better than {trivial_loss:.4g}"
+        message = f"its validation loss {_loss(loss)} is no better than {_loss(trivial_loss)}"
         yield VariantFault(reason="NoBetterThanGuessing", message=f"{message}, what guessing by frequency gets")
     if bounds.loss_increase is not None and loss - before > bounds.loss_increase:
         message = f"its validation loss rose by {float(loss - before):.4g} ({_from_to(before, loss)}), and may by "
@@ -153,7 +154,12 @@ def _drop(baseline: Measurement, measured: Measurement, metric: QualityMetric | 
 
 
 def _from_to(before: Decimal, after: Decimal) -> str:
-    return f"{float(before):.4g} -> {float(after):.4g}"
+    return f"{_loss(before)} -> {_loss(after)}"
+
+
+def _loss(loss: Decimal | float) -> str:
+    """As tables and reports show it, in four decimals, unless that is nearly nothing, or long."""
+    return f"{float(loss):.4f}" if _FEW_NATS <= abs(loss) < _MANY_NATS else f"{float(loss):.4g}"
 
 
 def _number(text: str | None) -> Decimal | None:

@@ -6,8 +6,9 @@
 Latency is the time of one forward pass, without gradients and in the weights' own precision, of one batch: the
 micro-batch of the recipe (or of `evaluation`), filled with the first validation samples. Runs alternate (baseline,
 variant, baseline, ...) after a warm-up, so that other load on the machine affects both equally. Each runs under its
-fastest engine among those that the variant is meant for; an engine that cannot run here (no C++ compiler), or computes
-something else, is left out with one line.
+fastest engine: the variant among those that it is meant for, the baseline among these and what else this machine has
+(`engines_beside`), so that a speed-up is never only that of an engine. One that cannot run here (no C++ compiler), or
+computes something else, is left out with one line.
 
 What is measured beside latency has files of its own: quality.py, points.py (other sizes), decoding.py (token by token),
 footprint.py (memory and multiplications). Measuring takes a bounded time, however slow a model is: see the shares of it
@@ -27,7 +28,7 @@ from costopt.schema.variant_details import Timing, VariantDetails
 from costopt.schema.variant_report import EngineName, Measurement
 from costopt_trainer.compress.decoding import time_decoding
 from costopt_trainer.compress.details import Subject, describe, footprint_of, measurement_of
-from costopt_trainer.compress.engines import Forward, start
+from costopt_trainer.compress.engines import Forward, engines_beside, start
 from costopt_trainer.compress.origin import HeldOut
 from costopt_trainer.compress.overdue import Overdue
 from costopt_trainer.compress.points import Point, time_points, timing_of
@@ -48,9 +49,6 @@ the choices of an engine for the model and the variant; and what the losses are 
 tokens one by one, are timed in."""
 DECODING_BUDGET_SECONDS = 10.0
 """Of the micro-batch's length, where no size is named."""
-
-_FOR_BOTH: tuple[EngineName, ...] = ("TorchCompiled", "OnnxRuntime")
-"""Engines that the baseline may run under, if the variant can."""
 
 REPEAT_TOLERANCE = 0.01
 """Largest difference between two runs on the same input, relative to the output's norm."""
@@ -180,24 +178,23 @@ def time_side_by_side(
 ) -> tuple[Latency, Latency]:
     """Latency of both on `batch`, runs interleaved, each under its fastest engine.
 
-    None of choosing, warming up and timing begins a run after `limit` seconds of it. Either is compiled only if both
-    can be.
+    `engines` are the variant's; the baseline's are those of `engines_beside`. None of choosing, warming up and timing
+    begins a run after `limit` seconds of it. The variant is compiled only if the baseline can be, too.
 
     Raises NotRetryable("ArtifactMismatch") if a model under TorchEager changes its input or does not repeat itself.
     """
     with torch.no_grad():
         eager = [_eager(model, batch, calls) for model in (baseline, variant)]
         own = [other for engine in engines if (other := _under(engine, variant, batch, eager[1], calls)) is not None]
-        candidates = [Running("TorchEager", baseline)]
-        for engine in _FOR_BOTH:
-            if all(running.engine != engine for running in own):
-                continue
-            if theirs := _under(engine, baseline, batch, eager[0], calls):
-                candidates.append(theirs)
-            elif engine == "TorchCompiled":
-                own = [running for running in own if running.engine != "TorchCompiled"]
+        of_baseline = [
+            other
+            for engine in engines_beside(engines, batch.device)
+            if (other := _under(engine, baseline, batch, eager[0], calls)) is not None
+        ]
+        if all(running.engine != "TorchCompiled" for running in of_baseline):
+            own = [running for running in own if running.engine != "TorchCompiled"]
         chosen = (
-            _fastest(candidates, batch, calls, limit),
+            _fastest(of_baseline, batch, calls, limit),
             _fastest(own or [Running("TorchEager", variant)], batch, calls, limit),
         )
         with phase("Measuring"):

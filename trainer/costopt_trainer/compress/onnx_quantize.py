@@ -21,14 +21,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from costopt.schema.compression import Calibration, Quantize, calibrates
+from costopt.schema.compression import DEFAULT_GROUP_SIZE, Calibration, Quantize, calibrates
 from costopt_trainer.compress.gptq import gptq, pack
 from costopt_trainer.compress.onnx_export import PROTOBUF_BYTES, quiet
 from costopt_trainer.data import TrainingData
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.onnx_model import DATA_FILE, GRAPH_FILE
 
-DEFAULT_GROUP_SIZE = 32
 WEIGHT_ONLY_GROUP_SIZE = 128
 """Of 8-bit weights, which lose little."""
 _INT8_ACTIVATIONS = 4

@@ -24,6 +24,7 @@ from costopt.schema.variant_report import Target
 from costopt_trainer.compress.bootstrap import Difference, Numbers, Statistic, bootstrap, ratio
 from costopt_trainer.compress.engines import Forward
 from costopt_trainer.compress.origin import HeldOut
+from costopt_trainer.data.entropy import UNIGRAM
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.loss import IGNORED_TARGET, each_loss
 from costopt_trainer.models.own_metrics import NO_METRICS, OwnMetrics
@@ -69,7 +70,7 @@ class Comparison:
     bytes_per_token: float | None
     """Bytes of text per held-out token; None where the losses are not of each token."""
     trivial_loss: float
-    """Entropy of the targets, in the unit of the losses: the loss of guessing by frequency."""
+    """The loss of guessing by frequency, in the unit of the losses: see `_of_guessing`."""
     samples: int
     """Number of evaluated held-out samples."""
     changes: tuple[Change, ...] = ()
@@ -162,7 +163,7 @@ def compare_quality(
             )
     changes = tuple(_changes(tallies[0], tallies[1], _numbers(targets_of_samples))) if len(tallies) > 1 else ()
     bytes_per_token = data.validation_bytes_per_token
-    return Comparison(qualities, metric.target, bytes_per_token, _entropy(counts), samples, changes)
+    return Comparison(qualities, metric.target, bytes_per_token, _of_guessing(held_out, counts), samples, changes)
 
 
 def _changes(first: _Tally, second: _Tally, targets_U: Numbers) -> Iterator[Change]:
@@ -187,6 +188,19 @@ def _add(counts: Tensor, targets: Tensor) -> Tensor:
     more = torch.bincount(kept[kept != IGNORED_TARGET], minlength=len(counts))
     more[: len(counts)] += counts
     return more
+
+
+def _of_guessing(held_out: HeldOut, counts: Tensor) -> float:
+    """The loss of guessing by frequency: the entropy of the targets, of which `counts` have been evaluated.
+
+    Where each token is a byte, that of all held-out bytes is known, and is what the results of training say: so that a
+    user is not told two numbers for one thing.
+    """
+    data = held_out.data
+    of_bytes = data.reference_entropies.get(UNIGRAM)
+    if of_bytes is not None and held_out.metric.target == "Token" and data.validation_bytes_per_token == 1:
+        return of_bytes
+    return _entropy(counts)
 
 
 def _entropy(counts: Tensor) -> float:

@@ -87,7 +87,7 @@ class Rises:
         )
 
 
-def layers_of(model: nn.Module, scheme: str) -> dict[str, nn.Module]:
+def layers_of(model: nn.Module, scheme: str = "") -> dict[str, nn.Module]:
     """The layers of `model` that `scheme` quantizes, by name: linear ones, of Int8Static convolutions too. A head that
     is the embedding is none."""
     kinds: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d) if scheme == "Int8Static" else (nn.Linear,)

@@ -1,7 +1,7 @@
-"""Sources of a mixture must not share a text, of which one trains and another holds it out.
+"""Sources of a mixture must not share a text that one of them holds out.
 
 Sums                a source that was read once: its content, and a short hash of each document
-refuse_same_texts   training ends where a file is read by two sources, or what one holds out is another's to train on
+refuse_same_texts   training ends where a file is read by two sources, or what one holds out is in another, too
 """
 
 import hashlib
@@ -85,14 +85,18 @@ def refuse_same_texts(sources: Sequence[Sums]) -> None:
         if both := sorted(one.files & other.files):
             more = f" and {len(both) - 1} more" if len(both) > 1 else ""
             raise _refused(one, other, f"both read {both[0]}{more}", "name each file in one of them")
-        for trains, holds_out in ((one, other), (other, one)):
-            shared = np.intersect1d(trains.of(held_out=False), holds_out.of(held_out=True))
+        for holds_out, has, in_words, is_held_out in (
+            (other, one, "trains on", False),
+            (one, other, "trains on", False),
+            (one, other, "holds out, too,", True),  # counted twice, it would weigh twice in the loss
+        ):
+            shared = np.intersect1d(has.of(held_out=is_held_out), holds_out.of(held_out=True))
             if len(shared):
                 own = int(shared[0])
                 more = f" and {len(shared) - 1} more" if len(shared) > 1 else ""
                 what = (
-                    f"{holds_out.part.name} holds out {holds_out.name_of(own)}{more}, which {trains.part.name} trains "
-                    f"on as {trains.name_of(own)}"
+                    f"{holds_out.part.name} holds out {holds_out.name_of(own)}{more}, which {has.part.name} {in_words} "
+                    f"as {has.name_of(own)}"
                 )
                 raise _refused(one, other, what, "leave it out of one of them")
 

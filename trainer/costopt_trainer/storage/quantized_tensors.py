@@ -23,28 +23,49 @@ try:
     from torchao.optim import AdamW8bit
     from torchao.optim.subclass_8bit import OptimState8bit
     from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict, unflatten_tensor_state_dict
-    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
+    from torchao.quantization import (
+        Float8DynamicActivationFloat8WeightConfig,
+        Float8WeightOnlyConfig,
+        Int8DynamicActivationInt8WeightConfig,
+        Int8WeightOnlyConfig,
+        MappingType,
+        PerTensor,
+        choose_qparams_affine,
+        dequantize_affine,
+        quantize_,
+        quantize_affine,
+    )
     from torchao.utils import should_reduce_range
 finally:
     _pytree_log.setLevel(_level)
 
 __all__ = [
     "AdamW8bit",
+    "Float8DynamicActivationFloat8WeightConfig",
+    "Float8WeightOnlyConfig",
     "Int8DynamicActivationInt8WeightConfig",
     "Int8WeightOnlyConfig",
+    "MappingType",
     "OptimState8bit",
+    "PerTensor",
+    "choose_qparams_affine",
+    "dequantize_affine",
     "flatten_quantized",
     "quantize_",
+    "quantize_affine",
     "should_reduce_range",
     "unflatten_quantized",
 ]
 
-_KINDS = ("Int8Tensor", "QuantizeTensorToInt8Kwargs", "PerRow", "MappingType", "torch.dtype")
+_KINDS = (
+    *("Int8Tensor", "QuantizeTensorToInt8Kwargs", "PerRow", "MappingType", "torch.dtype"),
+    *("Float8Tensor", "QuantizeTensorToFloat8Kwargs", "PerTensor", "Float8MMConfig", "KernelPreference"),
+)
 """Types in the metadata of our steps' weights."""
 
 
 def flatten_quantized(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Quantized tensors by name -> their int8 data and scales by name, and metadata for the safetensors header.
+    """Quantized tensors by name -> their 8-bit data and scales by name, and metadata for the safetensors header.
 
     Raises ValueError for a tensor type that cannot be stored without pickle.
     """

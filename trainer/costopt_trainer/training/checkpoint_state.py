@@ -68,19 +68,19 @@ def evaluation_of(figures: Any) -> dict[str, Any] | None:
 
 
 def refuse_other_training(
-    step: int, saved: Mapping[str, Any], now: Mapping[str, Any], which_files: Callable[[], str] = str
+    step: int, saved: Mapping[str, Any], now: Mapping[str, Any], why_other_data: Callable[[], str] = str
 ) -> None:
     """Raise NotRetryable("InvalidSettings") naming each difference in what was and what is trained, and on what.
 
-    `which_files` says how the files of the data differ, if that is known.
+    `why_other_data` says how the data differs, if that is known.
     """
     changes = name_changes(saved, now)
     if changes:
-        files = which_files() if saved.get("data") != now.get("data") else ""
+        why = why_other_data() if saved.get("data") != now.get("data") else ""
         raise NotRetryable(
             "InvalidSettings",
             f"the checkpoint of step {step} is of another training: {', '.join(changes)}"
-            f"{f' ({files})' if files else ''}; put that back, or use other "
+            f"{f' ({why})' if why else ''}; put that back, or use other "
             "storage to start anew",
         )
 

@@ -3,6 +3,7 @@
 data_of         loaded, as they are
 with_steps      the recipe once it is known how many steps its epochs are; told_steps: for the log
 in_mixture      those of several sources, drawn by their weights
+tokenizer_identity    how their text becomes tokens
 mixture_identity, shares    what of a mixture must stay; what was seen of each source
 """
 
@@ -15,6 +16,8 @@ from costopt.schema.epochs import steps_of
 from costopt.schema.recipe import Recipe
 from costopt_trainer.data import TrainingData, load_data
 from costopt_trainer.data.orders.mixed import Mixed, weights_over
+from costopt_trainer.data.sources.token_files import GivenTokenizer
+from costopt_trainer.data.tokenizers.table import tokenizer_kind
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.table import carries_state, context_length_of, kind_of_samples, tokenizer_of
 
@@ -30,6 +33,15 @@ def data_of(recipe: Recipe, storage: Path) -> TrainingData:
         model_tokenizer=tokenizer_of(recipe.model),
     )
     return data.in_lanes(recipe.batch.global_batch_size) if carries_state(recipe.model) else data
+
+
+def tokenizer_identity(recipe: Recipe, data: TrainingData) -> dict[str, Any]:
+    """All that makes the tokenizer give other tokens for the same text, as JSON; empty for other data than text.
+
+    A part of the hash of the data, which does not tell it."""
+    if data.tokenizer is None or isinstance(data.tokenizer, GivenTokenizer):
+        return {}
+    return tokenizer_kind(recipe.data.tokenizer, tokenizer_of(recipe.model)).fingerprint()
 
 
 def in_mixture(recipe: Recipe, data: TrainingData) -> TrainingData:

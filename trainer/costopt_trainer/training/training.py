@@ -55,7 +55,15 @@ from costopt_trainer.training.parallel.shards import Held
 from costopt_trainer.training.parallel.strategy import Batch
 from costopt_trainer.training.precision import all_finite
 from costopt_trainer.training.process_group import ProcessGroup
-from costopt_trainer.training.recipe_data import data_of, in_mixture, mixture_identity, shares, told_steps, with_steps
+from costopt_trainer.training.recipe_data import (
+    data_of,
+    in_mixture,
+    mixture_identity,
+    shares,
+    tokenizer_identity,
+    told_steps,
+    with_steps,
+)
 from costopt_trainer.training.snapshot import Snapshot, random_state, restore_random_state, tensors_of
 from costopt_trainer.training.stopping import Stop
 from costopt_trainer.training.trained_model import Provenance, save_model_of, told_of
@@ -72,6 +80,7 @@ class Training(Learner):
         # ---- storage and data; before the model, because errors are likelier here
         self.checkpoints = self.open_checkpoints(recipe, gang, job)
         self.saves = Saves(self.checkpoints, gang, recipe.checkpointing, self.refuse_to_save)
+        self.tokenizer: dict[str, Any] = {}  # how text has become tokens, where it is read here
         recipe, data = self.find_samples(recipe, gang)
         shape = ModelShape.for_data(recipe.model, data)
         self.metric = metric_of(recipe.model)
@@ -109,6 +118,7 @@ class Training(Learner):
         """The samples in their order, and the recipe with the number of steps. Raises NotRetryable for what does not
         fit."""
         data = data_of(recipe, self.storage)
+        self.tokenizer = tokenizer_identity(recipe, data)
         with self.meter.apart("selecting") if chooses(recipe) else contextlib.nullcontext():
             data = chosen(recipe, data, self.storage / names.CACHE_DIR, gang)
             recipe = with_steps(recipe, data)
@@ -133,7 +143,7 @@ class Training(Learner):
                 step,
                 state["identity"],
                 self.identity(),
-                lambda: differences(self.cache_dir, str(state["identity"].get("data")), self.data.fingerprint),
+                lambda: self.why_other_data(state),
             )
             refuse_other_optimizer(step, state["recipe"], recipe)
             consumed = int(state["samplesConsumed"])
@@ -172,6 +182,14 @@ class Training(Learner):
         if step is not None:  # last, so that nothing draws a number in between
             with checkpoints.loading(step):
                 restore_random_state(checkpoints.read_random(step), gang.device)
+
+    def why_other_data(self, state: Mapping[str, Any]) -> str:
+        """How the data of a checkpoint differs, in words; empty if that is not known."""
+        files = differences(self.cache_dir, str(state["identity"].get("data")), self.data.fingerprint)
+        saved = state.get("tokenizer")  # none in older checkpoints
+        other = name_changes(saved, self.tokenizer) if isinstance(saved, Mapping) else []
+        tokenizer = f"the tokenizer is another one: {', '.join(other)}" if other else ""
+        return "; ".join(filter(None, (files, tokenizer)))
 
     def _load(self, step: int, state: Mapping[str, Any], consumed: int) -> None:
         """Weights, the optimizer's state, and what else has tensors, from the checkpoint of `step`."""
@@ -342,6 +360,7 @@ class Training(Learner):
             "ranks": self.gang.world_size,
             "recipe": self.recipe.to_plain(),
             "identity": self.identity(),
+            "tokenizer": self.tokenizer,
             "evaluationDue": self.evaluation_due,
             NAME: self.decisions.to_plain(),
         }

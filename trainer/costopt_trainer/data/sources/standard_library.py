@@ -17,10 +17,11 @@ def standard_library(
     """The files to read, in order, up to the limit of the settings."""
     limits = settings.python_standard_library
     root = Path(sysconfig.get_paths()["stdlib"])
-    found = matching_files(root, named_like("*.py"), skip=_NOT_THE_STANDARD_LIBRARY)
+    found = list(matching_files(root, named_like("*.py"), skip=_NOT_THE_STANDARD_LIBRARY))
     name = f"data.pythonStandardLibrary: {root}"
-    files = (_text_file(path) for path in found if _is_utf8(path))
-    return take(name, files, limits.max_bytes if limits else None, "must hold the .py files of the library")
+    files = (_text_file(path) if _is_utf8(path) else None for path in found)
+    most = limits.max_bytes if limits else None
+    return take(name, files, most, "must hold the .py files of the library", num_files=len(found))
 
 
 def _text_file(path: Path) -> TextFile:

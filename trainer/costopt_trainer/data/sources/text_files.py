@@ -19,7 +19,7 @@ from costopt_trainer.data.files.found import DataFile, find_files
 from costopt_trainer.data.files.local import named_like
 from costopt_trainer.data.files.places import told
 from costopt_trainer.data.skipping import Skipping
-from costopt_trainer.errors import NotRetryable
+from costopt_trainer.errors import NotRetryable, safe
 from costopt_trainer.phases import phase
 
 PIECE_BYTES = 1 << 20
@@ -75,13 +75,15 @@ def text_files(settings: SourceSettings, own_folder: Path | None = None, cache_d
     if len(files) == 1 and files[0].is_named:
         demand = "must hold text, but is empty"
     skipping = Skipping(own, name)
-    taken = take(name, _usable(files, skipping, checked=own.on_bad_sample == "Skip"), own.max_bytes, demand)
+    usable = _usable(files, skipping, checked=own.on_bad_sample == "Skip")
+    taken = take(name, usable, own.max_bytes, demand, num_files=len(files))
     skipping.end()
-    return replace(taken, notes=skipping.notes)
+    return replace(taken, notes=(*skipping.notes, *taken.notes))
 
 
-def _usable(files: Iterable[DataFile], skipping: Skipping, *, checked: bool) -> Iterator[TextFile]:
-    """The files with their sizes. If `checked`, each is read to see that it is text; else its documents will be."""
+def _usable(files: Iterable[DataFile], skipping: Skipping, *, checked: bool) -> Iterator[TextFile | None]:
+    """The files with their sizes, None for a bad one. If `checked`, each is read to see that it is text; else its
+    documents will be."""
     for file in files:
         try:
             text = whole(file)
@@ -90,6 +92,7 @@ def _usable(files: Iterable[DataFile], skipping: Skipping, *, checked: bool) -> 
                     pieces.done()
         except NotRetryable as error:
             skipping.bad(str(error))
+            yield None
             continue
         skipping.good()
         yield text
@@ -138,22 +141,37 @@ def _cut_whole_characters(block: bytes, name: str, offset: int, *, at_end: bool)
     return block[:whole], block[whole:]
 
 
-def take(name: str, found: Iterable[TextFile], max_bytes: int | None, wanted: str) -> TextFiles:
-    """Whole files until the limit; if the first alone exceeds it, its beginning."""
+def take(
+    name: str, found: Iterable[TextFile | None], max_bytes: int | None, wanted: str, *, num_files: int
+) -> TextFiles:
+    """Whole files until the limit; if the first alone exceeds it, its beginning. What is left out is in its notes.
+
+    `found` has an entry for each of `num_files` files, None for one that cannot be used. None is read beyond the limit.
+    """
     files: list[TextFile] = []
+    empty: list[str] = []
+    notes: list[str] = []
     total = 0
-    for text in found:
+    for number, text in enumerate(found):
+        if text is None:
+            continue
         if text.num_bytes == 0:
+            empty.append(text.file.name)
             continue
         if max_bytes is not None and total + text.num_bytes > max_bytes:
+            left_out = [f"{count:,} of {num_files:,} files"] if (count := num_files - number - (not files)) else []
             if not files:
                 files.append(_beginning(text.file, max_bytes))
+                left_out.insert(0, f"{safe(text.file.name)} from byte {files[0].num_bytes:,} on")
+            notes.append(f"maxBytes {max_bytes:,} leaves out {' and '.join(left_out)}")
             break
         files.append(text)
         total += text.num_bytes
     if not files or files[0].num_bytes == 0:
         raise NotRetryable("InvalidData", f"{name} {wanted}")
-    return TextFiles(name, tuple(files))
+    if empty:
+        notes.insert(0, f"{len(empty):,} of {num_files:,} files are empty and left out; the first: {safe(empty[0])}")
+    return TextFiles(name, tuple(files), tuple(notes))
 
 
 def _beginning(file: DataFile, max_bytes: int) -> TextFile:

@@ -23,6 +23,9 @@ from costopt_trainer.models.shape import ModelShape, Widths
 
 _ATTENTION = {"SDPA": "sdpa", "Eager": "eager", "FlashAttention2": "flash_attention_2"}
 
+_NO_SUCH_ATTENTION = ("does not support an attention implementation", "does not support Flash Attention")
+"""How the library says that a model has no such attention; its advice is to ask its authors for it."""
+
 
 class HuggingFaceFamily:
     """A row of the table: see ModelFamily and FromFolder."""
@@ -166,7 +169,7 @@ def _check_vocabulary(source: Source, config: Any, tokens: int) -> None:
 
 
 def _fresh(source: Source, config: Any, settings: HuggingFace) -> nn.Module:
-    with _refusing(source):
+    with _refusing(source, settings):
         model: nn.Module = _auto_class(settings).from_config(config, **_how(settings))
     return model
 
@@ -201,7 +204,7 @@ def _with_weights(
     source: Source, config: Any, settings: HuggingFace, auto_class: Any
 ) -> tuple[nn.Module, list[str], Any]:
     """The model, the modules with fresh weights, and what the library tells of the loading."""
-    with _refusing(source):
+    with _refusing(source, settings):
         model, told = auto_class.from_pretrained(
             source.folder,
             config=config,
@@ -231,13 +234,18 @@ def _how(settings: HuggingFace) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _refusing(source: Source) -> Iterator[None]:
+def _refusing(source: Source, settings: HuggingFace) -> Iterator[None]:
     """What the library raises while it builds a model is the user's to mend, unless memory has run out."""
     try:
         yield
     except Exception as error:
         if memory_reason([kind.__name__ for kind in type(error).__mro__], str(error)) is not None:
             raise
+        if settings.attention != "Eager" and any(words in str(error) for words in _NO_SUCH_ATTENTION):
+            raise _wrong(
+                source,
+                f"cannot attend by {settings.attention}: set model.huggingFace.attention to Eager, as every model can",
+            ) from error
         raise _wrong(source, f"must be a model that transformers can build ({first_line(error)})") from error
 
 
