@@ -39,17 +39,12 @@ from encoder_forms import write_documents
 
 SEARCH_PERCENT = 45
 """Of a task's seconds that its search may take before its last list."""
-MODELS: dict[str, dict[str, Any]] = {
-    "text": {
-        "type": "DecoderLM",
-        "decoderLM": {"numLayers": 2, "numHeads": 4, "embeddingDim": 64, "contextLength": 64},
-    },
-    "images": {"type": "ConvNet", "convNet": {"numStages": 3, "baseChannels": 16}},
-}
+DECODER: dict[str, Any] = {"numLayers": 2, "numHeads": 4, "embeddingDim": 64, "contextLength": 64}
 
 
-def recipe_of(task: str, folder: Path, steps: int) -> Recipe:
-    """A small model and its data."""
+def recipe_of(task: str, folder: Path, steps: int, channels: int = 16) -> Recipe:
+    """A small model and its data; `channels` of the first stage of that of images."""
+    net = {"type": "ConvNet", "convNet": {"numStages": 3, "baseChannels": channels}}
     if task == "documents":
         write_documents(folder / "documents.jsonl")
         return documents_recipe(folder / "documents.jsonl", {"embeddingDim": 64}, steps)
@@ -59,7 +54,7 @@ def recipe_of(task: str, folder: Path, steps: int) -> Recipe:
         write_digits(folder / "digits.npz")
     return Recipe.model_validate(
         {
-            "model": MODELS[task],
+            "model": {"type": "DecoderLM", "decoderLM": DECODER} if task == "text" else net,
             "data": library if task == "text" else digits,
             "batch": {"globalBatchSize": 32, "microBatchSize": 32},
             "totalSteps": steps,
@@ -98,7 +93,7 @@ def compare(task: str, options: argparse.Namespace) -> None:
     end = time.monotonic() + options.seconds
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        recipe, storage = recipe_of(task, folder, options.steps), folder / "storage"
+        recipe, storage = recipe_of(task, folder, options.steps, options.channels), folder / "storage"
         with contextlib.redirect_stdout(io.StringIO()):
             assert train_here(recipe, storage) == 0
         settings = Auto(
@@ -150,6 +145,7 @@ def main() -> None:
     parser.add_argument("--measure-seconds", type=int, default=6)
     parser.add_argument("--margin", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--channels", type=int, default=16)
     parser.add_argument("--compiled", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

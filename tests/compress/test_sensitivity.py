@@ -203,3 +203,25 @@ def test_the_table_has_rows_that_keep_layers_of_each_kind_of_bits() -> None:
         step.quantize for each in TABLE for step in each.steps if step.quantize and step.quantize.keep_layers_percent
     ]
     assert {each.scheme for each in kept} == {"Int8DynamicActivation", "Int8Static", "Int4WeightOnly"}
+
+
+def test_floats_of_8_bits_keep_small_weights_better_than_integers_do() -> None:
+    weight = torch.tensor([[1.0, 0.01, -0.003, 0.0005]])
+    floats, integers = (
+        rounded_weights(weight, Quantize(scheme=scheme))  # type: ignore[arg-type]
+        for scheme in ("Float8WeightOnly", "Int8WeightOnly")
+    )
+    assert torch.allclose(floats, weight, rtol=2**-4, atol=0)
+    assert float(integers[0, -1]) == 0
+
+
+def test_inputs_are_rounded_by_schemes_that_compute_with_8_bits(text: tuple[Path, Recipe]) -> None:
+    origin = of_recipe(text[1], text[0])
+    model = origin.load()
+    rises = {
+        scheme: measure_layers(model, Quantize(scheme=scheme), origin.held_out).of_layers  # type: ignore[arg-type]
+        for scheme in ("Float8WeightOnly", "Float8DynamicActivation", "Int8WeightOnly", "Int8DynamicActivation")
+    }
+    assert rises["Float8WeightOnly"] != rises["Float8DynamicActivation"]
+    assert rises["Int8WeightOnly"] != rises["Int8DynamicActivation"]
+    assert all(abs(rise) < 0.1 for each in rises.values() for rise in each.values())

@@ -273,7 +273,7 @@ def _in_groups(bits: int, group_size: int) -> Callable[[_Job, Path], Any]:
         quantizer.process()
         graph = quantizer.model.model
         if job.kept and bits == _KEPT_BITS_BELOW:
-            more = config(8, WEIGHT_ONLY_GROUP_SIZE, "MatMul")
+            more = config(8, job.settings.group_size or group_size, "MatMul")
             quantizer = library.MatMulNBitsQuantizer(graph, algo_config=more)
             quantizer.process()
             graph = quantizer.model.model

@@ -41,8 +41,7 @@ FEWEST = 8
 SEED = 0
 GROUP_SIZE = 32
 """Of 4-bit weights, if the settings do not say: as in the graph."""
-ROUNDED_INPUTS = ("Int8DynamicActivation", "Int8Static")
-"""Schemes with activations of 8 bits."""
+FLOAT8 = ("Float8WeightOnly", "Float8DynamicActivation")
 MOST = 1e30
 """In place of a rise that is no number."""
 
@@ -164,7 +163,8 @@ def _rounded(layer: nn.Module, settings: Quantize) -> Iterator[None]:
     weight = layer.weight
     assert isinstance(weight, Tensor)  # noqa: S101  of linear layers and convolutions it is
     before = weight.detach().clone()
-    hook = layer.register_forward_pre_hook(_round_inputs) if settings.scheme in ROUNDED_INPUTS else None
+    rounding = ROUNDED_INPUTS.get(settings.scheme)
+    hook = layer.register_forward_pre_hook(rounding) if rounding is not None else None
     try:
         with torch.no_grad():
             weight.copy_(rounded_weights(before, settings))
@@ -178,8 +178,10 @@ def _rounded(layer: nn.Module, settings: Quantize) -> Iterator[None]:
 
 def rounded_weights(weight: Tensor, settings: Quantize) -> Tensor:
     """A layer's weights (O, ...) in the bits of `settings`, as numbers of their own type again: 4 bits with a zero
-    point for each group, or 8 bits, symmetric with a scale for each output."""
+    point for each group, or 8 bits (of integers or floats), symmetric with a scale for each output."""
     weight_OI = weight.flatten(1).float()
+    if settings.scheme in FLOAT8:
+        return _in_float8(weight_OI, dim=1).view_as(weight).to(weight.dtype)
     if settings.scheme != "Int4WeightOnly":
         scale_O1 = weight_OI.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / 127
         rounded_OI = (weight_OI / scale_O1).round() * scale_O1
@@ -196,9 +198,29 @@ def _round_inputs(_layer: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Ten
     return (_in_range(inputs.flatten().float(), 255, dim=0).view_as(inputs).to(inputs.dtype), *arguments[1:])
 
 
+def _round_inputs_to_float8(_layer: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The same in floats of 8 bits, with a scale for each position."""
+    inputs = arguments[0]
+    return (_in_float8(inputs.float(), dim=-1).to(inputs.dtype), *arguments[1:])
+
+
+def _in_float8(values: Tensor, *, dim: int) -> Tensor:
+    """`values` as floats of 8 bits (e4m3) times a scale for each row along `dim`, as numbers again."""
+    scale = values.abs().amax(dim=dim, keepdim=True).clamp(min=1e-12) / torch.finfo(torch.float8_e4m3fn).max
+    return (values / scale).to(torch.float8_e4m3fn).to(values.dtype) * scale
+
+
 def _in_range(values: Tensor, most: int, *, dim: int) -> Tensor:
     """`values` in codes of 0 to `most` with a scale and a zero point for each range along `dim`, as numbers again."""
     low, high = values.amin(dim=dim, keepdim=True).clamp(max=0), values.amax(dim=dim, keepdim=True).clamp(min=0)
     scale = ((high - low) / most).clamp(min=1e-12)
     zero = (-low / scale).round()
     return ((values / scale).round() + zero).clamp(0, most).sub(zero) * scale
+
+
+ROUNDED_INPUTS: Mapping[str, Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]] = {
+    "Int8DynamicActivation": _round_inputs,
+    "Int8Static": _round_inputs,
+    "Float8DynamicActivation": _round_inputs_to_float8,
+}
+"""Schemes with activations of 8 bits, and how these are rounded."""
