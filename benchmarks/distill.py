@@ -142,7 +142,7 @@ def measured(name: str, task: str, folder: Path, *, text: Path, steps: tuple[int
         **STUDENTS.get(name, {}),
     }
     variant = Variant.model_validate(
-        {"name": "student", "measureSeconds": 60, "steps": [{"type": "Distill", "distill": distill}]}
+        {"name": "student", "measureSeconds": 600, "steps": [{"type": "Distill", "distill": distill}]}
     )
     if name in STUDENTS:
         model = making.apply(variant)
@@ -179,6 +179,7 @@ def row(both: Measured) -> dict[str, float]:
         "teacher": beside,
         "student": quality,
         "kept, %": kept,
+        "held-out samples": both.comparison.samples,
     }
 
 

@@ -165,7 +165,8 @@ def _from_to(before: Decimal, after: Decimal) -> str:
 
 def _loss(loss: Decimal | float) -> str:
     """As tables and reports show it, in four decimals, unless that is nearly nothing, or long."""
-    return f"{float(loss):.4f}" if _FEW_NATS <= abs(float(loss)) < _MANY_NATS else f"{float(loss):.4g}"
+    nats = float(loss)
+    return f"{nats:.4f}" if _FEW_NATS <= abs(nats) < _MANY_NATS else f"{nats:.4g}"
 
 
 def _number(text: str | None) -> Decimal | None:
