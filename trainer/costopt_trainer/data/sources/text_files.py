@@ -82,7 +82,8 @@ def text_files(settings: SourceSettings, own_folder: Path | None = None, cache_d
 
 
 def _usable(files: Iterable[DataFile], skipping: Skipping, *, checked: bool) -> Iterator[TextFile | None]:
-    """The files with their sizes, None for a bad one. If `checked`, each is read to see that it is text; else its documents will be."""
+    """The files with their sizes, None for a bad one. If `checked`, each is read to see that it is text; else its
+    documents will be."""
     for file in files:
         try:
             text = whole(file)
