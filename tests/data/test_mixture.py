@@ -202,6 +202,39 @@ def test_a_document_that_one_source_holds_out_is_none_that_another_trains_on(tmp
     )
 
 
+def test_what_is_nearly_equal_to_a_document_that_another_source_holds_out_is_dropped(tmp_path: Path) -> None:
+    def prose(number: int) -> list[str]:
+        return [f"w{word}" for word in np.random.default_rng(number).integers(0, 5000, 120).tolist()]
+
+    def sources(**more: Any) -> DataSettings:
+        names = ("a", "b")
+        return mixture([{"name": name, "records": {"path": str(tmp_path / f"{name}.jsonl")}} for name in names], **more)
+
+    texts = {"a": [prose(number) for number in range(40)], "b": [prose(number) for number in range(100, 140)]}
+    near = [*texts["a"][39][:-1], "changed"]
+    texts["b"][5:5] = [near, [*prose(7)[:-1], "changed"]]
+    for name, own in texts.items():
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(json.dumps({"text": " ".join(words)}) for words in own))
+    transforms = [{"type": "NormalizeWhitespace"}, {"type": "RemoveDuplicates"}]
+    data = loaded(sources(transforms=transforms), tmp_path)
+
+    def trained(own: TrainingData) -> str:
+        inputs, _ = own.train_batch(np.arange(own.num_train_samples))
+        return bytes(inputs.reshape(-1).tolist()).decode()
+
+    assert " ".join(near[:40]) not in trained(data)
+    assert " ".join(near[:40]) in trained(loaded(sources(), tmp_path))
+    told = [note for note in data.notes if note.startswith("b: RemoveDuplicates")]
+    assert "dropped 1 (nearly equal to a held-out document 1)" in told[0]
+    assert f"{tmp_path}/b.jsonl, line 6" in told[1]
+    assert f"{tmp_path}/a.jsonl, line 40" in told[1]
+    assert not any("dropped 1" in note for note in data.notes if note.startswith("a: "))
+    # Where only what the other one holds out is another, what is left here is, too.
+    texts["a"][39] = prose(39)[::-1]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": " ".join(words)}) for words in texts["a"]))
+    assert " ".join(near[:40]) in trained(loaded(sources(transforms=transforms), tmp_path))
+
+
 def test_what_two_sources_share_by_chance_is_no_matter(tmp_path: Path) -> None:
     for name in ("a", "b"):
         texts = [f"{name} {number} {'y' * 100}" for number in range(40)] + ["the same"] * 40

@@ -130,6 +130,12 @@ def test_a_lean_training_ends_before_its_plan_and_tells_what_that_saved(tmp_path
     told = status["earlyStopped"]
     assert told["stepsSaved"] == 4000 - told["stoppedAtStep"] > 0
     assert float(told["listCostSaved"]) > 0
+    bill = status["bill"]
+    selecting = [line for line in bill["lines"] if line["cause"] == "Selecting"]
+    assert {line["stage"] for line in selecting} == {"train"}
+    assert all(float(line["consumedQuantity"]) > 0 for line in selecting), "hours"
+    [cost] = [total["listCost"] for total in bill["byCause"] if total["key"] == "Selecting"]
+    assert Decimal(cost) == sum(Decimal(line["listCost"]) for line in selecting) > 0
     assert "FilterQuality" in costopt(tmp_path, "logs", "here").stdout
 
 

@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, takewhile
@@ -64,10 +64,17 @@ def reports_of(recipe: Recipe, storage: Path, *, sample: bool) -> list[DataRepor
     mixture, cache_dir = Mixture(recipe.data, storage, storage / names.CACHE_DIR), storage / names.CACHE_DIR
     read = None if sample else read_parts(recipe.data, mixture.parts, cache_dir, tokenizer_of(recipe.model))
     found = []
-    for part in mixture.parts:
+    for number, part in enumerate(mixture.parts):
         alone = recipe.model_copy(update={"data": part.settings})
         with naming(part.name):
-            report = shown(alone, storage, sample=sample, tokenizer=None if read is None else read.tokenizer)
+            text = None if read is None else read.texts[number]
+            report = shown(
+                alone,
+                storage,
+                sample=sample,
+                tokenizer=None if read is None else read.tokenizer,
+                transforms=None if text is None else text.transforms,
+            )
             found.append(report.model_copy(update={"source": f"{part.name}: {report.source}"}))
     if read is not None or not tokenizer_kind(recipe.data.tokenizer, tokenizer_of(recipe.model)).learns:
         what, remedy = VOCABULARY  # of a sample, a tokenizer that learns has not learnt all
@@ -77,25 +84,35 @@ def reports_of(recipe: Recipe, storage: Path, *, sample: bool) -> list[DataRepor
 
 
 def shown(
-    recipe: Recipe, storage: Path, *, sample: bool, tokenizer: TokenizerKind | None = None
+    recipe: Recipe,
+    storage: Path,
+    *,
+    sample: bool,
+    tokenizer: TokenizerKind | None = None,
+    transforms: Sequence[Transform] | None = None,
 ) -> DataReport | SamplesReport:
-    """What there is, of all of it or of a sample. `tokenizer` None: the recipe says which. Raises NotRetryable as a
-    training would."""
+    """What there is, of all of it or of a sample. `tokenizer` or `transforms` None: the recipe says which. Raises
+    NotRetryable as a training would."""
     if not gives_documents(recipe.data):
         with phase("ReadingData"):
             source = open_source(recipe.data, storage, storage / names.CACHE_DIR)
             if isinstance(source, SampleSource | TokenSource):
                 ready = source.report(sample=sample)
                 return with_left_out(ready, recipe) if isinstance(ready, TokensReport) else ready
-    report = report_of_sample(recipe, storage) if sample else report_of(recipe, storage, tokenizer)
+    report = report_of_sample(recipe, storage) if sample else report_of(recipe, storage, tokenizer, transforms)
     return with_left_out(report, recipe)
 
 
-def report_of(recipe: Recipe, storage: Path, tokenizer: TokenizerKind | None = None) -> DataReport:
-    """Make the tokens in `storage`, unless they are there. `tokenizer` None: the recipe says which. Raises NotRetryable
-    as a training would."""
-    source, transforms, own_tokenizer = _opened(recipe, storage)
-    tokenizer = tokenizer or own_tokenizer
+def report_of(
+    recipe: Recipe,
+    storage: Path,
+    tokenizer: TokenizerKind | None = None,
+    transforms: Sequence[Transform] | None = None,
+) -> DataReport:
+    """Make the tokens in `storage`, unless they are there. `tokenizer` or `transforms` None: the recipe says which.
+    Raises NotRetryable as a training would."""
+    source, own_transforms, own_tokenizer = _opened(recipe, storage)
+    tokenizer, transforms = tokenizer or own_tokenizer, own_transforms if transforms is None else transforms
     is_held_out = source.is_held_out if isinstance(source, LabelledSource) else None
     cache_dir, percent = storage / names.CACHE_DIR, recipe.data.validation_percent
     for _ in range(2):

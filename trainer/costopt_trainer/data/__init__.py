@@ -13,6 +13,7 @@ augmentations/  training samples -> others, on the fly
 documents       documents as one stream of text
 transformed     a text after its transforms, until there are tokens
 mixture         several texts as one; joint_tokenizer: what they are read with; same_texts: what they may not share
+beside          what one of them trains on is compared with what the others hold out
 reports         what was read, changed and dropped, in figures and examples
 token_cache     tokens on disk, memory-mapped by every rank
 pixels          images on disk, decoded once and memory-mapped
@@ -58,6 +59,7 @@ from costopt_trainer.data.sources.table import (
 from costopt_trainer.data.token_cache import open_shards
 from costopt_trainer.data.tokenizers.table import TokenizerKind, tokenizer_kind
 from costopt_trainer.data.training_data import Batch, TrainingData
+from costopt_trainer.data.transformed import Text
 from costopt_trainer.data.transforms.table import Transform, transforms_of
 from costopt_trainer.data.windows import Shards, masked_tokens, next_tokens
 from costopt_trainer.phases import phase
@@ -119,16 +121,16 @@ def _samples_of(
             settings, source, transforms, kind, context_length=context_length, cache_dir=cache_dir, reads=reads
         )
 
-    def of_part(part: Part, kind: TokenizerKind, content: Content | None) -> TrainingData:
+    def of_part(part: Part, kind: TokenizerKind, text: Text | None) -> TrainingData:
         return _samples_from(
             part.settings,
             part.source,
-            transforms_of(part.settings),
+            text.transforms if text else (),
             kind,
             context_length=context_length,
             cache_dir=cache_dir,
             reads=reads,
-            content=content,
+            content=text.content if text else None,
         )
 
     return mixed_data(settings, source.parts, of_part, cache_dir, model_tokenizer)

@@ -1,7 +1,7 @@
 """The samples of several sources as those of one text: first all of the first source, then those of the next.
 
 mixed_data        the sources of a mixture -> its samples; which comes when is said by orders/mixed.py
-read_parts        the sources, read: content, and the tokenizer that all of them have
+read_parts        the sources, read: their texts, and the tokenizer that all of them have
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from costopt.schema.data import SourceSettings
 from costopt_trainer.data import listing
-from costopt_trainer.data.documents import Content
+from costopt_trainer.data.beside import beside_each_other
 from costopt_trainer.data.joint_tokenizer import learned_together
 from costopt_trainer.data.orders.mixed import seed_of
 from costopt_trainer.data.same_texts import Sums, refuse_same_texts
@@ -24,10 +24,11 @@ from costopt_trainer.data.sources.mixture import Part, naming
 from costopt_trainer.data.sources.token_files import GivenTokenizer
 from costopt_trainer.data.tokenizers.table import TokenizerKind, tokenizer_kind
 from costopt_trainer.data.training_data import Batch, PartOfData, TrainingData
+from costopt_trainer.data.transformed import Text
 from costopt_trainer.errors import NotRetryable
 
-MakeSamples = Callable[[Part, TokenizerKind, Content | None], TrainingData]
-"""One source, the tokenizer of all, and its content if it has documents -> its samples."""
+MakeSamples = Callable[[Part, TokenizerKind, Text | None], TrainingData]
+"""One source, the tokenizer of all, and its text as it was read if it has documents -> its samples."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class ReadParts:
     """Sources that were read once."""
 
     tokenizer: TokenizerKind
-    contents: tuple[Content | None, ...]
-    """Of each source; None for tokens that come ready-made."""
+    texts: tuple[Text | None, ...]
+    """Of each source, with its transforms; None for tokens that come ready-made."""
 
 
 def read_parts(
@@ -51,9 +52,11 @@ def read_parts(
         with naming(part.name):
             sums.append(Sums(part))
     refuse_same_texts(sums)
-    kind, texts = tokenizer_kind(settings.tokenizer, model_tokenizer), [own.text for own in sums if own.text]
+    kind = tokenizer_kind(settings.tokenizer, model_tokenizer)
+    texts = beside_each_other([own.text for own in sums if own.text])
     tokenizer = learned_together(kind, texts, cache_dir) if kind.learns and texts else kind
-    return ReadParts(tokenizer, tuple(own.text.content if own.text else None for own in sums))
+    in_order = iter(texts)
+    return ReadParts(tokenizer, tuple(next(in_order) if own.text else None for own in sums))
 
 
 def mixed_data(
@@ -66,9 +69,9 @@ def mixed_data(
     """The samples of all sources. Raises NotRetryable with a sentence for sources that cannot be mixed."""
     read = read_parts(settings, parts, cache_dir, model_tokenizer)
     data_S = []
-    for part, content in zip(parts, read.contents, strict=True):
+    for part, text in zip(parts, read.texts, strict=True):
         with naming(part.name):
-            data_S.append(make(part, read.tokenizer, content))
+            data_S.append(make(part, read.tokenizer, text))
     what, remedy = VOCABULARY
     refuse_different(what, {part.name: own.vocabulary_size for part, own in zip(parts, data_S, strict=True)}, remedy)
     between = {part.name: own.separator_id for part, own in zip(parts, data_S, strict=True)}

@@ -1,4 +1,5 @@
-"""Of documents that are equal, or nearly so, one stays; and none to train on is like one that is held out.
+"""Of documents that are equal, or nearly so, one stays; and none to train on is like one that is held out, be it by
+another source of a mixture.
 
 Equal: by sha256 of the text. Nearly equal: by the share of phrases that two documents have in common (Jaccard), which
 MinHash estimates from a few hundred numbers for each (Broder, "On the Resemblance and Containment of Documents", 1997);
@@ -33,8 +34,14 @@ _WORD = re.compile(r"\w+")
 class RemoveDuplicates:
     """Compares each document with those before it that stay."""
 
-    def __init__(self, settings: Transform) -> None:
+    def __init__(
+        self, settings: Transform, elsewhere: Callable[[], Iterator[Document]] = lambda: iter(()), digest: str = ""
+    ) -> None:
+        """`elsewhere` is what other sources hold out, and `digest` a hash of these; empty: there is none."""
+        self._given = settings
         self._settings = settings.remove_duplicates or Settings()
+        self._elsewhere = elsewhere
+        self._told = {"heldOutElsewhere": digest} if digest else {}
 
     def fingerprint(self) -> dict[str, Any]:
         """The settings, and what the estimates follow from."""
@@ -46,7 +53,12 @@ class RemoveDuplicates:
             "seed": SEED,
             "datasketch": datasketch.__version__,
             **self._settings.to_plain(),
+            **self._told,
         }
+
+    def beside(self, held_out: Callable[[], Iterator[Document]], digest: str) -> "RemoveDuplicates":
+        """The same, which also drops what is like one of `held_out`."""
+        return RemoveDuplicates(self._given, held_out, digest)
 
     def documents(self, documents: Iterable[Document]) -> Iterator[Document]:
         """The documents that stay, if none is held out."""
@@ -56,12 +68,14 @@ class RemoveDuplicates:
     def verdicts(
         self, documents: Callable[[], Iterator[Document]], is_held_out: Callable[[str], bool]
     ) -> Iterator[tuple[str, Verdict | None]]:
-        """Those that are held out first, then those to train on."""
+        """Those that are held out first, then those to train on; what others hold out drops only the latter."""
         seen = _Seen(self._settings)
         for held_out in (True, False):
             for document in documents():
                 if is_held_out(document.name) == held_out:
                     yield document.name, seen.verdict(document, held_out=held_out)
+            for document in self._elsewhere() if held_out else ():
+                seen.verdict(document, held_out=True)
 
 
 class _Seen:

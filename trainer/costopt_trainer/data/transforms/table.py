@@ -61,6 +61,12 @@ class Comparison(Transform, Protocol):
         what is held out, and not the other way round.
         """
 
+    def beside(self, held_out: Callable[[], Iterator[Document]], digest: str) -> Transform:
+        """The same, which also compares what is to be trained on with what other texts hold out.
+
+        `digest` is a hash of these other texts, for the fingerprint.
+        """
+
 
 _HERE = "costopt_trainer.data.transforms"
 TRANSFORMS: dict[str, str] = {
