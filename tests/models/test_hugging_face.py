@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,7 @@ from costopt_trainer.compress.run import make_variant
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.artifact import load_model, save_model
 from costopt_trainer.models.hugging_face.library import library
+from costopt_trainer.models.hugging_face.source import _fetched
 from costopt_trainer.models.loss import loss_sum
 from costopt_trainer.models.shape import ModelShape
 from costopt_trainer.models.table import build_model, settings_that_must_stay, tokenizer_of
@@ -273,6 +275,42 @@ def test_a_folder_that_is_not_there_and_a_hub_out_of_reach_are_said(
     hub = ModelSettings.model_validate({"type": "HuggingFace", "huggingFace": {"hub": "org/none@v1"}})
     with pytest.raises(NotRetryable, match=r"can be fetched from here .* give model.huggingFace.path"):
         tokenizer_of(hub)
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_a_model_of_the_hub_is_fetched_once_into_the_storages_cache_and_without_what_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpt2: Path, trusted: bool
+) -> None:
+    """There is no network here: in place of the hub stands a folder, of which the client's own filter is given what was
+    asked for."""
+    import huggingface_hub
+    from huggingface_hub.utils import filter_repo_objects
+
+    hub = shutil.copytree(gpt2, tmp_path / "hub")
+    for name in ("pytorch_model.bin", "own.py", "README.md"):
+        (hub / name).touch()
+    asked: list[tuple[str, str | None, Path]] = []
+
+    def fetch(model: str, *, revision: str | None, cache_dir: Path, allow_patterns: list[str]) -> str:
+        asked.append((model, revision, cache_dir))
+        fetched = cache_dir / "snapshot"
+        fetched.mkdir(parents=True)
+        for name in filter_repo_objects([path.name for path in hub.iterdir()], allow_patterns=allow_patterns):
+            shutil.copy(hub / name, fetched / name)
+        return str(fetched)
+
+    monkeypatch.setenv("COSTOPT_STORAGE_DIR", str(tmp_path / "s"))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    _fetched.cache_clear()
+    own = {"hub": "org/small@v1", "contextLength": 16, "trustRemoteCode": trusted}
+    model = ModelSettings.model_validate({"type": "HuggingFace", "huggingFace": own})
+    folder = tokenizer_of(model)
+    built = build_model(ModelShape(model, vocabulary_size=VOCABULARY))
+    assert torch.equal(built.eval()(some_tokens()), loaded_by_the_library(gpt2)(some_tokens()).logits)
+    assert asked == [("org/small", "v1", tmp_path / "s/cache/hugging-face")]
+    assert folder is not None
+    expected = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert {path.name for path in folder.iterdir()} == expected | ({"own.py"} if trusted else set())
 
 
 def test_a_tokenizer_of_another_vocabulary_than_the_model_is_refused(tmp_path: Path, gpt2: Path) -> None:

@@ -1,20 +1,24 @@
 """What training does to need less memory changes no bit of its result."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from builders.trainer import image_file, image_recipe, losses, recipe, text_file, train_here, without_dropout, written
 from costopt.schema import models as language
 from costopt.schema.memory import Memory
+from costopt.schema.parallelism import Parallelism
 from costopt_trainer.models.family import LayeredModel
 from costopt_trainer.models.shape import ModelShape
 from costopt_trainer.models.table import build_model
 from costopt_trainer.training.memory import save_memory
+from costopt_trainer.training.parallel import sharded
 
 MODES = pytest.mark.parametrize("mode", ["Selective", "Full"])
 
@@ -127,3 +131,25 @@ def test_small_logits_are_computed_as_before(text: Path, tmp_path: Path) -> None
         changes = {} if memory is None else {"memory": memory}
         assert train_here(recipe(text, totalSteps=4, **changes), tmp_path / name) == 0
     assert written(tmp_path / "default", 4) == written(tmp_path / "never", 4)
+
+
+@pytest.mark.parametrize(
+    ("device", "settings", "policy"),
+    [
+        ("cuda", Parallelism(shard=2, offload_to_cpu=True), CPUOffloadPolicy),
+        ("cuda", Parallelism(shard=2), OffloadPolicy),
+        ("cpu", Parallelism(shard=2, offload_to_cpu=True), OffloadPolicy),
+    ],
+)
+def test_what_is_shared_out_is_kept_in_host_memory_if_asked_for_and_if_there_is_a_device_beside_it(
+    device: str, settings: Parallelism, policy: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There may be no GPU here: what torch is asked for is looked at, and not done."""
+    asked: list[Any] = []
+    monkeypatch.setattr(sharded, "fully_shard", lambda _module, *, offload_policy, **_: asked.append(offload_policy))
+    gang: Any = SimpleNamespace(device=torch.device(device))
+    mesh: Any = SimpleNamespace(gang=gang, devices=lambda *_: None)
+    model = language_model("None")
+    sharded.shard_states(model, model.blocks(), mesh, settings, "FP32", reshard_after_forward=True)
+    assert len(asked) == len(model.blocks()) + 1
+    assert {type(each) for each in asked} == {policy}

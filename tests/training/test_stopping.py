@@ -26,6 +26,9 @@ from costopt_trainer.agreement import Question
 from costopt_trainer.training.stopping import Stop
 from costopt_trainer.training.training import Training
 
+GRACE_SECONDS = 30.0
+"""A pod's, where nothing else is said."""
+
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -170,3 +173,37 @@ def test_a_stop_in_a_long_evaluation_ends_a_real_replica_at_once_and_loses_no_st
     assert message.progress is not None
     assert message.progress.step == message.progress.last_checkpoint_step == 5
     assert message.progress.validation_loss is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["Tokenizing", "LoadingCheckpoint"])
+def test_a_stop_before_the_first_step_ends_a_real_replica_in_its_grace_period_and_changes_nothing(
+    tmp_path: Path, moment: str
+) -> None:
+    words = 400_000 if moment == "Tokenizing" else 4000
+    source = {"type": "Text", "text": {"path": str(text_file(tmp_path, words=words))}}
+    data = {**source, "tokenizer": {"type": "BPE", "vocabularySize": 300}}
+    whole, storage = tmp_path / "whole", tmp_path / "stopped"
+    once = {"everySteps": 60}
+    plain = recipe(tmp_path, data=data, totalSteps=60, checkpointing=once, evaluation={**once, "maxSamples": 7})
+    if moment == "LoadingCheckpoint":
+        assert train_here(plain, storage, stop_after=3) == EXIT_PREEMPTED
+    settings = {"jobName": "test", "stage": "train", "numNodes": 1, "processesPerNode": 1, "recipe": plain.to_plain()}
+    with replica(storage, None, settings=settings) as launcher:
+        while moment not in launcher.phases:
+            launcher.wait_for_output("", 1)
+        launcher.process.send_signal(signal.SIGTERM)
+        assert launcher.wait(GRACE_SECONDS) == EXIT_PREEMPTED
+        said, message = launcher.output, launcher.termination
+    assert (message.exit_code, message.reason) == (EXIT_PREEMPTED, "Preempted")
+    kept = [path.name for path in (storage / "checkpoints").glob("step-*")]
+    if "ending before the first step; what checkpoints hold stays: SIGTERM" in said:
+        assert kept == (["step-00000003"] if moment == "LoadingCheckpoint" else [])
+    else:  # so small a checkpoint was read before the signal came
+        assert moment == "LoadingCheckpoint"
+        assert "resuming after step 3" in said
+        assert len(kept) == 2
+    assert train_here(plain, whole) == 0
+    assert train_here(plain, storage) == 0
+    assert written(storage, 60) == written(whole, 60)
+    assert losses(storage) == losses(whole)
