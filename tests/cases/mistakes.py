@@ -994,8 +994,8 @@ MISTAKES = [
     ),
     MistakeCase(
         "a folder for compressed-tensors of what has no 8-bit weights",
-        in_job("spec.compress.0.formats", ["CompressedTensors"]),
-        "spec.compress[0]",
+        in_job("spec.compress.1.formats", ["CompressedTensors"]),
+        "spec.compress[1]",
         "formats CompressedTensors needs a Quantize step of scheme Int8WeightOnly without embeddings",
     ),
     MistakeCase(
