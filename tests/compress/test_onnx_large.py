@@ -5,10 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from builders.compress import (
-    SHAPES,
     example_inputs,
     fresh_model,
     pruned,
@@ -22,7 +20,6 @@ from costopt.schema.models import ModelSettings
 from costopt_trainer.compress import measure, onnx_export, run
 from costopt_trainer.compress.onnx_export import export
 from costopt_trainer.compress.onnx_quantize import quantize_graph, store_ties_once
-from costopt_trainer.models.artifact import load_graph, save_model
 from costopt_trainer.models.onnx_model import DATA_FILE, GRAPH_FILE, OnnxModel
 from costopt_trainer.models.shape import ModelShape
 from costopt_trainer.models.table import build_model
@@ -138,30 +135,3 @@ def test_a_variant_in_two_files_is_listed_verified_and_tried_like_any_other(
         refused = costopt("try", str(folder), "abc")
         assert (refused.code, refused.out) == (2, "")
         assert refused.err.splitlines()[-1].endswith("its model.onnx is not the one that config.json was written for")
-
-
-class _Large(nn.Module):
-    """2.1 GiB of embeddings, zero but for the first ones."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(2**21 + 2**17, 256, _weight=torch.zeros(2**21 + 2**17, 256))
-        self.head = nn.Linear(256, 64)
-        with torch.no_grad():
-            self.embedding.weight[:1000] = torch.randn(1000, 256)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.head(self.embedding(tokens))
-
-
-@pytest.mark.slow
-def test_weights_of_more_than_two_gigabytes_make_an_artifact_that_is_loaded_back(tmp_path: Path) -> None:
-    model, inputs = _Large().eval().requires_grad_(False), torch.randint(0, 1000, (2, 16))
-    expected = model(inputs)
-    graph = tmp_path / "graph"
-    graph.mkdir()
-    export(model, inputs, graph)
-    assert (graph / DATA_FILE).stat().st_size > 2**31 > (graph / GRAPH_FILE).stat().st_size
-    save_model(tmp_path / "artifact", model, SHAPES["DecoderLM"], graph=graph, weights=False)
-    del model
-    assert off(load_graph(tmp_path / "artifact")(inputs), expected) < 1e-5

@@ -40,6 +40,10 @@ ALLOWED = {
     ("trainer/costopt_trainer/storage/checkpoint_files.py", "read_tensors"): LOOKED_AT,
     ("trainer/costopt_trainer/storage/tensor_file.py", "write_file"): "made by this very call, and by no other (x)",
     ("trainer/costopt_trainer/storage/tensor_file.py", "write_tensor_file"): "made by this very call as well (x)",
+    (
+        "trainer/costopt_trainer/compress/compressed_folder.py",
+        "find_mismatch",
+    ): "in a folder that was made for this process alone",
     ("trainer/costopt_trainer/compress/torch_export.py", "main"): "in a folder that was made for this process alone",
     ("trainer/costopt_trainer/compress/verify.py", "find_mismatch"): "in a folder that was made for this process alone",
     ("trainer/costopt_trainer/data/sources/npz_file.py", "load_arrays"): USERS,

@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from costopt.hostile import parse_json
 from costopt_trainer.compress.verify import EXACT_TOLERANCE, EXIT_MISMATCH, verify_in_fresh_process, write_probe
 from costopt_trainer.errors import NotRetryable, first_line
 from costopt_trainer.models.family import LayeredModel, stored_tensors
@@ -64,10 +65,11 @@ def add_folder(model: LayeredModel, inputs: Tensor, artifact: Path) -> int:
     try:
         with phase("SavingModel"):
             write_tensor_file(folder / _WEIGHTS_FILE, _tensors(model), metadata={"format": "pt"})
-            for name, content in model.files(quantized=False).items():
+            files = model.files(quantized=False)
+            config = parse_json(files[_CONFIG_FILE], large_integers=True) | {"quantization_config": _described(model)}
+            files[_CONFIG_FILE] = (json.dumps(config, indent=2) + "\n").encode()
+            for name, content in files.items():
                 (folder / name).write_bytes(content)
-            config = json.loads((folder / _CONFIG_FILE).read_bytes()) | {"quantization_config": _described(model)}
-            (folder / _CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
         write_probe(probe, model, inputs)
         verify_in_fresh_process(folder, probe, "costopt_trainer.compress.compressed_folder")
     except BaseException:
