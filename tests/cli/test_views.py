@@ -501,3 +501,12 @@ def test_samples_that_were_left_out_are_told_with_the_result(capsys: pytest.Capt
     )
     print_result(done, local_place("runs/tiny"), [])
     assert f"Data: {line}\n" in capsys.readouterr().out
+
+
+def test_what_cleaning_and_selection_saved_is_told_with_the_result(capsys: pytest.CaptureFixture[str]) -> None:
+    line = "FilterQuality dropped 4 of 24 documents; selection saves 30 of 40 steps of an epoch"
+    progress = Progress(step=9, total_steps=9, data_saved=line)
+    print_result(
+        status(state="Succeeded").model_copy(update={"progress": progress, "bill": None}), local_place("a"), []
+    )
+    assert f"Data: {line}\n" in capsys.readouterr().out
