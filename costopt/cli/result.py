@@ -26,6 +26,8 @@ def print_result(status: JobStatus, place: Place, closing: Sequence[str]) -> Non
             out.print(view)
     if status.progress is not None and status.progress.bad_samples is not None:
         out.print(f"Data: {status.progress.bad_samples}", markup=False, soft_wrap=True)
+    if status.progress is not None and status.progress.data_saved is not None:
+        out.print(f"Data: {status.progress.data_saved}", markup=False, soft_wrap=True)
     if status.early_stopped is not None:
         out.print(early_stopped_text(status.early_stopped), markup=False, soft_wrap=True)
     if succeeded is not None and succeeded.status == "False":

@@ -35,10 +35,17 @@ def safe_progress(progress: Progress) -> Progress:
     passed_over = progress.checkpoints_passed_over
     words = None if passed_over is None else lines(passed_over, MESSAGE_LIMIT)
     bad = None if progress.bad_samples is None else one_line(progress.bad_samples, NAME_LIMIT) or None
+    saved = None if progress.data_saved is None else one_line(progress.data_saved, NAME_LIMIT) or None
     cause = progress.restarted_for
     if cause is not None:
         cause = cause.model_copy(update={"message": lines(cause.message, MESSAGE_LIMIT)})
-    safe = {"results": results, "checkpoints_passed_over": words, "bad_samples": bad, "restarted_for": cause}
+    safe = {
+        "results": results,
+        "checkpoints_passed_over": words,
+        "bad_samples": bad,
+        "data_saved": saved,
+        "restarted_for": cause,
+    }
     if all(getattr(progress, field) == value for field, value in safe.items()):
         return progress
     return progress.model_copy(update=safe)

@@ -142,6 +142,8 @@ def _summary(status: JobStatus, now: datetime) -> list[tuple[str, str]]:
         found.append(("Steps", f"{status.progress.step:,} of {status.progress.total_steps:,}"))
         if status.progress.validation_loss is not None:
             found.append(("Validation loss", f"{float(status.progress.validation_loss):.4f}"))
+        told = (status.progress.bad_samples, status.progress.data_saved)
+        found += [("Data", line) for line in told if line is not None]
     found.append(("Cost", _cost(status.bill)))
     verdicts = [report.verdict for report in status.variants]
     if verdicts:

@@ -182,6 +182,8 @@ class Progress(Strict):
     """Which global batch was chosen by measuring. None: none was yet."""
     bad_samples: ShortText | None = None
     """How many samples are bad and were left out (onBadSample: Skip), and the first of them. None: none were."""
+    data_saved: ShortText | None = None
+    """Documents that cleaning dropped, and steps of an epoch that selection saves. None: neither."""
     results: dict[ShortText, Figure] = Field(default_factory=dict, max_length=64)
     """Named results of the last evaluation, such as validationLossNatsPerByte and unigramEntropyNatsPerByte."""
 

@@ -537,3 +537,12 @@ def test_a_search_tells_its_cost_in_time_and_money_and_what_no_other_steps_beat(
     assert "search and making cost 0.17 USD, paid back in money after 3,600,000 passes" in text
     assert "no other is as good as 30 % pruned: 0.40 ms, 1.95 KiB, quality -1.50 %" in text
     assert "what the search cost is not known: not all that its stage used has a price" in told()
+
+
+def test_what_cleaning_and_selection_saved_is_told_with_the_result(capsys: pytest.CaptureFixture[str]) -> None:
+    line = "FilterQuality dropped 4 of 24 documents; selection saves 30 of 40 steps of an epoch"
+    progress = Progress(step=9, total_steps=9, data_saved=line)
+    print_result(
+        status(state="Succeeded").model_copy(update={"progress": progress, "bill": None}), local_place("a"), []
+    )
+    assert f"Data: {line}\n" in capsys.readouterr().out

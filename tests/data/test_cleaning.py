@@ -17,6 +17,7 @@ from costopt.schema.data import DataSettings
 from costopt.schema.data_report import MOST_REASONS, DataReport, Example, TransformReport
 from costopt_trainer.data import TrainingData, gathering, load_data
 from costopt_trainer.data.documents import Document, Tally, content_of
+from costopt_trainer.data.reports import saved_in
 from costopt_trainer.data.sources.table import open_source
 from costopt_trainer.data.transforms import table
 from costopt_trainer.data.transforms.examples import changed_example, dropped_example, shown
@@ -97,6 +98,10 @@ def test_what_is_dropped_is_in_neither_split_and_is_counted_and_told(texts: Path
     assert "FilterQuality changed 0 of 24 documents, dropped 4 (fewer than 50 words 4): " in data.notes[1]
     share = 100 * report.validation_tokens / (report.train_tokens + report.validation_tokens)
     assert data.notes[3] == f"{report.held_out_documents} of 18 documents are held out, {share:.1f} % of the tokens"
+    assert saved_in(data.notes, 256) == (
+        "FilterQuality dropped 4 of 24 documents; RemoveDuplicates dropped 2 of 20 documents"
+    )
+    assert saved_in((f"a: {data.notes[1]}",), 30) == "a: FilterQuality dropped 4 ..."
     assert any(f"{SHORT}" in note and "(fewer than 50 words)" in note for note in data.notes[4:])
 
 

@@ -207,3 +207,8 @@ def test_what_a_log_says_of_bad_samples_is_made_safe() -> None:
     assert safe_progress(told).bad_samples == "1 of 2 are bad: a b"
     plain = told.model_copy(update={"bad_samples": "1 of 2 are bad"})
     assert safe_progress(plain) is plain
+
+
+def test_what_a_log_says_that_the_data_saved_is_made_safe() -> None:
+    told = Progress(step=1, total_steps=9, data_saved="dropped 1 \x1b[31mof\n2")
+    assert safe_progress(told).data_saved == "dropped 1 of 2"

@@ -119,6 +119,14 @@ def test_a_training_that_ended_early_says_what_that_saved() -> None:
     assert "saved 600 steps and 0.1200 USD." in told
 
 
+def test_what_was_left_out_of_the_data_and_what_that_saved_is_in_the_head() -> None:
+    progress = Progress(step=9, total_steps=9, bad_samples="1 of 9 samples are bad", data_saved="Filter dropped 1 of 8")
+    assert [value for name, value in facts(status(progress=progress)).summary if name == "Data"] == [
+        "1 of 9 samples are bad",
+        "Filter dropped 1 of 8",
+    ]
+
+
 def test_of_a_job_that_has_only_begun_nothing_is_made_up() -> None:
     told = facts_of("tiny", JobStatus(), None, [], MIDNIGHT)
     assert told.state == "New"

@@ -108,6 +108,8 @@ def test_the_log_says_how_many_steps_an_epoch_is_shorter(
         f"takes {few // 8:,} steps in place of {count // 8:,}, {count // 8 - few // 8:,} fewer; selecting took "
     )
     assert re.search(re.escape(wanted) + r"\d+\.\d s\n", capfd.readouterr().err)
+    progress = json.loads((tmp_path / "job/progress-0.json").read_text())
+    assert progress["dataSaved"] == f"selection saves {count // 8 - few // 8:,} of {count // 8:,} steps of an epoch"
 
 
 def test_a_model_keeps_what_it_finds_hardest(trained: tuple[Path, Path], tmp_path: Path) -> None:

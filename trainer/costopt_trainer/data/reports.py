@@ -3,10 +3,13 @@
 keep        written when the tokens are made
 read        the same at every later start
 notes_of    in lines for the log
+saved_in    the same, and what selection saves, in a few words for the status
 longest     the largest document
 """
 
 import json
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,6 +69,23 @@ def longest(content: Content) -> tuple[str, int]:
 def printable(name: str) -> str:
     """A name may hold bytes that are no UTF-8, which a file of JSON may not."""
     return name.encode("utf-8", "backslashreplace").decode()
+
+
+_DROPPED = re.compile(r"((?:[\w-]+: )?\w+) changed [0-9,]+ of ([0-9,]+) documents, dropped ([0-9,]+)")
+_SELECTED = re.compile(r"selection keeps .*: an epoch takes [0-9,]+ steps in place of ([0-9,]+), ([0-9,]+) fewer;")
+
+
+def saved_in(notes: Iterable[str], limit: int) -> str | None:
+    """How many documents transforms have dropped, and how many steps of an epoch selection saves, as the notes of
+    the data have it, in at most `limit` characters. None: neither."""
+    found = []
+    for note in notes:
+        if dropped := _DROPPED.match(note):
+            found.append(f"{dropped[1]} dropped {dropped[3]} of {dropped[2]} documents")
+        elif selected := _SELECTED.match(note):
+            found.append(f"selection saves {selected[2]} of {selected[1]} steps of an epoch")
+    told = "; ".join(found)
+    return (told if len(told) <= limit else f"{told[: limit - 3]}...") or None
 
 
 def notes_of(shards: "TokenShards") -> tuple[str, ...]:

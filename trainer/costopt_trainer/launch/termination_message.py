@@ -40,6 +40,7 @@ _CUT_FROM_PROGRESS: Mapping[str, object] = {
     "results": {},
     "checkpoints_passed_over": None,
     "bad_samples": None,
+    "data_saved": None,
     "restarted_for": None,
 }
 _MAX_REPORT_BYTES = 2**18

@@ -22,6 +22,7 @@ from costopt_trainer.agreement import Question
 from costopt_trainer.data import TrainingData
 from costopt_trainer.data.augmentations.table import identity_of
 from costopt_trainer.data.listing import differences
+from costopt_trainer.data.reports import saved_in
 from costopt_trainer.data.skipping import told_in
 from costopt_trainer.models.shape import ModelShape
 from costopt_trainer.models.table import metric_of, settings_that_must_stay
@@ -94,7 +95,10 @@ class Training(Learner):
         self.evaluated: dict[str, Any] | None = None  # figures of the step that is being saved
         self.evaluated_ns = 0  # what the meter had counted in steps then
         bad_samples = told_in(data.notes, SHORT_TEXT_CHARACTERS)
-        self.progress = Progress(step=0, total_steps=recipe.steps, bad_samples=bad_samples)  # latest figures
+        saved = saved_in(data.notes, SHORT_TEXT_CHARACTERS)
+        self.progress = Progress(  # latest figures
+            step=0, total_steps=recipe.steps, bad_samples=bad_samples, data_saved=saved
+        )
         self.reported_samples = 0
         self.is_evaluation_to_end = Question(gang, stop)
         self.is_selection_to_end = Question(gang, stop)
