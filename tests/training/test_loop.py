@@ -60,6 +60,12 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_recipe(kind: str, text: Path, images: Path, **changes: Any) -> Recipe:
     if kind == "ConvNet":
         return image_recipe(images, **changes)
+    if kind == "ResNet":
+        model = {"type": "ResNet", "resNet": {"numStages": 2, "numBlocks": 2, "baseChannels": 4}}
+        return recipe(images, model=model, data={"type": "Images", "images": {"path": str(images)}}, **changes)
+    if kind == "LSTM":
+        layers = {"embeddingDim": 16, "contextLength": 16, "dropoutPercent": 10}
+        return recipe(text, model={"type": "LSTM", "lstm": layers}, **changes)
     return recipe(text, precision=kind, **changes)
 
 
@@ -78,7 +84,7 @@ def progress_in(storage: Path) -> Progress:
 # ---------------------------------------------------------------------------------------------------- bitwise resume
 
 
-@pytest.mark.parametrize("kind", ["FP32", "BF16", "FP16", "ConvNet"])
+@pytest.mark.parametrize("kind", ["FP32", "BF16", "FP16", "ConvNet", "ResNet", "LSTM"])
 def test_40_steps_end_in_the_same_bits_as_20_steps_a_stop_and_20_more(
     kind: str, text: Path, images: Path, tmp_path: Path
 ) -> None:

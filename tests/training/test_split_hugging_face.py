@@ -12,8 +12,10 @@ import torch
 
 from builders.gangs import Trained, whole_and_its_end
 from builders.hugging_face import config_file, model_folder
-from builders.trainer import Run, recipe, run, text_file, train_in_gang
+from builders.trainer import Run, recipe, run, text_file, train_here, train_in_gang
+from costopt.schema.parallelism import Parallelism
 from costopt.schema.recipe import Recipe
+from costopt.schema.replica import EXIT_PREEMPTED
 from costopt_trainer.models.artifact import load_model
 from costopt_trainer.models.hugging_face.library import library
 
@@ -35,6 +37,9 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 """Tied and not, with biases and without, with norms of heads, with a vocabulary that no two ranks share without a rest,
 and with matrices whose outputs are gathered."""
 TWO = [*CONFIGS, "adapters"]
+CHANGING = ["qwen3", "adapters"]
+"""Which change their layout at every stop."""
+SHARD: dict[str, Any] = {"shard": 2}
 FOUR: dict[str, tuple[str, dict[str, Any]]] = {
     "shard x tensor": ("qwen3", {"shard": 2, "tensor": 2}),
 }
@@ -56,8 +61,8 @@ def settings(folder: Path, model: dict[str, Any], parallelism: dict[str, Any], *
     return recipe(text, **(plain | changes))
 
 
-def trained(recipes: dict[str, Recipe], world_size: int, folder: Path, *refused: Run) -> Trained:
-    codes, errors = train_in_gang([*refused, *whole_and_its_end(recipes, folder)], world_size, folder)
+def trained(recipes: dict[str, Recipe], world_size: int, folder: Path, *before: Run) -> Trained:
+    codes, errors = train_in_gang([*before, *whole_and_its_end(recipes, folder)], world_size, folder)
     assert codes == [0] * world_size, errors
     return Trained(folder, recipes, errors)
 
@@ -65,6 +70,13 @@ def trained(recipes: dict[str, Recipe], world_size: int, folder: Path, *refused:
 def config(folder: Path, name: str) -> dict[str, Any]:
     kind, changes = CONFIGS[name]
     return {"config": str(config_file(folder / "configs" / name, kind, **changes))}
+
+
+def in_layout(recipe: Recipe, degrees: dict[str, Any]) -> Recipe:
+    """The same training, which writes a checkpoint where it is stopped only."""
+    saving = recipe.checkpointing.model_copy(update={"every_steps": STEPS})
+    layout = Parallelism.model_validate(degrees)
+    return recipe.model_copy(update={"parallelism": layout, "checkpointing": saving})
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +88,13 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     adapted = {"path": str(whole), "lora": {"rank": 2, "alpha": 64}}
     recipes["adapters"] = settings(folder, adapted, {"tensor": 2}, schedule={"warmupSteps": 0})
     gpt2 = settings(folder, {"config": str(config_file(folder / "gpt2", "gpt2"))}, {"tensor": 2})
-    return trained(recipes, 2, folder, run(gpt2, folder / "refused"))
+    # Each begins in one process, and goes on in this gang, in two layouts.
+    changing = []
+    for name in CHANGING:
+        assert train_here(in_layout(recipes[name], {}), folder / f"{name} changes", stop_after=4) == EXIT_PREEMPTED
+        for degrees, until in ((SHARD, 9), ({"tensor": 2}, 14)):
+            changing.append(run(in_layout(recipes[name], degrees), folder / f"{name} changes", stop_after=until))
+    return trained(recipes, 2, folder, run(gpt2, folder / "refused"), *changing)
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +109,19 @@ def quartet(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 def test_two_ranks_have_the_losses_of_one_process(name: str, pair: Trained) -> None:
     assert list(pair.losses(name)) == list(range(1, STEPS + 1))
     assert pair.losses(name) == pytest.approx(pair.losses_of_one_process(name), abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", CHANGING)
+def test_a_training_may_change_its_layout_at_every_stop(name: str, pair: Trained) -> None:
+    storage = pair.folder / f"{name} changes"
+    assert newest_step(storage) == 14
+    assert train_here(in_layout(pair.recipes[name], {}), storage) == 0
+    assert list(pair.losses(f"{name} changes")) == list(range(1, STEPS + 1))
+    assert pair.losses(f"{name} changes") == pytest.approx(pair.losses_of_one_process(name), abs=TOLERANCE)
+
+
+def newest_step(storage: Path) -> int:
+    return max(int(path.name.removeprefix("step-")) for path in (storage / "checkpoints").iterdir())
 
 
 @pytest.mark.parametrize("name", FOUR)
