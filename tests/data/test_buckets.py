@@ -1,7 +1,13 @@
 """Data in buckets of real servers on this machine, of S3's API and of Google Cloud Storage's.
 
-They need what is no part of `make install`, for it is large: `pip install s3fs "moto[server]"` for the one, and for the
-other `pip install gcsfs` and fake-gcs-server on the PATH (`go install github.com/fsouza/fake-gcs-server@latest`).
+They need what is no part of `make install`: for the one s3fs and moto[server], whose botocore wants python-dateutil
+below 3, where the client of Kubernetes wants 3 or newer. So these go into a folder of their own:
+
+    .venv/bin/pip install --target /tmp/buckets s3fs "moto[server]"
+    PYTHONPATH=/tmp/buckets .venv/bin/python -m pytest tests/data/test_buckets.py
+
+For the other `pip install gcsfs` and fake-gcs-server on the PATH (`go install
+github.com/fsouza/fake-gcs-server@latest`).
 """
 
 import contextlib

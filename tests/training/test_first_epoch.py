@@ -1,5 +1,6 @@
 """Trainings that keep samples by their own losses: all first, then a part; to the same bits after any stop."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,8 @@ def test_those_of_the_highest_loss_in_the_first_epoch_are_kept(
     assert f"all {count} training samples are learned from for {EPOCH} steps, then a part of them" in said
     assert f"selection keeps {kept} of {count} training samples" in said
     assert f"an epoch takes {kept // 8} steps in place of {count // 8}" in said
+    progress = json.loads((tmp_path / "job/progress-0.json").read_text())
+    assert progress["dataSaved"] == f"selection saves {count // 8 - kept // 8} of {count // 8} steps of an epoch"
     plain = train_here(job(text, model=without_dropout()), tmp_path / "plain")
     assert plain == 0
     first, other = losses(tmp_path / "job"), losses(tmp_path / "plain")

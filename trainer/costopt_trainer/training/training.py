@@ -254,7 +254,9 @@ class Training(Learner):
         selection, self.data = self.recipe.data.selection, data
         if self.gang.rank == 0 and selection is not None:
             kept = data.num_train_samples * selection.keep_percent // 100
-            print(told(data, kept, self.batch_size, time.monotonic() - begun), file=sys.stderr, flush=True)
+            note = told(data, kept, self.batch_size, time.monotonic() - begun)
+            print(note, file=sys.stderr, flush=True)
+            self.update_progress(data_saved=saved_in((*data.notes, note), SHORT_TEXT_CHARACTERS))
         return True
 
     def before_change(self) -> None:
