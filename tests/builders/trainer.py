@@ -19,6 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -153,11 +154,9 @@ def do(run: Run) -> None:
 
     class Interrupted(train.Training):  # type: ignore[name-defined]  a test may have put its own there
         def take_step(self, *step: Any) -> None:
-            if self.step + 1 == run.overflow_at and self.gang.rank == self.gang.world_size - 1:
-                weight = next(self.module.parameters())
-                hook = weight.register_hook(lambda gradient: gradient * float("inf"))
-                super().take_step(*step)
-                hook.remove()
+            if self.step + 1 == run.overflow_at and is_last:
+                with overflowing(self.strategy, self.module):
+                    super().take_step(*step)
             else:
                 super().take_step(*step)
             if self.step == run.stop_after:
@@ -192,6 +191,25 @@ def do(run: Run) -> None:
     finally:
         train.Training, meter.REPORT_EVERY_SECONDS = before  # type: ignore[misc]
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+@contextlib.contextmanager
+def overflowing(strategy: Any, module: Any) -> Iterator[None]:
+    """Gradients of a step that are infinite in one place of what this rank holds, and on this rank alone."""
+    accumulate = strategy.accumulate_gradients
+
+    def overflow(*arguments: Any) -> Any:
+        total = accumulate(*arguments)
+        gradient = next(parameter.grad for parameter in module.parameters() if parameter.grad is not None)
+        held = gradient.to_local() if hasattr(gradient, "to_local") else gradient
+        held[(-1,) * held.dim()] = float("inf")
+        return total
+
+    strategy.accumulate_gradients = overflow
+    try:
+        yield
+    finally:
+        del strategy.accumulate_gradients
 
 
 def train_here(recipe: Recipe, storage: Path, **how: Any) -> int:
