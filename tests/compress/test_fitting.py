@@ -298,6 +298,6 @@ def test_ranks_share_a_batch_in_equal_micro_batches_or_are_refused(language: Ste
 
 def test_the_model_of_a_command_is_refused_in_a_sentence(language: StepStage) -> None:
     run = replace(language.run(), recipe=None)
-    with pytest.raises(NotRetryable, match="a step that trains needs a model that a recipe has trained") as error:
+    with pytest.raises(NotRetryable, match="a model that a recipe of this job has trained: nothing is known") as error:
         fit(language.model(), run, COURSE)
     assert error.value.reason == "InvalidSettings"
