@@ -108,3 +108,13 @@ def test_a_program_that_computes_something_else_is_found(tmp_path: Path, capsys:
         assert main([str(tmp_path / "model.pt2"), str(tmp_path / "probe")]) == code
         (tmp_path / "probe").unlink()
     assert "gives another output than the model" in capsys.readouterr().out
+
+
+def test_a_model_that_gives_zeros_is_no_other_than_itself(tmp_path: Path) -> None:
+    model, inputs = fresh_model("ConvNet"), example_inputs("ConvNet")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    export(model, inputs, tmp_path / "model.pt2")
+    write_probe(tmp_path / "probe", model, inputs)
+    assert main([str(tmp_path / "model.pt2"), str(tmp_path / "probe")]) == 0

@@ -21,7 +21,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from costopt.hostile import parse_json
-from costopt_trainer.compress.verify import EXACT_TOLERANCE, EXIT_MISMATCH, verify_in_fresh_process, write_probe
+from costopt_trainer.compress.verify import (
+    EXACT_TOLERANCE,
+    EXIT_MISMATCH,
+    distance_of,
+    verify_in_fresh_process,
+    write_probe,
+)
 from costopt_trainer.errors import NotRetryable, first_line
 from costopt_trainer.models.family import LayeredModel, stored_tensors
 from costopt_trainer.models.hugging_face.library import library, task_of
@@ -138,7 +144,7 @@ def find_mismatch(folder: Path, probe: Path) -> str | None:
     ) as error:
         return f"the folder for compressed-tensors cannot be loaded ({type(error).__name__}: {first_line(error)})"
     if output.shape == expected.shape:
-        distance = float((output - expected).norm() / expected.norm())
+        distance = distance_of(output, expected)
         if distance <= EXACT_TOLERANCE:
             return None
         return f"the folder for compressed-tensors gives another output than the variant (by {100 * distance:.3g} %)"

@@ -23,7 +23,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from costopt_trainer.compress.verify import EXACT_TOLERANCE, EXIT_MISMATCH, verify_in_fresh_process, write_probe
+from costopt_trainer.compress.verify import (
+    EXACT_TOLERANCE,
+    EXIT_MISMATCH,
+    distance_of,
+    verify_in_fresh_process,
+    write_probe,
+)
 from costopt_trainer.errors import NotRetryable, first_line
 from costopt_trainer.phases import phase
 
@@ -99,8 +105,11 @@ def main(arguments: list[str]) -> int:
         torch.set_num_threads(int(file.metadata()["threads"]))
     with torch.no_grad():
         output = torch.export.load(program).module()(inputs)
-    distance = float((output - expected).norm() / expected.norm())
-    if output.shape == expected.shape and distance <= EXACT_TOLERANCE:
+    if output.shape != expected.shape:
+        print(f"the program of torch.export gives {tuple(output.shape)} instead of {tuple(expected.shape)}")
+        return EXIT_MISMATCH
+    distance = distance_of(output, expected)
+    if distance <= EXACT_TOLERANCE:
         return 0
     print(f"the program of torch.export, loaded again, gives another output than the model (by {100 * distance:.3g} %)")
     return EXIT_MISMATCH

@@ -25,6 +25,7 @@ from costopt_trainer.models.artifact import load_graph, load_model, read_config
 from costopt_trainer.phases import phase
 
 EXIT_MISMATCH = 3
+_TINY = 1e-30
 EXACT_TOLERANCE, FEW_BITS_TOLERANCE = 1e-3, 0.15
 """Largest difference between a graph's output and that of the weights, relative to the latter's norm: the order of
 additions differs, and in few bits activations are rounded in other places."""
@@ -86,10 +87,16 @@ def find_mismatch(folder: Path, probe: Path) -> str | None:
             return f"{which} gives {mismatch}"
     if len(outputs) == 2:
         few_bits = any(step.quantize is not None for step in config.steps)
-        distance = float((outputs["graph"] - outputs["output"]).norm() / outputs["output"].norm())
+        distance = distance_of(outputs["graph"], outputs["output"])
         if not distance <= (FEW_BITS_TOLERANCE if few_bits else EXACT_TOLERANCE):
             return f"the graph in {folder} gives another output than its weights (by {100 * distance:.3g} %)"
     return None
+
+
+def distance_of(output: Tensor, expected: Tensor) -> float:
+    """How far an output is from the expected one of its shape, as a share of that. Of a model whose output is zero it
+    is that of nothing: 0."""
+    return float((output - expected).norm() / expected.norm().clamp(min=_TINY))
 
 
 def _differs(output: Tensor, expected: Tensor) -> str | None:
