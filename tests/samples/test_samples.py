@@ -50,11 +50,11 @@ def test_a_sample_is_valid(tmp_path: Path, sample: str) -> None:
 def test_a_sample_is_rendered_for_a_cluster(tmp_path: Path, sample: str) -> None:
     answer = costopt(tmp_path, "plan", str(SAMPLES / f"{sample}.yaml"))
     kinds = [child["kind"] for child in yaml.safe_load_all(answer.stdout)]
-    spec = job_of(sample)["spec"]
-    claim = ["PersistentVolumeClaim"] * ("create" in spec.get("storage", {}))
-    service = ["Service"] * (spec["train"].get("numNodes", 1) > 1)
-    training = [*claim, "NetworkPolicy", "ConfigMap", *service, "Job"]
-    assert kinds == training + ["Job"] * len(spec.get("compress", []))
+    spec = CostOptJob.model_validate(job_of(sample)).spec
+    claim = ["PersistentVolumeClaim"] * (spec.storage is not None and spec.storage.create is not None)
+    # Replicas that meet need a Service: those of training, and of a variant of which a step trains.
+    gangs = [kind for stage in spec.stages for kind in ["Service"] * (spec.num_replicas(stage) > 1) + ["Job"]]
+    assert kinds == [*claim, "NetworkPolicy", "ConfigMap", *gangs]
 
 
 def test_the_samples_show_what_a_newcomer_looks_for() -> None:
