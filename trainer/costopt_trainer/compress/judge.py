@@ -120,7 +120,7 @@ def _of_speed_and_size(baseline: Measurement, measured: Measurement, bounds: Bou
 def _in_words(size: Decimal, measured: Measurement) -> str:
     """How many times smaller it is, and as which of its files, where it may have several."""
     beside = f"{float(size):.3g}x smaller than" if size >= 1 else f"{1 / float(size):.3g}x as large as"
-    form = ", as the ONNX graph that onnxruntime loads" if measured.engine == "OnnxRuntime" else ""
+    form = ", as its ONNX graph" if measured.engine == "OnnxRuntime" else ""
     return f"{beside} the model{form}"
 
 
