@@ -50,7 +50,7 @@ EACH: dict[str, Step] = {
 """A step of each row, which changes a small decoder; one that trains takes at least four steps."""
 
 TRAINING = ("Quantize", "Prune", "FineTune", "Distill")
-OF_A_COMMAND = "a step that trains needs a model that a recipe has trained"
+OF_A_COMMAND = "a step that trains needs a model that a recipe of this job has trained"
 UNFIT: dict[str, str] = {
     "Quantize": "needs a model with at least one linear layer",
     "Prune": r"prune\.structure must be Unstructured for this model",
