@@ -105,6 +105,7 @@ def rounded_loss(stage: StepStage, model: LayeredModel, weights: Grid) -> float:
     return held_out_loss(stage, model)
 
 
+@pytest.mark.slow
 def test_training_with_rounded_weights_loses_less_than_the_same_training_without(
     stage: StepStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,6 +63,7 @@ def test_an_artifact_holds_what_was_made_to_the_bit(
     assert torch.equal(load_model(tmp_path / "few")(inputs), output)
 
 
+@pytest.mark.slow
 def test_a_variant_of_8_bit_float_weights_is_made_on_a_cpu(tmp_path: Path) -> None:
     recipe = train_stage("DecoderLM", tmp_path)
     made = replica(recipe, quantized("Float8WeightOnly")).variant

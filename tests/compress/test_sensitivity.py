@@ -100,7 +100,13 @@ def test_samples_that_judge_are_never_looked_at(text: tuple[Path, Recipe]) -> No
     assert not seen["HeldOut"]
 
 
-@pytest.mark.parametrize("scheme", ["Int8WeightOnly", "Int4WeightOnly", "Int8DynamicActivation"])
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        "Int4WeightOnly",
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("Int8WeightOnly", "Int8DynamicActivation")),
+    ],
+)
 def test_what_is_kept_is_whole_in_what_a_fresh_process_loads_and_the_report_says_why(
     scheme: str, text: tuple[Path, Recipe], capsys: pytest.CaptureFixture[str]
 ) -> None:
