@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml
 quickstart: $(STAMP) ## Train a small GPT on two ranks, compress it, and print what it cost (3 to 5 minutes)
 	$(BIN)/costopt run manifests/samples/quickstart.yaml
 
-test: $(STAMP) ## Run the tests that need no cluster and little time (within 10 minutes on 2 cores)
+test: $(STAMP) ## Run the tests that need no cluster and little time (a quarter of an hour on 2 cores)
 	$(PYTEST) $(IN_TWO) -m 'not slow' $(HERE)
 
 test-slow: $(STAMP) ## Run the longer ones: whole trainings, compilers, more random histories
