@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from costopt.hostile import parse_json
 from costopt_trainer.compress.verify import (
     EXACT_TOLERANCE,
-    EXIT_MISMATCH,
     distance_of,
+    tell,
     verify_in_fresh_process,
     write_probe,
 )
@@ -154,11 +154,7 @@ def find_mismatch(folder: Path, probe: Path) -> str | None:
 def main(arguments: list[str]) -> int:
     """Arguments: the folder and the probe. Prints what is wrong, if anything; returns the exit code."""
     folder, probe = (Path(argument) for argument in arguments)
-    mismatch = find_mismatch(folder, probe)
-    if mismatch is not None:
-        print(mismatch)
-        return EXIT_MISMATCH
-    return 0
+    return tell(find_mismatch(folder, probe))
 
 
 if __name__ == "__main__":

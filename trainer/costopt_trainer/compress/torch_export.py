@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from costopt_trainer.compress.verify import (
     EXACT_TOLERANCE,
-    EXIT_MISMATCH,
     distance_of,
+    tell,
     verify_in_fresh_process,
     write_probe,
 )
@@ -106,13 +106,12 @@ def main(arguments: list[str]) -> int:
     with torch.no_grad():
         output = torch.export.load(program).module()(inputs)
     if output.shape != expected.shape:
-        print(f"the program of torch.export gives {tuple(output.shape)} instead of {tuple(expected.shape)}")
-        return EXIT_MISMATCH
+        return tell(f"the program of torch.export gives {tuple(output.shape)} instead of {tuple(expected.shape)}")
     distance = distance_of(output, expected)
     if distance <= EXACT_TOLERANCE:
-        return 0
-    print(f"the program of torch.export, loaded again, gives another output than the model (by {100 * distance:.3g} %)")
-    return EXIT_MISMATCH
+        return tell(None)
+    what = "the program of torch.export, loaded again, gives another output than the model"
+    return tell(f"{what} (by {100 * distance:.3g} %)")
 
 
 if __name__ == "__main__":

@@ -108,14 +108,18 @@ def _differs(output: Tensor, expected: Tensor) -> str | None:
     return None
 
 
+def tell(mismatch: str | None) -> int:
+    """In the fresh process: print what is wrong, if anything; the exit code that says so."""
+    if mismatch is None:
+        return 0
+    print(mismatch)
+    return EXIT_MISMATCH
+
+
 def main(arguments: list[str]) -> int:
     """Arguments: the artifact's folder and the probe. Prints what is wrong, if anything; returns the exit code."""
     folder, probe = (Path(argument) for argument in arguments)
-    mismatch = find_mismatch(folder, probe)
-    if mismatch is not None:
-        print(mismatch)
-        return EXIT_MISMATCH
-    return 0
+    return tell(find_mismatch(folder, probe))
 
 
 if __name__ == "__main__":
