@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from costopt.cli.variants import variants_table
-from costopt.cli.views import Place, bill_views, console, early_stopped_text, entropies_text, failure_text
+from costopt.cli.views import Place, bill_views, console, early_stopped_text, entropies_text, failures_text
 from costopt.schema.status import JobStatus
 
 EXIT_SUCCEEDED = 0
@@ -31,8 +31,8 @@ def print_result(status: JobStatus, place: Place, closing: Sequence[str]) -> Non
     if status.early_stopped is not None:
         out.print(early_stopped_text(status.early_stopped), markup=False, soft_wrap=True)
     if succeeded is not None and succeeded.status == "False":
-        if status.failure is not None:
-            out.print(failure_text(status.failure, place), markup=False, soft_wrap=True)
+        for text in failures_text(status, place):
+            out.print(text, markup=False, soft_wrap=True)
         if status.failure is None or status.failure.message != succeeded.message:
             out.print(succeeded.message, markup=False, soft_wrap=True)
     for line in closing:

@@ -28,7 +28,7 @@ from costopt.cli.views import (
     cost_so_far,
     duration,
     early_stopped_text,
-    failure_text,
+    failures_text,
     progress_text,
     restarts_in_place_text,
     stages_table,
@@ -120,9 +120,8 @@ def _print(first: str, reasons: list[str], found: JobStatus, place: Place) -> No
         out.print(_before(found, found.continues_from_step), markup=False, soft_wrap=True)
     if found.variants:
         out.print(variants_table(found.variants))
-    if found.failure is not None:
-        recovered = not found.state.startswith("Failed")
-        out.print(failure_text(found.failure, place, recovered=recovered), markup=False, soft_wrap=True)
+    for text in failures_text(found, place, recovered=not found.state.startswith("Failed")):
+        out.print(text, markup=False, soft_wrap=True)
 
 
 def _before(found: JobStatus, step: int) -> str:

@@ -219,6 +219,17 @@ def failure_text(failure: Failure, place: Place, *, recovered: bool = False) -> 
     return "\n".join(lines)
 
 
+def failures_text(status: JobStatus, place: Place, *, recovered: bool = False) -> list[str]:
+    """The latest failure in full, then a line for each other stage that has failed: variants fail each by itself."""
+    latest = status.failure
+    lines = [] if latest is None else [failure_text(latest, place, recovered=recovered)]
+    return lines + [
+        f"{stage.name} failed: {stage.failure.reason}: {stage.failure.message.strip()}"
+        for stage in status.stages
+        if stage.state == "Failed" and stage.failure is not None and (latest is None or stage.name != latest.stage)
+    ]
+
+
 def entropies_text(progress: Progress | None) -> str | None:
     """The validation loss beside that of the simplest models of the same text; None if that was not measured."""
     names = ("validationLossNatsPerByte", "unigramEntropyNatsPerByte", "bigramEntropyNatsPerByte")

@@ -23,6 +23,7 @@ from costopt.cli.views import (
     early_stopped_text,
     entropies_text,
     failure_text,
+    failures_text,
     local_place,
     progress_text,
     restarts_in_place_text,
@@ -522,6 +523,18 @@ def test_samples_that_were_left_out_are_told_with_the_result(capsys: pytest.Capt
     )
     print_result(done, local_place("runs/tiny"), [])
     assert f"Data: {line}\n" in capsys.readouterr().out
+
+
+def test_each_failed_variant_is_told_not_only_the_latest() -> None:
+    def failed(name: str) -> StageStatus:
+        why = Failure(stage=name, attempt=0, reason="InvalidSettings", message=f"{name} cannot be made")
+        return StageStatus(name=name, state="Failed", failure=why)
+
+    stages = [StageStatus(name="train", state="Succeeded"), failed("first"), failed("second")]
+    found = status(state="Failed").model_copy(update={"stages": stages, "failure": stages[2].failure})
+    latest, other = failures_text(found, local_place("runs/tiny"))
+    assert latest.startswith("second failed: InvalidSettings")
+    assert other == "first failed: InvalidSettings: first cannot be made"
 
 
 def test_a_search_tells_its_cost_in_time_and_money_and_what_no_other_steps_beat() -> None:
