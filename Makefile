@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test test-slow test-cluster cluster-binaries control-plane e2e e2e-cluster e2e-pieces \
-	images lint format generate bench bench-train bench-data bench-lean bench-operator bench-compress fuzz clean
+	browser images lint format generate bench bench-train bench-data bench-lean bench-operator bench-compress fuzz clean
 # Each test belongs to one of test, test-slow, test-cluster and e2e; tests/house/test_targets.py holds them to it.
 PYTEST := $(BIN)/python -m pytest --durations=10
 IN_TWO := --numprocesses=2 --dist=worksteal
@@ -43,6 +43,10 @@ cluster-binaries: $(STAMP) ## Build that control plane's programs once (Go; abou
 
 control-plane: cluster-binaries ## Start a control plane, say how to use it, and keep it until Ctrl-C
 	PYTHONPATH=tests $(BIN)/python -m cluster.control_plane
+
+browser: ## Install Chromium, which tests of pages look through (Debian, root); nothing if it is there
+	@command -v chromium >/dev/null || { apt-get update --quiet=2 && DEBIAN_FRONTEND=noninteractive \
+	apt-get install --quiet=2 --yes --no-install-recommends chromium; }
 
 e2e: $(STAMP) ## Run the end-to-end tests on a real node that is made here (Linux, root; pieces are built once)
 	@test -n "$$COSTOPT_TEST_KUBECONFIG" || $(MAKE) e2e-pieces

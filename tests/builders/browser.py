@@ -75,7 +75,7 @@ def chromium() -> Iterator[Tab]:
     """A tab of a fresh browser, which reaches no network; the test is skipped where there is none."""
     program = next(filter(None, map(shutil.which, PROGRAMS)), None)
     if program is None:
-        pytest.skip("there is no Chromium here (Debian: apt-get install chromium)")
+        pytest.skip("there is no Chromium here (make browser installs it on Debian)")
     websocket = pytest.importorskip("websocket")
     with tempfile.TemporaryDirectory(prefix="chromium-") as profile:
         words = [
