@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow test-cluster cluster-binaries control-plane e2e e2e-cluster e2e-pieces \
+.PHONY: help install quickstart test test-slow test-cluster cluster-binaries binaries-ahead control-plane e2e e2e-cluster e2e-pieces \
 	browser images lint format generate bench bench-train bench-data bench-lean bench-operator bench-compress fuzz clean
 # Each test belongs to one of test, test-slow, test-cluster and e2e; tests/house/test_targets.py holds them to it.
 PYTEST := $(BIN)/python -m pytest --durations=10
@@ -40,6 +40,9 @@ test-cluster: cluster-binaries ## Run the tests that need a Kubernetes control p
 
 cluster-binaries: $(STAMP) ## Build that control plane's programs once (Go; about 10 minutes); nothing if they are there
 	PYTHONPATH=tests $(BIN)/python -m cluster.build
+
+binaries-ahead: ## Begin to build them before anything is installed, as CI does; `cluster-binaries` waits for it
+	PYTHONPATH=tests $(PYTHON) -m cluster.build
 
 control-plane: cluster-binaries ## Start a control plane, say how to use it, and keep it until Ctrl-C
 	PYTHONPATH=tests $(BIN)/python -m cluster.control_plane
