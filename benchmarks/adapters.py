@@ -11,7 +11,6 @@ only as good as the machine is quiet.
 import argparse
 import contextlib
 import io
-import json
 import os
 import statistics
 import tempfile
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.measured.allocations import Allocations
+from benchmarks.measured.llama import write_config
 from costopt.schema.recipe import Recipe
 from costopt_trainer.reporting.meter import Meter
 from costopt_trainer.training.loop import run_steps
@@ -90,25 +90,6 @@ def bytes_below(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def write_config(folder: Path) -> str:
-    """A Llama-shaped model over bytes."""
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": WIDTH,
-        "intermediate_size": 3 * WIDTH,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "vocab_size": 256,
-        "max_position_embeddings": CONTEXT,
-        "tie_word_embeddings": False,
-    }
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(config))
-    return str(folder)
-
-
 def main() -> None:
     """Train, compare, print."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -125,7 +106,7 @@ def main() -> None:
     other = {"type": "Text", "text": {"path": str(text.resolve())}, "validationPercent": 10}
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder, "base")
-        config = write_config(Path(folder, "config"))
+        config = write_config(Path(folder, "config"), width=WIDTH, layers=LAYERS, context=CONTEXT)
         trained(recipe_of({"config": config}, library, given.base_steps, "2e-3"), base)
         model = {"path": str(base / "artifacts/model")}
         ways = {"all weights": ({}, FULL_RATE)} | {

@@ -28,6 +28,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measured.llama import write_config
+
 PEERS = ("costopt", "by hand", "transformers Trainer", "Lightning Fabric")
 BATCH, CONTEXT = 8, 128
 LEARNING_RATE, CLIP = 1e-3, 1.0
@@ -79,24 +81,6 @@ class Steps:
                 self._turns.pass_on()
                 self._turns.wait_for(self._peer)
         self._since = time.perf_counter()
-
-
-def write_config(folder: Path, width: int, layers: int) -> None:
-    """A Llama-shaped model over bytes."""
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": width,
-        "intermediate_size": 3 * width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "vocab_size": 256,
-        "max_position_embeddings": CONTEXT,
-        "tie_word_embeddings": False,
-    }
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(config))
 
 
 def ranks() -> tuple[int, int]:
@@ -365,7 +349,7 @@ def main() -> None:
     given = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "model")
-        write_config(config, given.width, given.layers)
+        write_config(config, width=given.width, layers=given.layers, context=CONTEXT)
         for threads in given.threads:
             found: dict[str, list[dict[str, Any]]] = {peer: [] for peer in PEERS}
             for number in range(given.rounds):
