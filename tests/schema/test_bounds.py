@@ -48,14 +48,19 @@ def all_models(*roots: type[Strict]) -> list[type[Strict]]:
         if model not in found and model.__module__.startswith("costopt"):
             found.add(model)
             left.extend(model.__subclasses__())
-    return sorted(found, key=lambda model: model.__name__)
+    return sorted(found, key=called)
+
+
+def called(model: type[Strict]) -> str:
+    """Two rooms may each have a model of one name; which comes first must not hang on where in memory they lie."""
+    return f"{model.__module__.removeprefix('costopt.schema.')}.{model.__name__}"
 
 
 def bounds() -> Iterator[Any]:
     for model in all_models(*ROOTS):
         for name, field in model.model_fields.items():
             for found in bounded_values(field):
-                where = ".".join([model.__name__, name, *found.path])
+                where = ".".join([called(model), name, *found.path])
                 for bound, values in found.declared.items():
                     tightest = TIGHTEST[bound](values)
                     yield pytest.param(model, name, found.path, bound, tightest, id=f"{where}-{bound}")
