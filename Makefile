@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow test-cluster cluster-binaries binaries-ahead control-plane e2e e2e-cluster e2e-pieces \
+.PHONY: help install quickstart test test-slow test-buckets test-cluster cluster-binaries binaries-ahead control-plane e2e e2e-cluster e2e-pieces \
 	browser images lint format generate bench bench-train bench-data bench-lean bench-operator bench-compress fuzz clean
-# Each test belongs to one of test, test-slow, test-cluster and e2e; tests/house/test_targets.py holds them to it.
+# Each test belongs to one of test, test-slow, test-buckets, test-cluster and e2e; tests/house/test_targets.py holds them to it.
 PYTEST := $(BIN)/python -m pytest --durations=10
 IN_TWO := --numprocesses=2 --dist=worksteal
-HERE := --ignore=tests/cluster --ignore=tests/e2e tests
+HERE := --ignore=tests/buckets --ignore=tests/cluster --ignore=tests/e2e tests
+BUCKETS := .cache/buckets
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +32,17 @@ test: $(STAMP) ## Run the tests that need no cluster and little time (a quarter 
 
 test-slow: $(STAMP) ## Run the longer ones: whole trainings, compilers, more random histories
 	$(PYTEST) $(IN_TWO) -m slow $(HERE)
+
+test-buckets: $(BUCKETS) ## Run the tests of data in S3, on a server of its API that is installed here; of Google's where one is
+	PYTHONPATH=$(BUCKETS) $(PYTEST) tests/buckets
+
+# In a folder of its own: the AWS library and the client of Kubernetes want different versions of python-dateutil, of
+# which pip warns, though here the two never meet.
+$(BUCKETS): $(STAMP)
+	rm -rf $@.part
+	$(BIN)/python -m pip install --quiet --no-compile --target $@.part s3fs 'moto[s3]' flask flask-cors 2>$(BUCKETS).log || \
+	{ cat $(BUCKETS).log; exit 1; }
+	rm -rf $@ && mv $@.part $@
 
 fuzz: $(STAMP) ## Hold more random histories against the oracle of tests/oracle (SEEDS=2000, about half an hour on two cores)
 	COSTOPT_FUZZ_SEEDS=$${SEEDS:-2000} $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal tests/oracle

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TARGETS = ("test", "test-slow", "test-cluster", "e2e")
+TARGETS = ("test", "test-slow", "test-buckets", "test-cluster", "e2e")
 ROOMS = sorted(path.name for path in (ROOT / "tests").iterdir() if list(path.glob("test_*.py")))
 A_FILE = """
 import pytest
@@ -84,9 +84,10 @@ def test_every_test_belongs_to_exactly_one_target(collected: dict[str, list[str]
 
 def test_each_target_has_the_tests_of_its_name(collected: dict[str, list[str]]) -> None:
     places = {target: {(test.split("/")[1], "slow" in test) for test in tests} for target, tests in collected.items()}
-    elsewhere = {"cluster", "e2e"}
+    elsewhere = {"buckets", "cluster", "e2e"}
     assert places["test"] == {(room, False) for room in ROOMS if room not in elsewhere}
     assert places["test-slow"] == {(room, True) for room in ROOMS if room not in elsewhere}
+    assert {room for room, _ in places["test-buckets"]} == {"buckets"}
     assert {room for room, _ in places["test-cluster"]} == {"cluster"}
     assert {room for room, _ in places["e2e"]} == {"e2e"}
 
@@ -109,7 +110,7 @@ def test_ci_runs_lint_and_every_target() -> None:
     assert "set -euo pipefail" in script
 
 
-@pytest.mark.parametrize("broken", ["none", "e2e", "test-slow", "test-cluster"])
+@pytest.mark.parametrize("broken", ["none", "e2e", "test-slow", "test-buckets", "test-cluster"])
 def test_ci_fails_with_any_target_and_ends_both_that_run_together(broken: str, tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     make = tmp_path / "make"

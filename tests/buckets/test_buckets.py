@@ -1,13 +1,8 @@
 """Data in buckets of real servers on this machine, of S3's API and of Google Cloud Storage's.
 
-They need what is no part of `make install`: for the one s3fs and moto[server], whose botocore wants python-dateutil
-below 3, where the client of Kubernetes wants 3 or newer. So these go into a folder of their own:
-
-    .venv/bin/pip install --target /tmp/buckets s3fs "moto[server]"
-    PYTHONPATH=/tmp/buckets .venv/bin/python -m pytest tests/data/test_buckets.py
-
-For the other `pip install gcsfs` and fake-gcs-server on the PATH (`go install
-github.com/fsouza/fake-gcs-server@latest`).
+`make test-buckets` installs what the first needs, into a folder of its own, since its botocore wants python-dateutil
+below 3, where the client of Kubernetes wants 3 or newer. The second needs gcsfs in that folder too (.cache/buckets) and
+fake-gcs-server on the PATH (`go install github.com/fsouza/fake-gcs-server@latest`).
 """
 
 import contextlib
@@ -48,7 +43,7 @@ class Bucket:
 @pytest.fixture(scope="module")
 def s3_server() -> Iterator[str]:
     pytest.importorskip("s3fs", reason="s3fs is not installed: it is the user's to add")
-    moto = pytest.importorskip("moto.server", reason="moto[server] is not installed: a server for these tests")
+    moto = pytest.importorskip("moto.server", reason="moto[s3] is not installed: a server for these tests")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
