@@ -9,7 +9,7 @@ Each batch is made without and with the augmentation in turn.
 Effect: half of the samples are held out, and of the others only a few are trained on, so often that they are learned by
 heart, which is where augmentations should pay. Text: a small Encoder tells of which package a function is. Images: a
 small ConvNet tells the handwritten digits of scikit-learn (8 x 8 pixels, grey), which must be installed for it. Each
-row takes the same steps from the same weights on the same samples; each seed has others of all three.
+row takes the same steps from the same weights on the same samples of its seed.
 """
 
 import argparse
