@@ -7,7 +7,8 @@ The model is all-MiniLM-L6-v2, which a package of PyPI carries (extra dev), the 
 over a sentence's tokens. Of all pairs of held-out sentences the cosine of their embeddings is taken; a variant keeps
 what the model is for as far as its cosines have the same order as the model's (Spearman's rank correlation). Forward
 passes are timed in turn, so that what else the machine does falls on all. A healed variant has learned the model's own
-embeddings of other sentences of the same text.
+embeddings of other sentences of the same text: for few steps, since they are most of the five minutes that all of
+it takes of one core.
 """
 
 import argparse
