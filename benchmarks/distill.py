@@ -1,7 +1,7 @@
 """Students beside their teacher: what they keep of it, and how much smaller and faster they are.
 
     COSTOPT_DATA_DIR=... PYTHONPATH=.:trainer python benchmarks/distill.py [--seeds 3] [--tasks encoder decoder]
-        [--students taught ...] [--folder FOLDER]
+        [--students taught ...] [--batch 16] [--learning-rate 2e-3] [--folder FOLDER]
 
 For each task and seed a teacher of six layers is trained. All its students have as many optimizer steps, at the same
 rates and on the same data, and each is measured beside its teacher as a variant is (`compress.making`).
@@ -29,6 +29,7 @@ import os
 import statistics
 import sysconfig
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ import torch
 from costopt.names import ARTIFACTS_DIR, MODEL_DIR
 from costopt.schema.compression import Variant
 from costopt.schema.recipe import Recipe
+from costopt_trainer.compress import measure
 from costopt_trainer.compress.making import Making
 from costopt_trainer.compress.measure import Measured
 from costopt_trainer.compress.origin import of_recipe
@@ -79,7 +81,17 @@ STEPS = {"encoder": (500, 200), "decoder": (1200, 300)}
 """Of a teacher, and of a student."""
 
 
-def recipe(task: str, text: Path, steps: int, seed: int, **changes: Any) -> Recipe:
+@dataclass(frozen=True)
+class Plan:
+    """How long teachers and students learn, and how: both alike."""
+
+    teacher_steps: int
+    student_steps: int
+    batch: int
+    learning_rate: str
+
+
+def recipe(task: str, text: Path, steps: int, seed: int, plan: Plan, **changes: Any) -> Recipe:
     """What a model is trained by."""
     size = {"numLayers": LAYERS, "numHeads": 4, "embeddingDim": 48, **changes}
     models = {
@@ -94,9 +106,9 @@ def recipe(task: str, text: Path, steps: int, seed: int, **changes: Any) -> Reci
         {
             "model": models[task],
             "data": {**data[task], "tokenizer": {"type": "BPE", "vocabularySize": 512}},
-            "batch": {"globalBatchSize": 16, "microBatchSize": 16},
+            "batch": {"globalBatchSize": plan.batch, "microBatchSize": plan.batch},
             "totalSteps": steps,
-            "optimizer": {"learningRate": "2e-3"},
+            "optimizer": {"learningRate": plan.learning_rate},
             "schedule": {"warmupSteps": steps // 20},
             "evaluation": {"everySteps": steps, "maxSamples": 1024},
             "checkpointing": {"everySteps": steps, "mode": "Sync"},
@@ -128,17 +140,16 @@ def trained(settings: Recipe, folder: Path) -> Path:
     return artifact
 
 
-def measured(name: str, task: str, folder: Path, *, text: Path, steps: tuple[int, int], seed: int) -> Measured:
-    """A student beside its teacher, whose storage is in `folder`; `steps` of the teacher, and of the student."""
-    of_teacher, of_student = steps
+def measured(name: str, task: str, folder: Path, *, text: Path, plan: Plan, seed: int) -> Measured:
+    """A student beside its teacher, whose storage is in `folder`."""
     storage = folder / "teacher"
-    settings = recipe(task, text, of_teacher, seed)
+    settings = recipe(task, text, plan.teacher_steps, seed, plan)
     trained(settings, storage)
     making = Making(of_recipe(settings, storage), storage)
     distill = {
         "student": "EveryOtherLayer",
-        "steps": of_student,
-        "learningRate": "2e-3",
+        "steps": plan.student_steps,
+        "learningRate": plan.learning_rate,
         **STUDENTS.get(name, {}),
     }
     variant = Variant.model_validate(
@@ -148,7 +159,9 @@ def measured(name: str, task: str, folder: Path, *, text: Path, steps: tuple[int
         model = making.apply(variant)
     else:
         changes, times = FRESH[name]
-        model = fresh(recipe(task, text, of_student * times, seed, **changes), folder / name.replace(" ", "-"))
+        steps = plan.student_steps * times
+        storage_of_it = folder / f"{name.replace(' ', '-')}-{steps}"
+        model = fresh(recipe(task, text, steps, seed, plan, **changes), storage_of_it)
     saved = making.save(variant, model, ["TorchEager"])
     making.checkpoints(variant).remove()
     return making.measure(variant, saved, torch.device("cpu"))
@@ -192,10 +205,13 @@ def main() -> None:
     parser.add_argument("--students", nargs="*", default=list(USUAL), choices=[*STUDENTS, *FRESH])
     parser.add_argument("--teacher-steps", type=int, help="of each task's teacher, in place of those of STEPS")
     parser.add_argument("--student-steps", type=int)
+    parser.add_argument("--batch", type=int, default=16, help="samples of a step")
+    parser.add_argument("--learning-rate", default="2e-3", help="its peak")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="where teachers and rows stay")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    measure.DECODING_BUDGET_SECONDS = 0.5  # of figures that are not printed
     with contextlib.ExitStack() as stack:
         folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for task in arguments.tasks:
@@ -213,19 +229,20 @@ def one_task(task: str, arguments: argparse.Namespace, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if not text.exists():
             write_beginnings(text)
-    steps = (arguments.teacher_steps or STEPS[task][0], arguments.student_steps or STEPS[task][1])
+    of_teacher, of_student = arguments.teacher_steps or STEPS[task][0], arguments.student_steps or STEPS[task][1]
+    plan = Plan(of_teacher, of_student, arguments.batch, arguments.learning_rate)
     students = [name for name in arguments.students if task == "encoder" or not name.startswith("bottleneck")]
     all_rows: dict[str, list[dict[str, float]]] = {name: [] for name in students}
-    print(f"\n{task}: {steps[0]} steps of the teacher, {steps[1]} of a student", flush=True)
+    print(f"\n{task}: {of_teacher} steps of the teacher, {of_student} of a student", flush=True)
     for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
-        place = folder / f"{task}-{seed}-{steps[0]}"
+        place = folder / f"{task}-{seed}-{of_teacher}-{plan.batch}-{plan.learning_rate}"
         for name in students:
-            kept = place / f"{name.replace(' ', '-')}-{steps[1]}.json"
+            kept = place / f"{name.replace(' ', '-')}-{of_student}.json"
             if kept.exists():
                 figures = json.loads(kept.read_text())
             else:
                 with contextlib.redirect_stdout(io.StringIO()):
-                    figures = row(measured(name, task, place, text=text, steps=steps, seed=seed))
+                    figures = row(measured(name, task, place, text=text, plan=plan, seed=seed))
                 kept.write_text(json.dumps(figures))
             if not any(all_rows.values()):
                 print("| seed | student | " + " | ".join(figures) + " |" + "\n|" + "---|" * (len(figures) + 2))

@@ -1,13 +1,14 @@
 """A real pretrained encoder of sentences, smaller: are sentences still as alike as they were?
 
-    PYTHONPATH=.:trainer python benchmarks/minilm.py [--sentences 256] [--heal-steps 150] [--threads 1] [--rounds 15]
+    PYTHONPATH=.:trainer python benchmarks/minilm.py [--sentences 256] [--heal-steps 50] [--threads 1] [--rounds 15]
 
 The model is all-MiniLM-L6-v2, which a package of PyPI carries (extra dev), the sentences are Shakespeare's
 (COSTOPT_DATA_DIR/tinyshakespeare.txt, default ../shared/data). An embedding is the mean of the last layer's outputs
 over a sentence's tokens. Of all pairs of held-out sentences the cosine of their embeddings is taken; a variant keeps
 what the model is for as far as its cosines have the same order as the model's (Spearman's rank correlation). Forward
 passes are timed in turn, so that what else the machine does falls on all. A healed variant has learned the model's own
-embeddings of other sentences of the same text.
+embeddings of other sentences of the same text: for few steps, since they are most of the five minutes that all of
+it takes of one core.
 """
 
 import argparse
@@ -206,7 +207,7 @@ def timed(variants: list[Variant], batch: Tensor, rounds: int) -> list[float]:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--sentences", type=int, default=256)
-    arguments.add_argument("--heal-steps", type=int, default=150)
+    arguments.add_argument("--heal-steps", type=int, default=50)
     arguments.add_argument("--threads", type=int, default=1)
     arguments.add_argument("--rounds", type=int, default=15)
     asked = arguments.parse_args()
