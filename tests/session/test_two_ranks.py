@@ -1,5 +1,5 @@
-"""The callbacks, and a loop with Accelerate alone, on two ranks under the real launcher: told to stop, all save the same step and leave, and what goes on
-from there ends with the weights of a training that nobody disturbed."""
+"""The callbacks, and a loop with Accelerate alone, on two ranks under the real launcher: told to stop, all save one
+step and leave, and what goes on from there ends with the weights of a training that nobody disturbed."""
 
 import importlib.util
 import json
