@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import resource
 import secrets
 import shutil
@@ -19,6 +20,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -119,6 +121,8 @@ class Run:
     signal_after: int | None = None
     """Send the signal below to rank 0 after this many steps: a real one, to the real process."""
     signal: int = signal.SIGTERM
+    told_in_save: int | None = None
+    """SIGTERM comes to the last rank, for real, while it writes the checkpoint of this step, and is heard there."""
     killed_in_save: int | None = None
     """The last rank is killed with SIGKILL while it writes the checkpoint of this step."""
     overflow_at: int | None = None
@@ -146,14 +150,22 @@ def do(run: Run) -> None:
     is_last = int(os.environ.get("RANK", "0")) == int(os.environ.get("WORLD_SIZE", "1")) - 1
     write = checkpoint_files.write_tensor_file
 
-    def write_and_be_killed(path: Path, *arguments: Any, **keywords: Any) -> Any:
+    running: list[Any] = []
+
+    def write_and_be_disturbed(path: Path, *arguments: Any, **keywords: Any) -> Any:
         record = write(path, *arguments, **keywords)
-        if f"step-{run.killed_in_save:08d}" in str(path):
+        (step,) = re.findall(r"step-([0-9]{8})", str(path))
+        if int(step) == run.killed_in_save:
             os.kill(os.getpid(), signal.SIGKILL)
+        if int(step) == run.told_in_save:
+            os.kill(os.getpid(), signal.SIGTERM)
+            while not running[0].stop.asked:
+                time.sleep(0.001)
         return record
 
     class Interrupted(train.Training):  # type: ignore[name-defined]  a test may have put its own there
         def take_step(self, *step: Any) -> None:
+            running[:] = [self]
             if self.step + 1 == run.overflow_at and is_last:
                 with overflowing(self.strategy, self.module):
                     super().take_step(*step)
@@ -175,8 +187,8 @@ def do(run: Run) -> None:
     settings = ReplicaSettings(
         job_name="test", stage="train", num_nodes=1, processes_per_node=1, recipe=Recipe.model_validate(run.recipe)
     )
-    if run.killed_in_save is not None and is_last:
-        checkpoint_files.write_tensor_file = write_and_be_killed
+    if {run.told_in_save, run.killed_in_save} != {None} and is_last:
+        checkpoint_files.write_tensor_file = write_and_be_disturbed
     before = train.Training, meter.REPORT_EVERY_SECONDS
     train.Training, meter.REPORT_EVERY_SECONDS = Interrupted, 0.0  # type: ignore[misc]  metrics.jsonl gets every step
     try:
@@ -190,6 +202,7 @@ def do(run: Run) -> None:
             train.main(settings)
     finally:
         train.Training, meter.REPORT_EVERY_SECONDS = before  # type: ignore[misc]
+        checkpoint_files.write_tensor_file = write
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 

@@ -412,6 +412,29 @@ def test_nothing_attends_to_what_fills_a_sample_up(bert: Path) -> None:
     assert torch.allclose(model(filled), model(tokens), atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen3"])
+def test_a_decoder_classifies_a_document_alone_as_in_a_batch_that_is_filled_up(tmp_path: Path, kind: str) -> None:
+    config = config_file(tmp_path / "config", kind)
+    shape = ModelShape(
+        settings("config", config, task="SequenceClassification"), vocabulary_size=VOCABULARY, num_classes=3, pad_id=0
+    )
+    torch.manual_seed(1)
+    model = build_model(shape).eval()
+    documents = [some_tokens(1, length)[0] for length in (5, 9, 1, 16)]
+    filled = torch.nn.utils.rnn.pad_sequence(documents, batch_first=True, padding_value=0)
+    classes = torch.tensor([2, 0, 1, 2])
+    logits, losses = model(filled), []
+    for number, document in enumerate(documents):
+        alone = model(document[None])
+        torch.testing.assert_close(logits[number : number + 1], alone, atol=1e-6, rtol=1e-5)
+        losses.append(model.loss_sum(document[None], classes[number : number + 1]))
+    torch.testing.assert_close(model.loss_sum(filled, classes), sum(losses), atol=1e-5, rtol=1e-5)
+    assert (logits[0] - logits[1]).abs().max() > 1e-3, "documents differ"
+    save_model(tmp_path / "m", model, shape)
+    theirs = loaded_by_the_library(tmp_path / "m", "AutoModelForSequenceClassification")
+    assert torch.allclose(theirs(filled, attention_mask=filled != 0).logits, logits, atol=1e-6)
+
+
 def own_size(folder: Path) -> int:
     return int(library().AutoTokenizer.from_pretrained(folder).vocab_size)
 

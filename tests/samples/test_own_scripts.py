@@ -1,5 +1,5 @@
 """Own scripts under costopt: killed with SIGKILL, told to stop with SIGTERM, and resumed each time; with the progress,
-causes and bill of a recipe. The DDP script runs on two ranks under the real launcher; the other two in the launcher's
+causes and bill of a recipe. The DDP script runs on two ranks under the real launcher; the others in the launcher's
 place, and from a process that has imported their libraries, for that takes longer than they do."""
 
 import contextlib
@@ -29,8 +29,15 @@ from costopt.schema.status import JobStatus
 from costopt_trainer.session.complete import newest_complete
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "manifests/samples/own-scripts"
-MODEL = {"ddp": "weights.pt", "hugging_face": "model.safetensors", "lightning": "weights.pt"}
-NEEDS = {"ddp": "torch", "hugging_face": "accelerate", "lightning": "lightning"}
+MODEL = {
+    "ddp": "weights.pt",
+    "hugging_face": "model.safetensors",
+    "accelerate": "model.safetensors",
+    "lightning": "weights.pt",
+}
+NEEDS = {"ddp": "torch", "hugging_face": "accelerate", "accelerate": "accelerate", "lightning": "lightning"}
+PREFIXES = {"hugging_face": "checkpoint-", "accelerate": "step-"}
+"""What the names of checkpoints that are marked as whole begin with."""
 
 
 @pytest.mark.parametrize("script", NEEDS)
@@ -64,7 +71,7 @@ def rank_1_of(run: Path) -> int:
 
 @pytest.fixture(scope="module")
 def mother(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
-    """What the two scripts import takes a quarter of a minute of processor time, so it is imported but once."""
+    """What these scripts import takes a quarter of a minute of processor time, so it is imported but once."""
     for name in NEEDS.values():
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"needs {name}")
@@ -84,7 +91,7 @@ def test_a_script_on_two_ranks_that_is_killed_and_stopped_goes_on_from_its_newes
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
-@pytest.mark.parametrize("script", ["hugging_face", "lightning"])
+@pytest.mark.parametrize("script", ["hugging_face", "accelerate", "lightning"])
 def test_a_script_of_a_library_that_is_killed_and_stopped_goes_on_from_its_newest_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mother: Zygote, script: str
 ) -> None:
@@ -173,8 +180,8 @@ def assert_killed_and_resumed(
 
 def newest_in(folder: Path, script: str) -> int:
     """Step of the newest checkpoint that a script's next attempt would take."""
-    if script == "hugging_face":
-        newest, passed_over = newest_complete(folder, "checkpoint-")
+    if script in PREFIXES:
+        newest, passed_over = newest_complete(folder, PREFIXES[script])
         assert newest is not None
         assert passed_over == []
         return newest[0]

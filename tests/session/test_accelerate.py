@@ -1,7 +1,8 @@
-"""Accelerate's state as a checkpoint: whole or not at all, and the newest whole one is loaded."""
+"""Accelerate's state as a checkpoint: whole or not at all. Training goes on from the newest whole one."""
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,4 +43,42 @@ def test_a_state_comes_back_from_its_newest_whole_checkpoint(
     assert (
         "a checkpoint is passed over: step-00000003: model.safetensors has another size than when it was saved" in said
     )
+    random.setstate(before)
+
+
+@pytest.mark.parametrize("stopped_after", [3, 5, 7])
+def test_a_loop_goes_on_in_the_same_bits_also_in_the_midst_of_an_epoch(tmp_path: Path, stopped_after: int) -> None:
+    torch = pytest.importorskip("torch")
+    accelerate = pytest.importorskip("accelerate")
+    pytest.importorskip("transformers")
+    from accelerate.utils import DataLoaderConfiguration, set_seed
+
+    from costopt_trainer.session.hugging_face import batches_after, load_newest_state, save_state
+
+    def train(folder: Path, steps: int, seed: int) -> Any:
+        """To the end of `steps`, in epochs of five; its weights."""
+        set_seed(0)
+        plain = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.5), torch.nn.Linear(4, 1))
+        samples = torch.utils.data.TensorDataset(torch.arange(40.0).view(10, 4) / 40)
+        in_order = DataLoaderConfiguration(use_seedable_sampler=True, data_seed=1)
+        accelerator = accelerate.Accelerator(cpu=True, dataloader_config=in_order)
+        model, optimizer, loader = accelerator.prepare(
+            plain,
+            torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9),
+            torch.utils.data.DataLoader(samples, batch_size=2, shuffle=True),
+        )
+        set_seed(seed)
+        start = load_newest_state(accelerator, folder)
+        batches = batches_after(loader, start)
+        for _ in range(start, steps):
+            accelerator.backward(model(*next(batches)).square().sum())
+            optimizer.step()
+            optimizer.zero_grad()
+        save_state(accelerator, steps, folder)
+        return torch.cat([weight.detach().flatten() for weight in plain.parameters()])
+
+    before = random.getstate()
+    whole = train(tmp_path / "whole", 12, seed=2)
+    train(tmp_path / "parts", stopped_after, seed=2)
+    assert torch.equal(train(tmp_path / "parts", 12, seed=3), whole)
     random.setstate(before)

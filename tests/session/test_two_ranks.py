@@ -1,5 +1,5 @@
-"""The callbacks on two ranks under the real launcher: told to stop, all save the same step and leave, and what goes on
-from there ends with the weights of a training that nobody disturbed."""
+"""The callbacks, and a loop with Accelerate alone, on two ranks under the real launcher: told to stop, all save one
+step and leave, and what goes on from there ends with the weights of a training that nobody disturbed."""
 
 import importlib.util
 import json
@@ -26,14 +26,19 @@ pytestmark = [
 SCRIPTS = Path(__file__).resolve().parents[2] / "manifests/samples/own-scripts"
 MODULES = {
     "hugging_face.py": ["accelerate", "transformers.trainer", "transformers.models.llama.modeling_llama"],
+    "accelerate_loop.py": ["accelerate"],
     "lightning_module.py": ["lightning.pytorch"],
 }
-WEIGHTS = {"hugging_face.py": "model.safetensors", "lightning_module.py": "weights.pt"}
+WEIGHTS = {
+    "hugging_face.py": "model.safetensors",
+    "accelerate_loop.py": "model.safetensors",
+    "lightning_module.py": "weights.pt",
+}
 
 
 @pytest.fixture(scope="module")
 def mother(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
-    """What both scripts import, imported once."""
+    """What the scripts import, imported once."""
     modules = [module for several in MODULES.values() for module in several]
     for module in modules:
         if importlib.util.find_spec(module.partition(".")[0]) is None:

@@ -98,8 +98,11 @@ def test_40_steps_end_in_the_same_bits_as_20_steps_a_stop_and_20_more(
     assert list(losses(tmp_path / "parts")) == list(range(1, 41))
 
 
-def test_a_training_killed_between_checkpoints_ends_in_the_same_bits(text: Path, tmp_path: Path) -> None:
-    settings = recipe(text, totalSteps=12)
+@pytest.mark.parametrize("kind", ["FP32", "LSTM"])
+def test_a_training_killed_between_checkpoints_ends_in_the_same_bits(
+    kind: str, text: Path, images: Path, tmp_path: Path
+) -> None:
+    settings = make_recipe(kind, text, images, totalSteps=12)
     assert train_here(settings, tmp_path / "whole") == 0
     killed = run(settings, tmp_path / "killed", signal_after=7, signal=signal.SIGKILL)
     codes, _ = train_in_gang([killed], 1, tmp_path)

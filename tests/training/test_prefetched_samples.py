@@ -1,8 +1,10 @@
 """Samples prepared a step ahead: no bit of a training is another, and its thread ends with it, however it ends."""
 
 import contextlib
+import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,12 +42,16 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def no_thread_outlives_its_training() -> Iterator[None]:
     yield
-    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("prefetch")] == []
+    assert prefetch_threads() == []
+
+
+def prefetch_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
 
 @contextlib.contextmanager
 def prepared_when_asked_for(
-    prepare: Callable[[int], Any], positions: Iterable[int], *, workers: int
+    prepare: Callable[[int], Any], positions: Iterable[int], *, workers: int, told_to_end: Callable[[], bool]
 ) -> Iterator[Iterator[Any]]:
     yield map(prepare, positions)
 
@@ -95,8 +101,50 @@ def test_an_error_of_the_thread_ends_the_training_after_the_steps_before_it(
     assert threading.get_ident() not in threads
 
 
-def test_a_training_told_to_end_ends_with_its_thread(text: Path, tmp_path: Path) -> None:
-    assert train_here(recipe(text), tmp_path, signal_after=3) == EXIT_PREEMPTED
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_training_told_to_end_ends_with_its_threads_and_goes_on_in_the_same_bits(
+    workers: int, text: Path, tmp_path: Path
+) -> None:
+    settings = recipe(text, data={"type": "Text", "text": {"path": str(text)}, "workers": workers})
+    assert train_here(settings, tmp_path / "told", signal_after=3) == EXIT_PREEMPTED
+    assert prefetch_threads() == []
+    newest = max((tmp_path / "told/checkpoints").iterdir()).name
+    assert "step-00000003" <= newest < "step-00000008"
+    assert train_here(settings, tmp_path / "told") == 0
+    assert train_here(settings, tmp_path / "whole") == 0
+    assert written(tmp_path / "told", 8) == written(tmp_path / "whole", 8)
+
+
+def test_sigterm_while_samples_are_waited_for_that_never_come_ends_in_a_checkpoint(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All three workers hang in their storage: those that read the samples of steps 6, 7 and 8."""
+    settings = recipe(text, data={"type": "Text", "text": {"path": str(text)}, "workers": 3})
+    original, answered, hanging = Training.batches_at, threading.Event(), []
+
+    def batches_at(self: Training, position: int, *, whole: bool = False) -> Any:
+        if self.stop.in_steps and position >= 5 * 8:
+            hanging.append(position)
+            if len(hanging) == 3:
+                while self.step < 5:  # the samples of which are there
+                    time.sleep(0.001)
+                os.kill(os.getpid(), signal.SIGTERM)
+            assert answered.wait(PATIENCE)
+        return original(self, position, whole=whole)
+
+    try:
+        with monkeypatch.context() as context:
+            context.setattr(Training, "batches_at", batches_at)
+            assert train_here(settings, tmp_path / "told") == EXIT_PREEMPTED
+    finally:
+        answered.set()
+    for thread in prefetch_threads():
+        thread.join(PATIENCE)
+    newest = max((tmp_path / "told/checkpoints").iterdir()).name
+    assert newest == "step-00000005"
+    assert train_here(settings, tmp_path / "told") == 0
+    assert train_here(settings, tmp_path / "whole") == 0
+    assert written(tmp_path / "told", 8) == written(tmp_path / "whole", 8)
 
 
 def test_a_loop_that_fails_ends_with_its_thread(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from builders.trainer import (
     written,
 )
 from costopt.schema.recipe import Recipe
-from costopt.schema.replica import EXIT_PREEMPTED
+from costopt.schema.replica import EXIT_PREEMPTED, Progress
 from costopt_trainer.agreement import Question
 from costopt_trainer.training.stopping import Stop
 from costopt_trainer.training.training import Training
@@ -106,6 +106,46 @@ def test_an_evaluation_that_was_done_is_not_done_again(
     assert train_here(settings, tmp_path / "run") == 0
     assert evaluated == [8]
     assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+
+
+SAVES = [("Sync", "a due one"), ("Async", "a due one"), ("Sync", "that of the stop"), ("Async", "that of the stop")]
+
+
+@pytest.mark.parametrize(("mode", "which"), SAVES)
+def test_sigterm_while_a_checkpoint_is_written_leaves_it_whole_and_the_training_ends_as_if_undisturbed(
+    text: Path, tmp_path: Path, mode: str, which: str
+) -> None:
+    settings = recipe(text, checkpointing={"everySteps": 4, "mode": mode})
+    assert train_here(settings, tmp_path / "whole") == 0
+    how = {"told_in_save": 4} if which == "a due one" else {"stop_after": 5, "told_in_save": 5}
+    assert train_here(settings, tmp_path / "stopped", **how) == EXIT_PREEMPTED
+    told = Progress.model_validate_json((tmp_path / "stopped/progress-0.json").read_text())
+    assert told.step == told.last_checkpoint_step
+    assert 4 <= told.step < 8
+    kept = sorted(path.name for path in (tmp_path / "stopped/checkpoints").iterdir())
+    assert kept == [f"step-{step:08d}" for step in sorted({4, told.step})], "nothing half written"
+    assert train_here(settings, tmp_path / "stopped") == 0
+    assert written(tmp_path / "stopped", 8) == written(tmp_path / "whole", 8)
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+
+
+def test_a_grace_period_that_is_over_within_the_last_save_leaves_the_checkpoint_before_and_the_next_attempt_says_so(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = recipe(text)
+    assert train_here(settings, tmp_path / "whole") == 0
+    codes, errors = train_in_gang([run(settings, tmp_path / "killed", signal_after=6, killed_in_save=6)], 1, tmp_path)
+    assert codes == [-signal.SIGKILL], errors
+    kept = sorted(path.name for path in (tmp_path / "killed/checkpoints").iterdir())
+    assert kept == [".step-00000006.partial", "step-00000004"]
+    capsys.readouterr()
+    assert train_here(settings, tmp_path / "killed") == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "step 6" in line] == [
+        "the checkpoint of step 6 was not written to its end: it is removed"
+    ]
+    assert "resuming after step 4" in lines
+    assert written(tmp_path / "killed", 8) == written(tmp_path / "whole", 8)
 
 
 @pytest.mark.slow

@@ -7,17 +7,20 @@ CostOptCallback      progress, causes of time, a checkpoint and exit code 143 af
 newest_checkpoint    the newest of Trainer's checkpoints that is whole
 save_state           Accelerate's state as a checkpoint, whole or not at all
 load_newest_state    the newest of those, loaded
+batches_after        a prepared loader's batches from there on
 
 Trainer writes its checkpoints in place, file by file, so a kill leaves one that looks like any other. The callback
 marks those that are complete, also when not under costopt, where it does nothing else.
 """
 
 import contextlib
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
+import torch
+from accelerate import Accelerator, skip_first_batches
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -160,3 +163,25 @@ def load_newest_state(accelerator: Accelerator, folder: str | Path | None = None
     accelerator.load_state(str(path))
     SESSION.resumed(step)
     return step
+
+
+def batches_after(loader: Any, step: int) -> Iterator[Any]:
+    """The batches of a loader that `accelerator.prepare` has made, epoch after epoch without an end, from the one after
+    the first `step` batches.
+
+    The order must follow from the epoch: `DataLoaderConfiguration(use_seedable_sampler=True)`. Call it after
+    `load_newest_state`. Beginning in the midst of an epoch draws a number from torch, which the training that was
+    stopped has not drawn there: it is put back, so that dropout goes on as it would have.
+    """
+    first, given = divmod(step, len(loader))
+    for epoch in itertools.count(first):
+        loader.set_epoch(epoch)
+        if epoch > first or given == 0:
+            yield from loader
+            continue
+        drawn = torch.get_rng_state()
+        rest = iter(skip_first_batches(loader, given))
+        batch = next(rest)  # only now the loader begins
+        torch.set_rng_state(drawn)
+        yield batch
+        yield from rest

@@ -59,6 +59,7 @@ EVALUATION_FILE = "evaluation.json"
 
 _NAME = re.compile(r"step-([0-9]{8,15})")
 _LEFTOVER = re.compile(r"\.step-.*")
+_UNFINISHED = re.compile(r"\.step-([0-9]{8,15})\.partial")
 
 
 class Checkpoints:
@@ -87,7 +88,7 @@ class Checkpoints:
         """What `newest` skipped as damaged, in words."""
 
     def prepare(self) -> None:
-        """Create the folder, remove what a killed writer left, and check that all ranks can write here.
+        """Create the folder, remove what a killed writer left (with a line), and check that all ranks can write here.
 
         Raises NotRetryable("CheckpointNotWritable"), before any step is paid for.
         """
@@ -96,6 +97,8 @@ class Checkpoints:
         def begin() -> None:
             storage_folder(self.folder)
             for path in self.folder.iterdir():
+                if match := _UNFINISHED.fullmatch(path.name):
+                    _say(f"the checkpoint of step {int(match[1])} was not written to its end: it is removed")
                 if _LEFTOVER.fullmatch(path.name):
                     remove(path)
             probe.mkdir()

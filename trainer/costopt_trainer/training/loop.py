@@ -85,11 +85,15 @@ def run_steps(training: Training) -> None:
 def take_steps(training: Training) -> None:
     """Take steps until no more are to be taken, or the size of the global batch is another, or samples are chosen."""
     recipe, gang, meter, batch_size = training.recipe, training.gang, training.meter, training.batch_size
-    with prepared_ahead(training.batches_at, training.positions, workers=recipe.data.workers or 1) as prepared:
-        for batches in prepared:
-            own_targets = (
-                sum(int(count_targets(targets)) for _, targets in batches) if training.strategy.holds_loss else 0
-            )
+    with prepared_ahead(
+        training.batches_at,
+        training.positions,
+        workers=recipe.data.workers or 1,
+        told_to_end=lambda: training.stop.asked,
+    ) as prepared:
+        for batches in prepared:  # None: this rank was told to end while it waited for them
+            counted = batches if batches is not None and training.strategy.holds_loss else ()
+            own_targets = sum(int(count_targets(targets)) for _, targets in counted)
             meter.lap("data_wait")
 
             # The hosts agree, over gloo, while the GPUs are still busy with the previous step: how many targets
@@ -105,7 +109,7 @@ def take_steps(training: Training) -> None:
             if num_over == gang.world_size:
                 meter.lap("training")
                 training.settle()
-            if stop_asked:
+            if stop_asked or batches is None:
                 training.end_early()
             if report_due:
                 training.read_losses()
