@@ -54,6 +54,10 @@ DESCRIBED_ELSEWHERE: dict[str, Any] = {"x-described-elsewhere": True}
 docs/reference.md alone: their description says where."""
 
 
+CANNOT_BE_READ = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
+"""What malformed data raises in what reads it as if it were well-formed."""
+
+
 def _on_any_single_document(_data: PlainData) -> bool:
     return True
 
@@ -67,7 +71,7 @@ class Rule:
     message: str
     """What would be right, as one sentence without the field's path."""
     more: "More | None" = None
-    """What is said behind `message` of this very document."""
+    """What is said behind `message` of this very document; nothing where another mistake leaves that open."""
     holds: Callable[[PlainData], bool] = _on_any_single_document
     """The demand over plain data with its defaults; a KeyError, TypeError or ValueError means another mistake already
     covers it."""
@@ -77,16 +81,27 @@ class Rule:
 
     def sentence(self, data: PlainData) -> str:
         """What is said of `data`, which breaks this rule."""
-        return self.message if self.more is None else f"{self.message}{self.more.of(data)}"
+        if self.more is None:
+            return self.message
+        try:
+            return self.message + self.more.words % self.more.of(data)
+        except CANNOT_BE_READ:
+            return self.message
 
 
 @dataclass(frozen=True)
 class More:
-    """Words that depend on the document: the same text from CEL and from Python."""
+    """Words with lists of numbers that depend on the document: the same text from CEL and from Python.
 
-    cel: str
-    """A CEL expression over `self` for a text."""
-    of: Callable[[PlainData], str]
+    CEL's `format` writes them. The API server bounds the cost of an expression before it has seen a document: a text
+    made by `string` or `join` is endless to it, while `format` costs little, unless its result is used again.
+    """
+
+    words: str
+    """With a `%s` for each list."""
+    cel: tuple[str, ...]
+    """CEL expressions over `self`, each for a list of whole numbers."""
+    of: Callable[[PlainData], tuple[list[int], ...]]
     """The same over plain data with its defaults."""
 
 
@@ -166,7 +181,10 @@ class Strict(BaseModel):
 def _validation(rule: Rule) -> dict[str, str]:
     """A rule for the API server; `message` is for readers of the CRD if there is an expression, too."""
     told = {"rule": rule.cel, "message": rule.message}
-    return told if rule.more is None else {**told, "messageExpression": f"'{rule.message}' + {rule.more.cel}"}
+    if rule.more is None:
+        return told
+    template = rule.message.replace("%", "%%") + rule.more.words
+    return {**told, "messageExpression": f"'{template}'.format([{', '.join(rule.more.cel)}])"}
 
 
 def broken_rules(model: type[Strict], data: PlainData) -> list[Rule]:
@@ -177,7 +195,7 @@ def broken_rules(model: type[Strict], data: PlainData) -> list[Rule]:
         try:
             if not rule.holds(data):
                 broken.append(rule)
-        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError):
+        except CANNOT_BE_READ:
             continue
     return broken
 

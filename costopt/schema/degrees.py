@@ -1,17 +1,19 @@
 """How the ranks are shared out: the product of all degrees of parallelism is the number of ranks.
 
 DEGREES                one row per degree: what it splits
+fitting                the usual ones that meet a condition, for sentences
+leaves_ranks           whether a degree would fit the ranks beside the others
 degrees_of             all degrees, the one that may be left out too
 fault_of_degrees       why degrees do not make up the ranks, in words
 data_parallel_ranks    among how many ranks each batch is shared out; nobody else computes it
-cel_degrees_fit, cel_data_parallel_ranks, cel_degree    the same for the API server
+cel_...                the same for the API server
 """
 
 from collections.abc import Callable
 from math import prod
 from typing import Literal
 
-from costopt.schema.base import More, PlainData
+from costopt.schema.base import PlainData
 
 DEGREES: dict[str, Literal["batch", "model"]] = {
     "pipeline": "model",
@@ -36,20 +38,33 @@ UNFIT_DEGREES = (
     f"processesPerNode ({_REST} may be left out)"
 )
 
-_FITTING = ": each degree must divide it, such as 1"
-_CANDIDATES = (*range(2, 17), 24, 32, 48, 64, 96, 128, 256, 512, 1024)
+_TOLD = (*range(1, 17), 20, 24, 28, 32, 40, 48, 56, 64, 96, 128, 256, 512, 1024)
 
 
-def degrees_that_fit(cel_world_size: str, world_size: Callable[[PlainData], int]) -> More:
-    """What is said behind UNFIT_DEGREES: degrees that would fit. `world_size` gives the ranks of plain data."""
+def fitting(condition: Callable[[int], bool]) -> list[int]:
+    """The usual degrees that meet a condition, for sentences."""
+    return [degree for degree in _TOLD if condition(degree)]
 
-    def of(data: PlainData) -> str:
-        ranks = world_size(data)
-        return _FITTING + "".join(f", {degree}" for degree in _CANDIDATES if ranks % degree == 0)
 
-    # The map over one element names the number of ranks: written out for each candidate it would cost too much.
-    fitting = " + ".join(f"(ranks % {degree} == 0 ? ', {degree}' : '')" for degree in _CANDIDATES)
-    return More(f"[{cel_world_size}].map(ranks, '{_FITTING}' + {fitting})[0]", of)
+def cel_fitting(condition: str) -> str:
+    """The same in CEL; the condition calls the degree `d`."""
+    return f"{list(_TOLD)}.filter(d, {condition})".replace(", ", ",")
+
+
+def leaves_ranks(name: str, degree: int, world_size: int, parallelism: PlainData) -> bool:
+    """Whether degree `name` of plain data may be `degree`, for all that the ranks say, where dataParallel is left out.
+    Raises ZeroDivisionError if another is 0."""
+    return world_size % (degree * prod(int(parallelism.get(other, 1)) for other in _others(name))) == 0
+
+
+def cel_leaves_ranks(name: str, degree: str, world_size: str, recipe: str) -> str:
+    """The same in CEL; `degree` and `world_size` are expressions."""
+    others = " * ".join(cel_degree(recipe, other) for other in _others(name))
+    return f"{world_size} % ({degree} * {others}) == 0"
+
+
+def _others(name: str) -> list[str]:
+    return [other for other in _given_degrees() if other != name]
 
 
 def fault_of_degrees(world_size: int, parallelism: PlainData) -> str | None:

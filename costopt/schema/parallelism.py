@@ -77,9 +77,9 @@ def num_stages(parallelism: PlainData) -> int:
     return pipeline * int(parallelism.get("stagesPerRank", default)) if pipeline > 1 else 1
 
 
-def cel_num_stages(recipe: str) -> str:
-    """The same in CEL, of the recipe at a path."""
+def cel_num_stages(recipe: str, pipeline: str) -> str:
+    """The same in CEL, of the recipe at a path; `pipeline` is an expression."""
     own = f"{recipe}.parallelism"
     several = " || ".join(f"{own}.schedule == '{name}'" for name in WITH_SEVERAL_STAGES)
     per_rank = f"has({own}.stagesPerRank) ? {own}.stagesPerRank : has({own}.schedule) && ({several}) ? 2 : 1"
-    return f"(has({own}) && has({own}.pipeline) && {own}.pipeline > 1 ? {own}.pipeline * ({per_rank}) : 1)"
+    return f"(has({own}) && {pipeline} > 1 ? {pipeline} * ({per_rank}) : 1)"

@@ -36,6 +36,18 @@ def _prune(**settings: object) -> dict[str, object]:
     return {"type": "Prune", "prune": {"structure": "Unstructured", "percent": 50, **settings}}
 
 
+def in_split_job(parallelism: dict[str, object], **model: object) -> dict[str, object]:
+    """A job of 24 ranks."""
+    of_model = changed(in_job(f"{RECIPE}.parallelism", parallelism), f"{RECIPE}.model", _decoder(**model))
+    return changed(
+        changed(of_model, f"{TRAIN}.numNodes", 24), f"{RECIPE}.batch", {"globalBatchSize": 72, "microBatchSize": 1}
+    )
+
+
+def _decoder(**settings: object) -> dict[str, object]:
+    return {"type": "DecoderLM", "decoderLM": settings}
+
+
 CLUSTERS = {"type": "ShareWeights", "shareWeights": {"clusterBits": 4}}
 PACKED_FOR_LOSS = {"type": "Text", "text": {"path": "a.txt"}, "packing": {"boundaries": "Loss"}}
 
@@ -85,19 +97,19 @@ MISTAKES = [
         "more replicas than ranks",
         in_job(f"{RECIPE}.parallelism", {"dataParallel": 3}),
         TRAIN,
-        "(dataParallel may be left out): each degree must divide it, such as 1",
+        "(dataParallel may be left out): each degree must divide it, such as [1, 2]",
     ),
     MistakeCase(
         "a pipeline that the ranks do not fill",
         changed(in_job(f"{RECIPE}.parallelism", {"pipeline": 2}), f"{TRAIN}.numNodes", 3),
         TRAIN,
-        "(dataParallel may be left out): each degree must divide it, such as 1",
+        "(dataParallel may be left out): each degree must divide it, such as [1, 3]",
     ),
     MistakeCase(
         "a batch that the pipelines do not divide",
         changed(in_job(f"{RECIPE}.parallelism", {"pipeline": 2}), f"{TRAIN}.numNodes", 6),
         TRAIN,
-        "globalBatchSize must be a multiple of microBatchSize times the data-parallel ranks",
+        "by parallelism.pipeline); sizes near it that fit: [6, 12]; data-parallel ranks that fit this size: [1, 2, 4]",
     ),
     MistakeCase(
         "a batch that the ranks do not divide",
@@ -121,19 +133,61 @@ MISTAKES = [
         "more pipeline ranks than layers",
         changed(in_job(f"{RECIPE}.parallelism", {"pipeline": 5}), f"{TRAIN}.numNodes", 5),
         TRAIN,
-        "(pipeline times stagesPerRank) must be at most the layers of the model",
+        "and 1 for HuggingFace and Import); with these ranks, degrees that fit: [1]",
     ),
     MistakeCase(
         "ranks for which no degree was chosen",
         changed(in_job(f"{RECIPE}.parallelism", {"shard": 4}), f"{TRAIN}.numNodes", 6),
         TRAIN,
-        "each degree must divide it, such as 1, 2, 3, 6",
+        "each degree must divide it, such as [1, 2, 3, 6]",
     ),
     MistakeCase(
         "heads that the tensor ranks do not divide",
         changed(in_job(f"{RECIPE}.parallelism", {"tensor": 3}), f"{TRAIN}.numNodes", 3),
         TRAIN,
-        "recipe.parallelism.tensor must divide decoderLM.numHeads",
+        "recipe.parallelism.tensor must divide decoderLM.numHeads, decoderLM.numKeyValueHeads, with sequenceParallel "
+        "the tokens of a sample as well, and be 1 for other models; HuggingFace takes it where its model has a plan "
+        "for it, without sequenceParallel; with these ranks, degrees that fit: [1]",
+    ),
+    MistakeCase(
+        "fewer key-value heads than tensor ranks",
+        in_split_job({"tensor": 8}, numHeads=32, numKeyValueHeads=4, embeddingDim=256),
+        TRAIN,
+        "with these ranks, degrees that fit: [1, 2, 4]",
+    ),
+    MistakeCase(
+        "tensor ranks that leave the shards no ranks",
+        in_split_job({"tensor": 4, "shard": 6}, numHeads=6, embeddingDim=96),
+        TRAIN,
+        "with these ranks, degrees that fit: [1, 2]",
+    ),
+    MistakeCase(
+        "tokens of a sample that the tensor ranks do not divide",
+        in_split_job({"tensor": 8, "sequenceParallel": True}, numHeads=8, contextLength=36),
+        TRAIN,
+        "with these ranks, degrees that fit: [1, 2, 4]",
+    ),
+    MistakeCase(
+        "tensor ranks that split factors",
+        in_split_job({"tensor": 2}, rank=8),
+        TRAIN,
+        "with these ranks, degrees that fit: [1]",
+    ),
+    MistakeCase(
+        "a split by tensors in which positions are parted by a plan of others",
+        changed(
+            in_split_job({"tensor": 2, "sequenceParallel": True}),
+            f"{RECIPE}.model",
+            {"type": "HuggingFace", "huggingFace": {"path": "a"}},
+        ),
+        TRAIN,
+        "with these ranks, degrees that fit: [1]",
+    ),
+    MistakeCase(
+        "more interleaved stages than layers",
+        in_split_job({"pipeline": 8, "schedule": "Interleaved", "stagesPerRank": 3}, numLayers=12),
+        TRAIN,
+        "with these ranks, degrees that fit: [1, 2, 3, 4]",
     ),
     MistakeCase(
         "tensor ranks in a pipeline",

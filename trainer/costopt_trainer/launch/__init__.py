@@ -1,6 +1,7 @@
 """One replica: `python -m costopt_trainer.launch`, the same in a pod and on a laptop.
 
 __main__               the launcher from beginning to end (read first)
+foreign_degrees        a split that a model of the Hugging Face library cannot have, told before ranks start
 in_place               one replica's ranks, round after round: those of a gang that failed are started anew
 rounds                 what follows when a round has failed, and where its time went (pure)
 hangs                  what each rank shows, and what that says of the gang

@@ -33,6 +33,7 @@ from costopt.schema.variant_report import VariantStatus
 from costopt_trainer.cgroup import usable_processors
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.launch import user
+from costopt_trainer.launch.foreign_degrees import refuse_uneven_split
 from costopt_trainer.launch.log_relay import Sink
 from costopt_trainer.launch.rank_processes import LocalRanks
 from costopt_trainer.launch.termination_message import (
@@ -80,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _watch(ranks, scratch, environment, last_words)
         settings = read_settings(environment.settings_file)
         check_index(environment, settings)
+        if settings.recipe is not None and settings.variant is None:
+            refuse_uneven_split(settings.recipe)
         if settings.num_nodes == 1:  # a gang of one only connects to itself, whatever its name resolves to
             environment = replace(environment, address=Address("127.0.0.1", environment.address.port))
         _set_defaults(environment, settings, scratch)
