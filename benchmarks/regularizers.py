@@ -122,7 +122,7 @@ def compare_smoothing(texts: list[Path], steps: int, folder: Path) -> None:
         percents = [int(told[name]) / 10 for name in (ACCURACY, MACRO_F1)]
         return [*losses(texts, steps, folder, {**row, "seed": seed}), *percents]
 
-    table(SMOOTHING, {**OF_TEXTS, "classifier: accuracy, %": 1, "macro F1, %": 1}, measure)
+    table(SMOOTHING, {**OF_TEXTS, "classifier: accuracy, %": 2, "macro F1, %": 2}, measure)
 
 
 def compare_clipping(texts: list[Path], steps: int, folder: Path) -> None:
