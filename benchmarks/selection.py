@@ -32,7 +32,7 @@ from costopt_trainer.models.loss import count_targets
 from costopt_trainer.models.shape import ModelShape
 from costopt_trainer.models.table import context_length_of, kind_of_samples, tokenizer_of
 from costopt_trainer.training.choosing import chosen
-from costopt_trainer.training.evaluation import validation_totals
+from costopt_trainer.training.evaluation import Totals, macro_f1, validation_totals
 from costopt_trainer.training.learner import Learner
 from costopt_trainer.training.process_group import ALONE
 from costopt_trainer.training.stopping import Stop
@@ -85,6 +85,9 @@ class Trained:
     """Seconds in steps."""
     loss: float = 0.0
     """On held-out samples, after the last step."""
+    accuracy: float = 0.0
+    """On the same, 0 to 1, where samples have classes; so too `macro_f1`."""
+    macro_f1: float = 0.0
     tokens: int = 0
     """Tokens in the batches, with those that fill up."""
 
@@ -120,7 +123,10 @@ def train(
     trained = Trained(Learner(recipe, shape, selected, ALONE, Stop(), cache_dir=folder), selecting)
     for _ in range(steps):
         _take_step(trained)
-    trained.loss = _evaluate(trained.learner, selected)
+    totals = _evaluate(trained.learner, selected)
+    trained.loss = totals.loss_sum / totals.num_targets
+    if totals.class_counts is not None:
+        trained.accuracy, trained.macro_f1 = totals.accuracy or 0.0, macro_f1(totals.class_counts)
     return trained
 
 
@@ -142,13 +148,13 @@ def _take_step(trained: Trained) -> None:
     learner.losses.clear()
 
 
-def _evaluate(learner: Learner, data: TrainingData) -> float:
+def _evaluate(learner: Learner, data: TrainingData) -> Totals:
     learner.module.eval()
     totals = validation_totals(
         learner.module.each_logits, data, max_samples=512, micro_batch_size=BATCH, device=torch.device("cpu")
     )
     assert totals is not None
-    return totals.loss_sum / totals.num_targets
+    return totals
 
 
 def own_reference(text: Path, steps: int, folder: Path) -> Path:

@@ -25,8 +25,9 @@ from builders.data import (
     write_labelled,
     write_table,
 )
-from costopt.schema.selection import Selection
+from costopt.schema.selection import Order, Selection
 from costopt_trainer.data import TrainingData, load_data, sample_indices
+from costopt_trainer.data.orders.table import plan_of
 from costopt_trainer.data.selection import representative
 from costopt_trainer.data.selection.bigram import Bigram
 from costopt_trainer.data.selection.by_loss import easiest_first, losses_of
@@ -75,6 +76,13 @@ def data_of(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrainingData]
 
 def test_every_word_has_a_chooser() -> None:
     assert CHOOSERS.keys() == set(Selection.model_fields["type"].annotation.__args__)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("word", Order.model_fields["type"].annotation.__args__)  # type: ignore[union-attr]
+def test_every_word_of_an_order_has_a_plan_but_shuffled(word: str) -> None:
+    settings = {"curriculum": {"steps": 5}} if word == "Curriculum" else {}
+    plan = plan_of(Order.model_validate({"type": word, **settings}))
+    assert (plan.word if plan else "Shuffled") == word
 
 
 @pytest.mark.parametrize("word", EVERY)

@@ -7,6 +7,7 @@ told         what a selection saves and costs, in words
 
 import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costopt.schema.recipe import Recipe
-from costopt.schema.selection import LengthBucketed, Order, Reference, Selection
+from costopt.schema.selection import Reference, Selection
 from costopt_trainer.data import TrainingData
-from costopt_trainer.data.orders.curriculum import Curriculum
-from costopt_trainer.data.orders.length_buckets import LengthBuckets
+from costopt_trainer.data.orders.table import ORDERS, Plan, plan_of
 from costopt_trainer.data.selection.by_loss import easiest_first, losses_of
 from costopt_trainer.data.selection.numbers import open_numbers
 from costopt_trainer.data.selection.samples import Samples
@@ -33,7 +33,7 @@ from costopt_trainer.training.references import samples_of
 def chooses(recipe: Recipe) -> bool:
     """Whether samples are left out, or come in an order that must be found first."""
     selection, order = recipe.data.selection, recipe.data.order
-    return selection is not None or (order is not None and order.type != "Shuffled")
+    return selection is not None or (order is not None and order.type in ORDERS)
 
 
 def chosen(recipe: Recipe, data: TrainingData, cache_dir: Path, gang: ProcessGroup) -> TrainingData:
@@ -41,7 +41,7 @@ def chosen(recipe: Recipe, data: TrainingData, cache_dir: Path, gang: ProcessGro
 
     Raises NotRetryable with a sentence if too few samples are left, or a reference model does not fit the data.
     """
-    selection, order = recipe.data.selection, recipe.data.order
+    selection, plan = recipe.data.selection, plan_of(recipe.data.order)
     batch_size = recipe.batch.global_batch_size
     if not chooses(recipe):
         return data
@@ -56,8 +56,8 @@ def chosen(recipe: Recipe, data: TrainingData, cache_dir: Path, gang: ProcessGro
                 else:
                     data = all_first(recipe, data, gang.device)
                 pieces.done()
-            if order is not None and order.type != "Shuffled":
-                data = _in_order(recipe, data, order, cache_dir, gang)
+            if plan is not None:
+                data = _in_order(recipe, data, plan, cache_dir, gang)
     except NotRetryable as error:
         problem = error
     gang.agree(problem)
@@ -77,31 +77,27 @@ def _selected(
     return replace(few, notes=(*few.notes, note))
 
 
-def _in_order(recipe: Recipe, data: TrainingData, order: Order, cache_dir: Path, gang: ProcessGroup) -> TrainingData:
+def _in_order(recipe: Recipe, data: TrainingData, plan: Plan, cache_dir: Path, gang: ProcessGroup) -> TrainingData:
     batch_size = recipe.batch.global_batch_size
-    _refuse_few(data.num_train_samples, data, batch_size, f"data.order {order.type}")
-    curriculum = order.curriculum
-    by = "Length" if curriculum is None else curriculum.by
-    reference = curriculum.reference if curriculum else Reference()
-    samples, digest = samples_of(recipe, data, gang.device, reference=reference)
+    _refuse_few(data.num_train_samples, data, batch_size, f"data.order {plan.word}")
+    samples, digest = samples_of(recipe, data, gang.device, reference=plan.reference)
     # How fast the share grows is no part of the key: what is easier than what stays the same.
     easiest_N = open_numbers(
-        key_of(samples, {"easiestFirst": by, "reference": digest}),
-        lambda: easiest_first(_lengths(samples) if by == "Length" else losses_of(samples)),
+        key_of(samples, {"easiestFirst": plan.by, "reference": digest}),
+        lambda: easiest_first(_HOW_HARD[plan.by](samples)),
         cache_dir,
         num_samples=samples.count,
     )
-    name = f"{hash_of_numbers(easiest_N)}-{batch_size}"
-    if curriculum is not None:
-        own = Curriculum(easiest_N, batch_size, curriculum.steps, curriculum.start_percent)
-        return data.in_order(own, f"{name}-easy-{own.steps}-{own.start_percent}")
-    batches = (order.length_bucketed or LengthBucketed()).batches
-    buckets = LengthBuckets(np.argsort(easiest_N), batch_size, batches)
-    return replace(data.in_order(buckets, f"{name}-buckets-{batches}"), trims=True)
+    name = f"{hash_of_numbers(easiest_N)}-{batch_size}-{plan.name}"
+    return replace(data.in_order(plan.order(easiest_N, batch_size), name), trims=plan.trims)
 
 
 def _lengths(samples: Samples) -> NDArray[np.float64]:
     return samples.each(lambda batch: samples.tokens(batch)[1]).astype(np.float64)
+
+
+_HOW_HARD: dict[str, Callable[[Samples], NDArray[np.float64]]] = {"Length": _lengths, "Loss": losses_of}
+"""By what samples are sorted -> float64 (N,)."""
 
 
 def _refuse_few(count: int, data: TrainingData, batch_size: int, told: str) -> None:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from costopt.schema.selection import Curriculum as Settings
+from costopt_trainer.data.orders.table import Plan
 from costopt_trainer.data.sampler import sample_indices
 
 _SEEDS = 0x9E3779B1
@@ -61,3 +63,14 @@ class Curriculum:
         positions, growing = position + np.arange(count, dtype=np.int64), self.steps * self.batch_size
         of_epochs = self.steps + (positions - growing) // len(self.easiest_N)
         return np.where(positions < growing, positions // self.batch_size, of_epochs)
+
+
+def planned(settings: Settings) -> Plan:
+    """The plan of `data.order.curriculum`."""
+    return Plan(
+        word="Curriculum",
+        name=f"easy-{settings.steps}-{settings.start_percent}",
+        order=lambda easiest_N, size: Curriculum(easiest_N, size, settings.steps, settings.start_percent),
+        by=settings.by,
+        reference=settings.reference,
+    )

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from costopt.schema.selection import LengthBucketed
+from costopt_trainer.data.orders.table import Plan
 from costopt_trainer.data.sampler import sample_epochs, sample_indices
 
 _SEEDS = 0x85EBCA6B
@@ -60,3 +62,14 @@ class LengthBuckets:
     def epochs(self, *, position: int, count: int) -> NDArray[np.int64]:
         """The epochs of positions."""
         return sample_epochs(position=position, count=count, num_samples=len(self.ranks_N))
+
+
+def planned(settings: LengthBucketed) -> Plan:
+    """The plan of `data.order.lengthBucketed`."""
+    return Plan(
+        word="LengthBucketed",
+        name=f"buckets-{settings.batches}",
+        order=lambda shortest_N, size: LengthBuckets(np.argsort(shortest_N), size, settings.batches),
+        by="Length",
+        trims=True,
+    )
