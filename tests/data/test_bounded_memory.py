@@ -1,5 +1,5 @@
-"""A larger text takes no more memory: a process that may not take as much reads it all the same, and one that may takes at
-most the same for four times the bytes."""
+"""A larger text takes no more memory: a process that may not take as much reads it all the same, and one that may takes
+at most the same for four times the bytes."""
 
 import json
 import subprocess

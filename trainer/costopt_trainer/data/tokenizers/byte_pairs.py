@@ -33,7 +33,7 @@ _WORD = (
 )
 """GPT-2's words, bounded."""
 _LEARNED_AT_ONCE = 1 << 14
-"""Bytes that the package is given as one text: it holds 256 of these, and many times as much while it finds their words.
+"""Bytes that the package is given as one text: it holds 256 of these, and many times as much while it finds words.
 They are cut between words, which stay those of the whole."""
 
 
