@@ -3,6 +3,7 @@
 Each node has a host name of its own, as pods have: of the processes of one machine a single one tokenizes.
 """
 
+import contextlib
 import os
 import random
 import re
@@ -102,8 +103,9 @@ class Job:
     def kill(self, node: int) -> None:
         """What becomes of a node that loses its power."""
         for pid in processes_below(self.folder):
-            if f"COSTOPT_REPLICA_INDEX={node}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-                os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it may end with another that is killed
+                if f"COSTOPT_REPLICA_INDEX={node}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                    os.kill(pid, signal.SIGKILL)
 
 
 def test_each_of_two_nodes_tokenizes_a_part_and_no_byte_is_tokenized_twice(tmp_path: Path, corpus: Corpus) -> None:
@@ -129,7 +131,8 @@ def test_a_job_goes_on_where_a_node_was_killed_that_tokenized(tmp_path: Path, co
 
     assert job.run(kill_once).attempt == 1
     assert len(killed) == 1
-    assert 0 < sum(job.tokenized(1)) <= corpus.num_bytes - SHARE_BYTES * 3 // 4, "what is there is not made again"
+    # The other node may have gone on to the end meanwhile, and then there is nothing left for the next attempt.
+    assert sum(job.tokenized(1)) <= corpus.num_bytes - SHARE_BYTES * 3 // 4, "what is there is not made again"
     assert tokens_in(job.cache) == corpus.whole
     assert not list(job.cache.glob(".*.shares*")), "no share is left over"
     assert not list(job.cache.glob(".*.partial*"))
