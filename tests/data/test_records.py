@@ -175,33 +175,89 @@ def test_labels_that_are_given_are_several_and_differ(tmp_path: Path, labels: li
     refused_in_one_sentence(settings, "labelledText.labels must name at least 2 labels, each of them once", tmp_path)
 
 
-def saved_dataset(folder: Path, rows: Sequence[Any], shards: int = 2) -> Path:
-    """A folder as the library datasets saves one, with a file beside it that it has put by."""
+def imitated(folder: Path, rows: Sequence[Any], shards: int = 2) -> None:
+    """A folder as the library datasets saves one: rows in a row, in streams that state.json names."""
     folder.mkdir(parents=True)
     names = [f"data-{number:05}-of-{shards:05}.arrow" for number in range(shards)]
+    each = -(-len(rows) // shards)
     for number, name in enumerate(names):
-        write_stream(folder / name, rows[number::shards])
-    write_stream(folder / "cache-1f5b.arrow", [{"text": "put by"}])
-    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name} for name in names]}))
-    (folder / "dataset_info.json").write_text("{}")
-    return folder
+        write_stream(folder / name, rows[number * each : (number + 1) * each])
+    state = {"_data_files": [{"filename": name} for name in names], "_fingerprint": "1f5b", "_split": None}
+    (folder / "state.json").write_text(json.dumps(state, indent=2))
+    (folder / "dataset_info.json").write_text(json.dumps({"citation": "", "features": {}}, indent=2))
 
 
-def test_a_saved_dataset_is_read_without_what_lies_beside_it(tmp_path: Path) -> None:
-    folder = saved_dataset(tmp_path / "reviews", ROWS)
+def imitated_splits(folder: Path, splits: dict[str, Sequence[Any]]) -> None:
+    for split, rows in splits.items():
+        imitated(folder / split, rows)
+    (folder / "dataset_dict.json").write_text(json.dumps({"splits": list(splits)}))
+
+
+def really_saved(folder: Path, rows: Sequence[Any], shards: int = 2) -> None:
+    datasets = pytest.importorskip("datasets", reason="the library that saves such folders is of the extra bench")
+    datasets.Dataset.from_list(list(rows)).save_to_disk(folder, num_shards=shards)
+
+
+def really_saved_splits(folder: Path, splits: dict[str, Sequence[Any]]) -> None:
+    datasets = pytest.importorskip("datasets", reason="the library that saves such folders is of the extra bench")
+    of = {split: datasets.Dataset.from_list(list(rows)) for split, rows in splits.items()}
+    datasets.DatasetDict(of).save_to_disk(folder, num_shards=dict.fromkeys(splits, 2))
+
+
+def test_the_imitation_of_a_saved_dataset_has_the_files_of_a_real_one(tmp_path: Path) -> None:
+    splits = {"train": ROWS, "test": ROWS[:20]}
+    really_saved_splits(tmp_path / "real", splits)
+    imitated_splits(tmp_path / "imitated", splits)
+
+    def files(folder: Path) -> list[str]:
+        return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+    assert files(tmp_path / "imitated") == files(tmp_path / "real")
+    for name in files(tmp_path / "real"):
+        real, own = (tmp_path / which / name for which in ("real", "imitated"))
+        if name.endswith(".arrow"):
+            tables = [pa.ipc.open_stream(pa.OSFile(str(path))).read_all() for path in (real, own)]
+            assert tables[0].to_pylist() == tables[1].to_pylist()
+        elif "state" in name or "dict" in name:
+            told = [json.loads(path.read_text()) for path in (real, own)]
+            assert [told[0].get(key) for key in ("_data_files", "splits")] == [
+                told[1].get(key) for key in ("_data_files", "splits")
+            ]
+
+
+@pytest.mark.parametrize("save", [imitated, really_saved])
+def test_a_saved_dataset_is_read_without_what_lies_beside_it(
+    tmp_path: Path, save: Callable[[Path, Sequence[Any]], None]
+) -> None:
+    folder = tmp_path / "reviews"
+    save(folder, ROWS)
+    write_stream(folder / "cache-1f5b.arrow", [{"text": "put by", "label": "put by"}])  # as the library's map() leaves
     assert sorted(texts_of(records_settings(folder))) == sorted(row["text"] for row in ROWS)
+    data = loaded(labelled_settings(folder), tmp_path)
+    assert data.class_names == ("cat", "dog", "owl")
     (folder / "data-00001-of-00002.arrow").unlink()
     with pytest.raises(NotRetryable, match=r"must hold all files that its state.json names, but lacks data-00001-of"):
         texts_of(records_settings(folder))
 
 
-def test_of_a_dataset_of_several_splits_one_must_be_named(tmp_path: Path) -> None:
-    for split in ("train", "test"):
-        saved_dataset(tmp_path / "d" / split, ROWS)
-    (tmp_path / "d" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+@pytest.mark.parametrize("save", [imitated_splits, really_saved_splits])
+def test_of_a_dataset_of_several_splits_one_must_be_named(
+    tmp_path: Path, save: Callable[[Path, dict[str, Sequence[Any]]], None]
+) -> None:
+    save(tmp_path / "d", {"train": ROWS, "test": ROWS[:20]})
     with pytest.raises(NotRetryable, match=r"must be one split of a dataset, .* name one, such as .*/d/train"):
         texts_of(records_settings(tmp_path / "d"))
-    assert len(texts_of(records_settings(tmp_path / "d" / "test"))) == len(ROWS)
+    assert sorted(texts_of(records_settings(tmp_path / "d" / "test"))) == sorted(row["text"] for row in ROWS[:20])
+
+
+def test_classes_of_a_dataset_really_saved_are_the_numbers_that_it_keeps(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="the library that saves such folders is of the extra bench")
+    kinds = {"text": datasets.Value("large_string"), "label": datasets.ClassLabel(names=["owl", "dog", "cat"])}
+    rows = [{"text": row["text"], "label": row["label"]} for row in ROWS]
+    saved = datasets.Dataset.from_list(rows, features=datasets.Features(kinds))
+    saved.filter(lambda row: row["label"] != 1).save_to_disk(tmp_path / "d")
+    assert len(texts_of(records_settings(tmp_path / "d"))) == len(ROWS) * 2 // 3
+    assert loaded(labelled_settings(tmp_path / "d"), tmp_path).class_names == ("0", "2")
 
 
 def test_bad_samples_are_left_out_if_asked_for_and_counted(tmp_path: Path) -> None:

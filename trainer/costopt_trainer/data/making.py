@@ -10,6 +10,7 @@ says nothing any more, is made by the holder once no other is left. Memory is bo
 
 import contextlib
 import secrets
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +110,8 @@ def make_tokens(folder: Path, wanted: Wanted) -> Made:
                 raise changed_meanwhile(wanted.name) from None
         if digest != wanted.content_digest:
             raise changed_meanwhile(wanted.name)
+        if threads.num_bytes < wanted.num_bytes - (mark.position if mark else 0):
+            _tell(threads, wanted)
     marks.remove()
     _remove_shares(folder)
     return Made(tokenizer.vocabulary_size, counts)
@@ -135,7 +138,14 @@ def help_to_make(folder: Path, key: str, kind: TokenizerKind, text: Callable[[],
                 if shares.take(share.number) and share.position >= _marked(folder, wanted):
                     write_share(share, shares, threads, told)
                 pieces.done()
+            _tell(threads, wanted)
     return True
+
+
+def _tell(threads: Threads, wanted: Wanted) -> None:
+    """One line in the log of each machine that makes a part."""
+    made, of = threads.num_bytes, wanted.num_bytes
+    print(f"tokenized {made:,} of {of:,} bytes of text here, the rest was made elsewhere", file=sys.stderr, flush=True)
 
 
 def _marked(folder: Path, wanted: Wanted) -> int:

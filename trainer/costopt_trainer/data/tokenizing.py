@@ -49,6 +49,8 @@ class Threads:
         self._tokenizer = tokenizer
         self._type = token_type(tokenizer.vocabulary_size)
         self._pool = ThreadPoolExecutor(cpus())
+        self.num_bytes = 0
+        """Of text that was tokenized."""
 
     def __enter__(self) -> Self:
         return self
@@ -60,6 +62,7 @@ class Threads:
         """The parts of a share in order: whether it is to train on, its text, its tokens."""
         parts = list(parts_of(pieces))
         for (is_train, part), tokens in zip(parts, self._pool.map(self._encoded, parts), strict=True):
+            self.num_bytes += len(part)
             yield is_train, part, tokens
 
     def _encoded(self, part: Piece) -> bytes:

@@ -19,7 +19,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from costopt.hostile import parse_json
 from costopt.schema.data import Tokenizer
 from costopt_trainer.data.documents import SEPARATOR
-from costopt_trainer.data.tokenizers.table import NUM_BYTES, SpecialTokens
+from costopt_trainer.data.tokenizers.table import NUM_BYTES, SpecialTokens, cut_between_words
 
 _SEPARATOR_TEXT = SEPARATOR.decode()
 _SEPARATOR_TOKEN = "\u0100"  # noqa: S105 - byte 0 in the printable alphabet of byte-level BPE; not a secret
@@ -32,6 +32,9 @@ _WORD = (
     rf"|\s{{1,{LONGEST_WORD}}}(?!\S)|\s{{1,{LONGEST_WORD}}}"
 )
 """GPT-2's words, bounded."""
+_LEARNED_AT_ONCE = 1 << 14
+"""Bytes that the package is given as one text: it holds 256 of these, and many times as much while it finds words.
+They are cut between words, which stay those of the whole."""
 
 
 class BytePairs:
@@ -154,4 +157,5 @@ class BytePairTokenizer:
 
 def _texts(pieces: Iterable[bytes]) -> Iterator[str]:
     for piece in pieces:
-        yield from piece.decode().split(_SEPARATOR_TEXT)
+        for part in cut_between_words(piece, _LEARNED_AT_ONCE):
+            yield from part.decode().split(_SEPARATOR_TEXT)
