@@ -49,7 +49,7 @@ Measure = Callable[[Row, int], list[float]]
 
 SMOOTHING: dict[str, Row] = {
     "none": {},
-    **{f"`labelSmoothingPercent: {percent}`": {"labelSmoothingPercent": percent} for percent in (10, 20)},
+    "`labelSmoothingPercent: 10`": {"labelSmoothingPercent": 10},
 }
 CLIPPING: dict[str, Row] = {
     '`gradientClipNorm: "1.0"`, the default': {},
