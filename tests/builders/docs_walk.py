@@ -92,6 +92,7 @@ NOT_RUN = {
     'costopt try runs/quickstart/artifacts/model "import os"': "tests/cli/test_try.py runs it, on a smaller model",
     "costopt report runs/quickstart": "tests/cli/test_report.py runs it, of another run",
     "make test-slow": "CI runs it",
+    "make test-buckets": "CI runs it",
     "make test-cluster": "CI runs it",
     "make lint": "CI runs it",
     "make fuzz": "it is the same tests as in tests/oracle, with more seeds",
