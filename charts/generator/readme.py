@@ -9,7 +9,7 @@ HEAD = """\
 # Helm chart costopt
 
 {description}. Version {version}, for
-Kubernetes 1.31 or newer. How to install, upgrade and uninstall: [docs/installing.md](../../docs/installing.md).
+Kubernetes 1.34 or newer. How to install, upgrade and uninstall: [docs/installing.md](../../docs/installing.md).
 
 ```sh
 helm install costopt charts/costopt --namespace costopt-system --create-namespace

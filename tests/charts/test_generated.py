@@ -1,6 +1,7 @@
 """The chart's generated files are up to date, and the generator refuses comments that would leave a gap."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -95,3 +96,12 @@ def test_kubectl_puts_the_plain_manifests_together() -> None:
     assert kinds.count("Deployment") == 1
     # The Job that releases finalizers is for uninstalling only.
     assert "Job" not in kinds
+
+
+def test_the_oldest_kubernetes_that_is_promised_is_the_one_whose_code_accepts_our_definitions() -> None:
+    (checked,) = re.findall(
+        r"^\tk8s\.io/apiextensions-apiserver v0\.(\d+)\.", (ROOT / "tests/crd_check/go.mod").read_text(), re.MULTILINE
+    )
+    assert yaml.safe_load((CHART / "Chart.yaml").read_text())["kubeVersion"] == f">=1.{checked}.0-0"
+    for page in (CHART / "README.md", ROOT / "docs/installing.md"):
+        assert f"Kubernetes 1.{checked} or newer" in page.read_text(), page

@@ -279,7 +279,7 @@ def test_with_scope_namespaced_the_policy_holds_in_its_namespaces_only() -> None
 
 def test_there_is_a_policy_also_where_no_server_is_asked_unless_it_is_not_wanted() -> None:
     assert not {one["kind"] for one in rendered(admissionPolicy={"enabled": False})} & set(POLICIES)
-    answer = helm("template", "costopt", str(CHART), "--kube-version", "1.31.0")
+    answer = helm("template", "costopt", str(CHART), "--kube-version", KUBERNETES_VERSION)
     assert answer.returncode == 0
     assert "kind: ValidatingAdmissionPolicyBinding" in answer.stdout
 
