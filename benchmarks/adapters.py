@@ -11,7 +11,6 @@ only as good as the machine is quiet.
 import argparse
 import contextlib
 import io
-import os
 import statistics
 import tempfile
 import time
@@ -28,6 +27,7 @@ from costopt_trainer.training.loop import run_steps
 from costopt_trainer.training.process_group import ALONE
 from costopt_trainer.training.stopping import Stop
 from costopt_trainer.training.training import Training
+from measured.texts import tiny_shakespeare
 
 CONTEXT, BATCH, WIDTH, LAYERS = 128, 8, 128, 4
 FULL_RATE, ADAPTER_RATE = "3e-4", "3e-3"
@@ -97,10 +97,7 @@ def main() -> None:
     options.add_argument("--base-steps", type=int, default=300)
     options.add_argument("--ranks", type=int, nargs="+", default=[4, 16])
     given = options.parse_args()
-    text = Path(os.environ.get("COSTOPT_DATA_DIR", "../shared/data")) / "tinyshakespeare.txt"
-    if not text.is_file():
-        print(f"skipped: {text} is missing; set COSTOPT_DATA_DIR to the folder that has it")
-        return
+    text = tiny_shakespeare()
     torch.set_num_threads(1)
     library = {"type": "PythonStandardLibrary", "pythonStandardLibrary": {"maxBytes": 4_000_000}}
     other = {"type": "Text", "text": {"path": str(text.resolve())}, "validationPercent": 10}

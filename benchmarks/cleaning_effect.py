@@ -21,7 +21,6 @@ import argparse
 import contextlib
 import html
 import io
-import os
 import random
 import re
 import statistics
@@ -40,6 +39,7 @@ from costopt_trainer.training.loop import run_steps
 from costopt_trainer.training.process_group import ALONE
 from costopt_trainer.training.stopping import Stop
 from costopt_trainer.training.training import Training
+from measured.texts import documents_of, tiny_shakespeare
 
 BYTES, DOCUMENT_BYTES, SHARE = 200_000, 2000, 25
 CONTEXT, BATCH, HELD_OUT = 64, 16, 600
@@ -73,17 +73,6 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     "all of them": [transform(word) for word in CHAIN],
     "all but CorrectSpelling": [transform(word) for word in CHAIN if word != "CorrectSpelling"],
 }
-
-
-def documents_of(text: str) -> list[str]:
-    """Whole speeches, some of them together."""
-    documents, document = [], ""
-    for speech in text.split("\n\n"):
-        document += speech + "\n\n"
-        if len(document) >= DOCUMENT_BYTES:
-            documents.append(document)
-            document = ""
-    return documents
 
 
 def wide(text: str, chance: random.Random) -> str:
@@ -222,13 +211,10 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=("clean text", *ROWS), default=["clean text", *ROWS])
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    source = Path(os.environ.get("COSTOPT_DATA_DIR", "../shared/data")) / "tinyshakespeare.txt"
-    if not source.is_file():
-        print(f"skipped: {source} is missing; set COSTOPT_DATA_DIR to the folder that has it")
-        return
+    source = tiny_shakespeare()
     # As print has it, so that there are characters that an encoding can spoil.
     text = source.read_text().replace("'", "\u2019").replace("--", "\u2014")
-    documents = documents_of(text[:BYTES])
+    documents = [each for each in documents_of(text[:BYTES], DOCUMENT_BYTES) if len(each) >= DOCUMENT_BYTES]
     end = torch.tensor(list(text[-100_000:].encode()))
     held_out = end[: len(end) // (CONTEXT + 1) * (CONTEXT + 1)].view(-1, CONTEXT + 1)
     held_out = held_out[:: max(1, len(held_out) // HELD_OUT)]

@@ -50,6 +50,7 @@ from costopt_trainer.training.process_group import ALONE
 from costopt_trainer.training.stopping import Stop
 from costopt_trainer.training.training import Training
 from encoder_forms import PACKAGES, functions
+from measured.texts import tiny_shakespeare
 
 LAYERS = 6
 CHARACTERS, MOST = 160, 400
@@ -220,12 +221,8 @@ def main() -> None:
 
 def one_task(task: str, arguments: argparse.Namespace, folder: Path) -> None:
     """Its rows, and their means."""
-    text = Path(os.environ.get("COSTOPT_DATA_DIR", "../shared/data")).resolve() / "tinyshakespeare.txt"
-    if task == "decoder" and not text.exists():
-        print(f"skipped: {text} is missing; set COSTOPT_DATA_DIR to the folder that has it")
-        return
+    text = tiny_shakespeare() if task == "decoder" else folder / "functions.jsonl"
     if task == "encoder":
-        text = folder / "functions.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         if not text.exists():
             write_beginnings(text)

@@ -46,6 +46,7 @@ from costopt_trainer.training.loop import run_steps
 from costopt_trainer.training.process_group import ALONE
 from costopt_trainer.training.stopping import Stop
 from costopt_trainer.training.training import Training
+from measured.texts import documents_of, tiny_shakespeare
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTEXT, BATCH, EVERY = 64, 12, 50
@@ -78,17 +79,6 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 
 
-def documents_of(text: str) -> list[str]:
-    """Whole speeches, some of them together."""
-    documents, lines = [], ""
-    for speech in text.split("\n\n"):
-        lines += speech + "\n\n"
-        if len(lines) >= DOCUMENT_BYTES:
-            documents.append(lines)
-            lines = ""
-    return [*documents, lines] if lines else documents
-
-
 def changed(document: str, chance: random.Random) -> str:
     """One word in a hundred is another."""
     words = document.split(" ")
@@ -100,7 +90,7 @@ def changed(document: str, chance: random.Random) -> str:
 def write_text(folder: Path, text: str) -> None:
     """What was gathered, in an order that says nothing about what a document is."""
     chance = random.Random(0)
-    documents = documents_of(text)
+    documents = documents_of(text, DOCUMENT_BYTES)
     gathered = list(documents)
     for document in documents[: 2 * len(documents) // 3]:
         gathered += [document, changed(document, chance)]
@@ -223,10 +213,7 @@ def main() -> None:
     options.add_argument("--seeds", type=int, default=3)
     options.add_argument("--steps", type=int, default=1200)
     given = options.parse_args()
-    source = Path(os.environ.get("COSTOPT_DATA_DIR", "../shared/data")) / "tinyshakespeare.txt"
-    if not source.is_file():
-        print(f"skipped: {source} is missing; set COSTOPT_DATA_DIR to the folder that has it")
-        return
+    source = tiny_shakespeare()
     text = source.read_text()
     cut = text.index("\n\n", int(0.9 * len(text)))
     hourly, currency = price_of_an_hour()

@@ -13,7 +13,6 @@ it takes of one core.
 
 import argparse
 import copy
-import os
 import re
 import statistics
 import tempfile
@@ -41,6 +40,7 @@ from costopt_trainer.compress.table import apply_steps
 from costopt_trainer.models.onnx_model import OnnxModel, graph_files
 from costopt_trainer.models.shape import ModelShape
 from costopt_trainer.models.table import build_model
+from measured.texts import tiny_shakespeare
 
 TOKENS, TIMED, BATCH = 32, 16, 32
 """Tokens of a sentence at most, sentences of a timed pass, and those of a step of healing."""
@@ -89,10 +89,7 @@ def extracted(folder: Path) -> Path:
 
 def sentences(count: int) -> tuple[list[str], list[str]]:
     """`count` held-out sentences from the end of the text, and those before them; each once, of five words or more."""
-    path = Path(os.environ.get("COSTOPT_DATA_DIR", "../shared/data")) / "tinyshakespeare.txt"
-    if not path.exists():
-        raise SystemExit(f"{path} must be there: COSTOPT_DATA_DIR names its folder")
-    speeches = re.sub(r"^[A-Z][^\n]*:\n", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    speeches = re.sub(r"^[A-Z][^\n]*:\n", "", tiny_shakespeare().read_text(encoding="utf-8"), flags=re.MULTILINE)
     found = (" ".join(part.split()) for part in re.split(r"(?<=[.?!])\s+|\n\n", speeches))
     each = list(dict.fromkeys(one for one in found if len(one.split()) >= 5))
     return each[-count:], each[:-count]

@@ -39,6 +39,7 @@ from costopt_trainer.training.loop import run_steps
 from costopt_trainer.training.process_group import ALONE
 from costopt_trainer.training.stopping import Stop
 from costopt_trainer.training.training import Training
+from measured.texts import tiny_shakespeare
 
 LAYERS, HEADS, WIDTH, CONTEXT, BATCH = 4, 4, 128, 64, 12
 HIGHEST, LOWEST, WARM_UP = 1e-3, 1e-4, 100
@@ -224,10 +225,7 @@ def main() -> None:
     options.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
     options.add_argument("--characters", action="store_true")
     given = options.parse_args()
-    text = Path(os.environ.get("COSTOPT_DATA_DIR", "../shared/data")) / "tinyshakespeare.txt"
-    if not text.is_file():
-        print(f"skipped: {text} is missing; set COSTOPT_DATA_DIR to the folder that has it")
-        return
+    text = tiny_shakespeare()
     print("| threads | form | tokens/s | its loop by hand | ratio | loss | its loss |")
     print("|---|---|---|---|---|---|---|")
     for threads in given.threads:

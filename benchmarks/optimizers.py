@@ -13,7 +13,6 @@ The text is `tinyshakespeare.txt` below COSTOPT_DATA_DIR (../shared/data).
 import argparse
 import contextlib
 import io
-import os
 import shutil
 import statistics
 import tempfile
@@ -31,6 +30,7 @@ from costopt_trainer.training.optimizers import named_optimizer_state
 from costopt_trainer.training.process_group import ALONE
 from costopt_trainer.training.stopping import Stop
 from costopt_trainer.training.training import Training
+from measured.texts import tiny_shakespeare
 
 RATES: dict[str, list[str]] = {
     "AdamW": ["1e-3", "3e-3", "1e-2"],
@@ -146,10 +146,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    text = Path(os.environ.get("COSTOPT_DATA_DIR", "../shared/data")) / "tinyshakespeare.txt"
-    if not text.exists():
-        print(f"skipped: {text} is missing; set COSTOPT_DATA_DIR to the folder that has it")
-        return
+    text = tiny_shakespeare()
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
         compare_optimizers(text, arguments.steps, Path(folder))

@@ -18,7 +18,6 @@ The text is `tinyshakespeare.txt` below COSTOPT_DATA_DIR (../shared/data).
 import argparse
 import contextlib
 import io
-import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,6 +27,7 @@ import torch
 
 from encoder_forms import write_documents
 from measured.seeds import cell
+from measured.texts import tiny_shakespeare
 from selection import BYTES, LANGUAGE_MODEL, LAYERS, Trained, of_text, train, with_noise
 
 SEEDS = range(3)
@@ -133,10 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=TABLES, help="one of the tables")
     arguments = parser.parse_args()
-    text = Path(os.environ.get("COSTOPT_DATA_DIR", "../shared/data")) / "tinyshakespeare.txt"
-    if not text.exists():
-        print(f"skipped: {text} is missing; set COSTOPT_DATA_DIR to the folder that has it")
-        return
+    text = tiny_shakespeare()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         for word, compare in TABLES.items():

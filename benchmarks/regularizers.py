@@ -16,7 +16,6 @@ The text is `tinyshakespeare.txt` below COSTOPT_DATA_DIR (../shared/data).
 import argparse
 import contextlib
 import io
-import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,6 +30,7 @@ from costopt_trainer.errors import NotRetryable
 from costopt_trainer.training.evaluation import ACCURACY, MACRO_F1
 from costopt_trainer.training.training import Training
 from measured.seeds import cell
+from measured.texts import tiny_shakespeare
 
 SEEDS = range(3)
 MODEL = {
@@ -160,10 +160,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--only", choices=TABLES, nargs="+", default=list(TABLES), help="some of the tables")
     arguments = parser.parse_args()
-    text = Path(os.environ.get("COSTOPT_DATA_DIR", "../shared/data")) / "tinyshakespeare.txt"
-    if not text.exists():
-        print(f"skipped: {text} is missing; set COSTOPT_DATA_DIR to the folder that has it")
-        return
+    text = tiny_shakespeare()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
