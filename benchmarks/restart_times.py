@@ -26,7 +26,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "trainer"), str(ROOT / "tests")]
 
-from builders.launch import Replica, free_port, replica  # noqa: E402
+from builders.launch import Replica, replica  # noqa: E402
+from builders.ports import free_port  # noqa: E402
 from builders.trainer import recipe, text_file  # noqa: E402
 from builders.waiting import wait_for  # noqa: E402
 

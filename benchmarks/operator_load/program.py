@@ -8,9 +8,10 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+from builders.ports import free_port
 from cluster.clients import ROOT
 from cluster.control_plane import ControlPlane
-from cluster.processes import NotReadyError, Process, free_ports
+from cluster.processes import NotReadyError, Process
 
 SYSTEM_NAMESPACE = "costopt-system"
 ACCOUNT = "costopt-operator"
@@ -58,7 +59,7 @@ class Operator:
 
     def __init__(self, control_plane: ControlPlane, log: Path) -> None:
         kubeconfig = control_plane.kubeconfig_for_service_account(SYSTEM_NAMESPACE, ACCOUNT)
-        self._port = free_ports(1)[0]
+        self._port = free_port()
         paths = os.pathsep.join([str(ROOT), str(ROOT / "operator")])
         words = ["run", "--kubeconfig", str(kubeconfig), "--lease-namespace", SYSTEM_NAMESPACE]
         words += ["--listen", f"127.0.0.1:{self._port}"]

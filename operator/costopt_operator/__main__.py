@@ -203,7 +203,9 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
         except OSError as error:
             failures.append(error)
     if len(failures) == len(families):
-        raise failures[0]
+        # The loop's own words name the address already.
+        why = os.strerror(failures[0].errno) if failures[0].errno else str(failures[0])
+        raise typer.BadParameter(f"--listen must be an address that is free here, and {host}:{port} is not: {why}")
 
 
 def _address(text: str) -> tuple[str, int]:

@@ -1,10 +1,7 @@
 """Real launchers on loopback, started as by a supervisor, with small programs instead of a training loop."""
 
-import contextlib
-import itertools
 import json
 import os
-import socket
 import subprocess
 import sys
 import textwrap
@@ -14,26 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from builders.ports import free_port
 from costopt import names
 from costopt.schema.replica import TerminationMessage
 
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE_SECONDS = 240.0
 """Longest wait for events that take seconds on an idle machine: reached only if they never come."""
-
-
-_PORTS = itertools.count()
-
-
-def free_port() -> int:
-    """A port nobody listens on now, and none of those that the system gives to whoever connects in the meantime.
-
-    Each process of the tests has ports of its own, in an order of its own.
-    """
-    while True:
-        port = 12_000 + (os.getpid() * 1_009 + next(_PORTS)) % 18_000
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
 
 
 def python(code: str) -> list[str]:

@@ -20,9 +20,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from builders.charts import NAMESPACE, hooks_of, rendered, the
+from builders.ports import free_port
 from builders.waiting import meanwhile
 from cluster.clients import Cluster
-from cluster.processes import NotReadyError, Process, free_ports
+from cluster.processes import NotReadyError, Process
 
 ACCOUNT = "costopt-operator"
 RELEASING_ACCOUNT = "costopt-release-finalizers"
@@ -74,7 +75,7 @@ class OperatorProcess:
         identity: str = "operator",
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        (self.port,) = free_ports(1)
+        self.port = free_port()
         self.identity = identity
         self.cluster = cluster
         given = chart_arguments()

@@ -17,7 +17,6 @@ import resource
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from builders.ports import free_port
 from costopt import names
 from costopt.schema.recipe import Recipe
 from costopt.schema.replica import ReplicaSettings
@@ -248,15 +248,12 @@ def start_ranks(runs: list[Run], world_size: int, folder: Path, **environment: s
 
 def start_as_ranks(program: list[str], world_size: int, **environment: str) -> list[subprocess.Popen[str]]:
     """Start a module with its arguments once per rank, as if each had a node of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     common = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(str(ROOT / room) for room in (".", "trainer", "tests")),
         "OMP_NUM_THREADS": "1",
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        "MASTER_PORT": str(free_port()),
         "WORLD_SIZE": str(world_size),
         "LOCAL_WORLD_SIZE": "1",
         **environment,

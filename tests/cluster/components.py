@@ -30,8 +30,9 @@ class Settings:
     job_syncs: int = 16
     """Jobs the Job controller works on at once (a cluster's default is 5)."""
 
-    volumes: int = 4
-    """Persistent volumes of 1 TiB, shared by readers and writers, in a default storage class."""
+    volumes: int = 50
+    """Persistent volumes of 1 TiB, shared by readers and writers, in a default storage class. A claim keeps its volume
+    even after its end, and which tests share a control plane is chance: so there is one for each claim of all tests."""
 
     kubernetes_feature_gates: str = ""
     """As in --feature-gates of the API server, the controllers and the scheduler."""

@@ -19,13 +19,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from builders.ports import free_port
 from cluster import components, objects, pod_logs
 from cluster.audit import Request, count_requests, read_requests
 from cluster.build import build_binaries
 from cluster.clients import Cluster
 from cluster.components import Ports, Settings
 from cluster.credentials import Credentials
-from cluster.processes import NotReadyError, Process, free_ports
+from cluster.processes import NotReadyError, Process
 from cluster.stages import write_stages
 
 NUDGE_AFTER_LOOKS = 40
@@ -127,11 +128,6 @@ class ControlPlane(Cluster):
         """Add lines to the log of pod `name`; or of all pods named `<name>-<5 random>`; or, as `all`, of all others."""
         pod_logs.append_log(self.folder / "pod-logs", namespace, name, list(lines))
 
-    def add_volumes(self, count: int) -> None:
-        """More persistent volumes; a claim keeps its volume even after its end."""
-        known = len(self.get("persistentvolumes")["items"])
-        self.apply(*(objects.persistent_volume(f"volume-{known + index}") for index in range(count)))
-
     def audit_offset(self) -> int:
         """Where the audit log ends now, to count what comes after."""
         path = self.folder / "audit.jsonl"
@@ -151,7 +147,7 @@ class ControlPlane(Cluster):
         return count_requests((each for each in self.audit_requests(since, user) if not each.is_write), *parts)
 
     def _start_once(self) -> None:
-        self.ports = Ports(*free_ports(4))
+        self.ports = Ports(*(free_port() for _ in range(4)))
         settings, credentials = self.settings, self.credentials
         kubeconfigs = {
             name: credentials.write_kubeconfig(name, self.url, credentials.token(name))

@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,15 +16,6 @@ _PR_SET_PDEATHSIG = 1
 
 class NotReadyError(Exception):
     """A program ended or did not become ready in time; the message has the end of its log."""
-
-
-def free_ports(count: int) -> list[int]:
-    """Loopback ports free just now, all different."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 class Process:

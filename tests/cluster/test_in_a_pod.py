@@ -12,8 +12,8 @@ import pytest
 from builders.charts import NAMESPACE
 from builders.operator_process import ACCOUNT, OperatorProcess
 from builders.pod import PodFiles, in_a_pod, why_no_pod
+from builders.ports import free_port
 from cluster.control_plane import ControlPlane
-from cluster.processes import free_ports
 
 pytestmark = pytest.mark.skipif(why_no_pod() is not None, reason=why_no_pod() or "")
 
@@ -31,7 +31,7 @@ def test_the_operator_acts_in_a_pod_and_takes_the_token_of_the_moment(
     host, _, port = control_plane.url.removeprefix("https://").rpartition(":")
     place = {"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port}
     operator = OperatorProcess(control_plane, operator_account)  # never started: it asks the port of the one below
-    (operator.port,) = free_ports(1)
+    operator.port = free_port()
     words = [sys.executable, "-m", "costopt_operator", "run", f"--listen=127.0.0.1:{operator.port}"]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(in_a_pod(files, words, **place), stdout=log, stderr=log)

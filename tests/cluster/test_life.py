@@ -283,7 +283,6 @@ def test_pods_are_admitted_where_only_restricted_ones_are_and_their_storage_is_k
 ) -> None:
     label = "pod-security.kubernetes.io/enforce=restricted"
     team.control_plane.kubectl("label", "namespace", team.namespace, label)
-    team.control_plane.add_volumes(2)
     kept: LiveJob = team.submit(name="kept", storage={"create": {"size": "1Gi"}})
     dropped = team.submit(name="dropped", storage={"create": {"size": "1Gi", "keepAfterDeletion": False}})
     for job in (kept, dropped):

@@ -54,7 +54,7 @@ def remove_foreign(team: Team, kind: str) -> None:
 
 
 def submit_for(team: Team, kind: str) -> LiveJob:
-    """A job that wants to make an object of this kind. Of volumes there are few, so only one of claims has a claim."""
+    """A job that wants to make an object of this kind."""
     return team.submit(**(WITH_A_CLAIM if kind == "PersistentVolumeClaim" else {}))
 
 

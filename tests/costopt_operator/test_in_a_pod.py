@@ -5,6 +5,7 @@ The API server plays Kubernetes; before it stands a door with TLS, which lets in
 
 import asyncio
 import contextlib
+import re
 import signal
 import socket
 import ssl
@@ -21,8 +22,8 @@ import pytest
 from aiohttp import web
 
 from builders.pod import PodFiles, certificate, in_a_pod, why_no_pod
+from builders.ports import free_port
 from cases.mistakes import plain_job
-from cluster.processes import free_ports
 
 pytestmark = pytest.mark.skipif(why_no_pod() is not None, reason=why_no_pod() or "")
 
@@ -101,7 +102,7 @@ class Place:
     def __init__(self, door: Door, behind: kmock.Server, files: PodFiles, port: int, folder: Path) -> None:
         self.door, self.behind, self.files, self.port = door, behind, files, port
         self.log = folder / "operator.log"
-        (self.own_port,) = free_ports(1)
+        self.own_port = free_port()
         self.process: asyncio.subprocess.Process | None = None
 
     async def start(self, *words: str, host: str = "127.0.0.1", scratch: bool = False, **environment: str) -> None:
@@ -287,5 +288,18 @@ def test_a_service_account_that_is_broken_is_one_sentence(tmp_path: Path) -> Non
         assert (
             place.log.read_text().splitlines()[-1].endswith("ca.crt must hold the API server's certificate authority")
         )
+
+    play(tmp_path, act)
+
+
+def test_an_address_that_is_taken_is_one_sentence(tmp_path: Path) -> None:
+    async def act(place: Place) -> None:
+        with socket.create_server(("127.0.0.1", place.own_port)):
+            await place.start()
+            assert place.process is not None
+            assert await asyncio.wait_for(place.process.wait(), 240) == 2
+        told = " ".join(re.sub(r"[^ -~]", " ", place.log.read_text()).split())
+        assert f"must be an address that is free here, and 127.0.0.1:{place.own_port} is not: Address already" in told
+        assert "Traceback" not in told
 
     play(tmp_path, act)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from builders.launch import Replica, free_port, python, replica
+from builders.launch import Replica, python, replica
+from builders.ports import free_port
 from builders.trainer import recipe, text_file
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from builders.launch import ALL_REDUCE, free_port, is_alive, python, replica
+from builders.launch import ALL_REDUCE, is_alive, python, replica
+from builders.ports import free_port
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from builders.launch import Replica, free_port, python, replica
+from builders.launch import Replica, python, replica
+from builders.ports import free_port
 from builders.trainer import recipe, run, text_file, train_in_gang
 from builders.waiting import wait_for
 from costopt.schema.replica import Progress

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from builders.gangs import Trained, whole_and_in_parts
-from builders.launch import free_port, replica
+from builders.launch import replica
+from builders.ports import free_port
 from builders.trainer import losses, recipe, text_file, train_here, train_in_gang, without_dropout
 from costopt.schema.recipe import Recipe
 from costopt_trainer.storage.checkpoint_files import read_tensors
