@@ -237,7 +237,8 @@ def entropies_text(progress: Progress | None) -> str | None:
     if not figures or None in figures:
         return None
     loss, unigram, bigram = (float(figure or "nan") for figure in figures)
-    verdict = "better than both" if loss < min(unigram, bigram) else "not better than both"
+    better = (loss < unigram) + (loss < bigram)
+    verdict = ("not better than either", "better than one of them", "better than both")[better]
     return (
         f"Validation loss {loss:.4f} nats per byte; entropy of the text's bytes {unigram:.4f}, "
         f"given the byte before {bigram:.4f}: {verdict}"

@@ -291,7 +291,10 @@ def test_metrics_of_the_models_own_of_any_size_and_name_are_shown_alike_in_both_
     assert own_metric_of(own_metric_result("aVeryLongWord")) == in_words("aVeryLongWord") == "a very long word"
 
 
-@pytest.mark.parametrize(("loss", "verdict"), [("1.9", ": better than both"), ("2.5", "not better than both")])
+@pytest.mark.parametrize(
+    ("loss", "verdict"),
+    [("1.9", ": better than both"), ("2.5", "better than one of them"), ("9", "not better than either")],
+)
 def test_the_loss_stands_beside_the_entropies_of_the_text(loss: str, verdict: str) -> None:
     results = {
         "validationLossNatsPerByte": loss,

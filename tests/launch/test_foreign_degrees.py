@@ -36,15 +36,17 @@ def test_a_degree_that_does_not_divide_the_key_heads_is_refused_with_those_that_
 ) -> None:
     heads = {"num_attention_heads": 12, "num_key_value_heads": 4}
     folder = folder_with(tmp_path, {"text_config": heads} if nested else heads)
-    with pytest.raises(NotRetryable, match=r"must divide num_key_value_heads 4 of .* 3 does not.* are 1, 2, 4$"):
-        refuse_uneven_split(recipe(folder, 3))
-    refuse_uneven_split(recipe(folder, 4))
+    with pytest.raises(
+        NotRetryable, match=r"must divide num_key_value_heads 4 of .* 3 does not.* that fit 6 ranks are 1, 2$"
+    ):
+        refuse_uneven_split(recipe(folder, 3), 6)
+    refuse_uneven_split(recipe(folder, 4), 12)
 
 
 @pytest.mark.parametrize("config", ["{", "[]", "{}", "[" * 100000, '{"num_attention_heads": "3"}'])
 def test_what_tells_nothing_of_heads_is_left_to_the_ranks(tmp_path: Path, config: str) -> None:
-    refuse_uneven_split(recipe(folder_with(tmp_path, config), 2))
-    refuse_uneven_split(recipe(tmp_path / "missing", 2))
+    refuse_uneven_split(recipe(folder_with(tmp_path, config), 2), 2)
+    refuse_uneven_split(recipe(tmp_path / "missing", 2), 2)
 
 
 def test_the_launcher_says_so_in_one_sentence_and_starts_no_rank(tmp_path: Path) -> None:

@@ -242,6 +242,19 @@ MISTAKES: list[tuple[str, Callable[[Path], object], dict[str, Any], str]] = [
         {},
         "transformers can (read|build)",
     ),
+    (
+        "no heads",
+        lambda f: edit(f, num_attention_heads=0),
+        {},
+        "heads is a whole number from 1 on, not 0",
+    ),
+    ("heads in words", lambda f: edit(f, num_attention_heads="six"), {}, "is a whole number from 1 on, not 'six'"),
+    (
+        "uneven heads",
+        lambda f: edit(f, model_type="llama", num_attention_heads=6, num_key_value_heads=4),
+        {},
+        "num_key_value_heads divides its num_attention_heads, but 4 does not divide 6",
+    ),
     ("too long", lambda f: None, {"contextLength": 33}, "contextLength must be at most 32, not 33"),
     ("no such layer", lambda f: None, {"lora": {"targetModules": ["q_proj"]}}, "'q_proj' is none: there are c_attn, c"),
 ]

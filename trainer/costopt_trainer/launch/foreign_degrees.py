@@ -16,8 +16,9 @@ _MAX_BYTES = 2**22
 _HEADS = ("num_attention_heads", "num_key_value_heads")
 
 
-def refuse_uneven_split(recipe: Recipe) -> None:
-    """Raise NotRetryable if `parallelism.tensor` does not divide what config.json says of heads.
+def refuse_uneven_split(recipe: Recipe, num_ranks: int) -> None:
+    """Raise NotRetryable if `parallelism.tensor` does not divide what config.json says of heads; the degrees that are
+    said to fit divide the ranks as well.
 
     What cannot be read is left to the ranks, who say what is wrong with it: a folder of theirs, a model of the hub.
     """
@@ -37,10 +38,10 @@ def refuse_uneven_split(recipe: Recipe) -> None:
     numbers = {name: told[name] for name in _HEADS if type(told.get(name)) is int and told[name] > 0}
     uneven = [f"{name} {number}" for name, number in numbers.items() if number % tensor != 0]
     if uneven:
-        common = math.gcd(*numbers.values())
+        common = math.gcd(num_ranks, *numbers.values())
         fitting = ", ".join(str(degree) for degree in range(1, min(common, 1024) + 1) if common % degree == 0)
         raise NotRetryable(
             "InvalidSettings",
             f"recipe.parallelism.tensor must divide {', '.join(uneven)} of {place}, and {tensor} does not: degrees "
-            f"that fit are {fitting}",
+            f"that fit {num_ranks} ranks are {fitting}",
         )

@@ -38,7 +38,7 @@ def json_lines(file: DataFile, _fields: Sequence[str], _delimiter: str | None) -
         except Hostile as error:
             yield Bad(f"{where} {error} in UTF-8, one object a line")
             continue
-        yield Record(where, values) if isinstance(values, dict) else Bad(f"{where} must be a JSON object")
+        yield Record(where, values) if isinstance(values, dict) else Bad(f"{where} must be a JSON object, one a line")
 
 
 def comma_separated(file: DataFile, fields: Sequence[str], delimiter: str | None) -> Iterator[Record | Bad]:

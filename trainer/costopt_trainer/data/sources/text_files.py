@@ -74,6 +74,8 @@ def text_files(settings: SourceSettings, own_folder: Path | None = None, cache_d
     demand = f"must hold files that match include {own.include!r} and are not empty, but has none"
     if len(files) == 1 and files[0].is_named:
         demand = "must hold text, but is empty"
+        if own.on_bad_sample == "Skip":
+            demand = "must hold text in UTF-8, but is empty or none, and was skipped"
     skipping = Skipping(own, name)
     usable = _usable(files, skipping, checked=own.on_bad_sample == "Skip")
     taken = take(name, usable, own.max_bytes, demand, num_files=len(files))

@@ -113,6 +113,7 @@ def _read_configuration(source: Source, settings: HuggingFace) -> Any:
         raise _wrong(source, f"must be of a type that transformers {transformers.__version__} knows, not {kind!r:.80}")
     elif not settings.trust_remote_code:
         raise _wrong(source, "is defined by Python code in its folder, which only runs with trustRemoteCode: true")
+    _check_heads(source)
     try:
         config = transformers.AutoConfig.from_pretrained(
             source.config_file if source.folder is None else source.folder,
@@ -130,6 +131,28 @@ def _read_configuration(source: Source, settings: HuggingFace) -> Any:
             f"{settings.context_length}",
         )
     return config
+
+
+_HEADS = ("num_attention_heads", "num_key_value_heads")
+
+
+def _check_heads(source: Source) -> None:
+    """The library itself finds uneven heads only in a step, where they look like a fault of the program."""
+    text = source.config.get("text_config")
+    told = text if isinstance(text, dict) else source.config
+    heads, key_heads = (told.get(name) for name in _HEADS)
+    for name, number in zip(_HEADS, (heads, key_heads), strict=True):
+        # Some types have a list, a number for each layer.
+        if number is not None and not isinstance(number, list) and (type(number) is not int or number < 1):
+            raise _wrong(
+                source, f"must have a {CONFIG_FILE} whose {name} is a whole number from 1 on, not {number!r:.40}"
+            )
+    if type(heads) is int and type(key_heads) is int and heads % key_heads != 0:
+        raise _wrong(
+            source,
+            f"must have a {CONFIG_FILE} whose num_key_value_heads divides its num_attention_heads, but {key_heads} "
+            f"does not divide {heads}",
+        )
 
 
 def _positions(config: Any) -> int | None:
