@@ -48,7 +48,8 @@ def lr_find(
     require_trainer(job)
     folder = RunFolder(run_dir or Path("runs", job.metadata.name))
     storage = folder.path if folder.path.is_dir() else None
-    if storage is not None and folder.job().metadata.name != job.metadata.name:
+    others = storage is not None and not folder.has_tokens_alone and folder.job().metadata.name != job.metadata.name
+    if others:
         raise Refused(f"{storage} holds the run of another job, {folder.job().metadata.name}; name one with --run-dir")
     found = find_range(job, request, storage, one_device_for(job))
     if output == "json":

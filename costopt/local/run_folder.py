@@ -83,6 +83,12 @@ class RunFolder:
             )
         mark_storage(self.path)
 
+    @property
+    def has_tokens_alone(self) -> bool:
+        """Whether it is as `costopt data` leaves it, before any run."""
+        marked = (self.path / STORAGE_MARK).exists() and not (self.path / JOB_FILE).exists()
+        return marked and not self._foreign()
+
     def _foreign(self) -> list[str]:
         entries = [entry.name for entry in self.path.iterdir()]
         # `costopt data` leaves tokens, and the mark.

@@ -15,6 +15,8 @@ from costopt.cli.views import console
 from costopt.local import devices
 from costopt.local.devices import Devices, one_device_for
 from costopt.local.range_test import find_range
+from costopt.local.run_folder import RunFolder
+from costopt.names import CACHE_DIR
 from costopt.refused import Refused
 from costopt.render.text import to_yaml
 from costopt.schema.job import CostOptJob
@@ -115,6 +117,19 @@ def test_a_folder_of_another_job_is_left_alone(tmp_path: Path, asked: list[tuple
     with pytest.raises(Refused, match="run folder"):
         lr_find(manifest, run_dir=tmp_path / "other")
     assert asked == []
+
+
+def test_the_folder_that_costopt_data_leaves_is_used_before_any_run(
+    tmp_path: Path, asked: list[tuple[RangeRequest, Path | None]]
+) -> None:
+    manifest, folder = write_manifest(tmp_path), tmp_path / "tokens"
+    RunFolder(folder).create()
+    (folder / CACHE_DIR).mkdir()
+    lr_find(manifest, run_dir=folder)
+    assert [storage for _, storage in asked] == [folder]
+    (folder / "notes.txt").touch()
+    with pytest.raises(Refused, match="run folder"):
+        lr_find(manifest, run_dir=folder)
 
 
 def test_one_gpu_is_used_of_a_job_that_asks_for_many_and_without_any_it_is_refused(
