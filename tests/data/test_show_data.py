@@ -172,3 +172,12 @@ def test_a_mixture_of_two_vocabularies_is_refused_as_a_training_refuses_it(
     recipe = recipe_of(DataSettings.model_validate({"type": "Mixture", "mixture": {"sources": sources}}))
     with pytest.raises(NotRetryable, match="vocabulary size of many is 256 and that of made is 5000: give"):
         reports_of(recipe, tmp_path / "run", sample=sample)
+
+
+def test_the_same_documents_at_another_place_are_told_by_their_own_name(texts: Path, tmp_path: Path) -> None:
+    first = report_of(recipe_of(text_settings(texts)), tmp_path / "run")
+    (tmp_path / "others").symlink_to(texts)
+    second = report_of(recipe_of(text_settings(tmp_path / "others")), tmp_path / "run")
+    assert second.source == first.source.replace("texts", "others") != first.source
+    assert second.notes == [f"the same documents were read before at {first.source}: names of documents are of there"]
+    assert second.documents == first.documents

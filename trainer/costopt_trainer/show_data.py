@@ -118,9 +118,17 @@ def report_of(
     for _ in range(2):
         shards = open_shards(source, transforms, tokenizer, percent, cache_dir, is_held_out=is_held_out)
         if shards.report is not None:
-            return shards.report.model_copy(update={"notes": list(map(reports.printable, source.notes))})
+            return _told_of(source, shards.report)
         remove(cache_dir / shards.key[:32])  # an earlier version made the tokens, and no report
     raise OSError(f"the report in {cache_dir} cannot be read back")
+
+
+def _told_of(source: DocumentSource, kept: DataReport) -> DataReport:
+    """Tokens are found by what the documents hold, so these may have been made of others that hold the same."""
+    name, notes = reports.printable(source.name), list(map(reports.printable, source.notes))
+    if name != kept.source:
+        notes.append(f"the same documents were read before at {kept.source}: names of documents are of there")
+    return kept.model_copy(update={"source": name, "notes": notes})
 
 
 def report_of_sample(recipe: Recipe, storage: Path) -> DataReport:
