@@ -1,13 +1,16 @@
 """Being told to stop, and being killed: SIGTERM, SIGINT, the end of the lifeline, SIGKILL."""
 
+import re
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from builders.launch import is_alive, python, replica, wait_until_dead
 from builders.trainer import recipe, text_file
+from builders.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -92,12 +95,21 @@ def test_a_replica_is_preempted_when_only_its_ranks_were_told_by_another_replica
         assert launcher.wait() == 143
 
 
+def hears_sigterm(pid: int) -> bool:
+    """Whether a process has a handler of it."""
+    (caught,) = re.findall(r"^SigCgt:\t(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells which signals a process hears")
 def test_a_replica_that_waits_for_the_others_stops_at_once(tmp_path: Path) -> None:
     with (
         replica(tmp_path / "0", ["true"], num_nodes=2) as holding_the_store,
         replica(tmp_path / "1", ["true"], num_nodes=2, index=1) as waiting,
     ):
-        time.sleep(3)
+        for launcher in (holding_the_store, waiting):
+            wait_for(partial(hears_sigterm, launcher.process.pid), "hearing SIGTERM")
+        time.sleep(3)  # to wait for the others; should one not have come so far, it is to stop all the same
         for launcher in (holding_the_store, waiting):
             launcher.process.send_signal(signal.SIGTERM)
             assert launcher.wait() == 143
