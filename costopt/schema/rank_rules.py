@@ -121,6 +121,7 @@ def _degrees_that_fit(name: str, model_allows: Callable[[PlainData, int], bool])
     """What is said of the degree `name`, which the model does not allow: those that it does, and the ranks as well."""
 
     def of(train: PlainData) -> tuple[list[int], ...]:
+        # Not _world_size: CEL tells of no ranks, too, which another mistake has left.
         ranks, degrees = int(train["numNodes"]) * processes_per_node(train), train["recipe"]["parallelism"]
         return (fitting(lambda degree: model_allows(train, degree) and leaves_ranks(name, degree, ranks, degrees)),)
 

@@ -18,6 +18,7 @@ heartbeat           what a rank leaves for its launcher to see: signs of work, a
 shutdown            who ends with whom
 show_data           what a recipe's data becomes, for `costopt data`
 trial/              an artifact at work, for `costopt try`
+foreign_config      what config.json of a Hugging Face model says, read without the library
 machine             what is said of this machine beside an artifact
 cgroup              how many processors this container may use
 tables              from a word in the manifest to the code that it names

@@ -28,11 +28,12 @@ from costopt_trainer.compress.origin import (
 )
 from costopt_trainer.data import load_data
 from costopt_trainer.errors import NotRetryable
+from costopt_trainer.foreign_config import CONFIG_FILE
 from costopt_trainer.models.family import LayeredModel
 from costopt_trainer.models.hugging_face.family import positions_of
 from costopt_trainer.models.hugging_face.library import TASKS, task_of
 from costopt_trainer.models.hugging_face.model import HuggingFaceModel
-from costopt_trainer.models.hugging_face.source import CONFIG_FILE, Source, content_hash, find_source
+from costopt_trainer.models.hugging_face.source import Source, content_hash, find_source
 from costopt_trainer.models.shape import ModelShape
 from costopt_trainer.models.table import build_model, kind_of_samples, metric_of, tokenizer_of
 

@@ -8,12 +8,9 @@ The whole plan of an architecture is known to the library alone: the ranks ask i
 import math
 from pathlib import Path
 
-from costopt.hostile import parse_json, read_file
 from costopt.schema.recipe import Recipe
 from costopt_trainer.errors import NotRetryable
-
-_MAX_BYTES = 2**22
-_HEADS = ("num_attention_heads", "num_key_value_heads")
+from costopt_trainer.foreign_config import CONFIG_FILE, divisors, heads_of, read_config
 
 
 def refuse_uneven_split(recipe: Recipe, num_ranks: int) -> None:
@@ -28,18 +25,14 @@ def refuse_uneven_split(recipe: Recipe, num_ranks: int) -> None:
         return
     path = Path(place)
     try:
-        file = (path / "config.json" if path.is_dir() else path).resolve()
-        plain = parse_json(read_file(file, max_bytes=_MAX_BYTES), large_integers=True)
+        config = read_config(path / CONFIG_FILE if path.is_dir() else path)
     except (OSError, ValueError):
         return
-    plain = plain if isinstance(plain, dict) else {}
-    text = plain.get("text_config")
-    told = text if isinstance(text, dict) else plain
-    numbers = {name: told[name] for name in _HEADS if type(told.get(name)) is int and told[name] > 0}
+    told = heads_of(config if isinstance(config, dict) else {})
+    numbers = {name: number for name, number in told.items() if type(number) is int and number > 0}
     uneven = [f"{name} {number}" for name, number in numbers.items() if number % tensor != 0]
     if uneven:
-        common = math.gcd(num_ranks, *numbers.values())
-        fitting = ", ".join(str(degree) for degree in range(1, min(common, 1024) + 1) if common % degree == 0)
+        fitting = divisors(math.gcd(num_ranks, *numbers.values()))
         raise NotRetryable(
             "InvalidSettings",
             f"recipe.parallelism.tensor must divide {', '.join(uneven)} of {place}, and {tensor} does not: degrees "

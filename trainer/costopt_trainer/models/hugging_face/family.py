@@ -14,11 +14,12 @@ from costopt.schema.data import Tokenizer
 from costopt.schema.foreign_models import HuggingFace
 from costopt_trainer.data.tokenizers.hugging_face import HuggingFaceFiles
 from costopt_trainer.errors import NotRetryable, first_line, memory_reason
+from costopt_trainer.foreign_config import CONFIG_FILE, HEADS, heads_of
 from costopt_trainer.models.family import ModelFamily
 from costopt_trainer.models.hugging_face.library import TASKS, can_be, library
 from costopt_trainer.models.hugging_face.lora import add_adapters
 from costopt_trainer.models.hugging_face.model import UNREADABLE_CONFIG_FILE, HuggingFaceModel
-from costopt_trainer.models.hugging_face.source import CONFIG_FILE, Source, content_hash, files_to_keep, find_source
+from costopt_trainer.models.hugging_face.source import Source, content_hash, files_to_keep, find_source
 from costopt_trainer.models.shape import ModelShape, Widths
 
 _ATTENTION = {"SDPA": "sdpa", "Eager": "eager", "FlashAttention2": "flash_attention_2"}
@@ -133,20 +134,16 @@ def _read_configuration(source: Source, settings: HuggingFace) -> Any:
     return config
 
 
-_HEADS = ("num_attention_heads", "num_key_value_heads")
-
-
 def _check_heads(source: Source) -> None:
     """The library itself finds uneven heads only in a step, where they look like a fault of the program."""
-    text = source.config.get("text_config")
-    told = text if isinstance(text, dict) else source.config
-    heads, key_heads = (told.get(name) for name in _HEADS)
-    for name, number in zip(_HEADS, (heads, key_heads), strict=True):
+    told = heads_of(source.config)
+    for name, number in told.items():
         # Some types have a list, a number for each layer.
-        if number is not None and not isinstance(number, list) and (type(number) is not int or number < 1):
+        if not isinstance(number, list) and (type(number) is not int or number < 1):
             raise _wrong(
                 source, f"must have a {CONFIG_FILE} whose {name} is a whole number from 1 on, not {number!r:.40}"
             )
+    heads, key_heads = map(told.get, HEADS)
     if type(heads) is int and type(key_heads) is int and heads % key_heads != 0:
         raise _wrong(
             source,

@@ -28,10 +28,11 @@ from costopt.schema.data import Tokenizer
 from costopt.schema.foreign_models import HuggingFace, TaskOfLibrary
 from costopt_trainer.data.tokenizers.hugging_face import HuggingFaceFiles, HuggingFaceTokenizer
 from costopt_trainer.errors import NotRetryable
+from costopt_trainer.foreign_config import CONFIG_FILE
 from costopt_trainer.models.artifact import OWN_CONFIG_FILE
 from costopt_trainer.models.hugging_face.family import load_weights, positions_of
 from costopt_trainer.models.hugging_face.library import can_be, library
-from costopt_trainer.models.hugging_face.source import CONFIG_FILE, Source, content_hash, find_source
+from costopt_trainer.models.hugging_face.source import Source, content_hash, find_source
 from costopt_trainer.models.loss import IGNORED_TARGET
 
 Use = Literal["losses", "vectors"]

@@ -20,8 +20,9 @@ from costopt import caches, names
 from costopt.hostile import is_file_name, make_folder, parse_json, read_file
 from costopt.schema.foreign_models import HuggingFace
 from costopt_trainer.errors import NotRetryable, first_line
+from costopt_trainer.foreign_config import CONFIG_FILE, read_config
 
-CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE = "config.json", "model.safetensors", "model.safetensors.index.json"
+WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_FILE = "adapter_config.json"
 TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_FILES = (
@@ -106,7 +107,7 @@ def _hash_of(path: Path, _size: int, _modified_ns: int) -> str:
 
 def _read_config(name: str, file: Path) -> dict[str, Any]:
     try:
-        plain = parse_json(read_file(file.resolve(), max_bytes=_MAX_BYTES), large_integers=True)
+        plain = read_config(file)
     except FileNotFoundError as error:
         raise _wrong(name, f"must have a {CONFIG_FILE}, but there is no {file}") from error
     except (OSError, ValueError) as error:

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import nn
 
+from costopt_trainer.foreign_config import HEADS, divisors
 from costopt_trainer.models.family import SplitRole
 
 _ROLES: Mapping[str, SplitRole] = {
@@ -33,7 +34,7 @@ _WHOLE = "replicate"
 _BY_OUTPUTS: frozenset[SplitRole] = frozenset({"columns", "gathered columns", "head"})
 _BY_INPUTS: frozenset[SplitRole] = frozenset({"rows", "rows of whole inputs"})
 
-_HEADS = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
+_WIDTHS = (*HEADS, "intermediate_size")
 """Of a configuration: what each rank must have a whole share of."""
 
 
@@ -88,14 +89,15 @@ def fault_of(model: Any, config: Any, ranks: int, *, sequence: bool) -> str | No
     common = math.gcd(*numbers.values())
     if common % ranks != 0:
         told = ", ".join([f"{name} {number}" for name, number in numbers.items() if number % ranks != 0][:2])
-        fitting = ", ".join(str(degree) for degree in range(1, common + 1) if common % degree == 0)
-        return f"{setting} must divide {told} of the model, and {ranks} does not: degrees that fit are {fitting}"
+        return (
+            f"{setting} must divide {told} of the model, and {ranks} does not: degrees that fit are {divisors(common)}"
+        )
     return None
 
 
 def _numbers_to_divide(model: nn.Module, config: Any, plan: Plan) -> Iterator[tuple[str, int]]:
     """What ranks must divide, by name. Not the vocabulary: no layer sees in its rows more than rows."""
-    for name in _HEADS:
+    for name in _WIDTHS:
         number = getattr(config, name, None)
         if type(number) is int and number > 0:
             yield name, number
