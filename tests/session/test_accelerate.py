@@ -82,3 +82,25 @@ def test_a_loop_goes_on_in_the_same_bits_also_in_the_midst_of_an_epoch(tmp_path:
     train(tmp_path / "parts", stopped_after, seed=2)
     assert torch.equal(train(tmp_path / "parts", 12, seed=3), whole)
     random.setstate(before)
+
+
+@pytest.mark.parametrize("wrong", ["not prepared", "no batch", "no length"])
+def test_a_loader_that_cannot_be_gone_on_with_is_refused_in_one_sentence(wrong: str) -> None:
+    torch = pytest.importorskip("torch")
+    accelerate = pytest.importorskip("accelerate")
+    pytest.importorskip("transformers")
+
+    from costopt_trainer.session.hugging_face import batches_after
+
+    class Endless(torch.utils.data.IterableDataset):  # type: ignore[misc, name-defined]
+        def __iter__(self) -> Any:
+            return iter(torch.ones(2))
+
+    samples = Endless() if wrong == "no length" else torch.utils.data.TensorDataset(torch.ones(4))
+    loader = torch.utils.data.DataLoader(samples, batch_size=8 if wrong == "no batch" else 2, drop_last=True)
+    if wrong != "not prepared":
+        loader = accelerate.Accelerator(cpu=True).prepare(loader)
+    with pytest.raises(
+        ValueError, match=r"^batches_after needs a loader that accelerator\.prepare has made, .* least$"
+    ):
+        next(batches_after(loader, 0))

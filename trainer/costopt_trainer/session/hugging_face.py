@@ -171,8 +171,14 @@ def batches_after(loader: Any, step: int) -> Iterator[Any]:
 
     The order must follow from the epoch: `DataLoaderConfiguration(use_seedable_sampler=True)`. Call it after
     `load_newest_state`. Beginning in the midst of an epoch draws a number from torch, which the training that was
-    stopped has not drawn there: it is put back, so that dropout goes on as it would have.
+    stopped has not drawn there: it is put back, so that dropout goes on as it would have. Raises ValueError for a
+    loader that cannot be gone on with.
     """
+    if not (hasattr(loader, "set_epoch") and hasattr(getattr(loader, "dataset", None), "__len__") and len(loader)):
+        raise ValueError(
+            "batches_after needs a loader that accelerator.prepare has made, of a dataset that has a length, with one "
+            "batch at least"
+        )
     first, given = divmod(step, len(loader))
     for epoch in itertools.count(first):
         loader.set_epoch(epoch)
