@@ -39,7 +39,7 @@ test-buckets: $(BUCKETS) ## Run the tests of data in S3, on a server of its API 
 # In a folder of its own: the AWS library and the client of Kubernetes want different versions of python-dateutil, of
 # which pip warns, though here the two never meet.
 $(BUCKETS): $(STAMP)
-	rm -rf $@.part
+	mkdir -p $(dir $@) && rm -rf $@.part
 	$(BIN)/python -m pip install --quiet --no-compile --target $@.part s3fs 'moto[s3]' flask flask-cors 2>$(BUCKETS).log || \
 	{ cat $(BUCKETS).log; exit 1; }
 	rm -rf $@ && mv $@.part $@
