@@ -131,7 +131,7 @@ def _changes(data: PlainData) -> bool:
     return "stages" in mixture or any("endWeight" in source for source in mixture.get("sources", ()))
 
 
-_CARRIES = "(has(self.model.lstm) && has(self.model.lstm.carryState) && self.model.lstm.carryState)"
+_CARRIES = "self.model.?lstm.?carryState.orValue(false)"
 
 
 def _ends_are_known(data: PlainData) -> bool:

@@ -168,13 +168,6 @@ def test_labels_that_are_given_are_the_classes_in_their_order(tmp_path: Path) ->
         assert bytes(row[1:4].astype(np.uint8)).decode() == ("owl", "yak", "dog", "cat")[number]
 
 
-@pytest.mark.parametrize("labels", [["cat"], ["cat", "dog", "cat"]])
-def test_labels_that_are_given_are_several_and_differ(tmp_path: Path, labels: list[str]) -> None:
-    write_jsonl(tmp_path / "a.jsonl", ROWS)
-    settings = labelled_settings(tmp_path, labels=labels)
-    refused_in_one_sentence(settings, "labelledText.labels must name at least 2 labels, each of them once", tmp_path)
-
-
 def imitated(folder: Path, rows: Sequence[Any], shards: int = 2) -> None:
     """A folder as the library datasets saves one: rows in a row, in streams that state.json names."""
     folder.mkdir(parents=True)
@@ -455,14 +448,6 @@ MISTAKES: list[tuple[str, Callable[[Path], DataSettings], str]] = [
     ("no Arrow", written("a.arrow", b"hello world" * 20), "a.arrow must be a whole Arrow file, but reading fails"),
     ("Arrow of other columns", table("a.arrow", {"a": ["x"]}), "must have a column 'text', but has 'a'"),
     (
-        "template with a position",
-        written("a.jsonl", LINE, template="{}"),
-        "data.records.template must hold the names of fields in braces",
-    ),
-    ("template with a brace", written("a.jsonl", LINE, template="{text"), "template must .*, but holds a single brace"),
-    ("template with a form", written("a.jsonl", LINE, template="{text:9}"), "template must hold the names"),
-    ("template of nothing", written("a.jsonl", LINE, template="text"), "template must .*, but names none"),
-    (
         "field of the template missing",
         written("a.jsonl", LINE, template="{text}{n}"),
         "line 1, must have the fields 'text' and 'n' .template of data.records., but lacks 'n'",
@@ -471,11 +456,6 @@ MISTAKES: list[tuple[str, Callable[[Path], DataSettings], str]] = [
         "field of one of several templates missing",
         written("a.jsonl", LINE * 3, templates=["{text}", "{text}{n}"]),
         "line 1, must have the fields 'text' and 'n' .templates of data.records., but lacks 'n'",
-    ),
-    (
-        "one of several templates with a form",
-        written("a.jsonl", LINE, templates=["{text}", "{text:9}"]),
-        r"data.records.templates\[1\] must hold the names",
     ),
     (
         "field of the template null",

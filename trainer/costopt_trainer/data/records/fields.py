@@ -6,13 +6,12 @@ BadSample    what is raised of a record that has none
 """
 
 import itertools
-import string
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from costopt.schema.records import RecordFiles
+from costopt.schema.records import RecordFiles, template_parts
 from costopt_trainer.data.sampler import sample_indices
-from costopt_trainer.errors import NotRetryable, quoted
+from costopt_trainer.errors import quoted
 
 MAX_LABEL_CHARACTERS = 200
 _AT_ONCE = 1024
@@ -28,17 +27,17 @@ class TextOf:
     """Finds the text of a record."""
 
     def __init__(self, settings: RecordFiles, setting: str) -> None:
-        """`setting` is what the settings stand under. Raises NotRetryable("InvalidData") for a wrong template."""
+        """`setting` is what the settings stand under."""
         self._setting = setting
         self.setting = "textField"
         """The one that says how the text is made."""
         given = settings.templates or []
-        self._templates = [_parsed(text, f"{setting}.templates[{place}]") for place, text in enumerate(given)]
         if settings.templates is not None:
             self.setting = "templates"
         elif settings.template is not None:
-            self.setting, self._templates = "template", [_parsed(settings.template, f"{setting}.template")]
-        names = [name for template in self._templates for _, name in template if name]
+            self.setting, given = "template", [settings.template]
+        self._templates = [list(template_parts(text)) for text in given]
+        names = [part for template in self._templates for part, is_field in template if is_field]
         names = names or [settings.text_field or "text"]
         self.fields: tuple[str, ...] = tuple(dict.fromkeys(names))
         """The fields that it is made of: of several templates, those of all."""
@@ -60,7 +59,7 @@ class TextOf:
                 raise BadSample(f"must have a text in {field!r}, but it is {quoted(text)}")
         else:
             parts = self._templates[choice]
-            text = "".join(plain + (_filled_in(name, values[name]) if name else "") for plain, name in parts)
+            text = "".join(_filled_in(part, values[part]) if is_field else part for part, is_field in parts)
         try:
             return text.encode()
         except UnicodeEncodeError as error:
@@ -95,22 +94,6 @@ def _filled_in(name: str, value: object) -> str:
     if not isinstance(value, str | int | float):
         raise BadSample(f"must have a text or number in {name!r}, which the template names, but it is {quoted(value)}")
     return str(value)
-
-
-def _parsed(template: str, setting: str) -> list[tuple[str, str]]:
-    """Plain text and the name of the field behind it, empty at the end."""
-    wrong = f"{setting} must hold the names of fields in braces, such as {{question}}, and {{{{ or }}}} for a brace"
-    parts = []
-    try:
-        for plain, name, form, conversion in string.Formatter().parse(template):
-            if name == "" or form or conversion:
-                raise NotRetryable("InvalidData", f"{wrong}, but holds {{{name}{'!' if conversion else ''}...}}")
-            parts.append((plain, name or ""))
-    except ValueError as error:
-        raise NotRetryable("InvalidData", f"{wrong}, but holds a single brace") from error
-    if not any(name for _, name in parts):
-        raise NotRetryable("InvalidData", f"{wrong}, but names none")
-    return parts
 
 
 def _listed(fields: tuple[str, ...] | list[str]) -> str:
