@@ -70,11 +70,11 @@ MISTAKES = [
         "spec.train.numNodes in body should be greater than or equal to 1",
     ),
     MistakeCase(
-        "numNodes beyond all whole numbers",
-        in_job(f"{TRAIN}.numNodes", 1e30),
+        "numNodes between whole numbers",
+        in_job(f"{TRAIN}.numNodes", 2.5),
         f"{TRAIN}.numNodes",
         'spec.train.numNodes in body must be of type integer: "number"',
-        "it must be a whole number, not 1.0e+30",
+        "it must be a whole number, not 2.5",
     ),
     MistakeCase(
         "numNodes in words",

@@ -23,7 +23,7 @@ def labels(*names: str) -> dict[str, Any]:
 
 def mixed(*sources: dict[str, Any], **more: Any) -> dict[str, Any]:
     named = [{"name": f"s{number}", **source} for number, source in enumerate(sources)]
-    return in_job(DATA, {"type": "Mixture", "mixture": {"sources": named}, **more})
+    return in_job(DATA, {"type": "Mixture", "mixture": {"sources": named, **more.pop("mixture", {})}, **more})
 
 
 def tokens(**more: Any) -> dict[str, Any]:
@@ -160,11 +160,11 @@ SAMPLE_MISTAKES = [
         RECIPE,
         "data.selection.representative.encoder reads text, and must be left out where samples have none",
     ),
-    MistakeCase("tokens of two sizes", mixed(tokens(), tokens(vocabularySize=50258)), RECIPE, ONE_TOKENIZER),
+    MistakeCase("tokens of two sizes", mixed(tokens(), tokens(path="b", vocabularySize=9**6)), RECIPE, ONE_TOKENIZER),
     MistakeCase("tokens beside bytes", mixed(tokens(), {"text": {"path": "a.txt"}}), RECIPE, ONE_TOKENIZER),
     MistakeCase(
         "two ends of documents",
-        mixed(tokens(), tokens(endOfTextToken=0), packing={"boundaries": "Attention"}),
+        mixed(tokens(), tokens(path="b", endOfTextToken=0), packing={"boundaries": "Attention"}),
         RECIPE,
         "the endOfTextToken of each source of data.mixture must be the same if data.packing.boundaries is Attention",
     ),
@@ -177,6 +177,38 @@ SAMPLE_MISTAKES = [
         ),
         RECIPE,
         "and 0 where other sources are read as bytes",
+    ),
+    *(
+        MistakeCase(
+            f"{what} in two sources",
+            mixed(source, source),
+            f"{DATA}.mixture",
+            "no two sources may read the same files: name each in one of them",
+        )
+        for what, source in (
+            ("the same text", {"text": {"path": "a"}}),
+            ("the same records", {"records": {"path": "a"}}),
+            ("the same tokens", tokens()),
+            ("the library of Python", {"pythonStandardLibrary": {}}),
+        )
+    ),
+    *(
+        MistakeCase(
+            f"tokens that are trained on and held out, of {field}",
+            in_job(DATA, {"type": "TokenShards", "tokenShards": {**more, "vocabularySize": 9, "validationPath": "a"}}),
+            f"{DATA}.tokenShards",
+            "validationPath must name other files than path and paths, which are trained on",
+        )
+        for field, more in (("path", {"path": "a"}), ("paths", {"paths": ["b", "a"]}))
+    ),
+    MistakeCase(
+        "two stages that begin at once",
+        mixed(
+            {"text": {"path": "a"}},
+            mixture={"stages": [{"fromPercent": 50, "weights": {"s0": 1}}, {"fromPercent": 50, "weights": {"s0": 2}}]},
+        ),
+        f"{DATA}.mixture.stages[1]",
+        'Duplicate value: {"fromPercent":50}',
     ),
     *(
         MistakeCase(f"images that are halved to nothing {why}", document, RECIPE, PIXELS)

@@ -129,6 +129,14 @@ def test_numbers_that_fit_are_told_only_where_they_are_within_64_bits() -> None:
     assert said(5 * 10**18).endswith("divided by parallelism.tensor and by parallelism.pipeline)")
 
 
+@pytest.mark.parametrize("beyond", [1e30, 10**30])
+def test_a_number_beyond_64_bits_is_told_as_such_and_not_reckoned_with(beyond: float) -> None:
+    _, mistakes = read_documents(as_yaml(changed(plain_job(), f"{TRAIN}.numNodes", beyond)), "wrong.yaml")
+    (only,) = mistakes
+    assert only.field == "spec.train.numNodes"
+    assert "it must be a whole number, not 1" in only.sentence
+
+
 def test_an_unquoted_date_is_text_as_the_api_server_reads_it() -> None:
     text = as_yaml(plain_price_book()).replace("'2026-01-01'", "2026-01-01")
     assert "effectiveFrom: 2026-01-01" in text

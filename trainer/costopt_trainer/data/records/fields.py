@@ -7,9 +7,11 @@ BadSample    what is raised of a record that has none
 
 import itertools
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from costopt.schema.records import RecordFiles, template_parts
+from costopt_trainer.data.records.table import ClassNames, ClassNumber
 from costopt_trainer.data.sampler import sample_indices
 from costopt_trainer.errors import quoted
 
@@ -76,9 +78,13 @@ def require(values: Mapping[str, Any], fields: tuple[str, ...], why: str, settin
         )
 
 
-def label_of(values: Mapping[str, Any], field: str) -> Label:
-    """The label in a field: a word, or a whole number. Raises BadSample."""
+def label_of(values: Mapping[str, Any], field: str, labels: frozenset[str] | None = None) -> Label:
+    """The label in a field: a word, or a whole number; the name of a class that has a number, where all of `labels` are
+    names of classes. Raises BadSample."""
     label = values[field]
+    if isinstance(label, ClassNumber):
+        is_by_name = labels is not None and label.name is not None and _are_among(labels, label.names)
+        label = label.name if is_by_name else int(label)
     is_word = isinstance(label, str) and label.strip() and label.isprintable() and len(label) <= MAX_LABEL_CHARACTERS
     if type(label) is not int and not is_word:
         raise BadSample(
@@ -86,6 +92,11 @@ def label_of(values: Mapping[str, Any], field: str) -> Label:
             f"printable characters, not {quoted(label)}"
         )
     return label
+
+
+@lru_cache(maxsize=16)
+def _are_among(labels: frozenset[str], names: ClassNames) -> bool:
+    return labels <= set(names.names)
 
 
 def _filled_in(name: str, value: object) -> str:
