@@ -13,6 +13,7 @@ degrees      how the degrees of parallelism share out the ranks
 data_kinds   which models can be trained on which data
 selection    which training samples are kept, and their order
 recipe       the built-in trainer's settings; optimization, optimization_rules: its optimizer and schedule
+sample_rules what the samples of a recipe must be
 early_stopping    when it ends; auto_batch: a global batch whose size is measured
 range_report what a learning-rate range test is asked and answers
 rank_rules   what the ranks of a training must satisfy

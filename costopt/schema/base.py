@@ -44,6 +44,10 @@ def list_map_keys(*keys: str) -> dict[str, Any]:
     return {"x-kubernetes-list-type": "map", LIST_MAP_KEYS: list(keys)}
 
 
+LIST_SET: dict[str, Any] = {"x-kubernetes-list-type": "set"}
+"""Schema extras of a list of texts or numbers, none of which may be there twice."""
+
+
 WRITTEN_WHOLE: dict[str, Any] = {"x-kubernetes-map-type": "atomic"}
 """Schema extras of an object that one writer always writes whole. The API server then notes who wrote it once, and not
 once for each of hundreds of fields: a write of a status costs it a seventh less, and the object is a fifth smaller."""
@@ -84,14 +88,21 @@ class Rule:
         if self.more is None:
             return self.message
         try:
-            return self.message + self.more.words % self.more.of(data)
+            told = self.more.of(data)
+            if any(number > _MOST for numbers in told if not isinstance(numbers, str) for number in numbers):
+                return self.message
+            return self.message + self.more.words % told
         except CANNOT_BE_READ:
             return self.message
 
 
+_MOST = 2**63 - 1
+"""The largest number that CEL can tell."""
+
+
 @dataclass(frozen=True)
 class More:
-    """Words with lists of numbers that depend on the document: the same text from CEL and from Python.
+    """Words with lists that depend on the document: the same text from CEL and from Python.
 
     CEL's `format` writes them. The API server bounds the cost of an expression before it has seen a document: a text
     made by `string` or `join` is endless to it, while `format` costs little, unless its result is used again.
@@ -100,9 +111,10 @@ class More:
     words: str
     """With a `%s` for each list."""
     cel: tuple[str, ...]
-    """CEL expressions over `self`, each for a list of whole numbers."""
-    of: Callable[[PlainData], tuple[list[int], ...]]
-    """The same over plain data with its defaults."""
+    """CEL expressions over `self`, each for a list of whole numbers. Empty: the CRD has no room for them, and Python
+    alone says more."""
+    of: Callable[[PlainData], tuple[list[int] | str, ...]]
+    """The same over plain data with its defaults; of Python alone, texts."""
 
 
 _CEL_WORDS = {
@@ -181,7 +193,7 @@ class Strict(BaseModel):
 def _validation(rule: Rule) -> dict[str, str]:
     """A rule for the API server; `message` is for readers of the CRD if there is an expression, too."""
     told = {"rule": rule.cel, "message": rule.message}
-    if rule.more is None:
+    if rule.more is None or not rule.more.cel:
         return told
     template = rule.message.replace("%", "%%") + rule.more.words
     return {**told, "messageExpression": f"'{template}'.format([{', '.join(rule.more.cel)}])"}
@@ -212,17 +224,19 @@ def refused_changes(model: type[Strict], before: PlainData, after: PlainData) ->
 
 @dataclass(frozen=True)
 class Duplicate:
-    """An item of a list that has the same keys as one before it."""
+    """An item of a list that is there already, or has the same keys as one before it."""
 
     field: str
     index: int
-    keys: dict[str, Any]
+    value: Any
+    """The item, or its keys."""
 
     @property
     def sentence(self) -> str:
         """The API server's own answer, and what would be right."""
-        value = json.dumps(self.keys, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        return f"Duplicate value: {value}; {self.field} must not hold two items of the same {', '.join(self.keys)}"
+        value = json.dumps(self.value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        items = f"two items of the same {', '.join(self.value)}" if isinstance(self.value, dict) else "an item twice"
+        return f"Duplicate value: {value}; {self.field} must not hold {items}"
 
 
 def duplicates(model: type[Strict], data: PlainData) -> Iterator[Duplicate]:
@@ -230,21 +244,39 @@ def duplicates(model: type[Strict], data: PlainData) -> Iterator[Duplicate]:
     passed over."""
     for name, field in model.model_fields.items():
         keys, items = list_keys(field), data.get(field_key(name, field))
-        if not keys or not isinstance(items, list):
+        if not isinstance(items, list) or not (keys or is_set(field)):
             continue
-        seen: list[dict[str, Any]] = []
+        seen: list[Any] = []
         for index, item in enumerate(items):
-            if isinstance(item, dict) and item.keys() >= set(keys):
+            if not keys:
+                found = item
+            elif isinstance(item, dict) and item.keys() >= set(keys):
                 found = {key: item[key] for key in keys}
-                if found in seen:
-                    yield Duplicate(field_key(name, field), index, found)
-                seen.append(found)
+            else:
+                continue
+            if found in seen:
+                yield Duplicate(field_key(name, field), index, found)
+            seen.append(found)
 
 
 def list_keys(field: FieldInfo) -> list[str]:
     """The keys by which a list's items are told apart; none for a list where that does not matter."""
-    extras = field.json_schema_extra
-    return typing.cast(list[str], extras[LIST_MAP_KEYS]) if isinstance(extras, dict) and LIST_MAP_KEYS in extras else []
+    return typing.cast(list[str], _extras(field).get(LIST_MAP_KEYS, []))
+
+
+def is_set(field: FieldInfo) -> bool:
+    """Whether no item of a list may be there twice."""
+    return _extras(field).items() >= LIST_SET.items()
+
+
+def _extras(field: FieldInfo) -> dict[str, Any]:
+    """Schema extras of a field; of one that may be left out the list may have them: `Annotated[list, ...] | None`."""
+    inner = [part for option in typing.get_args(field.annotation) for part in getattr(option, "__metadata__", ())]
+    found: dict[str, Any] = {}
+    for part in (field, *inner):
+        extras = getattr(part, "json_schema_extra", None)
+        found |= extras if isinstance(extras, dict) else {}
+    return found
 
 
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"

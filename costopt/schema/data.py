@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from costopt.schema.augmentations import Augmentation
-from costopt.schema.base import Path, Rule, Strict
+from costopt.schema.base import LIST_SET, Path, Rule, Strict
 from costopt.schema.data_cache import CacheLimits
 from costopt.schema.data_kinds import DOCUMENTS, IMAGES, LABELLED_TEXT, TABLES, GivesSamples
 from costopt.schema.data_places import no_secret_in
@@ -55,7 +55,8 @@ class LabelledTextData(RecordFiles, GivesSamples):
     """The field of a record that holds the label. In CSV and TSV all labels are words."""
     labels: (
         Annotated[
-            list[Annotated[str, StringConstraints(min_length=1, max_length=200)]], Field(min_length=1, max_length=10000)
+            list[Annotated[str, StringConstraints(min_length=1, max_length=200)]],
+            Field(min_length=2, max_length=10000, json_schema_extra=LIST_SET),
         ]
         | None
     ) = None

@@ -6,6 +6,7 @@ BySetting        a kind that one of the settings decides, such as a task
 kind_read        settings of a model -> the kind that it reads
 data_fits_model, data_fits_task, only_for_text, needs_classes, augmentations_fit     the rules, with CEL and sentence
 words_giving     the words of sources that give some kinds
+reads, cel_reads    whether a model reads one kind
 """
 
 from collections.abc import Iterable, Mapping
@@ -218,6 +219,16 @@ def augmentations_fit(models: type[Strict], augmentations: type[Strict]) -> Rule
         message=f"data.augmentations must be for the samples that the model reads: {'; '.join(told)}",
         holds=holds,
     )
+
+
+def reads(models: type[Strict], kind: str, model: PlainData) -> bool:
+    """Whether plain settings of `models`, which is that union, are of a model that reads samples of this very kind."""
+    return any(reader.is_it(model) for reader in _readers(models, {}).get(kind, ()))
+
+
+def cel_reads(models: type[Strict], kind: str) -> str:
+    """The same in CEL, of the field `model`."""
+    return _cel_reads(_readers(models, {})[kind])
 
 
 def words_giving(sources: type[Strict], *, only: Iterable[str] = (), but: Iterable[str] = ()) -> tuple[str, ...]:

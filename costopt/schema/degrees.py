@@ -100,8 +100,7 @@ def _product(parallelism: PlainData, names: list[str]) -> int:
 
 def cel_degree(recipe: str, name: str) -> str:
     """A degree of the recipe at a CEL path; not of dataParallel."""
-    given = f"has({recipe}.parallelism) && has({recipe}.parallelism.{name})"
-    return f"({given} ? {recipe}.parallelism.{name} : 1)"
+    return f"{recipe}.?parallelism.?{name}.orValue(1)"
 
 
 def cel_data_parallel_ranks(world_size: str, recipe: str) -> str:

@@ -138,7 +138,17 @@ def _mistakes(parsed: ParsedDocument) -> Iterator[tuple[FieldPath, str]]:
             if one["type"] != "value_error":  # rules, which the walk below reports completely
                 path = _path_in(data, one["loc"])
                 yield path, sentence_of(one, path, model, parsed.sources.get(path))
-    yield from _broken_rules(model, with_defaults(model, data), ())
+    yield from _broken_rules(model, with_defaults(model, _without_fractions(data)), ())
+
+
+def _without_fractions(data: Any) -> Any:
+    """`data` as rules may see it. No field is a fraction or a number beyond 64 bits, which YAML gives as a float: a
+    mistake that is told already, and that rules would reckon with, and round. They pass over a text."""
+    if isinstance(data, dict):
+        return {key: _without_fractions(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_without_fractions(value) for value in data]
+    return repr(data) if isinstance(data, float) else data
 
 
 def _path_in(data: Any, loc: tuple[int | str, ...]) -> FieldPath:

@@ -73,6 +73,35 @@ def _stages_name_all(data: PlainData) -> bool:
     return all(stage["weights"].keys() == names for stage in data.get("stages", ()))
 
 
+_TELLS_FILES = {"text": "include", "records": "format", "tokenShards": "include"}
+"""By kind of source: what decides, beside its path, which files are read."""
+
+
+def _files(source: PlainData) -> tuple[object, ...] | None:
+    """What one source reads; None if that is not told by one path."""
+    if "pythonStandardLibrary" in source:
+        return ("pythonStandardLibrary",)
+    given = ((kind, source[kind], also) for kind, also in _TELLS_FILES.items() if kind in source)
+    return next(((kind, own["path"], own[also]) for kind, own, also in given if "path" in own), None)
+
+
+def _read_each_once(data: PlainData) -> bool:
+    found = [files for source in data["sources"] if (files := _files(source)) is not None]
+    return len(found) == len(set(found))
+
+
+_CEL_SAME_FILES = " || ".join(
+    [
+        "has(one.pythonStandardLibrary) && has(other.pythonStandardLibrary)",
+        *(
+            f"has(one.{kind}) && has(other.{kind}) && has(one.{kind}.path) && has(other.{kind}.path) && "
+            f"one.{kind}.path == other.{kind}.path && one.{kind}.{also} == other.{kind}.{also}"
+            for kind, also in _TELLS_FILES.items()
+        ),
+    ]
+)
+
+
 class MixtureData(GivesSamples):
     """Texts whose samples are drawn by weight: exactly so many of each, whatever their sizes. A small one is repeated,
     each time in another order."""
@@ -113,6 +142,11 @@ class MixtureData(GivesSamples):
             message="endWeight must not be set beside stages, which say what each source's weight is later",
             holds=lambda data: "stages" not in data or all("endWeight" not in source for source in data["sources"]),
         ),
+        Rule(
+            cel=f"self.sources.all(one, self.sources.filter(other, {_CEL_SAME_FILES}).size() <= 1)",
+            message="no two sources may read the same files: name each in one of them",
+            holds=_read_each_once,
+        ),
     )
 
     @property
@@ -131,7 +165,7 @@ def _changes(data: PlainData) -> bool:
     return "stages" in mixture or any("endWeight" in source for source in mixture.get("sources", ()))
 
 
-_CARRIES = "(has(self.model.lstm) && has(self.model.lstm.carryState) && self.model.lstm.carryState)"
+_CARRIES = "self.model.?lstm.?carryState.orValue(false)"
 
 
 def _ends_are_known(data: PlainData) -> bool:

@@ -53,7 +53,7 @@ def num_layers(model: PlainData) -> int:
     """Layers of plain `recipe.model` data that a pipeline can part. Raises KeyError for a type that is none."""
     if model["type"] in _WHOLE:
         return 1
-    return int(_value(model, _FAMILIES[model["type"]].layers_field))
+    return int(family_value(model, _FAMILIES[model["type"]].layers_field))
 
 
 def split_fault(model: PlainData, tensor: int, *, sequence: bool) -> str | None:
@@ -64,15 +64,16 @@ def split_fault(model: PlainData, tensor: int, *, sequence: bool) -> str | None:
     if family is None or not family.heads_fields:
         return "type"
     divided = (*family.heads_fields, *((family.tokens_field,) if sequence and family.tokens_field else ()))
-    refused = [field for field in divided if (_value(model, field) or 0) % tensor != 0]
-    refused += [field for field in family.whole_fields if _value(model, field) is not None]
+    refused = [field for field in divided if (family_value(model, field) or 0) % tensor != 0]
+    refused += [field for field in family.whole_fields if family_value(model, field) is not None]
     return to_camel(refused[0]) if refused else None
 
 
 def cel_num_layers(model: str) -> str:
     """`num_layers` in CEL; `model` is the path of the settings."""
     cases = [
-        f"{model}.type == '{word}' ? {_cel_value(model, word, family.layers_field)}" for word, family in _families()
+        f"{model}.type == '{word}' ? {cel_family_value(model, word, family.layers_field)}"
+        for word, family in _families()
     ]
     whole = [f"{model}.type == '{word}' ? 1" for word in _WHOLE]
     return f"({' : '.join([*cases, *whole])} : 0)"
@@ -82,9 +83,11 @@ def cel_can_be_split(model: str, tensor: str, sequence: str) -> str:
     """Whether `split_fault` finds none, in CEL; `tensor` and `sequence` are expressions."""
     cases = []
     for word, family in _families():
-        demands = [f"{_cel_value(model, word, field)} % {tensor} == 0" for field in family.heads_fields] or ["false"]
+        demands = [f"{cel_family_value(model, word, field)} % {tensor} == 0" for field in family.heads_fields] or [
+            "false"
+        ]
         if family.tokens_field:
-            demands.append(f"(!{sequence} || {_cel_value(model, word, family.tokens_field)} % {tensor} == 0)")
+            demands.append(f"(!{sequence} || {cel_family_value(model, word, family.tokens_field)} % {tensor} == 0)")
         demands += [f"!({_cel_has(model, word, field)})" for field in family.whole_fields]
         cases.append(f"{model}.type == '{word}' ? {' && '.join(demands)}")
     cases += [f"{model}.type == '{word}' ? !{sequence}" for word in _BY_OWN_PLAN]
@@ -119,7 +122,7 @@ def _families() -> Iterator[tuple[str, type[FamilySettings]]]:
     yield from _FAMILIES.items()
 
 
-def _value(model: PlainData, field: str) -> Any:
+def family_value(model: PlainData, field: str) -> Any:
     """A field of the settings that plain `recipe.model` data names, with their defaults; None if it is not set."""
     word = model["type"]
     return with_defaults(_FAMILIES[word], model.get(_MEMBERS[word].key, {})).get(to_camel(field))
@@ -130,10 +133,11 @@ def _cel_has(model: str, word: str, field: str) -> str:
     return f"has({model}.{key}) && has({model}.{key}.{to_camel(field)})"
 
 
-def _cel_value(model: str, word: str, field: str) -> str:
-    """The same in CEL, of a whole number; 0, which everything divides, if it is not set."""
-    default = _value({"type": word}, field) or 0
-    return f"({_cel_has(model, word, field)} ? {model}.{_MEMBERS[word].key}.{to_camel(field)} : {default})"
+def cel_family_value(model: str, word: str, field: str) -> str:
+    """The same in CEL, of a whole number (0, which everything divides, if it is not set) or of true and false."""
+    default = family_value({"type": word}, field)
+    default = str(default).lower() if isinstance(default, bool) else default or 0
+    return f"{model}.?{_MEMBERS[word].key}.?{to_camel(field)}.orValue({default})"
 
 
 def _told(fields: Iterator[tuple[str, str]]) -> str:

@@ -6,9 +6,13 @@ OPTIMIZATION_RULES    the rules of `recipe` about them, in Python and CEL
 from costopt.schema.base import PlainData, Rule, cel_list
 from costopt.schema.degrees import cel_degree
 from costopt.schema.models import cel_is_sparse, is_sparse
+from costopt.schema.optimization import Optimizer
 
 OF_WHOLE_PARAMETERS = ("Adafactor", "AdamW8bit")
 """Optimizers of which each rank must hold whole parameters: means over rows and columns, blocks of 256 numbers."""
+
+WITHOUT_MATRICES = ("ConvNet", "ResNet")
+"""Models all of whose layers are convolutions and norms."""
 
 
 def _optimizer(recipe: PlainData) -> str:
@@ -41,6 +45,18 @@ OPTIMIZATION_RULES = (
         f"self.schedule.warmupSteps + {_DECAY}.decaySteps <= self.totalSteps",
         message="schedule.warmupSteps and warmupStableDecay.decaySteps must together be at most totalSteps",
         holds=lambda data: data["schedule"]["warmupSteps"] + _decay_steps(data) <= data["totalSteps"],
+    ),
+    Rule(
+        cel="!has(self.schedule) || double(self.schedule.minLearningRate) <= (has(self.optimizer) ? "
+        f"double(self.optimizer.learningRate) : {float(Optimizer().learning_rate)})",
+        message="schedule.minLearningRate must be at most optimizer.learningRate, from which it falls",
+        holds=lambda data: float(data["schedule"]["minLearningRate"]) <= float(data["optimizer"]["learningRate"]),
+    ),
+    Rule(
+        cel=f"{_cel_unless('Muon')} || !(self.model.type in {cel_list(WITHOUT_MATRICES)})",
+        message=f"optimizer.type must not be Muon for {' and '.join(WITHOUT_MATRICES)}, whose layers have no matrices "
+        "that it could step",
+        holds=lambda data: _optimizer(data) != "Muon" or data["model"]["type"] not in WITHOUT_MATRICES,
     ),
     Rule(
         cel=f"{_cel_unless(*OF_WHOLE_PARAMETERS)} || "

@@ -27,6 +27,7 @@ from costopt.schema.optimization import Ema, Optimizer, Schedule
 from costopt.schema.optimization_rules import OPTIMIZATION_RULES
 from costopt.schema.packing import boundaries_suit_model
 from costopt.schema.parallelism import Parallelism
+from costopt.schema.sample_rules import SAMPLE_RULES
 from costopt.schema.selection import selection_rules
 from costopt.schema.unions import one_of
 
@@ -138,8 +139,7 @@ class Recipe(Strict):
             words_giving(DataSettings, but=DOCUMENTS), labelled_text=words_giving(DataSettings, only=(LABELLED_TEXT,))
         ),
         Rule(
-            cel="!(has(self.model.lstm) && has(self.model.lstm.carryState) && self.model.lstm.carryState) || "
-            "!has(self.data.augmentations)",
+            cel="!self.model.?lstm.?carryState.orValue(false) || !has(self.data.augmentations)",
             message="data.augmentations must not be set with model.lstm.carryState, whose samples go on from one "
             "another",
             holds=lambda data: (
@@ -157,7 +157,7 @@ class Recipe(Strict):
         ),
         Rule(
             cel=f"!has(self.batch.auto) || {cel_degree('self', 'pipeline')} == 1 && "
-            "!(has(self.model.lstm) && has(self.model.lstm.carryState) && self.model.lstm.carryState)",
+            "!self.model.?lstm.?carryState.orValue(false)",
             message="batch.auto must not be set with parallelism.pipeline, whose micro-batches are fixed, nor with "
             "model.lstm.carryState, whose lanes are",
             holds=lambda data: (
@@ -166,7 +166,7 @@ class Recipe(Strict):
             ),
         ),
         Rule(
-            cel="!(has(self.model.lstm) && has(self.model.lstm.carryState) && self.model.lstm.carryState) || "
+            cel="!self.model.?lstm.?carryState.orValue(false) || "
             f"{cel_degree('self', 'shard')} == 1 && {cel_degree('self', 'pipeline')} == 1",
             message="parallelism.shard and parallelism.pipeline must be 1 with model.lstm.carryState, since each rank "
             "carries the states of all layers: share the work with dataParallel",
@@ -176,6 +176,7 @@ class Recipe(Strict):
             ),
         ),
         *epochs_rules,
+        *SAMPLE_RULES,
         *mixture_rules,
         *boundaries_suit_model,
     )

@@ -1,5 +1,11 @@
-"""Records of data: files of lines or rows with named fields."""
+"""Records of data: files of lines or rows with named fields.
 
+RecordFiles, BadSamples    settings of a source
+template_parts    a template -> its plain text and the fields that it names
+"""
+
+import re
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
@@ -7,8 +13,23 @@ from pydantic import Field, StringConstraints
 from costopt.schema.base import Rule, Strict
 from costopt.schema.data_places import SeveralPlaces
 
-Template = Annotated[str, StringConstraints(min_length=1, max_length=8192)]
+_BRACE, _FIELD = "[{]{2}|[}]{2}", "[{][^{}!:]+[}]"
+TEMPLATE_PATTERN = f"^([^{{}}]|{_BRACE})*{_FIELD}([^{{}}]|{_BRACE}|{_FIELD})*$"
+"""Text, doubled braces and names of fields in braces, at least one of these."""
+_PARTS = re.compile(f"[^{{}}]+|{_BRACE}|{_FIELD}")
+Template = Annotated[str, StringConstraints(pattern=TEMPLATE_PATTERN, min_length=1, max_length=8192)]
 FieldName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+
+
+def template_parts(template: str) -> Iterator[tuple[str, bool]]:
+    """The parts of a template that has its pattern: plain text, or the name of a field, and whether it is one."""
+    for part in _PARTS.findall(template):
+        if part in ("{{", "}}"):
+            yield part[0], False
+        elif part[0] == "{":
+            yield part[1:-1], True
+        else:
+            yield part, False
 
 
 class BadSamples(Strict):

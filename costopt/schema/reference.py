@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from costopt.schema.base import Strict, field_key, list_keys, nested_model
+from costopt.schema.base import Strict, field_key, is_set, list_keys, nested_model
 from costopt.schema.crd import Schema, structural_schema
 from costopt.schema.kinds import KINDS
 
@@ -58,6 +58,11 @@ def _section(model: type[Strict]) -> str:
         f"- {field_key(name, field)} must not hold two items of the same {', '.join(list_keys(field))}"
         for name, field in model.model_fields.items()
         if list_keys(field)
+    ]
+    rules += [
+        f"- {field_key(name, field)} must not hold an item twice"
+        for name, field in model.model_fields.items()
+        if is_set(field)
     ]
     if rules:
         lines += ["", "Rules:", "", *rules]

@@ -153,8 +153,7 @@ def selection_rules(without_tokens: tuple[str, ...], labelled_text: tuple[str, .
     bucketed = "has(self.data.order) && has(self.data.order.type) && self.data.order.type == 'LengthBucketed'"
     return (
         Rule(
-            cel="!(has(self.model.lstm) && has(self.model.lstm.carryState) && self.model.lstm.carryState) || "
-            "!has(self.data.selection) && !has(self.data.order)",
+            cel="!self.model.?lstm.?carryState.orValue(false) || !has(self.data.selection) && !has(self.data.order)",
             message="data.selection and data.order must not be set with model.lstm.carryState, whose samples go on "
             "from each other",
             holds=lambda data: not (_carries(data) and set(_SETTINGS) & data["data"].keys()),
@@ -173,19 +172,39 @@ def selection_rules(without_tokens: tuple[str, ...], labelled_text: tuple[str, .
             ),
         ),
         Rule(
-            cel=f"!{by_own_loss} || !has(self.batch.auto) && "
+            cel=f"!{by_own_loss} || !has(self.batch.auto) && !has(self.data.mixture) && "
             "(!has(self.data.order) || !has(self.data.order.type) || self.data.order.type == 'Shuffled') && "
             f"{cel_degree('self', 'tensor')} == 1 && {cel_degree('self', 'pipeline')} == 1",
-            message="data.selection.loss.by FirstEpoch or ExcessLoss needs data.order Shuffled, no batch.auto, and "
-            "parallelism.tensor and parallelism.pipeline 1, where each rank has the losses of its own samples: share "
-            "the work with shard or dataParallel, or name a reference",
+            message="data.selection.loss.by FirstEpoch or ExcessLoss needs data.order Shuffled, no batch.auto, no "
+            "data.mixture, and parallelism.tensor and parallelism.pipeline 1, where each rank has the losses of its "
+            "own samples: share the work with shard or dataParallel, or name a reference",
             holds=lambda data: (
                 not _by_own_loss(data)
                 or (
                     "auto" not in data["batch"]
+                    and "mixture" not in data["data"]
                     and data["data"].get("order", {}).get("type", "Shuffled") == "Shuffled"
                     and data["parallelism"]["tensor"] == data["parallelism"]["pipeline"] == 1
                 )
+            ),
+        ),
+        Rule(
+            cel=f"!{by_own_loss} || !has({selected}.loss.firstSteps) || !has(self.totalSteps) || "
+            f"{selected}.loss.firstSteps < self.totalSteps",
+            message="data.selection.loss.firstSteps must be less than totalSteps: the steps behind it learn from what "
+            "is kept",
+            holds=lambda data: (
+                not _by_own_loss(data)
+                or "firstSteps" not in data["data"]["selection"]["loss"]
+                or data["data"]["selection"]["loss"]["firstSteps"] < data["totalSteps"]
+            ),
+        ),
+        Rule(
+            cel=f"!has(self.data.order) || !has({ordered}) || !has(self.totalSteps) || "
+            f"{ordered}.steps <= self.totalSteps",
+            message="data.order.curriculum.steps must be at most totalSteps, or the hardest samples are never drawn",
+            holds=lambda data: (
+                data["data"].get("order", {}).get("curriculum", {}).get("steps", 0) <= data["totalSteps"]
             ),
         ),
         Rule(

@@ -24,8 +24,8 @@ from costopt.schema import (
     foreign_models,
     pods,
     prices,
+    records,
     resources,
-    transforms,
     volumes,
 )
 from costopt.schema.base import Strict, field_key, nested_model
@@ -58,7 +58,8 @@ PATTERN_SENTENCES = {
     compression.ENTRY_POINT_PATTERN: "must be the name of an entry point: letters, digits, '-', '_' and '.', between "
     "letters or digits",
     pods.VARIABLE_VALUE_PATTERN: "must have no zero byte",
-    transforms.LANGUAGE_PATTERN: "must be the code of a language in two or three small letters, such as en",
+    records.TEMPLATE_PATTERN: "must hold the name of at least one field in braces, such as {question}, taken as it is, "
+    "without ! and :, and {{ or }} for a brace",
 }
 
 _JSON_TYPES = {

@@ -74,4 +74,10 @@ class TokenShardsData(SeveralPlaces, GivesSamples):
             message="endOfTextToken must be less than vocabularySize",
             holds=lambda data: "endOfTextToken" not in data or data["endOfTextToken"] < data["vocabularySize"],
         ),
+        Rule(
+            cel="!has(self.validationPath) || !((has(self.path) ? [self.path] : self.paths).exists(p, "
+            "p == self.validationPath))",
+            message="validationPath must name other files than path and paths, which are trained on",
+            holds=lambda data: data.get("validationPath", "") not in (data.get("path"), *data.get("paths", ())),
+        ),
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from pydantic.fields import FieldInfo
 
-from costopt.schema.base import PlainData, Rule, Strict, cel_field, field_key
+from costopt.schema.base import More, PlainData, Rule, Strict, cel_field, field_key
 
 Model = typing.TypeVar("Model", bound=Strict)
 
@@ -87,11 +87,17 @@ def tagged_union(model: type[Model]) -> type[Model]:
         raise TypeError(f"{model.__name__}: no word of `{TAG}` names {', '.join(sorted(not_named))}")
     required = [member for member in members if member.required]
     told = ", ".join(f"{member.key} for {member.word}" for member in required or members)
-    demand = "exactly the settings that `type` names must" if required else "only the settings that `type` names may"
+    if len(required) == len(members):
+        demand = f"exactly the settings that `type` names must be set ({told})"
+    else:
+        demand = "only the settings that `type` names may be set" + (
+            f"; required are {told}" if required else f" ({told})"
+        )
     rule = Rule(
         cel=" && ".join(map(_cel_of, members)),
-        message=f"{demand} be set ({told})",
+        message=demand,
         holds=lambda data: all(_holds(member, data) for member in members),
+        more=More("; %s", (), lambda data: (_told_wrong(members, data),)),
     )
     return _made_union(model, members, rule)
 
@@ -144,6 +150,22 @@ def _listed(names: list[str]) -> str:
 def _cel_of(member: Member) -> str:
     named, given = f"self.{TAG} == '{member.word}'", f"has(self.{cel_field(member.key)})"
     return f"({named}) == {given}" if member.required else f"({named} || !{given})"
+
+
+def _told_wrong(members: tuple[Member, ...], data: PlainData) -> str:
+    """Which settings `type` wants, and which stand there."""
+    named = next((member for member in members if member.word == data[TAG]), None)
+    others = [member for member in members if member is not named and member.key in data]
+    if named is None:
+        wanted = f"type {data[TAG]} has no settings of its own"
+    elif named.required:
+        wanted = f"type {named.word} needs {named.key}"
+    else:
+        wanted = f"type {named.word} has its settings in {named.key}"
+    if not others:
+        return f"{wanted}, which is not there"
+    have = " and ".join(f"{member.key}, which is for {member.word}," for member in others)
+    return f"{wanted}, but {have} stand{'s' if len(others) == 1 else ''} here"
 
 
 def _holds(member: Member, data: PlainData) -> bool:

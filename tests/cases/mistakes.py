@@ -24,6 +24,7 @@ from builders.documents import (
 )
 from cases.mixture_mistakes import MIXTURE_MISTAKES
 from cases.pod_mistakes import POD_MISTAKES
+from cases.sample_mistakes import SAMPLE_MISTAKES
 
 __all__ = ["CHANGES", "MISTAKES", "ChangeCase", "MistakeCase", "plain_job", "plain_price_book"]
 
@@ -67,6 +68,13 @@ MISTAKES = [
         in_job(f"{TRAIN}.numNodes", 0),
         f"{TRAIN}.numNodes",
         "spec.train.numNodes in body should be greater than or equal to 1",
+    ),
+    MistakeCase(
+        "numNodes between whole numbers",
+        in_job(f"{TRAIN}.numNodes", 2.5),
+        f"{TRAIN}.numNodes",
+        'spec.train.numNodes in body must be of type integer: "number"',
+        "it must be a whole number, not 2.5",
     ),
     MistakeCase(
         "numNodes in words",
@@ -872,8 +880,8 @@ MISTAKES = [
                 value,
             ),
             RECIPE,
-            "data.selection.loss.by FirstEpoch or ExcessLoss needs data.order Shuffled, no batch.auto, and "
-            "parallelism.tensor and parallelism.pipeline 1, where each rank has the losses of its own samples",
+            "data.selection.loss.by FirstEpoch or ExcessLoss needs data.order Shuffled, no batch.auto, no "
+            "data.mixture, and parallelism.tensor and parallelism.pipeline 1, where each rank has the losses of its",
         )
         for why, place, value in (
             ("of samples that ranks share", "parallelism", {"tensor": 2}),
@@ -891,7 +899,8 @@ MISTAKES = [
         "a curriculum without its steps",
         in_job(f"{RECIPE}.data.order", {"type": "Curriculum"}),
         f"{RECIPE}.data.order",
-        "exactly the settings that `type` names must be set (curriculum for Curriculum)",
+        "only the settings that `type` names may be set; required are curriculum for Curriculum",
+        "type Curriculum needs curriculum, which is not there",
     ),
     MistakeCase(
         "half a size of images",
@@ -929,7 +938,8 @@ MISTAKES = [
         "a language filter without languages",
         in_job(f"{RECIPE}.data.transforms", [{"type": "FilterLanguage"}]),
         f"{RECIPE}.data.transforms[0]",
-        "exactly the settings that `type` names must be set (filterLanguage for FilterLanguage)",
+        "only the settings that `type` names may be set; required are filterLanguage for FilterLanguage",
+        "type FilterLanguage needs filterLanguage, which is not there",
     ),
     MistakeCase(
         "a table for a language model",
@@ -961,13 +971,15 @@ MISTAKES = [
         "settings of another model type",
         in_job(f"{RECIPE}.model", {"type": "DecoderLM", "convNet": {}}),
         f"{RECIPE}.model",
-        "exactly the settings that `type` names must be set",
+        "only the settings that `type` names may be set; required are",
+        "type DecoderLM has its settings in decoderLM, but convNet, which is for ConvNet, stands here",
     ),
     MistakeCase(
         "settings of another data type",
         in_job(f"{RECIPE}.data.type", "PythonStandardLibrary"),
         f"{RECIPE}.data",
-        "exactly the settings that `type` names must be set",
+        "only the settings that `type` names may be set; required are",
+        "but text, which is for Text, stands here",
     ),
     MistakeCase(
         "heads that do not divide the width",
@@ -1219,7 +1231,7 @@ MISTAKES = [
         "a model of the Hugging Face library that is nowhere",
         in_job(f"{RECIPE}.model", {"type": "HuggingFace"}),
         f"{RECIPE}.model",
-        "exactly the settings that `type` names must be set (huggingFace for HuggingFace, import for Import)",
+        "only the settings that `type` names may be set; required are huggingFace for HuggingFace, import for Import",
     ),
     MistakeCase(
         "a model of the Hugging Face library from two places",
@@ -1584,6 +1596,7 @@ MISTAKES = [
         TRAIN,
         "command must be at most 131,072 characters in all",
     ),
+    *SAMPLE_MISTAKES,
     *POD_MISTAKES,
     *MIXTURE_MISTAKES,
 ]

@@ -10,8 +10,10 @@ MIXTURE = f"{DATA}.mixture"
 
 def mixed(first: dict[str, Any], second: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
     """Two sources, in addition to what is given of each."""
-    text = {"text": {"path": "a.txt"}}
-    sources = [{"name": "a", **text, **first}, {"name": "b", **text, **(second or {})}]
+    sources = [
+        {"name": "a", "text": {"path": "a.txt"}, **first},
+        {"name": "b", "text": {"path": "b.txt"}, **(second or {})},
+    ]
     return {"type": "Mixture", "mixture": {"sources": sources, **more.pop("mixture", {})}, **more}
 
 

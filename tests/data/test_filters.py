@@ -1,19 +1,19 @@
 """Filters judge each document for itself: by Gopher's rules, and by its language."""
 
 import random
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from builders.data import real_text
-from builders.transforms import PROSE, document, names_left, settings_of, transform
-from costopt.schema.transforms import FilterQuality
+from builders.transforms import PROSE, document, names_left, transform
+from costopt.schema.transforms import FilterQuality, Language
 from costopt_trainer.data.documents import Document
 from costopt_trainer.data.transforms.filter_language import MOST_PASSAGES, passages
 from costopt_trainer.data.transforms.filter_quality import _characters_repeated, reason_against
-from costopt_trainer.errors import NotRetryable
 
 
 def reason(text: str, **own: Any) -> str | None:
@@ -126,10 +126,8 @@ def test_few_passages_are_looked_at_in_a_document_of_any_length(length: int) -> 
     assert (len(found) > 0) == (length >= 6)
 
 
-def test_a_language_that_is_not_known_is_refused_in_one_sentence() -> None:
-    with pytest.raises(NotRetryable, match=r"filterLanguage.languages must be among .*\ben\b.*, but has qx$"):
-        transform("FilterLanguage", languages=["en", "qx"])
-    assert settings_of("FilterLanguage").filter_language is not None
+def test_the_languages_that_may_be_asked_for_are_those_that_the_library_tells_apart() -> None:
+    assert sorted(get_args(Language)) == sorted(LanguageIdentifier.from_model_file(MODEL_FILE).labels)
 
 
 @given(st.lists(st.sampled_from(["a", "bb", "ccc"]), max_size=40), st.integers(2, 4))

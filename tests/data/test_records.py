@@ -168,13 +168,6 @@ def test_labels_that_are_given_are_the_classes_in_their_order(tmp_path: Path) ->
         assert bytes(row[1:4].astype(np.uint8)).decode() == ("owl", "yak", "dog", "cat")[number]
 
 
-@pytest.mark.parametrize("labels", [["cat"], ["cat", "dog", "cat"]])
-def test_labels_that_are_given_are_several_and_differ(tmp_path: Path, labels: list[str]) -> None:
-    write_jsonl(tmp_path / "a.jsonl", ROWS)
-    settings = labelled_settings(tmp_path, labels=labels)
-    refused_in_one_sentence(settings, "labelledText.labels must name at least 2 labels, each of them once", tmp_path)
-
-
 def imitated(folder: Path, rows: Sequence[Any], shards: int = 2) -> None:
     """A folder as the library datasets saves one: rows in a row, in streams that state.json names."""
     folder.mkdir(parents=True)
@@ -258,6 +251,70 @@ def test_classes_of_a_dataset_really_saved_are_the_numbers_that_it_keeps(tmp_pat
     saved.filter(lambda row: row["label"] != 1).save_to_disk(tmp_path / "d")
     assert len(texts_of(records_settings(tmp_path / "d"))) == len(ROWS) * 2 // 3
     assert loaded(labelled_settings(tmp_path / "d"), tmp_path).class_names == ("0", "2")
+
+
+def with_classes(path: Path, numbers: Sequence[int | None], names: Any) -> None:
+    """A file as the library datasets writes it: classes as numbers, and their names beside the schema."""
+    table = pa.table(
+        {"text": [f"text {place}" for place in range(len(numbers))], "label": pa.array(numbers, pa.int64())}
+    )
+    told = {"info": {"features": {"text": {"_type": "Value"}, "label": {"names": names, "_type": "ClassLabel"}}}}
+    table = table.replace_schema_metadata({"huggingface": json.dumps(told)})
+    if path.suffix == ".parquet":
+        pa.parquet.write_table(table, path, row_group_size=50)
+        return
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=70)
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+def test_numbers_of_classes_are_matched_by_the_names_that_a_file_has_of_them(tmp_path: Path, name: str) -> None:
+    numbers = [place % 3 for place in range(120)]
+    with_classes(tmp_path / name, numbers, ["owl", "dog", "cat"])
+    data = loaded(labelled_settings(tmp_path, labels=["cat", "owl", "dog"]), tmp_path)
+    inputs, classes = data.train_batch(np.arange(data.num_train_samples))
+    for row, number in zip(inputs.numpy(), classes.tolist(), strict=True):
+        place = int(bytes(row[row < 256].astype(np.uint8)).decode().strip("\0").removeprefix("text "))
+        assert ("cat", "owl", "dog")[number] == ("owl", "dog", "cat")[place % 3]
+    assert loaded(labelled_settings(tmp_path, labels=["2", "0", "1"]), tmp_path).class_names == ("2", "0", "1")
+    assert loaded(labelled_settings(tmp_path), tmp_path).class_names == ("0", "1", "2")
+
+
+def test_names_of_classes_that_look_like_numbers_are_names_all_the_same(tmp_path: Path) -> None:
+    with_classes(tmp_path / "a.parquet", [0, 1] * 40, ["1", "2"])
+    data = loaded(labelled_settings(tmp_path, labels=["2", "1"]), tmp_path)
+    inputs, classes = data.train_batch(np.arange(data.num_train_samples))
+    for row, number in zip(inputs.numpy(), classes.tolist(), strict=True):
+        place = int(bytes(row[row < 256].astype(np.uint8)).decode().strip("\0").removeprefix("text "))
+        assert ("2", "1")[number] == ("1", "2")[place % 2]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "names", "labels", "told"),
+    [
+        (
+            [0, 1, -1],
+            ["owl", "dog"],
+            ["owl", "dog"],
+            "row 3, must have one of data.labelledText.labels in 'label', not -1",
+        ),
+        (
+            [0, 1, 7],
+            ["owl", "dog"],
+            ["owl", "dog"],
+            "row 3, must have one of data.labelledText.labels in 'label', not 7",
+        ),
+        ([0, 1], ["owl", "dog"], ["owl", "yak"], "row 1, must have one of data.labelledText.labels in 'label', not 0"),
+        ([0, 1], "no list", ["owl", "dog"], "row 1, must have one of data.labelledText.labels in 'label', not 0"),
+        ([0, 1], [0, 1], ["owl", "dog"], "row 1, must have one of data.labelledText.labels in 'label', not 0"),
+        ([0, 1, None], ["owl", "dog"], ["owl", "dog"], "row 3, must have a label in 'label' that is a whole number"),
+    ],
+)
+def test_a_number_without_a_name_is_no_label(
+    tmp_path: Path, numbers: list[int | None], names: Any, labels: list[str], told: str
+) -> None:
+    with_classes(tmp_path / "a.parquet", numbers, names)
+    refused_in_one_sentence(labelled_settings(tmp_path, labels=labels), told, tmp_path)
 
 
 def test_bad_samples_are_left_out_if_asked_for_and_counted(tmp_path: Path) -> None:
@@ -455,14 +512,6 @@ MISTAKES: list[tuple[str, Callable[[Path], DataSettings], str]] = [
     ("no Arrow", written("a.arrow", b"hello world" * 20), "a.arrow must be a whole Arrow file, but reading fails"),
     ("Arrow of other columns", table("a.arrow", {"a": ["x"]}), "must have a column 'text', but has 'a'"),
     (
-        "template with a position",
-        written("a.jsonl", LINE, template="{}"),
-        "data.records.template must hold the names of fields in braces",
-    ),
-    ("template with a brace", written("a.jsonl", LINE, template="{text"), "template must .*, but holds a single brace"),
-    ("template with a form", written("a.jsonl", LINE, template="{text:9}"), "template must hold the names"),
-    ("template of nothing", written("a.jsonl", LINE, template="text"), "template must .*, but names none"),
-    (
         "field of the template missing",
         written("a.jsonl", LINE, template="{text}{n}"),
         "line 1, must have the fields 'text' and 'n' .template of data.records., but lacks 'n'",
@@ -471,11 +520,6 @@ MISTAKES: list[tuple[str, Callable[[Path], DataSettings], str]] = [
         "field of one of several templates missing",
         written("a.jsonl", LINE * 3, templates=["{text}", "{text}{n}"]),
         "line 1, must have the fields 'text' and 'n' .templates of data.records., but lacks 'n'",
-    ),
-    (
-        "one of several templates with a form",
-        written("a.jsonl", LINE, templates=["{text}", "{text:9}"]),
-        r"data.records.templates\[1\] must hold the names",
     ),
     (
         "field of the template null",

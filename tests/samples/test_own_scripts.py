@@ -174,6 +174,8 @@ def assert_killed_and_resumed(
     assert (last.step, last.total_steps, last.resumed_from_step) == (told.step + 3, told.step + 3, told.step)
     assert last.loss is not None
     assert (run.path / "artifacts/model" / MODEL[script]).stat().st_size > 0
+    there = {path.name for path in Path.cwd().iterdir()} - {"__pycache__"}
+    assert there == {path.name for path in SCRIPTS.iterdir()} - {"__pycache__"}, "nothing is written beside the script"
     assert_bill(finished)
     assert_nothing_is_left(run.path)
 

@@ -86,6 +86,8 @@ def part(model: type[Strict], name: str, path: tuple[Step, ...]) -> Json:
 
 OF_NO_PATTERN = ("\x00", "..", "A b")
 """Each pattern refuses one of these at least."""
+OF_SOME_PATTERN = ("a", "en", "{a}")
+"""One of these at least is an entry of each list of texts."""
 
 
 def beyond(schema: Json, bound: str, value: Any) -> list[Any]:
@@ -103,8 +105,8 @@ def beyond(schema: Json, bound: str, value: Any) -> list[Any]:
             return ["a" * length for length in around(bound, value)]
         case "array", "max_length" | "min_length":
             # Of texts pydantic counts entries only if each is right by itself.
-            entry = "a" if schema["items"].get("type") == "string" else None
-            return [[entry] * length for length in around(bound, value)]
+            entries = OF_SOME_PATTERN if schema["items"].get("type") == "string" else (None,)
+            return [[entry] * length for entry in entries for length in around(bound, value)]
         case "object", "max_length" | "min_length":
             # pydantic counts entries only if each is right by itself.
             values = schema["additionalProperties"]

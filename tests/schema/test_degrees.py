@@ -56,7 +56,7 @@ def test_another_degree_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     assert data_parallel_ranks(24, {"pipeline": 2, "expert": 4}) == 3
     assert fault_of_degrees(24, {"pipeline": 2, "expert": 5}) == UNFIT_DEGREES
     for cel in (cel_data_parallel_ranks("24", "self"), cel_degrees_fit("24", "self")):
-        assert "(has(self.parallelism) && has(self.parallelism.expert) ? self.parallelism.expert : 1)" in cel
+        assert "self.?parallelism.?expert.orValue(1)" in cel
 
 
 @given(degrees=st.lists(st.integers(1, 16), min_size=4, max_size=4))

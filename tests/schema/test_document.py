@@ -5,6 +5,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from builders.documents import TRAIN, changed
 from cases.mistakes import CHANGES, MISTAKES, ChangeCase, MistakeCase, plain_job, plain_price_book
 from costopt.schema.base import refused_changes
 from costopt.schema.document import read_documents, read_stream
@@ -116,6 +117,24 @@ def test_numbers_with_an_exponent_are_numbers_as_the_api_server_reads_them() -> 
     text = as_yaml(plain_job()).replace("totalSteps: 40", "totalSteps: 40\n      optimizer: {learningRate: 1e-3}")
     _, mistakes = read_documents(text, "f")
     assert mistakes[0].sentence.endswith('it must be text: put it in quotes, as "1e-3"')
+
+
+def test_numbers_that_fit_are_told_only_where_they_are_within_64_bits() -> None:
+    def said(nodes: int) -> str:
+        _, mistakes = read_documents(as_yaml(changed(plain_job(), f"{TRAIN}.numNodes", nodes)), "wrong.yaml")
+        (of_batch,) = (one.sentence for one in mistakes if "recipe.batch" in one.sentence)
+        return of_batch
+
+    assert "; sizes near it that fit: [2000000000000000000]; data-parallel ranks" in said(10**18)
+    assert said(5 * 10**18).endswith("divided by parallelism.tensor and by parallelism.pipeline)")
+
+
+@pytest.mark.parametrize("beyond", [1e30, 10**30])
+def test_a_number_beyond_64_bits_is_told_as_such_and_not_reckoned_with(beyond: float) -> None:
+    _, mistakes = read_documents(as_yaml(changed(plain_job(), f"{TRAIN}.numNodes", beyond)), "wrong.yaml")
+    (only,) = mistakes
+    assert only.field == "spec.train.numNodes"
+    assert "it must be a whole number, not 1" in only.sentence
 
 
 def test_an_unquoted_date_is_text_as_the_api_server_reads_it() -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pytest
 import yaml
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from builders.documents import plain_job, plain_price_book
 from costopt.schema.base import Strict, broken_rules, field_key
@@ -20,6 +20,7 @@ from costopt.schema.defaults import with_defaults
 from costopt.schema.job import Train
 from costopt.schema.kinds import KINDS
 from costopt.schema.models import ConvNet, DecoderLM, ModelSettings
+from costopt.schema.selection import Order
 from costopt.schema.unions import TAG, UNIONS, key_of_word, one_of, settings_named, tagged_union
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -136,6 +137,14 @@ def test_every_class_whose_type_names_settings_is_a_tagged_union() -> None:
 def test_a_word_of_type_names_the_field_of_the_same_name() -> None:
     words = ("DecoderLM", "PythonStandardLibrary", "AdamW", "SGD", "Text")
     assert list(map(key_of_word, words)) == ["decoderLM", "pythonStandardLibrary", "adamW", "sgd", "text"]
+
+
+def test_a_union_whose_type_names_no_settings_or_has_all_of_them_says_which_stand_there() -> None:
+    with pytest.raises(ValidationError, match="type Shuffled has no settings of its own, but curriculum, which is for"):
+        Order.model_validate({"type": "Shuffled", "curriculum": {"steps": 1}})
+    both = {"type": "Curriculum", "curriculum": {"steps": 1}, "lengthBucketed": {}}
+    with pytest.raises(ValidationError, match="type Curriculum needs curriculum, but lengthBucketed, which is for Len"):
+        Order.model_validate(both)
 
 
 def test_a_new_member_is_a_word_and_a_field_of_that_name() -> None:

@@ -61,8 +61,9 @@ def main() -> None:
         if stop:
             session.leave()  # with exit code 143
 
-    accelerator.save_model(model, "model")
-    session.artifact("model")
+    folder = session.checkpoints() / "model"
+    accelerator.save_model(model, folder)
+    session.artifact(folder)
 
 
 if __name__ == "__main__":

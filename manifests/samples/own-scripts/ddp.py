@@ -71,10 +71,11 @@ def main() -> None:
         if stop:
             session.leave()  # with exit code 143
 
+    folder = session.checkpoints() / "model"
     if session.rank() == 0:
-        Path("model").mkdir(exist_ok=True)
-        torch.save(model.state_dict(), "model/weights.pt")
-    session.artifact("model")
+        folder.mkdir(exist_ok=True)
+        torch.save(model.state_dict(), folder / "weights.pt")
+    session.artifact(folder)
 
 
 if __name__ == "__main__":

@@ -54,8 +54,9 @@ def main() -> None:
     )
     trainer = Trainer(model, settings, train_dataset=Source(512), eval_dataset=Source(8), callbacks=[CostOptCallback()])
     trainer.train(resume_from_checkpoint=newest_checkpoint(settings.output_dir))
-    trainer.save_model("model")
-    session.artifact("model")
+    folder = Path(settings.output_dir, "model")
+    trainer.save_model(str(folder))
+    session.artifact(folder)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import os
 import time
-from pathlib import Path
 
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
@@ -77,10 +76,11 @@ def main() -> None:
     held_out = torch.utils.data.DataLoader(Sums(8), batch_size=4)
     model = Model()
     trainer.fit(model, train, held_out, ckpt_path=newest_checkpoint())
+    folder = session.checkpoints() / "model"
     if trainer.is_global_zero:
-        Path("model").mkdir(exist_ok=True)
-        torch.save(model.state_dict(), "model/weights.pt")
-    session.artifact("model")
+        folder.mkdir(exist_ok=True)
+        torch.save(model.state_dict(), folder / "weights.pt")
+    session.artifact(folder)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,19 @@
 """Records in files of columns: Parquet and Arrow, by the library pyarrow.
 
 parquet, arrow    readers
+
+The library datasets keeps a class as its number, and the names of the classes beside the schema: such a number knows
+them (ClassNumber).
 """
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
+from costopt.hostile import Hostile, parse_json
 from costopt_trainer.data.files.extra import library
 from costopt_trainer.data.files.found import DataFile
-from costopt_trainer.data.records.table import Bad, Record
+from costopt_trainer.data.records.table import Bad, ClassNames, ClassNumber, Record
 from costopt_trainer.errors import NotRetryable, first_line, quoted
 
 ROWS_AT_ONCE = 64
@@ -85,8 +90,11 @@ def _columns(schema: Any, fields: Sequence[str], file: DataFile) -> list[str]:
 def _rows(batches: Iterator[Any], fields: Sequence[str], file: DataFile) -> Iterator[Record | Bad]:
     number = 0
     for batch in batches:
+        written = (batch.schema.metadata or {}).get(b"huggingface", b"")
+        names = {field: _class_names(written, field) for field in fields}
         for start in range(0, batch.num_rows, ROWS_AT_ONCE):
             columns = [_values(batch.column(field).slice(start, ROWS_AT_ONCE)) for field in fields]
+            columns = [_named(values, names[field]) for field, values in zip(fields, columns, strict=True)]
             for values in zip(*columns, strict=True):
                 number += 1
                 where = f"{file.name}, row {number},"
@@ -95,6 +103,21 @@ def _rows(batches: Iterator[Any], fields: Sequence[str], file: DataFile) -> Iter
                     yield Bad(f"{where} must have UTF-8 in {spoiled[0]!r}")
                 else:
                     yield Record(where, dict(zip(fields, values, strict=True)))
+
+
+@lru_cache(maxsize=64)
+def _class_names(written: bytes, field: str) -> ClassNames | None:
+    """The names of a column's classes, as the library datasets writes them beside the schema; None of other columns."""
+    try:
+        names = parse_json(written)["info"]["features"][field]["names"]
+    except (Hostile, LookupError, TypeError):
+        return None
+    is_whole = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return ClassNames(tuple(names)) if is_whole else None
+
+
+def _named(values: list[Any], names: ClassNames | None) -> list[Any]:
+    return [ClassNumber(value, names) if names is not None and type(value) is int else value for value in values]
 
 
 def _values(column: Any) -> list[Any]:

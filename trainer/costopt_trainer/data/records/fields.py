@@ -6,13 +6,14 @@ BadSample    what is raised of a record that has none
 """
 
 import itertools
-import string
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
-from costopt.schema.records import RecordFiles
+from costopt.schema.records import RecordFiles, template_parts
+from costopt_trainer.data.records.table import ClassNames, ClassNumber
 from costopt_trainer.data.sampler import sample_indices
-from costopt_trainer.errors import NotRetryable, quoted
+from costopt_trainer.errors import quoted
 
 MAX_LABEL_CHARACTERS = 200
 _AT_ONCE = 1024
@@ -28,17 +29,17 @@ class TextOf:
     """Finds the text of a record."""
 
     def __init__(self, settings: RecordFiles, setting: str) -> None:
-        """`setting` is what the settings stand under. Raises NotRetryable("InvalidData") for a wrong template."""
+        """`setting` is what the settings stand under."""
         self._setting = setting
         self.setting = "textField"
         """The one that says how the text is made."""
         given = settings.templates or []
-        self._templates = [_parsed(text, f"{setting}.templates[{place}]") for place, text in enumerate(given)]
         if settings.templates is not None:
             self.setting = "templates"
         elif settings.template is not None:
-            self.setting, self._templates = "template", [_parsed(settings.template, f"{setting}.template")]
-        names = [name for template in self._templates for _, name in template if name]
+            self.setting, given = "template", [settings.template]
+        self._templates = [list(template_parts(text)) for text in given]
+        names = [part for template in self._templates for part, is_field in template if is_field]
         names = names or [settings.text_field or "text"]
         self.fields: tuple[str, ...] = tuple(dict.fromkeys(names))
         """The fields that it is made of: of several templates, those of all."""
@@ -60,7 +61,7 @@ class TextOf:
                 raise BadSample(f"must have a text in {field!r}, but it is {quoted(text)}")
         else:
             parts = self._templates[choice]
-            text = "".join(plain + (_filled_in(name, values[name]) if name else "") for plain, name in parts)
+            text = "".join(_filled_in(part, values[part]) if is_field else part for part, is_field in parts)
         try:
             return text.encode()
         except UnicodeEncodeError as error:
@@ -77,9 +78,13 @@ def require(values: Mapping[str, Any], fields: tuple[str, ...], why: str, settin
         )
 
 
-def label_of(values: Mapping[str, Any], field: str) -> Label:
-    """The label in a field: a word, or a whole number. Raises BadSample."""
+def label_of(values: Mapping[str, Any], field: str, labels: frozenset[str] | None = None) -> Label:
+    """The label in a field: a word, or a whole number; the name of a class that has a number, where all of `labels` are
+    names of classes. Raises BadSample."""
     label = values[field]
+    if isinstance(label, ClassNumber):
+        is_by_name = labels is not None and label.name is not None and _are_among(labels, label.names)
+        label = label.name if is_by_name else int(label)
     is_word = isinstance(label, str) and label.strip() and label.isprintable() and len(label) <= MAX_LABEL_CHARACTERS
     if type(label) is not int and not is_word:
         raise BadSample(
@@ -89,28 +94,17 @@ def label_of(values: Mapping[str, Any], field: str) -> Label:
     return label
 
 
+@lru_cache(maxsize=16)
+def _are_among(labels: frozenset[str], names: ClassNames) -> bool:
+    return labels <= set(names.names)
+
+
 def _filled_in(name: str, value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if not isinstance(value, str | int | float):
         raise BadSample(f"must have a text or number in {name!r}, which the template names, but it is {quoted(value)}")
     return str(value)
-
-
-def _parsed(template: str, setting: str) -> list[tuple[str, str]]:
-    """Plain text and the name of the field behind it, empty at the end."""
-    wrong = f"{setting} must hold the names of fields in braces, such as {{question}}, and {{{{ or }}}} for a brace"
-    parts = []
-    try:
-        for plain, name, form, conversion in string.Formatter().parse(template):
-            if name == "" or form or conversion:
-                raise NotRetryable("InvalidData", f"{wrong}, but holds {{{name}{'!' if conversion else ''}...}}")
-            parts.append((plain, name or ""))
-    except ValueError as error:
-        raise NotRetryable("InvalidData", f"{wrong}, but holds a single brace") from error
-    if not any(name for _, name in parts):
-        raise NotRetryable("InvalidData", f"{wrong}, but names none")
-    return parts
 
 
 def _listed(fields: tuple[str, ...] | list[str]) -> str:

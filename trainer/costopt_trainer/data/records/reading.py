@@ -115,7 +115,7 @@ class RecordReader:
             raise BadSample(f"must have a text in {self._text_of.fields[0]!r}, but it is {quoted(text.decode())}")
         if b"\0" in text:
             raise BadSample(f"must have a text without the character U+0000 in {self._text_of.fields[0]!r}")
-        label = label_of(values, self._label_field)
+        label = label_of(values, self._label_field, self._labels)
         if self._labels is not None and str(label) not in self._labels:
             raise BadSample(f"must have one of {self._setting}.labels in {self._label_field!r}, not {quoted(label)}")
         return Sample(place, file.name, text, label)

@@ -1,6 +1,7 @@
 """What a reader of records is, and the table of them.
 
 Record          named values, and where they stand
+ClassNumber     a value that is the number of a class; ClassNames: the names of all classes
 Bad             what stands in the place of a record that cannot be read
 format_of       a file's name -> the word of its format
 rows_of         a file -> its records
@@ -8,7 +9,7 @@ rows_of         a file -> its records
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from costopt_trainer.data.files.found import DataFile
 from costopt_trainer.tables import row
@@ -22,6 +23,30 @@ class Record:
     """Where it stands, such as `a.jsonl, line 7,`: the beginning of a sentence."""
     values: Mapping[str, Any]
     """By the name of the field; of a file of columns only those that were asked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class ClassNames:
+    """The names of the classes of a column, by number. One object for all of its values."""
+
+    names: tuple[str, ...]
+
+
+class ClassNumber(int):
+    """The number of a class, which knows the names of all."""
+
+    names: ClassNames
+
+    def __new__(cls, number: int, names: ClassNames) -> Self:
+        """The number `number`, which may be beyond the names: -1 stands for no class."""
+        made = super().__new__(cls, number)
+        made.names = names
+        return made
+
+    @property
+    def name(self) -> str | None:
+        """Its name, if it has one."""
+        return self.names.names[self] if 0 <= self < len(self.names.names) else None
 
 
 @dataclass(frozen=True)

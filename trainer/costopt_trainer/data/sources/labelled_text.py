@@ -34,8 +34,6 @@ class LabelledText:
         own = settings.labelled_text
         if own is None:
             raise ValueError("data of type LabelledText must have labelledText settings")
-        if own.labels is not None and not 2 <= len(own.labels) == len(set(own.labels)):
-            raise _invalid("data.labelledText.labels", "must name at least 2 labels, each of them once")
         self._reader = RecordReader(
             "data.labelledText",
             own,

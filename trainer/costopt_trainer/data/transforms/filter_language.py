@@ -19,7 +19,6 @@ from costopt_trainer.data.documents import Document
 from costopt_trainer.data.transforms.blocks import beginning
 from costopt_trainer.data.transforms.judges import EachForItself
 from costopt_trainer.data.transforms.table import Verdict
-from costopt_trainer.errors import NotRetryable
 
 VERSION = 1
 PASSAGE_CHARACTERS = 500
@@ -33,18 +32,10 @@ class FilterLanguage(EachForItself):
     """Judges a document by passages of its first MiB."""
 
     def __init__(self, settings: Transform) -> None:
-        """Raises NotRetryable("InvalidSettings") for a language that the model does not know."""
         if settings.filter_language is None:
             raise ValueError("FilterLanguage must have settings")
-        self._languages = frozenset(settings.filter_language.languages)
+        self._languages: frozenset[str] = frozenset(settings.filter_language.languages)
         self._min_percent = settings.filter_language.min_percent
-        unknown = sorted(self._languages - set(_identifier().labels))
-        if unknown:
-            raise NotRetryable(
-                "InvalidSettings",
-                f"filterLanguage.languages must be among {', '.join(sorted(_identifier().labels))}, but has "
-                f"{', '.join(unknown)}",
-            )
 
     def fingerprint(self) -> dict[str, Any]:
         """The settings, and the version of the package with its model."""
