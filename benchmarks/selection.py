@@ -151,7 +151,12 @@ def _take_step(trained: Trained) -> None:
 def _evaluate(learner: Learner, data: TrainingData) -> Totals:
     learner.module.eval()
     totals = validation_totals(
-        learner.module.each_logits, data, max_samples=512, micro_batch_size=BATCH, device=torch.device("cpu")
+        learner.module.each_logits,
+        data,
+        max_samples=512,
+        micro_batch_size=BATCH,
+        device=torch.device("cpu"),
+        num_classes=data.num_classes,
     )
     assert totals is not None
     return totals
