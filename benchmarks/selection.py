@@ -93,7 +93,14 @@ class Trained:
 
 
 def train(
-    model: dict[str, Any], data: dict[str, Any], steps: int, seed: int, folder: Path, *, batch: int = BATCH
+    model: dict[str, Any],
+    data: dict[str, Any],
+    steps: int,
+    seed: int,
+    folder: Path,
+    *,
+    batch: int = BATCH,
+    rate: str = "2e-3",
 ) -> Trained:
     """Train from fresh weights."""
     recipe = Recipe.model_validate(
@@ -102,7 +109,7 @@ def train(
             "data": data,
             "batch": {"globalBatchSize": batch, "microBatchSize": batch},
             "totalSteps": steps,
-            "optimizer": {"learningRate": "2e-3"},
+            "optimizer": {"learningRate": rate},
             "schedule": {"warmupSteps": steps // 10},
             "seed": seed,
         }
