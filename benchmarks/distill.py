@@ -76,8 +76,7 @@ FORMS: dict[str, dict[str, int]] = {
 STUDENTS: dict[str, dict[str, Any]] = {
     "taught": {},
     "half of the layers, labels alone": {"labelsPercent": 100},
-    "bottleneck, taught": {"student": "Lighter", "lighter": BOTTLENECK},
-    "bottleneck, taught, hidden 100 %": {"student": "Lighter", "lighter": BOTTLENECK, "hiddenPercent": 100},
+    "bottleneck, taught": {"student": "Lighter", "lighter": BOTTLENECK, "hiddenPercent": 100},
 }
 """Settings of a Distill step that is not EveryOtherLayer with its defaults."""
 FRESH = ("from scratch", "bottleneck, from scratch")
@@ -110,9 +109,9 @@ PLANS = {
     "encoder": Plan(
         {"numLayers": 4, "numHeads": 2, "embeddingDim": 48, "contextLength": 32, "task": "Classification"},
         {"type": "BPE", "vocabularySize": 512},
-        every=150,
-        most=3000,
-        student_steps=500,
+        every=100,
+        most=2000,
+        student_steps=400,
         learning_rate="3e-3",
     ),
 }
