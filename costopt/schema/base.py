@@ -71,7 +71,7 @@ class Rule:
     message: str
     """What would be right, as one sentence without the field's path."""
     more: "More | None" = None
-    """What is said behind `message` of this very document; nothing where another mistake leaves that open."""
+    """What the API server says behind `message` of this very document; see also `Strict.advice`."""
     holds: Callable[[PlainData], bool] = _on_any_single_document
     """The demand over plain data with its defaults; a KeyError, TypeError or ValueError means another mistake already
     covers it."""
@@ -79,19 +79,10 @@ class Rule:
     """For a demand on a change, whose CEL also names `oldSelf`: the same over the plain data before and after. None:
     the demand is on every document by itself."""
 
-    def sentence(self, data: PlainData) -> str:
-        """What is said of `data`, which breaks this rule."""
-        if self.more is None:
-            return self.message
-        try:
-            return self.message + self.more.words % self.more.of(data)
-        except CANNOT_BE_READ:
-            return self.message
-
 
 @dataclass(frozen=True)
 class More:
-    """Words with lists of numbers that depend on the document: the same text from CEL and from Python.
+    """Words with lists of numbers that depend on the document.
 
     CEL's `format` writes them. The API server bounds the cost of an expression before it has seen a document: a text
     made by `string` or `join` is endless to it, while `format` costs little, unless its result is used again.
@@ -99,10 +90,8 @@ class More:
 
     words: str
     """With a `%s` for each list."""
-    cel: tuple[str, ...]
-    """CEL expressions over `self`, each for a list of whole numbers."""
-    of: Callable[[PlainData], tuple[list[int], ...]]
-    """The same over plain data with its defaults."""
+    cel: str
+    """A CEL expression over `self` for a list of lists of whole numbers."""
 
 
 _CEL_WORDS = {
@@ -159,7 +148,7 @@ class Strict(BaseModel):
         if self.rules:
             data = self.to_plain()
             for rule in broken_rules(type(self), data):
-                raise ValueError(rule.sentence(data))
+                raise ValueError(rule.message)
             for duplicate in duplicates(type(self), data):
                 raise ValueError(duplicate.sentence)
         return self
@@ -173,6 +162,13 @@ class Strict(BaseModel):
             next_.resolve_ref_schema(schema)["x-kubernetes-validations"] = validations
         return schema
 
+    @staticmethod
+    def advice(data: PlainData, rule: Rule) -> str:  # noqa: ARG004
+        """What `costopt validate` says behind the message of a rule, of this class or of one in it, that plain data of
+        this class with its defaults breaks: values that all rules together allow, for which an expression of CEL would
+        be too long, or cost too much. Empty: nothing."""
+        return ""
+
     def to_plain(self) -> dict[str, Any]:
         """The document as plain JSON data: camelCase, unset optional fields left out."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -184,7 +180,7 @@ def _validation(rule: Rule) -> dict[str, str]:
     if rule.more is None:
         return told
     template = rule.message.replace("%", "%%") + rule.more.words
-    return {**told, "messageExpression": f"'{template}'.format([{', '.join(rule.more.cel)}])"}
+    return {**told, "messageExpression": f"'{template}'.format({rule.more.cel})"}
 
 
 def broken_rules(model: type[Strict], data: PlainData) -> list[Rule]:
