@@ -1,5 +1,6 @@
 """A variant from beginning to end, with real data, a trained model and a fresh process."""
 
+import json
 import os
 import resource
 import shutil
@@ -12,17 +13,21 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
-from builders.compress import dynamic, pruned, quantized, replica, train_stage, weight_only
+from builders.compress import dynamic, pruned, quantized, read_json, replica, train_stage, weight_only
 from costopt.names import ENV_STORAGE_DIR
 from costopt.schema.compression import Accept, Measure, Variant
 from costopt.schema.recipe import Recipe
 from costopt.schema.variant_details import VariantReport
 from costopt.schema.variant_report import EngineName, VariantStatus
-from costopt_trainer.compress import making, measure, onnx_form, run
+from costopt_trainer.compress import making, measure, onnx_export, onnx_form, run
 from costopt_trainer.compress.onnx_export import NotExportable
+from costopt_trainer.compress.verify import find_mismatch
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.artifact import load_graph, load_model, read_config, save_model
+from costopt_trainer.models.onnx_model import graph_files
 
 Stage = tuple[Path, Recipe]
 
@@ -247,6 +252,9 @@ def test_quantized_activations_run_under_either_engine_and_the_report_names_it(
         pytest.skip("needs a C++ compiler")
     report = run.make_variant(replica(recipe, dynamic(), name="fast").variant, recipe, storage)  # type: ignore[arg-type]
     assert report.measured.engine == engine
+    assert report.details is not None
+    compiling = report.details.variant.footprint.compile_milliseconds
+    assert (compiling is not None and compiling > 100) == (engine == "TorchCompiled")
     assert abs(float(report.validation_loss_increase)) < 0.02
     assert "NoBetterThanGuessing" not in [fault.reason for fault in report.faults]
 
@@ -346,6 +354,38 @@ def _tamper_whole(folder: Path) -> None:
     config, model = read_config(folder), load_model(folder)
     next(model.parameters()).data.mul_(1.5)
     save_model(folder, model, config.shape, widths=config.widths, steps=config.steps)
+
+
+def _tamper_graph(folder: Path) -> None:
+    """The graph of other weights in the place of the right one, and the configuration that says so."""
+    model = load_model(folder)
+    next(model.parameters()).data.mul_(1.5)
+    onnx_export.export(model, torch.rand(2, 1, 8, 8), folder)
+    config = read_json(folder / "config.json")
+    (folder / "config.json").write_text(json.dumps({**config, "graph": graph_files(folder)}))
+
+
+def test_a_graph_that_computes_something_else_than_the_weights_beside_it_is_not_reported(
+    images: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, recipe = images
+    found: list[str | None] = []
+
+    def tamper_first(folder: Path, probe: Path) -> None:
+        assert find_mismatch(folder, probe) is None
+        _tamper_graph(folder)
+        with safe_open(probe, framework="pt") as file:
+            kept = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  a safe_open is no mapping
+            metadata = file.metadata()
+        kept["graph"] = load_graph(folder)(kept["inputs"])
+        save_file(kept, probe, metadata=metadata)
+        found.append(find_mismatch(folder, probe))
+
+    monkeypatch.setattr(making, "verify_in_fresh_process", tamper_first)
+    run.make_variant(Variant(name="small", steps=[pruned("Unstructured", 10)], formats=["Onnx"]), recipe, storage)
+    assert len(found) == 1
+    assert "the graph in" in str(found[0])
+    assert "gives another output than its weights (by " in str(found[0])
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 """What cannot be made of a trained model is said before the training begins, not behind it."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from builders import outside
-from builders.compress import recipe
+from builders.compress import pruned, recipe, weight_only
 from costopt.schema.compression import Step, Variant
 from costopt_trainer.compress.foresight import refuse_unmakeable
 from costopt_trainer.errors import NotRetryable
@@ -53,6 +54,38 @@ def test_a_training_does_not_begin_whose_variant_cannot_be_made(
     assert str(refused.value).startswith("variant small could not be made: ")
     assert sentence in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (
+            variants(type="Quantize", quantize={"scheme": "Int4WeightOnly"}),
+            "quantize.scheme makes an ONNX graph, and the package onnx",
+        ),
+        (
+            [Variant(name="small", steps=[pruned("Structured", 20)], formats=["Onnx"])],
+            "formats asks for an ONNX graph, and the package onnx",
+        ),
+        (
+            [Variant(name="small", steps=[weight_only()], formats=["CompressedTensors"])],
+            "only models of the Hugging Face library have this form",
+        ),
+    ],
+    ids=["a graph of 4 bits", "a graph", "a folder for transformers"],
+)
+def test_nor_does_one_whose_variant_has_a_form_for_which_packages_are_missing(
+    wrong: list[Variant], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = {"onnx", "onnxruntime", "onnxscript", "compressed_tensors"}
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in missing else find(name, *rest))
+    with pytest.raises(NotRetryable, match="variant small could not be made: ") as refused:
+        refuse_unmakeable(wrong, recipe("DecoderLM", tmp_path))
+    assert sentence in str(refused.value)
+    monkeypatch.undo()
+    if "graph" in sentence and importlib.util.find_spec("onnxruntime"):
+        refuse_unmakeable(wrong, recipe("DecoderLM", tmp_path))
 
 
 def test_one_whose_variants_can_be_made_begins_and_no_code_of_others_runs(

@@ -43,4 +43,5 @@ def test_a_variant_tells_where_it_comes_from_and_what_was_measured_accepted_or_r
         assert lineage.model_sha256 == [weights.sha256]
         assert lineage.data_fingerprint is not None
         assert manifest.licence == "mit"
+        assert manifest.machine == model.machine
     assert report.verdict == "Rejected"

@@ -129,6 +129,26 @@ def test_a_model_is_run_under_an_engine_that_its_variant_cannot_run_under(monkey
     assert runs.count("model") == CHECKS + measure.CHOOSING_RUNS, "it is not what is timed"
 
 
+@pytest.mark.parametrize(
+    ("compiled", "sentence"),
+    [
+        (lambda x: x.mul_(1.5), "the model writes into its input"),
+        (lambda x: x + torch.rand(x.shape), "the model gives different outputs for the same input"),
+    ],
+)
+def test_a_compiler_that_spoils_the_input_or_the_output_is_left_out(
+    compiled: Callable[[Tensor], Tensor],
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda _model: compiled)
+    model = nn.Identity()
+    latencies = timed(model, model, torch.ones(2, 3), ("TorchCompiled",))
+    assert [latency.running.engine for latency in latencies] == ["TorchEager", "TorchEager"]
+    assert f"TorchCompiled is left out: with it {sentence}" in capsys.readouterr().out
+
+
 def test_if_the_variant_is_compiled_so_is_the_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[nn.Module] = []
     monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)

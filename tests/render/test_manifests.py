@@ -253,6 +253,9 @@ def test_a_queued_job_is_not_failed_for_pods_that_its_queue_has_ended_and_a_vari
     assert training["spec"]["backoffLimit"] == 0
     assert training["metadata"]["annotations"]["kueue.x-k8s.io/job-min-parallelism"] == "1"
     assert "annotations" not in variant["metadata"]
+    for drawn in (training, variant):
+        assert drawn["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
+        assert drawn["spec"]["suspend"] is True
 
 
 def test_a_gang_that_was_admitted_in_part_is_told_its_real_size_and_is_otherwise_the_same() -> None:

@@ -1,6 +1,7 @@
 """What is wrong with variants whatever will have been trained, so that no training is paid for first.
 
-    refuse_unmakeable    a step that is not installed here, a teacher that cannot be read, a student that cannot be
+    refuse_unmakeable    a step or a format whose packages are not installed here, a teacher that cannot be read, a
+                         student that cannot be
 
 All in moments, on every rank: nothing is loaded, and no code of others is imported.
 """
@@ -8,7 +9,7 @@ All in moments, on every rank: nothing is loaded, and no code of others is impor
 from collections.abc import Sequence
 from pathlib import Path
 
-from costopt.schema.compression import Step, Variant
+from costopt.schema.compression import GRAPH_ONLY, Step, Variant
 from costopt.schema.recipe import Recipe
 from costopt_trainer.data.files.places import local_path
 from costopt_trainer.errors import NotRetryable
@@ -17,11 +18,27 @@ from costopt_trainer.errors import NotRetryable
 def refuse_unmakeable(variants: Sequence[Variant], recipe: Recipe) -> None:
     """Raise NotRetryable for the first of `variants` that cannot be made of what `recipe` trains."""
     for variant in variants:
-        for step in variant.steps:
-            try:
+        try:
+            _look_at_formats(variant, recipe)
+            for step in variant.steps:
                 _look_at(step, recipe)
-            except NotRetryable as error:
-                raise NotRetryable(error.reason, f"variant {variant.name} could not be made: {error}") from error
+        except NotRetryable as error:
+            raise NotRetryable(error.reason, f"variant {variant.name} could not be made: {error}") from error
+
+
+def _look_at_formats(variant: Variant, recipe: Recipe) -> None:
+    # Imported for such variants only, too.
+    graph_only = any(step.quantize is not None and step.quantize.scheme in GRAPH_ONLY for step in variant.steps)
+    if graph_only or "Onnx" in variant.formats:
+        from costopt_trainer.models.onnx_model import lacking  # noqa: PLC0415
+
+        if why := lacking():
+            asked = "quantize.scheme makes" if graph_only else "formats asks for"
+            raise NotRetryable("InvalidSettings", f"{asked} an ONNX graph, and {why}")
+    if "CompressedTensors" in variant.formats:
+        from costopt_trainer.compress.compressed_folder import refuse_model  # noqa: PLC0415
+
+        refuse_model(recipe.model.type)
 
 
 def _look_at(step: Step, recipe: Recipe) -> None:
