@@ -110,8 +110,9 @@ bench-data: $(STAMP) ## Measure loader and tokenizing against their peers, and w
 bench-lean: $(STAMP) ## The same model to the same loss, with and without cleaning, a rate that follows the loss and an early stop
 	PYTHONPATH=.:trainer $(BIN)/python benchmarks/lean.py
 
-bench-compress: $(STAMP) ## Measure int8 variants against FP32 and against onnxruntime used by hand
-	PYTHONPATH=.:trainer $(BIN)/python benchmarks/compress_int8.py
+bench-compress: $(STAMP) ## Measure variants against FP32, and against onnxruntime and torch-pruning used by hand
+	@for program in compress_int8 prune distill auto minilm; do \
+	echo "== $$program"; PYTHONPATH=.:trainer:tests $(BIN)/python benchmarks/$$program.py || exit 1; done
 
 bench-operator: cluster-binaries ## Measure the operator on a control plane started here (about 20 minutes)
 	PYTHONPATH=.:operator:tests:benchmarks $(BIN)/python -m operator_load

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from builders import outside
-from builders.compress import pruned, recipe, weight_only
+from builders.compress import pruned, quantized, recipe, weight_only
 from costopt.schema.compression import Step, Variant
 from costopt_trainer.compress.foresight import refuse_unmakeable
 from costopt_trainer.errors import NotRetryable
@@ -60,7 +60,7 @@ def test_a_training_does_not_begin_whose_variant_cannot_be_made(
     ("wrong", "sentence"),
     [
         (
-            variants(type="Quantize", quantize={"scheme": "Int4WeightOnly"}),
+            [Variant(name="small", steps=[quantized("Int4WeightOnly")])],
             "quantize.scheme makes an ONNX graph, and the package onnx",
         ),
         (

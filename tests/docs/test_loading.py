@@ -85,6 +85,15 @@ def test_every_format_has_its_lines() -> None:
     assert [[word for word in MADE if word in block.text] for block in PYTHON] == [[word] for word in MADE]
 
 
+def test_the_readmes_lines_are_those_of_the_page() -> None:
+    [block] = [block for block in blocks("README.md") if block.info == "python"]
+    lines = block.text.splitlines()
+    assert len(lines) == 5
+    page = "\n".join(block.text for block in PYTHON)
+    for line in lines:
+        assert line.removeprefix("safetensors.torch.").removeprefix("transformers.") in page
+
+
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.place)
 def test_lines_load_an_artifact_and_name_nothing_of_ours(
     block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
