@@ -158,6 +158,26 @@ def test_the_artifact_of_each_row_is_what_it_made_and_its_report_is_complete(
     assert not (own.storage / "checkpoints/variants/small").exists()
 
 
+@pytest.mark.slow
+def test_a_variant_may_be_pruned_trained_distilled_and_quantized_one_after_another(
+    stage: StepStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "MAX_RUNS", measure.MIN_RUNS)
+    steps = [EACH["Prune"], EACH["FineTune"], EACH["Distill"], weight_only()]
+    own = stage.copied(tmp_path / "own")
+    report = run.make_variant(Variant(name="small", steps=steps, measure_seconds=6), own.recipe, own.storage)
+    assert report is not None
+    folder, inputs = own.storage / report.artifact, example_inputs("DecoderLM")
+    made, told = stage.copied(tmp_path / "other").applied(*steps)
+    assert [line.split()[0].rstrip(":") for line in told] == ["Prune", "FineTune", "Distill", "Quantize"]
+    assert torch.equal(load_model(folder)(inputs), made(inputs))
+    assert report.reloaded
+    assert read_config(folder).steps == tuple(steps)
+    assert report.measured.parameters < report.baseline.parameters / 2, "of half as wide layers, one of two"
+    assert report.measured.size_bytes < report.baseline.size_bytes / 4
+    assert not (own.storage / "checkpoints/variants/small").exists()
+
+
 @pytest.mark.parametrize("word", table.STEPS)
 def test_each_row_refuses_a_model_that_it_cannot_change_in_a_sentence(word: str) -> None:
     settings = {"numLayers": 1, "embeddingDim": 8, "contextLength": 8, "tiedEmbeddings": True}
