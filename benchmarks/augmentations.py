@@ -1,6 +1,6 @@
 """What each augmentation adds to the time of a batch, and what it does to a small classifier of few samples.
 
-    PYTHONPATH=.:trainer python benchmarks/augmentations.py [--only times text images] [--seeds 3] [--steps 300]
+    PYTHONPATH=.:trainer python benchmarks/augmentations.py [--only times text images unlabelled] [--seeds 3]
 
 Times: batches are made as training makes them, on one thread: of 32 windows of 256 tokens, of 32 functions of Python's
 standard library cut to 96 tokens, and of 64 images of noise of 3 x 32 x 32, for which what is in them does not matter.
@@ -10,6 +10,11 @@ Effect: half of the samples are held out, and of the others only a few are train
 heart, which is where augmentations should pay. Text: a small Encoder tells of which package a function is. Images: a
 small ConvNet tells the handwritten digits of scikit-learn (8 x 8 pixels, grey), which must be installed for it. Each
 row takes the same steps from the same weights on the same samples of its seed.
+
+Unlabelled: a DecoderLM of two layers of width 64 reads PLAIN_BYTES of `tinyshakespeare.txt` (below COSTOPT_DATA_DIR,
+default ../shared/data) byte by byte, of which a half is held out, 8 samples of 64 a step. Each cell has the mean of the
+seeds, half of what lies between the least and the largest, and in brackets the least and the largest difference to the
+first row, seed by seed.
 """
 
 import argparse
@@ -34,6 +39,8 @@ from costopt.schema.unions import UNIONS, key_of_word
 from costopt_trainer.data import TrainingData, load_data
 from costopt_trainer.training.evaluation import ACCURACY
 from encoder_forms import recipe, trained, write_documents
+from measured.seeds import cell
+from measured.texts import tiny_shakespeare
 
 SIZES = {TEXT: (32, 256), LABELLED_TEXT: (32, 96), IMAGES: (64, None)}
 """Samples of a batch, and tokens of a sample."""
@@ -50,6 +57,14 @@ CHAINS: dict[str, dict[str, tuple[dict[str, Any], ...]]] = {
         "InsertWords": ({"type": "InsertWords"},),
         "Synonyms": ({"type": "Synonyms", "synonyms": NEEDED["Synonyms"]},),
         "SpanCorruption and Reorder": ({"type": "SpanCorruption"}, {"type": "Reorder"}),
+    },
+    "unlabelled": {
+        "none": (),
+        "TokenDropout": ({"type": "TokenDropout"},),
+        "TokenDropout, 30 %": ({"type": "TokenDropout", "tokenDropout": {"percent": 30}},),
+        "TokenDropout, `Previous`": ({"type": "TokenDropout", "tokenDropout": {"replacement": "Previous"}},),
+        "SpanCorruption": ({"type": "SpanCorruption"},),
+        "SpanCorruption, 30 %": ({"type": "SpanCorruption", "spanCorruption": {"percent": 30}},),
     },
     "images": {
         "none": (),
@@ -69,7 +84,9 @@ KEPT_PERCENT = {"text": 50, "images": 11}
 """Of the half of the samples that is not held out."""
 FUNCTIONS = 100
 """Of each package, in the table of effects."""
+PLAIN_BYTES = 20_000
 BATCHES = 40
+TABLES = ("times", "text", "images", "unlabelled")
 
 
 def data_of(kind: str, folder: Path, documents: Path, *augmentations: dict[str, Any]) -> TrainingData:
@@ -162,6 +179,47 @@ def of_images(digits: Path, chain: tuple[dict[str, Any], ...], steps: int, seed:
     )
 
 
+def of_plain_text(text: Path, chain: tuple[dict[str, Any], ...], steps: int, seed: int) -> Recipe:
+    """A language model of little text."""
+    shape = {"preset": "Llama", "numLayers": 2, "numHeads": 4, "embeddingDim": 64, "contextLength": 64}
+    return Recipe.model_validate(
+        {
+            "model": {"type": "DecoderLM", "decoderLM": shape},
+            "data": {
+                "type": "Text",
+                "text": {"path": str(text)},
+                "validationPercent": 50,
+                "augmentations": list(chain),
+            },
+            "batch": {"globalBatchSize": 8, "microBatchSize": 8},
+            "totalSteps": steps,
+            "optimizer": {"learningRate": "3e-3"},
+            "schedule": {"warmupSteps": min(20, steps // 4)},
+            "evaluation": {"everySteps": steps, "maxSamples": 10_000},
+            "checkpointing": {"everySteps": steps},
+            "seed": seed,
+        }
+    )
+
+
+def print_losses(text: Path, lengths: list[int], seeds: int) -> None:
+    """A row for each chain of augmentations: the held-out loss of a language model after so many steps."""
+    heads = [f"{what}, {steps} steps" for steps in lengths for what in ("last training loss", "held-out loss")]
+    print(f"\n| augmentations | {' | '.join(heads)} |\n|{'---|' * (len(heads) + 1)}", flush=True)
+    base: list[list[float]] = []
+    for name, chain in CHAINS["unlabelled"].items():
+        figures: list[list[float]] = []
+        for steps in lengths:
+            found = []
+            for seed in range(seeds):
+                with tempfile.TemporaryDirectory() as folder:
+                    progress = trained(of_plain_text(text, chain, steps, seed), Path(folder) / "storage").progress
+                found.append((float(progress.loss or "nan"), float(progress.validation_loss or "nan")))
+            figures += [[row[column] for row in found] for column in range(2)]
+        base = base or figures
+        print(f"| {name} | {' | '.join(map(cell, figures, base))} |", flush=True)
+
+
 def write_digits(path: Path) -> None:
     """The 1,797 digits that scikit-learn carries (UCI, Alpaydin and Kaynak 1998)."""
     try:
@@ -199,7 +257,7 @@ def print_effect(kind: str, recipe_of: Callable[[tuple[dict[str, Any], ...], int
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=("times", "text", "images"), default=["times", "text", "images"])
+    parser.add_argument("--only", nargs="+", choices=TABLES, default=list(TABLES))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--threads", type=int, default=1)
@@ -220,6 +278,10 @@ def main() -> None:
         if "images" in arguments.only:
             write_digits(digits)
             print_effect("images", lambda chain, seed: of_images(digits, chain, steps, seed), seeds)
+        if "unlabelled" in arguments.only:
+            little = folder / "little.txt"
+            little.write_text(tiny_shakespeare().read_text()[:PLAIN_BYTES])
+            print_losses(little, [steps, 2 * steps], seeds)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What it is worth to keep the most sensitive layers in more bits: `keepLayersPercent` of Quantize.
 
-    PYTHONPATH=.:trainer:tests python benchmarks/keep_layers.py [--percents 10 20 40] [--scheme Int4WeightOnly]
+    PYTHONPATH=.:trainer:tests python benchmarks/keep_layers.py [--scheme Int4WeightOnly]
 
 A small decoder is trained on the source of Python's library and quantized with all layers alike and with some kept.
 Printed are bytes, what the validation loss rises by, and the layers that were kept.
@@ -19,24 +19,25 @@ from builders.trainer import train_here
 from costopt.schema.compression import Quantize, Step, Variant
 from costopt_trainer.compress import making, measure
 
+STEPS = 600
+"""Of training."""
+PERCENTS = (None, 10, 20, 40)
+
 
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--scheme", default="Int4WeightOnly")
-    parser.add_argument("--percents", type=int, nargs="+", default=[10, 20, 40])
-    parser.add_argument("--steps", type=int, default=120)
-    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)
     measure.DECODING_BUDGET_SECONDS = 0.1
     measure.MIN_RUNS = measure.MAX_RUNS = 3  # latencies are not looked at
     making.verify_in_fresh_process = lambda *_: None
     with tempfile.TemporaryDirectory() as name:
-        recipe, storage = recipe_of("text", Path(name), options.steps), Path(name) / "storage"
+        recipe, storage = recipe_of("text", Path(name), STEPS), Path(name) / "storage"
         with contextlib.redirect_stdout(io.StringIO()):
             assert train_here(recipe, storage) == 0
-        for percent in (None, *options.percents):
+        for percent in PERCENTS:
             settings = Quantize(scheme=options.scheme, keep_layers_percent=percent)
             step = Step(type="Quantize", quantize=settings)
             report = made(Variant(name="kept", steps=[step], measure_seconds=6), recipe, storage)

@@ -93,7 +93,14 @@ class Trained:
 
 
 def train(
-    model: dict[str, Any], data: dict[str, Any], steps: int, seed: int, folder: Path, *, batch: int = BATCH
+    model: dict[str, Any],
+    data: dict[str, Any],
+    steps: int,
+    seed: int,
+    folder: Path,
+    *,
+    batch: int = BATCH,
+    rate: str = "2e-3",
 ) -> Trained:
     """Train from fresh weights."""
     recipe = Recipe.model_validate(
@@ -102,7 +109,7 @@ def train(
             "data": data,
             "batch": {"globalBatchSize": batch, "microBatchSize": batch},
             "totalSteps": steps,
-            "optimizer": {"learningRate": "2e-3"},
+            "optimizer": {"learningRate": rate},
             "schedule": {"warmupSteps": steps // 10},
             "seed": seed,
         }
@@ -151,7 +158,12 @@ def _take_step(trained: Trained) -> None:
 def _evaluate(learner: Learner, data: TrainingData) -> Totals:
     learner.module.eval()
     totals = validation_totals(
-        learner.module.each_logits, data, max_samples=512, micro_batch_size=BATCH, device=torch.device("cpu")
+        learner.module.each_logits,
+        data,
+        max_samples=512,
+        micro_batch_size=BATCH,
+        device=torch.device("cpu"),
+        num_classes=data.num_classes,
     )
     assert totals is not None
     return totals

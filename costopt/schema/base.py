@@ -75,7 +75,9 @@ class Rule:
     message: str
     """What would be right, as one sentence without the field's path."""
     more: "More | None" = None
-    """What is said behind `message` of this very document; nothing where another mistake leaves that open."""
+    """What the API server says behind `message` of this very document; see also `Strict.advice`."""
+    also: Callable[[PlainData], str] | None = None
+    """What `costopt validate` alone says behind `message` of this very document, for which the CRD has no room."""
     holds: Callable[[PlainData], bool] = _on_any_single_document
     """The demand over plain data with its defaults; a KeyError, TypeError or ValueError means another mistake already
     covers it."""
@@ -84,25 +86,16 @@ class Rule:
     the demand is on every document by itself."""
 
     def sentence(self, data: PlainData) -> str:
-        """What is said of `data`, which breaks this rule."""
-        if self.more is None:
-            return self.message
+        """What `costopt validate` says of `data`, which breaks this rule."""
         try:
-            told = self.more.of(data)
-            if any(number > _MOST for numbers in told if not isinstance(numbers, str) for number in numbers):
-                return self.message
-            return self.message + self.more.words % told
+            return self.message + ("" if self.also is None else self.also(data))
         except CANNOT_BE_READ:
             return self.message
 
 
-_MOST = 2**63 - 1
-"""The largest number that CEL can tell."""
-
-
 @dataclass(frozen=True)
 class More:
-    """Words with lists that depend on the document: the same text from CEL and from Python.
+    """Words with lists of numbers that depend on the document.
 
     CEL's `format` writes them. The API server bounds the cost of an expression before it has seen a document: a text
     made by `string` or `join` is endless to it, while `format` costs little, unless its result is used again.
@@ -110,11 +103,8 @@ class More:
 
     words: str
     """With a `%s` for each list."""
-    cel: tuple[str, ...]
-    """CEL expressions over `self`, each for a list of whole numbers. Empty: the CRD has no room for them, and Python
-    alone says more."""
-    of: Callable[[PlainData], tuple[list[int] | str, ...]]
-    """The same over plain data with its defaults; of Python alone, texts."""
+    cel: str
+    """A CEL expression over `self` for a list of lists of whole numbers."""
 
 
 _CEL_WORDS = {
@@ -185,6 +175,13 @@ class Strict(BaseModel):
             next_.resolve_ref_schema(schema)["x-kubernetes-validations"] = validations
         return schema
 
+    @staticmethod
+    def advice(data: PlainData, rule: Rule) -> str:  # noqa: ARG004
+        """What `costopt validate` says behind the message of a rule, of this class or of one in it, that plain data of
+        this class with its defaults breaks: values that all rules together allow, for which an expression of CEL would
+        be too long, or cost too much. Empty: nothing."""
+        return ""
+
     def to_plain(self) -> dict[str, Any]:
         """The document as plain JSON data: camelCase, unset optional fields left out."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -193,10 +190,10 @@ class Strict(BaseModel):
 def _validation(rule: Rule) -> dict[str, str]:
     """A rule for the API server; `message` is for readers of the CRD if there is an expression, too."""
     told = {"rule": rule.cel, "message": rule.message}
-    if rule.more is None or not rule.more.cel:
+    if rule.more is None:
         return told
     template = rule.message.replace("%", "%%") + rule.more.words
-    return {**told, "messageExpression": f"'{template}'.format([{', '.join(rule.more.cel)}])"}
+    return {**told, "messageExpression": f"'{template}'.format({rule.more.cel})"}
 
 
 def broken_rules(model: type[Strict], data: PlainData) -> list[Rule]:

@@ -1,15 +1,13 @@
 """How the ranks are shared out: the product of all degrees of parallelism is the number of ranks.
 
 DEGREES                one row per degree: what it splits
-fitting                the usual ones that meet a condition, for sentences
-leaves_ranks           whether a degree would fit the ranks beside the others
 degrees_of             all degrees, the one that may be left out too
 fault_of_degrees       why degrees do not make up the ranks, in words
 data_parallel_ranks    among how many ranks each batch is shared out; nobody else computes it
 cel_...                the same for the API server
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from math import prod
 from typing import Literal
 
@@ -41,30 +39,12 @@ UNFIT_DEGREES = (
 _TOLD = (*range(1, 17), 20, 24, 28, 32, 40, 48, 56, 64, 96, 128, 256, 512, 1024)
 
 
-def fitting(condition: Callable[[int], bool]) -> list[int]:
-    """The usual degrees that meet a condition, for sentences."""
-    return [degree for degree in _TOLD if condition(degree)]
-
-
-def cel_fitting(condition: str) -> str:
-    """The same in CEL; the condition calls the degree `d`."""
-    return f"{list(_TOLD)}.filter(d, {condition})".replace(", ", ",")
-
-
-def leaves_ranks(name: str, degree: int, world_size: int, parallelism: PlainData) -> bool:
-    """Whether degree `name` of plain data may be `degree`, for all that the ranks say, where dataParallel is left out.
-    Raises ZeroDivisionError if another is 0."""
-    return world_size % (degree * prod(int(parallelism.get(other, 1)) for other in _others(name))) == 0
-
-
-def cel_leaves_ranks(name: str, degree: str, world_size: str, recipe: str) -> str:
-    """The same in CEL; `degree` and `world_size` are expressions."""
-    others = " * ".join(cel_degree(recipe, other) for other in _others(name))
-    return f"{world_size} % ({degree} * {others}) == 0"
-
-
-def _others(name: str) -> list[str]:
-    return [other for other in _given_degrees() if other != name]
+def cel_lists(condition: str) -> str:
+    """A list with one of whole numbers for each degree, in the order of DEGREES, in CEL: of the usual ones those that
+    would do in place of that degree. `x` in the condition is the list of all degrees."""
+    tried = ", ".join(f"i == {i} ? d : {expression}" for i, expression in enumerate(map("{{{}}}".format, DEGREES)))
+    lists = f"{list(range(len(DEGREES)))}.map(i, {list(_TOLD)}.filter(d, [[{tried}]].all(x, {condition})))"
+    return lists.replace(", ", ",")
 
 
 def fault_of_degrees(world_size: int, parallelism: PlainData) -> str | None:
@@ -99,21 +79,19 @@ def _product(parallelism: PlainData, names: list[str]) -> int:
 
 
 def cel_degree(recipe: str, name: str) -> str:
-    """A degree of the recipe at a CEL path; not of dataParallel."""
-    return f"{recipe}.?parallelism.?{name}.orValue(1)"
+    """A degree of the recipe at a CEL path; 0 for a dataParallel that is left out. The others have a default, which the
+    API server fills in."""
+    degree = f"{recipe}.parallelism.{name}"
+    return f"(has({degree}) ? {degree} : 0)" if name == _REST else degree
 
 
-def cel_data_parallel_ranks(world_size: str, recipe: str) -> str:
-    """`data_parallel_ranks` in CEL, where the degrees fit."""
-    per_batch = [name for name in _given_degrees() if DEGREES[name] == "model"]
-    return f"({world_size} / ({' * '.join(cel_degree(recipe, name) for name in per_batch)}))"
+def cel_data_parallel_ranks(world_size: str, degrees: Mapping[str, str]) -> str:
+    """`data_parallel_ranks` in CEL, where the degrees fit. They and `world_size` are expressions."""
+    per_batch = [degrees[name] for name in _given_degrees() if DEGREES[name] == "model"]
+    return f"({world_size} / ({' * '.join(per_batch)}))"
 
 
-def cel_degrees_fit(world_size: str, recipe: str) -> str:
+def cel_degrees_fit(world_size: str, degrees: Mapping[str, str]) -> str:
     """Whether the degrees make up the ranks, in CEL. Never overflows: the product of the bounds fits 64 bits."""
-    per_replica = " * ".join(cel_degree(recipe, name) for name in _given_degrees())
-    given = f"has({recipe}.parallelism) && has({recipe}.parallelism.{_REST})"
-    return (
-        f"({world_size} % ({per_replica}) == 0 && "
-        f"(!({given}) || {recipe}.parallelism.{_REST} == {world_size} / ({per_replica})))"
-    )
+    per_replica, given = " * ".join(degrees[name] for name in _given_degrees()), degrees[_REST]
+    return f"({world_size} % ({per_replica}) == 0 && ({given} == 0 || {given} * {per_replica} == {world_size}))"

@@ -9,13 +9,14 @@ walk of our own over the plain data, because pydantic stops before them as soon 
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
 
-from costopt.schema.base import API_GROUP, API_VERSION, Strict, broken_rules, duplicates, field_key, nested_model
+from costopt.schema.base import API_GROUP, API_VERSION, Rule, Strict, broken_rules, duplicates, field_key, nested_model
 from costopt.schema.defaults import with_defaults
 from costopt.schema.kinds import KINDS
 from costopt.schema.lines import FieldPath, NotYaml, ParsedDocument, field_name, parse_yaml
@@ -167,11 +168,15 @@ def _path_in(data: Any, loc: tuple[int | str, ...]) -> FieldPath:
     return tuple(path)
 
 
-def _broken_rules(model: type[Strict], data: Any, path: FieldPath) -> Iterator[tuple[FieldPath, str]]:
-    """Every broken rule and duplicate item of `model` and of the models below it, read off the plain data."""
+def _broken_rules(
+    model: type[Strict], data: Any, path: FieldPath, above: tuple[Callable[[Rule], str], ...] = ()
+) -> Iterator[tuple[FieldPath, str]]:
+    """Every broken rule and duplicate item of `model` and of the models below it, read off the plain data; each rule
+    with the advice of its model and of those `above`."""
     if isinstance(data, dict):
+        above = (*above, partial(model.advice, data))
         for rule in broken_rules(model, data):
-            yield path, rule.sentence(data)
+            yield path, rule.sentence(data) + "".join(advice(rule) for advice in above)
         for duplicate in duplicates(model, data):
             yield (*path, duplicate.field, duplicate.index), duplicate.sentence
         for name, field in model.model_fields.items():
@@ -181,6 +186,6 @@ def _broken_rules(model: type[Strict], data: Any, path: FieldPath) -> Iterator[t
                 values = data[key]
                 if isinstance(values, list):
                     for index, value in enumerate(values):
-                        yield from _broken_rules(nested, value, (*path, key, index))
+                        yield from _broken_rules(nested, value, (*path, key, index), above)
                 else:
-                    yield from _broken_rules(nested, values, (*path, key))
+                    yield from _broken_rules(nested, values, (*path, key), above)

@@ -6,6 +6,7 @@ from pydantic import Field, StringConstraints
 
 from costopt.names import TRAIN_STAGE
 from costopt.schema.accept_rules import METRIC_FITS_DATA
+from costopt.schema.alternatives import advice_for_rule
 from costopt.schema.base import (
     Count,
     Money,
@@ -81,6 +82,11 @@ class Train(Strict):
         ),
         *RANK_RULES,
     )
+
+    @staticmethod
+    def advice(data: PlainData, rule: Rule) -> str:
+        """Values with which ranks, degrees and batch would fit."""
+        return advice_for_rule(data, rule)
 
     @property
     def ranks_per_node(self) -> int:

@@ -57,9 +57,12 @@ def num_layers(model: PlainData) -> int:
 
 
 def split_fault(model: PlainData, tensor: int, *, sequence: bool) -> str | None:
-    """The field of plain `recipe.model` data that `tensor` ranks cannot share out; None if they can."""
-    if tensor == 1 or (model["type"] in _BY_OWN_PLAN and not sequence):
-        return None
+    """The field of plain `recipe.model` data that `tensor` ranks cannot share out, "sequence" where there are no
+    positions to share out among them; None if they can."""
+    if tensor == 1:
+        return "sequence" if sequence else None
+    if model["type"] in _BY_OWN_PLAN:
+        return "type" if sequence else None
     family = _FAMILIES[model["type"]] if model["type"] not in _WHOLE else None
     if family is None or not family.heads_fields:
         return "type"
@@ -79,19 +82,23 @@ def cel_num_layers(model: str) -> str:
     return f"({' : '.join([*cases, *whole])} : 0)"
 
 
-def cel_can_be_split(model: str, tensor: str, sequence: str) -> str:
-    """Whether `split_fault` finds none, in CEL; `tensor` and `sequence` are expressions."""
-    cases = []
-    for word, family in _families():
-        demands = [f"{cel_family_value(model, word, field)} % {tensor} == 0" for field in family.heads_fields] or [
-            "false"
-        ]
+def cel_split_numbers(model: str, sequence: str) -> list[str]:
+    """What more than one rank must divide to split matrices, in CEL: 0 is no demand, and 1 that there is one rank.
+    `sequence` is an expression."""
+    families = [(word, family) for word, family in _families() if family.heads_fields]
+    numbers = {
+        word: [cel_family_value(model, word, field) for field in family.heads_fields] for word, family in families
+    }
+    for word, family in families:
         if family.tokens_field:
-            demands.append(f"(!{sequence} || {cel_family_value(model, word, family.tokens_field)} % {tensor} == 0)")
-        demands += [f"!({_cel_has(model, word, field)})" for field in family.whole_fields]
-        cases.append(f"{model}.type == '{word}' ? {' && '.join(demands)}")
-    cases += [f"{model}.type == '{word}' ? !{sequence}" for word in _BY_OWN_PLAN]
-    return f"({tensor} == 1 || ({' : '.join(cases)} : false))"
+            numbers[word].append(f"({sequence} ? {cel_family_value(model, word, family.tokens_field)} : 0)")
+        for field in family.whole_fields:
+            numbers[word][0] = f"({_cel_has(model, word, field)} ? 1 : {numbers[word][0]})"
+    numbers |= {word: [f"({sequence} ? 1 : 0)"] for word in _BY_OWN_PLAN}
+    most = max(map(len, numbers.values()))
+    rows = {word: [*row, *["0"] * (most - len(row))] for word, row in numbers.items()}
+    named = [[f"{model}.type == '{word}' ? {row[place]}" for word, row in rows.items()] for place in range(most)]
+    return [f"({' : '.join(cases)} : 1)" for cases in named]
 
 
 def is_sparse(model: PlainData) -> bool:

@@ -13,6 +13,8 @@ OF_WHOLE_PARAMETERS = ("Adafactor", "AdamW8bit")
 
 WITHOUT_MATRICES = ("ConvNet", "ResNet")
 """Models all of whose layers are convolutions and norms."""
+ON_THE_DEVICE = (*OF_WHOLE_PARAMETERS, "Muon")
+"""Optimizers of which no rank may keep its parameters in host memory."""
 
 
 def _optimizer(recipe: PlainData) -> str:
@@ -66,10 +68,21 @@ OPTIMIZATION_RULES = (
         holds=lambda data: _optimizer(data) not in OF_WHOLE_PARAMETERS or _parameters_are_whole(data),
     ),
     Rule(
-        cel=f"{_cel_unless('Muon')} || !has(self.parallelism) || !self.parallelism.offloadToCpu",
-        message="parallelism.offloadToCpu must be false with the optimizer Muon, which multiplies whole matrices on "
-        "the device",
-        holds=lambda data: _optimizer(data) != "Muon" or not data["parallelism"]["offloadToCpu"],
+        cel=f"{_cel_unless(*ON_THE_DEVICE)} || !self.parallelism.offloadToCpu",
+        message="parallelism.offloadToCpu must be false with the optimizers Adafactor, AdamW8bit and Muon, which take "
+        "their steps of whole matrices on the device: use AdamW, SGD or Lion",
+        holds=lambda data: _optimizer(data) not in ON_THE_DEVICE or not data["parallelism"]["offloadToCpu"],
+    ),
+    Rule(
+        cel="!self.parallelism.offloadToCpu || self.parallelism.shard > 1 || "
+        f"has(self.optimizer) && self.optimizer.type in {cel_list(ON_THE_DEVICE)}",
+        message="parallelism.offloadToCpu must be false unless parallelism.shard is more than 1: only what ranks share "
+        "out is kept in host memory",
+        holds=lambda data: (
+            not data["parallelism"]["offloadToCpu"]
+            or data["parallelism"]["shard"] > 1
+            or _optimizer(data) in ON_THE_DEVICE  # refused above, and with more shards as well
+        ),
     ),
     Rule(
         cel=f"{_cel_unless('Muon')} || !({cel_is_sparse('self.model')})",

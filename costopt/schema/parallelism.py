@@ -51,13 +51,13 @@ class Parallelism(Strict):
 
     rules = (
         Rule(
-            cel="(has(self.tensor) ? self.tensor : 1) == 1 || (has(self.pipeline) ? self.pipeline : 1) == 1",
+            cel="self.tensor == 1 || self.pipeline == 1",
             message="tensor and pipeline must not both be greater than 1: split layers with one of them, and share the "
             "rest with shard or dataParallel",
             holds=lambda data: data["tensor"] == 1 or data["pipeline"] == 1,
         ),
         Rule(
-            cel="!has(self.stagesPerRank) || self.stagesPerRank == 1 || has(self.schedule) && self.schedule in "
+            cel="!has(self.stagesPerRank) || self.stagesPerRank == 1 || self.schedule in "
             + cel_list(WITH_SEVERAL_STAGES),
             message="stagesPerRank must be 1 unless schedule is Interleaved or ZeroBubble",
             holds=lambda data: data.get("stagesPerRank", 1) == 1 or data["schedule"] in WITH_SEVERAL_STAGES,
@@ -77,9 +77,8 @@ def num_stages(parallelism: PlainData) -> int:
     return pipeline * int(parallelism.get("stagesPerRank", default)) if pipeline > 1 else 1
 
 
-def cel_num_stages(recipe: str, pipeline: str) -> str:
-    """The same in CEL, of the recipe at a path; `pipeline` is an expression."""
+def cel_stages_per_rank(recipe: str) -> str:
+    """Stages that each rank of a pipeline holds, in CEL, of the recipe at a path."""
     own = f"{recipe}.parallelism"
-    several = " || ".join(f"{own}.schedule == '{name}'" for name in WITH_SEVERAL_STAGES)
-    per_rank = f"has({own}.stagesPerRank) ? {own}.stagesPerRank : has({own}.schedule) && ({several}) ? 2 : 1"
-    return f"(has({own}) && {pipeline} > 1 ? {pipeline} * ({per_rank}) : 1)"
+    several = f"{own}.schedule in {cel_list(WITH_SEVERAL_STAGES)}"
+    return f"(has({own}.stagesPerRank) ? {own}.stagesPerRank : {several} ? 2 : 1)"

@@ -2,33 +2,35 @@
 
 processes_per_node    ranks of each node
 RANK_RULES            the rules of `spec.train`, in Python and CEL
+
+An expression of CEL has no names. What several of these need of a document, FACTS, is therefore put in a list `v`, once
+for each expression, and told by its place there.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from string import Formatter
 
 from costopt.schema.base import More, PlainData, Rule
 from costopt.schema.degrees import (
+    DEGREES,
     UNFIT_DEGREES,
     cel_data_parallel_ranks,
     cel_degree,
     cel_degrees_fit,
-    cel_fitting,
-    cel_leaves_ranks,
+    cel_lists,
     data_parallel_ranks,
     fault_of_degrees,
-    fitting,
-    leaves_ranks,
 )
 from costopt.schema.models import (
     HEADS_FIELDS,
     LAYERS_FIELDS,
-    cel_can_be_split,
     cel_num_layers,
+    cel_split_numbers,
     num_layers,
     split_fault,
 )
-from costopt.schema.parallelism import cel_num_stages, num_stages
-from costopt.schema.resources import gpus_per_node
+from costopt.schema.parallelism import cel_stages_per_rank, num_stages
+from costopt.schema.resources import GPU_RESOURCE, gpus_per_node
 
 
 def processes_per_node(train: PlainData) -> int:
@@ -68,12 +70,7 @@ def _can_be_measured(train: PlainData) -> bool:
 def _layers_suffice(train: PlainData) -> bool:
     if "recipe" not in train:
         return True
-    return _has_layers_for(train, train["recipe"]["parallelism"]["pipeline"])
-
-
-def _has_layers_for(train: PlainData, pipeline: int) -> bool:
-    stages = num_stages({**train["recipe"]["parallelism"], "pipeline": pipeline})
-    return num_layers(train["recipe"]["model"]) >= stages
+    return num_layers(train["recipe"]["model"]) >= num_stages(train["recipe"]["parallelism"])
 
 
 def _layers_are_placed(train: PlainData) -> bool:
@@ -85,84 +82,114 @@ def _layers_are_placed(train: PlainData) -> bool:
 
 
 def _tensors_are_split(train: PlainData) -> bool:
-    return "recipe" not in train or _can_be_split(train, int(train["recipe"]["parallelism"]["tensor"]))
-
-
-def _can_be_split(train: PlainData, tensor: int) -> bool:
-    sequence = bool(train["recipe"]["parallelism"]["sequenceParallel"])
-    return split_fault(train["recipe"]["model"], tensor, sequence=sequence) is None
+    if "recipe" not in train:
+        return True
+    degrees = train["recipe"]["parallelism"]
+    return split_fault(train["recipe"]["model"], int(degrees["tensor"]), sequence=degrees["sequenceParallel"]) is None
 
 
 def _pipeline_is_filled(train: PlainData) -> bool:
     if "recipe" not in train:
         return True
     batch, degrees = train["recipe"]["batch"], train["recipe"]["parallelism"]
-    micro_batches = batch["globalBatchSize"] // batch["microBatchSize"]
+    micro_batches, rest = divmod(batch["globalBatchSize"], batch["microBatchSize"])
     shares = data_parallel_ranks(_world_size(train), degrees)
     several = num_stages(degrees) > int(degrees["pipeline"])
-    return not several or bool(micro_batches // shares % int(degrees["pipeline"]) == 0)
-
-
-def _degrees_of_ranks(train: PlainData) -> tuple[list[int], ...]:
-    ranks = _world_size(train)
-    return (fitting(lambda degree: ranks % degree == 0),)
-
-
-def _batches_that_fit(train: PlainData) -> tuple[list[int], ...]:
-    batch, ranks = train["recipe"]["batch"], _world_size(train)
-    size, micro_batch = int(batch["globalBatchSize"]), int(batch["microBatchSize"])
-    pass_of_all = micro_batch * data_parallel_ranks(ranks, train["recipe"]["parallelism"])
-    below = size // pass_of_all * pass_of_all
-    near = [near for near in (below, below + pass_of_all) if near > 0]
-    return near, fitting(lambda degree: size // micro_batch % degree == 0)
-
-
-def _degrees_that_fit(name: str, model_allows: Callable[[PlainData, int], bool]) -> More:
-    """What is said of the degree `name`, which the model does not allow: those that it does, and the ranks as well."""
-
-    def of(train: PlainData) -> tuple[list[int], ...]:
-        # Not _world_size: CEL tells of no ranks, too, which another mistake has left.
-        ranks, degrees = int(train["numNodes"]) * processes_per_node(train), train["recipe"]["parallelism"]
-        return (fitting(lambda degree: model_allows(train, degree) and leaves_ranks(name, degree, ranks, degrees)),)
-
-    allowed = f"{_CEL_MODEL_ALLOWS[name]} && {cel_leaves_ranks(name, 'd', _WORLD_SIZE, 'self.recipe')}"
-    return More("; with these ranks, degrees that fit: %s", (cel_fitting(allowed),), of)
+    # A rest is Batch's own mistake.
+    return rest != 0 or not several or bool(micro_batches // shares % int(degrees["pipeline"]) == 0)
 
 
 _GPUS = (
-    "(has(self.resourcesPerNode.requests) && 'nvidia.com/gpu' in self.resourcesPerNode.requests "
-    "? int(string(self.resourcesPerNode.requests['nvidia.com/gpu'])) "
-    ": has(self.resourcesPerNode.limits) && 'nvidia.com/gpu' in self.resourcesPerNode.limits "
-    "? int(string(self.resourcesPerNode.limits['nvidia.com/gpu'])) : 0)"
+    "("
+    + "".join(
+        f"has(self.resourcesPerNode.{field}) && '{GPU_RESOURCE}' in self.resourcesPerNode.{field} "
+        f"? int(string(self.resourcesPerNode.{field}['{GPU_RESOURCE}'])) : "
+        for field in ("requests", "limits")
+    )
+    + "0)"
 )
-# A map over one element gives it a name: written out twice it would make the CRD larger.
 _PROCESSES = f"(has(self.processesPerNode) ? self.processesPerNode : [{_GPUS}].map(g, g > 0 ? g : 1)[0])"
-_WORLD_SIZE = f"(self.numNodes * {_PROCESSES})"
-_PIPELINE = cel_degree("self.recipe", "pipeline")
-_TENSOR = cel_degree("self.recipe", "tensor")
-_SHARD = cel_degree("self.recipe", "shard")
-_STAGES = cel_num_stages("self.recipe", _PIPELINE)
-_PLACED = "has(self.recipe) && has(self.recipe.parallelism) && has(self.recipe.parallelism.layersPerStage)"
-_SEQUENCE = (
-    "(has(self.recipe.parallelism) && has(self.recipe.parallelism.sequenceParallel) "
-    "&& self.recipe.parallelism.sequenceParallel)"
-)
-_DEGREES_FIT = cel_degrees_fit(_WORLD_SIZE, "self.recipe")
-_NO_RANKS = (
-    f"!has(self.recipe) || self.numNodes < 1 || {_PROCESSES} < 1 || {_PIPELINE} < 1 || {_TENSOR} < 1 || {_SHARD} < 1"
-)
-"""Other mistakes, after which there are no ranks to share out."""
-
-_SHARES = cel_data_parallel_ranks(_WORLD_SIZE, "self.recipe")
-_CEL_MODEL_ALLOWS = {
-    "pipeline": f"{cel_num_layers('self.recipe.model')} >= {cel_num_stages('self.recipe', 'd')}",
-    "tensor": cel_can_be_split("self.recipe.model", "d", _SEQUENCE),
+_LAYERS_PER_STAGE = "self.recipe.parallelism.layersPerStage"
+_PLACED = f"has({_LAYERS_PER_STAGE})"
+_SEQUENCE = "r.parallelism.sequenceParallel"
+_SPLIT_NUMBERS = {f"divided{place}": cel for place, cel in enumerate(cel_split_numbers("m", _SEQUENCE))}
+FACTS = {
+    "ranks": f"self.numNodes * {_PROCESSES}",
+    "size": "r.batch.globalBatchSize",
+    "micro": "r.batch.microBatchSize",
+    "passes": "(r.batch.microBatchSize < 1 || r.batch.globalBatchSize % r.batch.microBatchSize != 0 ? 0 "
+    ": r.batch.globalBatchSize / r.batch.microBatchSize)",
+    **{name: cel_degree("r", name) for name in DEGREES},
+    "per_rank": cel_stages_per_rank("r"),
+    "layers": cel_num_layers("m"),
+    "placed": f"({_PLACED} ? size({_LAYERS_PER_STAGE}) : 0)",
+    "placed_layers": f"({_PLACED} ? {_LAYERS_PER_STAGE}.sum() : 0)",
+    "sequence": f"({_SEQUENCE} ? 1 : 0)",
+    "auto": "(has(r.batch.auto) ? r.batch.auto.largest : 0)",
+    **_SPLIT_NUMBERS,
 }
-_NEAR_BATCHES = (
-    f"[self.recipe.batch.microBatchSize * {_SHARES}]"
-    ".map(s, [self.recipe.batch.globalBatchSize / s * s].map(b, [b, b + s].filter(n, n > 0))[0])[0]"
+"""Whole numbers of a document of `spec.train`, with a recipe `r` and its model `m`, in CEL. 0 is said of what is left
+out (dataParallel, layersPerStage, batch.auto), and of the passes of a batch that is no multiple of microBatchSize.
+
+What the cost of an expression grows with, texts and lists, is named from `self` on: only there the API server, which
+bounds that cost beforehand, knows how large they may be."""
+
+
+def _cel_with_facts(expression: str, macro: str) -> str:
+    """The macro `all`, or `map`, over a list of one, the list of the facts that an expression calls by name, such as
+    {ranks}. An expression written out several times would make the CRD larger."""
+    names = sorted({name for _, name, _, _ in Formatter().parse(expression) if name})
+    facts = ", ".join(FACTS[name] for name in names)
+    own = expression.format(**{name: f"v[{place}]" for place, name in enumerate(names)})
+    index = "[0]" if macro == "map" else ""
+    return f"[self.recipe].{macro}(r, [r.model].{macro}(m, [[{facts}]].{macro}(v, {own}){index}){index}){index}"
+
+
+def _cel_holds(expression: str) -> str:
+    """A rule of documents with a recipe. One that another mistake has left without ranks obeys it."""
+    divisors = [fact for fact in ("{ranks}", "{pipeline}", "{shard}", "{tensor}") if fact in expression]
+    nothing = [f"{fact} < 1" for fact in divisors]
+    return f"!has(self.recipe) || {_cel_with_facts(' || '.join([*nothing, expression]), 'all')}"
+
+
+def _cel_rules(degrees: Mapping[str, str]) -> dict[str, str]:
+    """What rules demand of degrees, each an expression, in CEL."""
+    shares, pipeline, tensor = cel_data_parallel_ranks("{ranks}", degrees), degrees["pipeline"], degrees["tensor"]
+    stages = f"({pipeline} == 1 ? 1 : {pipeline} * {{per_rank}})"
+    divided = " && ".join(f"{{{name}}} % {tensor} == 0" for name in _SPLIT_NUMBERS)
+    return {
+        "fit": cel_degrees_fit("{ranks}", degrees),
+        "batch": f"{{passes}} % {shares} == 0",
+        "auto": f"({{auto}} == 0 || {{size}} >= 2 * {{micro}} * {shares})",
+        "stages": f"{{layers}} >= {stages}",
+        "placed": f"({{placed}} == 0 || {{placed}} == {stages} && {{placed_layers}} == {{layers}})",
+        "split": f"({tensor} == 1 ? {{sequence}} == 0 : {divided})",
+        "one": f"({pipeline} == 1 || {tensor} == 1)",
+        "filled": f"({{per_rank}} == 1 || {pipeline} == 1 || {{passes}} / {shares} % {pipeline} == 0)",
+    }
+
+
+_OWN_DEGREES = {name: f"{{{name}}}" for name in DEGREES}
+_OWN, _OWN_SHARES = _cel_rules(_OWN_DEGREES), cel_data_parallel_ranks("{ranks}", _OWN_DEGREES)
+_TRIED = {name: f"x[{place}]" for place, name in enumerate(DEGREES)}
+_LISTS = cel_lists(" && ".join(_cel_rules(_TRIED).values()))
+_WITHOUT_BATCH = " && ".join(_OWN[rule] for rule in ("stages", "placed", "split", "one"))
+_SIZES = (
+    f"[{{micro}} * {_OWN_SHARES}].map(s, [{{size}} / s * s, {{size}} / s * s + s].filter(n, n > 0 && n <= 10000000 && "
+    "({auto} == 0 || n >= 2 * s && n <= {auto}) && "
+    f"({{per_rank}} == 1 || {{pipeline}} == 1 || n / s % {{pipeline}} == 0) && {_WITHOUT_BATCH}))"
 )
 
+
+def _more(before: str, lists: str) -> More:
+    told = ", ".join(f"{name} %s" for name in DEGREES)
+    return More(
+        f"; with these ranks, batch and model would fit, alone: {before}{told}; costopt validate looks at all settings",
+        _cel_with_facts(lists, "map"),
+    )
+
+
+_DEGREES_THAT_FIT = _more("", _LISTS)
 
 RANK_RULES = (
     Rule(
@@ -175,65 +202,50 @@ RANK_RULES = (
         ),
     ),
     Rule(
-        cel=f"{_NO_RANKS} || {_DEGREES_FIT}",
+        cel=_cel_holds(_OWN["fit"]),
         message=UNFIT_DEGREES,
-        more=More(
-            ": each degree must divide it, such as %s", (cel_fitting(f"{_WORLD_SIZE} % d == 0"),), _degrees_of_ranks
-        ),
+        more=_DEGREES_THAT_FIT,
         holds=_degrees_fit,
     ),
     Rule(
-        cel=f"{_NO_RANKS} || !{_DEGREES_FIT} || self.recipe.batch.microBatchSize < 1 || "
-        "self.recipe.batch.globalBatchSize % self.recipe.batch.microBatchSize != 0 || "
-        "self.recipe.batch.globalBatchSize / self.recipe.batch.microBatchSize % "
-        f"{_SHARES} == 0",
+        cel=_cel_holds(f"!{_OWN['fit']} || {_OWN['batch']}"),
         message="recipe.batch.globalBatchSize must be a multiple of microBatchSize times the data-parallel ranks "
         "(numNodes times processesPerNode, divided by parallelism.tensor and by parallelism.pipeline)",
-        more=More(
-            "; sizes near it that fit: %s; data-parallel ranks that fit this size: %s",
-            (
-                _NEAR_BATCHES,
-                cel_fitting("self.recipe.batch.globalBatchSize / self.recipe.batch.microBatchSize % d == 0"),
-            ),
-            _batches_that_fit,
-        ),
+        more=_more("globalBatchSize %s, ", f"{_SIZES} + {_LISTS}"),
         holds=_batch_divides,
     ),
     Rule(
-        cel=f"{_NO_RANKS} || !{_DEGREES_FIT} || !has(self.recipe.batch.auto) || self.recipe.batch.globalBatchSize >= "
-        f"2 * self.recipe.batch.microBatchSize * {_SHARES}",
+        cel=_cel_holds(f"!{_OWN['fit']} || {_OWN['auto']}"),
         message="recipe.batch.globalBatchSize must be at least twice microBatchSize times the data-parallel ranks with "
         "batch.auto, which measures a step at two sizes",
         holds=_can_be_measured,
     ),
     Rule(
-        cel=f"!has(self.recipe) || {cel_num_layers('self.recipe.model')} >= {_STAGES}",
+        cel=_cel_holds(_OWN["stages"]),
         message="recipe.parallelism: the stages of the pipeline (pipeline times stagesPerRank) must be at most the "
         f"layers of the model ({LAYERS_FIELDS})",
-        more=_degrees_that_fit("pipeline", _has_layers_for),
+        more=_DEGREES_THAT_FIT,
         holds=_layers_suffice,
     ),
     Rule(
-        cel=f"!({_PLACED}) || size(self.recipe.parallelism.layersPerStage) == {_STAGES} && "
-        f"self.recipe.parallelism.layersPerStage.sum() == {cel_num_layers('self.recipe.model')}",
+        cel=_cel_holds(_OWN["placed"]),
         message="recipe.parallelism.layersPerStage must give the layers of each stage (pipeline times stagesPerRank "
         "numbers), in all as many as the model has",
         holds=_layers_are_placed,
     ),
     Rule(
-        cel=f"!has(self.recipe) || {_TENSOR} < 1 || {cel_can_be_split('self.recipe.model', _TENSOR, _SEQUENCE)}",
+        cel=_cel_holds(_OWN["split"]),
         message=f"recipe.parallelism.tensor must divide {HEADS_FIELDS}, with sequenceParallel the tokens of a sample "
-        "as well, and be 1 for other models; HuggingFace takes it where its model has a plan for it, without "
-        "sequenceParallel",
-        more=_degrees_that_fit("tensor", _can_be_split),
+        "as well (and be more than 1), and be 1 for other models; HuggingFace takes it where its model has a plan for "
+        "it, without sequenceParallel",
+        more=_DEGREES_THAT_FIT,
         holds=_tensors_are_split,
     ),
     Rule(
-        cel=f"{_NO_RANKS} || !{_DEGREES_FIT} || self.recipe.batch.microBatchSize < 1 || {_STAGES} <= {_PIPELINE} || "
-        "self.recipe.batch.globalBatchSize / self.recipe.batch.microBatchSize / "
-        f"{_SHARES} % {_PIPELINE} == 0",
+        cel=_cel_holds(f"!{_OWN['fit']} || {_OWN['filled']}"),
         message="recipe.batch: with several stages per rank the micro-batches of each replica (globalBatchSize "
         "divided by microBatchSize and the data-parallel ranks) must be a multiple of parallelism.pipeline",
+        more=_DEGREES_THAT_FIT,
         holds=_pipeline_is_filled,
     ),
 )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from pydantic.fields import FieldInfo
 
-from costopt.schema.base import More, PlainData, Rule, Strict, cel_field, field_key
+from costopt.schema.base import PlainData, Rule, Strict, cel_field, field_key
 
 Model = typing.TypeVar("Model", bound=Strict)
 
@@ -97,7 +97,7 @@ def tagged_union(model: type[Model]) -> type[Model]:
         cel=" && ".join(map(_cel_of, members)),
         message=demand,
         holds=lambda data: all(_holds(member, data) for member in members),
-        more=More("; %s", (), lambda data: (_told_wrong(members, data),)),
+        also=lambda data: f"; {_told_wrong(members, data)}",
     )
     return _made_union(model, members, rule)
 

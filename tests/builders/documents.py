@@ -89,6 +89,8 @@ class MistakeCase:
     """Part of the sentence that both `costopt validate` and the API server answer with."""
     advice: str = ""
     """Part of what `costopt validate` adds to it."""
+    server_advice: str = ""
+    """Part of what the API server adds to it."""
     server_field: str = ""
     """The field that the API server names, if it differs: for a map's keys it names the map."""
 

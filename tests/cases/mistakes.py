@@ -105,19 +105,25 @@ MISTAKES = [
         "more replicas than ranks",
         in_job(f"{RECIPE}.parallelism", {"dataParallel": 3}),
         TRAIN,
-        "(dataParallel may be left out): each degree must divide it, such as [1, 2]",
+        "times processesPerNode (dataParallel may be left out)",
+        "; each of these alone would do: recipe.parallelism.dataParallel 2",
+        "alone: pipeline [], dataParallel [2], shard [], tensor []",
     ),
     MistakeCase(
         "a pipeline that the ranks do not fill",
         changed(in_job(f"{RECIPE}.parallelism", {"pipeline": 2}), f"{TRAIN}.numNodes", 3),
         TRAIN,
-        "(dataParallel may be left out): each degree must divide it, such as [1, 3]",
+        "(dataParallel may be left out)",
+        "; each of these alone would do: recipe.parallelism.pipeline 3; numNodes 2, 4 or 8",
+        "alone: pipeline [3], dataParallel [], shard [], tensor []",
     ),
     MistakeCase(
         "a batch that the pipelines do not divide",
         changed(in_job(f"{RECIPE}.parallelism", {"pipeline": 2}), f"{TRAIN}.numNodes", 6),
         TRAIN,
-        "by parallelism.pipeline); sizes near it that fit: [6, 12]; data-parallel ranks that fit this size: [1, 2, 4]",
+        "by parallelism.pipeline)",
+        "would do: recipe.parallelism.pipeline 3; recipe.batch.globalBatchSize 6 or 12; numNodes 2, 4 or 8",
+        "alone: globalBatchSize [6, 12], pipeline [3], dataParallel [], shard [], tensor []",
     ),
     MistakeCase(
         "a batch that the ranks do not divide",
@@ -141,45 +147,58 @@ MISTAKES = [
         "more pipeline ranks than layers",
         changed(in_job(f"{RECIPE}.parallelism", {"pipeline": 5}), f"{TRAIN}.numNodes", 5),
         TRAIN,
-        "and 1 for HuggingFace and Import); with these ranks, degrees that fit: [1]",
+        "and 1 for HuggingFace and Import)",
+        "no other value of one setting would do; these two together would: recipe.parallelism.pipeline 1 with "
+        "recipe.batch.globalBatchSize 10",
+        "alone: pipeline [], dataParallel [], shard [], tensor []; costopt validate looks at all settings",
     ),
     MistakeCase(
         "ranks for which no degree was chosen",
         changed(in_job(f"{RECIPE}.parallelism", {"shard": 4}), f"{TRAIN}.numNodes", 6),
         TRAIN,
-        "each degree must divide it, such as [1, 2, 3, 6]",
+        "must be the number of ranks",
+        "no other pipeline, dataParallel, shard or tensor would do; each of these alone would: numNodes 4",
     ),
     MistakeCase(
         "heads that the tensor ranks do not divide",
         changed(in_job(f"{RECIPE}.parallelism", {"tensor": 3}), f"{TRAIN}.numNodes", 3),
         TRAIN,
         "recipe.parallelism.tensor must divide decoderLM.numHeads, decoderLM.numKeyValueHeads, with sequenceParallel "
-        "the tokens of a sample as well, and be 1 for other models; HuggingFace takes it where its model has a plan "
-        "for it, without sequenceParallel; with these ranks, degrees that fit: [1]",
+        "the tokens of a sample as well (and be more than 1), and be 1 for other models; HuggingFace takes it where "
+        "its model has a plan for it, without sequenceParallel",
+        "two together would: recipe.parallelism.tensor 1 with recipe.parallelism.pipeline 3",
     ),
     MistakeCase(
         "fewer key-value heads than tensor ranks",
         in_split_job({"tensor": 8}, numHeads=32, numKeyValueHeads=4, embeddingDim=256),
         TRAIN,
-        "with these ranks, degrees that fit: [1, 2, 4]",
+        "recipe.parallelism.tensor must divide",
+        "; each of these alone would do: recipe.parallelism.tensor 1, 2 or 4",
+        "shard [], tensor [1, 2, 4]",
     ),
     MistakeCase(
         "tensor ranks that leave the shards no ranks",
         in_split_job({"tensor": 4, "shard": 6}, numHeads=6, embeddingDim=96),
         TRAIN,
-        "with these ranks, degrees that fit: [1, 2]",
+        "recipe.parallelism.tensor must divide",
+        "; each of these alone would do: recipe.parallelism.tensor 1 or 2",
+        "shard [], tensor [1, 2]",
     ),
     MistakeCase(
         "tokens of a sample that the tensor ranks do not divide",
         in_split_job({"tensor": 8, "sequenceParallel": True}, numHeads=8, contextLength=36),
         TRAIN,
-        "with these ranks, degrees that fit: [1, 2, 4]",
+        "recipe.parallelism.tensor must divide",
+        "; each of these alone would do: recipe.parallelism.tensor 2 or 4; recipe.parallelism.sequenceParallel false",
+        "shard [], tensor [2, 4]",
     ),
     MistakeCase(
         "tensor ranks that split factors",
         in_split_job({"tensor": 2}, rank=8),
         TRAIN,
-        "with these ranks, degrees that fit: [1]",
+        "recipe.parallelism.tensor must divide",
+        "; each of these alone would do: recipe.parallelism.tensor 1",
+        "shard [], tensor [1]",
     ),
     MistakeCase(
         "a split by tensors in which positions are parted by a plan of others",
@@ -189,13 +208,17 @@ MISTAKES = [
             {"type": "HuggingFace", "huggingFace": {"path": "a"}},
         ),
         TRAIN,
-        "with these ranks, degrees that fit: [1]",
+        "HuggingFace takes it where its model has a plan for it, without sequenceParallel",
+        "no other tensor would do; each of these alone would: recipe.parallelism.sequenceParallel false",
+        "tensor []",
     ),
     MistakeCase(
         "more interleaved stages than layers",
         in_split_job({"pipeline": 8, "schedule": "Interleaved", "stagesPerRank": 3}, numLayers=12),
         TRAIN,
-        "with these ranks, degrees that fit: [1, 2, 3, 4]",
+        "must be at most the layers of the model",
+        "would do: recipe.parallelism.pipeline 1, 2, 3 or 4; recipe.parallelism.stagesPerRank 1",
+        "alone: pipeline [1, 2, 3, 4], dataParallel [], shard [], tensor []",
     ),
     MistakeCase(
         "tensor ranks in a pipeline",
@@ -370,7 +393,25 @@ MISTAKES = [
             {"type": "Muon"},
         ),
         RECIPE,
-        "parallelism.offloadToCpu must be false with the optimizer Muon",
+        "parallelism.offloadToCpu must be false with the optimizers Adafactor, AdamW8bit and Muon",
+    ),
+    *(
+        MistakeCase(
+            f"{optimizer} in host memory",
+            changed(
+                in_job(f"{RECIPE}.parallelism", {"offloadToCpu": True}), f"{RECIPE}.optimizer", {"type": optimizer}
+            ),
+            RECIPE,
+            "parallelism.offloadToCpu must be false with the optimizers Adafactor, AdamW8bit and Muon",
+        )
+        for optimizer in ("Adafactor", "AdamW8bit")
+    ),
+    MistakeCase(
+        "host memory for states that no ranks share out",
+        in_job(f"{RECIPE}.parallelism", {"offloadToCpu": True}),
+        RECIPE,
+        "parallelism.offloadToCpu must be false unless parallelism.shard is more than 1",
+        "; each of these alone would do: recipe.parallelism.shard 2; recipe.parallelism.offloadToCpu false",
     ),
     MistakeCase(
         "Muon for weights that stay zero",
@@ -1278,6 +1319,23 @@ MISTAKES = [
         ),
         TRAIN,
         "HuggingFace takes it where its model has a plan for it, without sequenceParallel",
+    ),
+    *(
+        MistakeCase(
+            f"positions shared out among one rank, of a model of type {model['type']}",
+            changed(in_job(f"{RECIPE}.model", model), f"{RECIPE}.parallelism", {"sequenceParallel": True}),
+            TRAIN,
+            "with sequenceParallel the tokens of a sample as well (and be more than 1)",
+            advice,
+        )
+        for model, advice in (
+            ({"type": "DecoderLM"}, "would do: recipe.parallelism.tensor 2; recipe.parallelism.sequenceParallel false"),
+            (
+                {"type": "HuggingFace", "huggingFace": {"path": "a"}},
+                "no other tensor would do; each of these alone would: recipe.parallelism.sequenceParallel false",
+            ),
+            ({"type": "LSTM"}, "no other tensor would do"),
+        )
     ),
     MistakeCase(
         "a file of a tokenizer that is learned",

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costopt_trainer.data.orders.length_buckets import LengthBuckets
+from costopt_trainer.data.orders.table import sorted_by
 from costopt_trainer.data.sampler import sample_indices
 
 SEEDS = st.integers(0, 2**31 - 1)
@@ -57,6 +58,23 @@ def test_short_batches_come_anywhere() -> None:
     first = np.argmin(means, axis=1)
     assert len(set(first.tolist())) == 16
     assert np.bincount(first, minlength=16).max() < 40, "12.5 expected"
+
+
+def test_documents_of_one_length_do_not_come_class_by_class_from_a_file_that_is_sorted_so() -> None:
+    classes = np.repeat(np.arange(4), 256)
+    order = LengthBuckets(np.argsort(sorted_by(np.full(len(classes), 64.0))), 16, 8)
+    batches = classes[order(seed=3, position=0, count=len(classes))].reshape(-1, 16)
+    fullest = [np.bincount(batch).max() for batch in batches]
+    assert np.mean(fullest) < 8, "of 16 samples of 4 classes some 6.5 are expected of the most frequent one"
+
+
+def test_samples_are_sorted_by_their_figures_and_equal_ones_not_by_their_numbers() -> None:
+    figures = np.array([1.0] * 1000 + [0.0, 2.0])
+    found = sorted_by(figures).tolist()
+    assert (found[0], found[-1]) == (1000, 1001)
+    assert sorted(found[1:-1]) == list(range(1000))
+    assert 200 < sum(number < 500 for number in found[1:501]) < 300, "250 expected"
+    assert found == sorted_by(figures).tolist()
 
 
 def test_the_stream_is_the_same_on_every_machine_and_version() -> None:

@@ -17,6 +17,7 @@ from costopt.render.text import to_yaml
 from costopt.schema.crd import custom_resource_definitions
 from costopt.schema.document import read_documents
 from costopt.schema.lines import NotYaml, parse_yaml
+from costopt.schema.rank_rules import RANK_RULES
 from costopt.schema.reference import reference
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -135,6 +136,12 @@ def core_of(server: str) -> str:
     return body.removeprefix('Invalid value: "object": ') if "in body must be" not in body else body
 
 
+def without_more(core: str) -> str:
+    """A sentence of the server without the values that it names: `costopt validate` knows more of them."""
+    told = [rule.message for rule in RANK_RULES if rule.more is not None and core.startswith(rule.message)]
+    return told[0] if told else core
+
+
 @pytest.mark.timeout(900)
 def test_the_api_servers_own_code_accepts_the_crds_and_valid_documents(crdcheck: Path) -> None:
     samples = [
@@ -151,9 +158,16 @@ def test_the_api_servers_own_code_accepts_the_crds_and_valid_documents(crdcheck:
 def test_the_api_servers_own_code_refuses_every_mistake_with_the_sentence_of_costopt_validate(crdcheck: Path) -> None:
     answer = server_says(crdcheck, [case.document for case in MISTAKES])
     for case, found in zip(MISTAKES, answer["documents"], strict=True):
-        assert any(case.sentence in sentence for sentence in found), (case.name, found)
+        assert any(case.sentence in sentence and case.server_advice in sentence for sentence in found), (
+            case.name,
+            found,
+        )
         _, [ours] = read_documents(yaml.safe_dump(case.document), "wrong.yaml")
-        assert all(core_of(sentence) in ours.sentence for sentence in found), (case.name, found, ours.sentence)
+        assert all(without_more(core_of(sentence)) in ours.sentence for sentence in found), (
+            case.name,
+            found,
+            ours.sentence,
+        )
 
 
 @pytest.mark.timeout(900)

@@ -8,6 +8,7 @@ from costopt.schema.degrees import (
     DEGREES,
     UNFIT_DEGREES,
     cel_data_parallel_ranks,
+    cel_degree,
     cel_degrees_fit,
     data_parallel_ranks,
     degrees_of,
@@ -55,8 +56,9 @@ def test_another_degree_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(DEGREES, "expert", "model")
     assert data_parallel_ranks(24, {"pipeline": 2, "expert": 4}) == 3
     assert fault_of_degrees(24, {"pipeline": 2, "expert": 5}) == UNFIT_DEGREES
-    for cel in (cel_data_parallel_ranks("24", "self"), cel_degrees_fit("24", "self")):
-        assert "self.?parallelism.?expert.orValue(1)" in cel
+    degrees = {name: cel_degree("self", name) for name in DEGREES}
+    for cel in (cel_data_parallel_ranks("24", degrees), cel_degrees_fit("24", degrees)):
+        assert " * self.parallelism.expert" in cel
 
 
 @given(degrees=st.lists(st.integers(1, 16), min_size=4, max_size=4))

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from costopt.schema.recipe import Recipe
 from costopt.schema.selection import Reference, Selection
 from costopt_trainer.data import TrainingData
-from costopt_trainer.data.orders.table import ORDERS, Plan, plan_of
-from costopt_trainer.data.selection.by_loss import easiest_first, losses_of
+from costopt_trainer.data.orders.table import ORDERS, Plan, plan_of, sorted_by
+from costopt_trainer.data.selection.by_loss import losses_of
 from costopt_trainer.data.selection.numbers import open_numbers
 from costopt_trainer.data.selection.samples import Samples
 from costopt_trainer.data.selection.table import kept, key_of
@@ -84,7 +84,7 @@ def _in_order(recipe: Recipe, data: TrainingData, plan: Plan, cache_dir: Path, g
     # How fast the share grows is no part of the key: what is easier than what stays the same.
     easiest_N = open_numbers(
         key_of(samples, {"easiestFirst": plan.by, "reference": digest}),
-        lambda: easiest_first(_HOW_HARD[plan.by](samples)),
+        lambda: sorted_by(_HOW_HARD[plan.by](samples)),
         cache_dir,
         num_samples=samples.count,
     )

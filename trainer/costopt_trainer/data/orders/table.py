@@ -2,17 +2,19 @@
 
 ORDERS     a word of data.order.type -> its plan, made of the settings
 Plan       by what the samples are sorted, and how they then come
+sorted_by  all samples by their lengths or losses
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from costopt.schema.selection import Order, Reference
 from costopt.schema.unions import settings_named
+from costopt_trainer.data.sampler import sample_indices
 from costopt_trainer.data.training_data import SampleOrder
 from costopt_trainer.tables import row
 
@@ -39,6 +41,16 @@ ORDERS: dict[str, str] = {
     "Curriculum": "costopt_trainer.data.orders.curriculum:planned",
 }
 """Shuffled has no row: so samples come where nothing is planned."""
+
+
+def sorted_by(figures_N: NDArray[Any]) -> NDArray[np.int64]:
+    """The numbers of all samples, the one with the least figure first, int64 (N,).
+
+    Equal ones come in an order of their own, the same each time. By their numbers, documents that fill the context
+    would come class by class from files that are sorted so.
+    """
+    shuffled_N = sample_indices(seed=0, position=0, count=len(figures_N), num_samples=len(figures_N))
+    return shuffled_N[np.argsort(figures_N[shuffled_N], kind="stable")]
 
 
 def plan_of(settings: Order | None) -> Plan | None:
