@@ -177,16 +177,14 @@ def _ends_are_known(data: PlainData) -> bool:
 
 mixture_rules = (
     Rule(
-        cel="!has(self.data.mixture) || !has(self.data.packing) || !has(self.data.packing.boundaries) || "
-        "self.data.packing.boundaries == 'Ignore' || "
+        cel="!has(self.data.mixture) || self.data.?packing.?boundaries.orValue('Ignore') == 'Ignore' || "
         "self.data.mixture.sources.all(one, !has(one.tokenShards) || has(one.tokenShards.endOfTextToken))",
         message="tokenShards.endOfTextToken must be set in each source of data.mixture if data.packing.boundaries is "
         "Loss or Attention: it tells where a document ends",
         holds=_ends_are_known,
     ),
     Rule(
-        cel="!has(self.data.mixture) || !has(self.data.order) || "
-        "!has(self.data.order.type) || self.data.order.type == 'Shuffled'",
+        cel="!has(self.data.mixture) || self.data.?order.?type.orValue('Shuffled') == 'Shuffled'",
         message="data.order must be left out if data.type is Mixture: each source is shuffled by itself",
         holds=lambda data: (
             "mixture" not in data["data"] or data["data"].get("order", {}).get("type", "Shuffled") == "Shuffled"

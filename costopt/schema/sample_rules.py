@@ -22,7 +22,7 @@ _IS_OF_BYTES = (
     "(has(self.data.tokenizer) ? self.data.tokenizer.type == 'Byte' : self.model.type != 'HuggingFace') && "
     f"{_SOURCES}.exists(one, !{_OF_TOKENS})"
 )
-_ATTENDS = "has(self.data.packing) && self.data.packing.boundaries == 'Attention'"
+_ATTENDS = "self.data.?packing.?boundaries.orValue('') == 'Attention'"
 
 
 def _is_all_tokens(data: PlainData) -> bool:
@@ -130,8 +130,7 @@ SAMPLE_RULES = (
         ),
     ),
     Rule(
-        cel="!has(self.data.selection) || !has(self.data.selection.representative) || "
-        "!has(self.data.selection.representative.encoder) || "
+        cel="!self.data.?selection.?representative.?encoder.hasValue() || "
         f"!(self.data.type in {cel_list(_WITHOUT_TEXT)}) && !{_IS_ALL_TOKENS}",
         message="data.selection.representative.encoder reads text, and must be left out where samples have none: "
         f"{', '.join(_WITHOUT_TEXT)}",

@@ -147,10 +147,8 @@ def selection_rules(without_tokens: tuple[str, ...], labelled_text: tuple[str, .
     tokens = " && ".join(f"self.data.type != '{word}'" for word in without_tokens)
     lengths = " || ".join(f"self.data.type == '{word}'" for word in labelled_text)
     selected, ordered = "self.data.selection", "self.data.order.curriculum"
-    by_own_loss = (
-        f"(has({selected}) && has({selected}.loss) && has({selected}.loss.by) && {selected}.loss.by != 'Reference')"
-    )
-    bucketed = "has(self.data.order) && has(self.data.order.type) && self.data.order.type == 'LengthBucketed'"
+    by_own_loss = "(self.data.?selection.?loss.?by.orValue('Reference') != 'Reference')"
+    bucketed = "self.data.?order.?type.orValue('') == 'LengthBucketed'"
     return (
         Rule(
             cel="!self.model.?lstm.?carryState.orValue(false) || !has(self.data.selection) && !has(self.data.order)",
@@ -173,7 +171,7 @@ def selection_rules(without_tokens: tuple[str, ...], labelled_text: tuple[str, .
         ),
         Rule(
             cel=f"!{by_own_loss} || !has(self.batch.auto) && !has(self.data.mixture) && "
-            "(!has(self.data.order) || !has(self.data.order.type) || self.data.order.type == 'Shuffled') && "
+            "self.data.?order.?type.orValue('Shuffled') == 'Shuffled' && "
             f"{cel_degree('self', 'tensor')} == 1 && {cel_degree('self', 'pipeline')} == 1",
             message="data.selection.loss.by FirstEpoch or ExcessLoss needs data.order Shuffled, no batch.auto, no "
             "data.mixture, and parallelism.tensor and parallelism.pipeline 1, where each rank has the losses of its "

@@ -20,7 +20,7 @@ BRIEFLY = settings(max_examples=30)
 def mixture(*weights: int, ends: list[int] | None = None, stages: dict[int, list[int]] | None = None) -> MixtureData:
     names = [f"s{number}" for number in range(len(weights))]
     sources = [
-        {"name": name, "weight": weight, "text": {"path": "a"}} | ({"endWeight": ends[place]} if ends else {})
+        {"name": name, "weight": weight, "text": {"path": name}} | ({"endWeight": ends[place]} if ends else {})
         for place, (name, weight) in enumerate(zip(names, weights, strict=True))
     ]
     later = [

@@ -168,7 +168,7 @@ def test_a_file_that_two_sources_read_is_named(tmp_path: Path) -> None:
     np.arange(900).astype("<u2").tofile(tmp_path / "a.bin")
     tokens = {"path": str(tmp_path / "a.bin"), "vocabularySize": 1000}
     refused(
-        mixture([{"name": "a", "tokenShards": tokens}, {"name": "b", "tokenShards": tokens}]),
+        mixture([{"name": "a", "tokenShards": tokens}, {"name": "b", "tokenShards": tokens | {"include": "a*"}}]),
         rf"both read {tmp_path}/a.bin",
         tmp_path,
     )

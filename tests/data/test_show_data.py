@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from builders.data import text_settings
+from builders.hugging_face import write_tokenizer
 from builders.transforms import PROSE, settings_of
 from costopt.schema.data import DataSettings, Tokenizer
 from costopt.schema.decoder_lm import DecoderLM
@@ -169,8 +170,10 @@ def test_a_mixture_of_two_vocabularies_is_refused_as_a_training_refuses_it(
     np.arange(4000, dtype="<u2").tofile(tmp_path / "made.bin")
     shards = {"path": f"{tmp_path}/made.bin", "vocabularySize": 5000}
     sources = [{"name": "many", "text": {"path": str(texts)}}, {"name": "made", "tokenShards": shards}]
-    recipe = recipe_of(DataSettings.model_validate({"type": "Mixture", "mixture": {"sources": sources}}))
-    with pytest.raises(NotRetryable, match="vocabulary size of many is 256 and that of made is 5000: give"):
+    given = {"type": "HuggingFace", "path": str(write_tokenizer(tmp_path / "own", "gpt2"))}
+    mixture = {"type": "Mixture", "mixture": {"sources": sources}, "tokenizer": given}
+    recipe = recipe_of(DataSettings.model_validate(mixture))
+    with pytest.raises(NotRetryable, match=r"vocabulary size of many is \d+ and that of made is 5000: give"):
         reports_of(recipe, tmp_path / "run", sample=sample)
 
 

@@ -158,7 +158,7 @@ MISTAKES: list[tuple[str, Callable[[Path], DataSettings], str]] = [
     ),
     (
         "held out and trained on",
-        lambda folder: token_settings(write(folder / "a.bin", [1, 2]), validationPath=str(folder / "a.bin")),
+        lambda folder: token_settings(write(folder / "a.bin", [1, 2]), validationPath=f"{folder}/./a.bin"),
         "a.bin must be held out and not trained on, but validationPath and path both have it",
     ),
     (

@@ -197,7 +197,6 @@ def test_what_cannot_be_read_is_refused_in_a_sentence(gpt2: Path, bert: Path, te
     images = image_recipe(image_file(tmp_path))
     refused(images, "reads texts, but samples of this data.type have no text: leave it out", **by(gpt2))
     place = "data.selection.representative.encoder: .*"
-    refused(images, f"{place} reads texts", type="Representative", representative={"encoder": str(bert)})
     refused(recipe(text), "reference.model: .* must be an architecture for task CausalLM", **by(bert))
     own_code = changed("code", model_type="other", auto_map={"AutoModelForCausalLM": "evil.Model"})
     (own_code / "evil.py").write_text("raise SystemExit('it was run')")
