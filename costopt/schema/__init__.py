@@ -9,7 +9,8 @@ job          CostOptJob and its spec
 storage      a job's claim: one that is there, or one to be made
 pods         what a user may add to the pods of a job
 volumes      further volumes of these pods
-degrees      how the degrees of parallelism share out the ranks; alternatives: values of a setting with which all would fit
+degrees      how the degrees of parallelism share out the ranks
+alternatives values of a setting with which ranks, degrees and batch would fit
 data_kinds   which models can be trained on which data
 selection    which training samples are kept, and their order
 recipe       the built-in trainer's settings; optimization, optimization_rules: its optimizer and schedule
