@@ -191,7 +191,7 @@ def test_what_the_api_server_names_it_takes_and_it_names_the_degrees_that_valida
     trains: list[dict[str, Any]] = []
 
     @given(train=trainings())
-    @settings(max_examples=120, database=None)
+    @settings(max_examples=80, database=None)
     def collect(train: dict[str, Any]) -> None:
         trains.append(train)
 
