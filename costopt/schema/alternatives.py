@@ -2,6 +2,7 @@
 
 alternatives       the values of each setting that, alone, obey all rules
 advice             the same in words, behind a sentence; advice_for_rule: behind that of a broken rule
+training           the plain data that these want, from a recipe and its ranks
 """
 
 import re
@@ -133,6 +134,9 @@ SETTINGS = (
 )
 """What is looked at, in the order in which it is named."""
 
+OF_RECIPE = tuple(setting for setting in SETTINGS if setting.path[0] == "recipe")
+"""Those that are left where nothing is known of nodes."""
+
 _ALL_DEGREES = Setting(_PARALLELISM, lambda _: [LEFT_OUT])
 """The last resort."""
 
@@ -147,6 +151,12 @@ def alternatives(
     """Other values of each setting with which, alone, plain `train` data with defaults obeys all rules about degrees,
     breaks none that it obeys now, and meets `also`. Settings that have none are left out."""
     return {setting: found for setting in settings if (found := list(_fitting(train, setting, _stays(train), also)))}
+
+
+def training(recipe: Recipe, *, num_nodes: int, processes_per_node: int) -> PlainData:
+    """Plain `spec.train` data with defaults, for where a replica knows its recipe and ranks alone."""
+    ranks = {"numNodes": num_nodes, "processesPerNode": processes_per_node}
+    return {**ranks, "resourcesPerNode": {"requests": {}}, "recipe": recipe.to_plain()}
 
 
 def advice(

@@ -147,4 +147,5 @@ def test_the_library_loads_the_trained_folder_with_the_same_logits(name: str, pa
 
 def test_a_model_without_a_plan_is_refused_before_training(pair: Trained) -> None:
     assert all("recipe.parallelism.tensor must be 1: transformers has no tensor-parallel" in one for one in pair.errors)
+    assert all("; each of these alone would do: recipe.parallelism.tensor 1" in one for one in pair.errors)
     assert not list((pair.folder / "refused/checkpoints").iterdir())

@@ -2,7 +2,7 @@
 
 read_config    file -> plain data
 heads_of       what it says of heads
-divisors       degrees that divide a number, in words
+SPLIT_NUMBERS  what ranks that split its matrices must divide; split_numbers: as far as a config.json says it
 
 Nothing is imported of the library: it takes seconds, and the launcher does without.
 """
@@ -15,6 +15,10 @@ from costopt.hostile import parse_json, read_file
 
 CONFIG_FILE = "config.json"
 HEADS = ("num_attention_heads", "num_key_value_heads")
+SPLIT_NUMBERS = (*HEADS, "intermediate_size")
+"""The library's names of what ranks that split the matrices of a model must each have a whole share of."""
+_OTHER_NAMES = {"num_attention_heads": ("n_head",)}
+"""What some architectures that the library can split call it in their config.json."""
 _MAX_BYTES = 2**27
 
 
@@ -30,6 +34,10 @@ def heads_of(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: told[name] for name in HEADS if told.get(name) is not None}
 
 
-def divisors(number: int) -> str:
-    """All of them, from 1 on, with commas."""
-    return ", ".join(str(degree) for degree in range(1, number + 1) if number % degree == 0)
+def split_numbers(config: Mapping[str, Any]) -> dict[str, int]:
+    """By name, what ranks that split the matrices must divide. What is told otherwise than as a number, such as one for
+    each layer, is passed over."""
+    text = config.get("text_config")
+    told = text if isinstance(text, dict) else config
+    numbers = {name: told.get(name) for each in SPLIT_NUMBERS for name in (each, *_OTHER_NAMES.get(each, ()))}
+    return {name: number for name, number in numbers.items() if type(number) is int and number > 0}

@@ -82,7 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = read_settings(environment.settings_file)
         check_index(environment, settings)
         if settings.recipe is not None and settings.variant is None:
-            refuse_uneven_split(settings.recipe, settings.num_nodes * settings.processes_per_node)
+            refuse_uneven_split(
+                settings.recipe, num_nodes=settings.num_nodes, processes_per_node=settings.processes_per_node
+            )
         if settings.num_nodes == 1:  # a gang of one only connects to itself, whatever its name resolves to
             environment = replace(environment, address=Address("127.0.0.1", environment.address.port))
         _set_defaults(environment, settings, scratch)

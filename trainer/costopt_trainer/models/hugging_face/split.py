@@ -7,7 +7,6 @@ The library says for each architecture what its modules do when its tensors are 
 have them do it by our own roles (`SplitRole`), so that checkpoints are those of any other layout.
 """
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from costopt_trainer.foreign_config import HEADS, divisors
+from costopt_trainer.foreign_config import SPLIT_NUMBERS
 from costopt_trainer.models.family import SplitRole
 
 _ROLES: Mapping[str, SplitRole] = {
@@ -33,9 +32,6 @@ _WHOLE = "replicate"
 """The library's word for a module that nobody splits."""
 _BY_OUTPUTS: frozenset[SplitRole] = frozenset({"columns", "gathered columns", "head"})
 _BY_INPUTS: frozenset[SplitRole] = frozenset({"rows", "rows of whole inputs"})
-
-_WIDTHS = (*HEADS, "intermediate_size")
-"""Of a configuration: what each rank must have a whole share of."""
 
 
 @dataclass(frozen=True)
@@ -86,18 +82,13 @@ def fault_of(model: Any, config: Any, ranks: int, *, sequence: bool) -> str | No
     if sequence:
         return "recipe.parallelism.sequenceParallel must be false: the plans of transformers split no positions"
     numbers = dict(_numbers_to_divide(model, config.get_text_config(), plan))
-    common = math.gcd(*numbers.values())
-    if common % ranks != 0:
-        told = ", ".join([f"{name} {number}" for name, number in numbers.items() if number % ranks != 0][:2])
-        return (
-            f"{setting} must divide {told} of the model, and {ranks} does not: degrees that fit are {divisors(common)}"
-        )
-    return None
+    uneven = [f"{name} {number}" for name, number in numbers.items() if number % ranks != 0]
+    return f"{setting} must divide {', '.join(uneven[:2])} of the model, and {ranks} does not" if uneven else None
 
 
 def _numbers_to_divide(model: nn.Module, config: Any, plan: Plan) -> Iterator[tuple[str, int]]:
     """What ranks must divide, by name. Not the vocabulary: no layer sees in its rows more than rows."""
-    for name in _WIDTHS:
+    for name in SPLIT_NUMBERS:
         number = getattr(config, name, None)
         if type(number) is int and number > 0:
             yield name, number

@@ -13,6 +13,8 @@ make_mesh         this rank's place, from the degrees of a recipe
 build_strategy    the strategy that they ask for
 """
 
+from costopt.schema.alternatives import OF_RECIPE, advice, training
+from costopt.schema.base import PlainData
 from costopt.schema.degrees import degrees_of
 from costopt.schema.recipe import Recipe
 from costopt_trainer.errors import NotRetryable
@@ -59,10 +61,22 @@ def build_strategy(recipe: Recipe, model: LayeredModel, mesh: Mesh, autocast: Au
     if (tensor := mesh.degrees["tensor"]) > 1:
         fault = model.split_fault(tensor, sequence=settings.sequence_parallel)
         if fault is not None:
-            raise NotRetryable("InvalidSettings", fault)
+            raise NotRetryable("InvalidSettings", fault + _instead(recipe, model, mesh))
     if mesh.degrees["pipeline"] > 1:
         num_micro_batches = recipe.batch.global_batch_size // (mesh.data_size * recipe.batch.micro_batch_size)
         return Pipeline(model, mesh, autocast, settings, precision, num_micro_batches=num_micro_batches)
     if mesh.degrees["tensor"] > 1 or mesh.degrees["shard"] > 1:
         return Sharded(model, mesh, autocast, settings, precision)
     return DataParallel(model, mesh, autocast)
+
+
+def _instead(recipe: Recipe, model: LayeredModel, mesh: Mesh) -> str:
+    """What would do instead of degrees that cannot split `model`, behind the sentence of that."""
+
+    def can_be_split(train: PlainData) -> bool:
+        degrees = train["recipe"]["parallelism"]
+        tensor = degrees["tensor"]
+        return tensor == 1 or model.split_fault(tensor, sequence=degrees["sequenceParallel"]) is None
+
+    ranks = training(recipe, num_nodes=1, processes_per_node=mesh.gang.world_size)
+    return advice(ranks, ["tensor"], also=can_be_split, settings=OF_RECIPE)
