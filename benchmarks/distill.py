@@ -3,20 +3,19 @@
     COSTOPT_DATA_DIR=... PYTHONPATH=.:trainer python benchmarks/distill.py [--tasks decoder encoder forms] [--seeds 3]
         [--students taught ...] [--folder FOLDER]
 
-For each task and seed a teacher is trained until its held-out loss no longer falls: the rate follows the
-loss, and early stopping gives the best model. All its students have as many optimizer steps, at the same rates and on
-the same data, and each is measured beside its teacher as a variant is (`compress.making`).
+For each task and seed a teacher is trained until its held-out loss no longer falls: the rate follows the loss, and
+early stopping gives the best model. All its students have as many optimizer steps, at the same rates and on the same
+data, and each is measured beside its teacher as a variant is (`compress.making`).
 
 - "decoder" tells the next byte of Tiny Shakespeare (`tinyshakespeare.txt` below COSTOPT_DATA_DIR).
 - "encoder" tells from which of ten packages of Python's library a piece of source is, of 80 characters.
-
 - "forms" trains nothing: size and speed of BERT-base and of a model of MobileBERT's form and widths.
 
 "taught" is every other layer of the teacher, which answers, under the defaults of the Distill step. Others differ from
 it in one thing each: see STUDENTS. "from scratch" is a model of as many layers that never saw a teacher. "the teacher
 goes on" is the teacher itself, trained on for as many steps as a student: what it gains it had not learned before.
-A bottleneck is built as MobileBERT is, of 4.3 times fewer parameters: three MLPs in a layer of
-12 channels, embeddings and what passes between layers half as wide as the teacher's.
+A bottleneck is built as MobileBERT is, with about as many times fewer parameters: three MLPs in a layer of 12 channels,
+and what passes between layers half as wide as the teacher's.
 
 Kept is how much of what the teacher has learned the student has: of an encoder its accuracy to the teacher's, of a
 decoder by how much its loss is below that of guessing by frequency, to the teacher's. DistilBERT, with 40 % fewer
@@ -76,7 +75,8 @@ FORMS: dict[str, dict[str, int]] = {
 STUDENTS: dict[str, dict[str, Any]] = {
     "taught": {},
     "half of the layers, labels alone": {"labelsPercent": 100},
-    "bottleneck, taught": {"student": "Lighter", "lighter": BOTTLENECK, "hiddenPercent": 100},
+    "bottleneck, taught": {"student": "Lighter", "lighter": BOTTLENECK},
+    "bottleneck, taught, hidden 100 %": {"student": "Lighter", "lighter": BOTTLENECK, "hiddenPercent": 100},
 }
 """Settings of a Distill step that is not EveryOtherLayer with its defaults."""
 FRESH = ("from scratch", "bottleneck, from scratch")

@@ -21,7 +21,7 @@ from builders.trainer import train_here
 from costopt.schema.compression import Variant
 from costopt_trainer.compress import making, measure
 
-STEPS, HEALING = 400, 100
+STEPS, HEALING = 300, 100
 CUT: dict[str, Any] = {"type": "Prune", "prune": {"structure": "Structured", "percent": 75}}
 HEAL: dict[str, Any] = {
     "type": "FineTune",
