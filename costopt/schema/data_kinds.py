@@ -92,9 +92,8 @@ class _Reader:
         return f"{self.word} with {self.setting} {self.value}" if self.setting else self.word
 
     def cel(self) -> str:
-        given = f"self.model.{cel_field(self.key)}"
-        value = f"has({given}) ? {given}.{self.setting} : '{self.default}'"
-        return f"self.model.{TAG} == '{self.word}'" + (f" && ({value}) == '{self.value}'" if self.setting else "")
+        value = f"self.model.?{cel_field(self.key)}.?{self.setting}.orValue('{self.default}')"
+        return f"self.model.{TAG} == '{self.word}'" + (f" && {value} == '{self.value}'" if self.setting else "")
 
     def is_it(self, model: PlainData) -> bool:
         if model[TAG] != self.word or not self.setting:

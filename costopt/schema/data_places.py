@@ -17,10 +17,7 @@ _BRINGS_CREDENTIALS = (
 )
 """A URL that brings credentials: `user:password@`, or a query with a signature or token. RE2, as the API server has."""
 
-_MESSAGE = (
-    "a URL must not hold a password, token or signature, for settings are kept and shown; give credentials in the "
-    "environment of the pod"
-)
+_MESSAGE = "a URL must not hold a password, token or signature; give credentials in the environment of the pod"
 
 
 def has_secret(place: str) -> bool:

@@ -32,13 +32,11 @@ from costopt.schema.unions import tagged_union
 
 def test_the_rules_of_today_name_every_word() -> None:
     fits = data_fits_model(ModelSettings, DataSettings)
-    imported = (
-        "(self.model.type == 'Import' && (has(self.model.__import__) ? self.model.__import__.data : 'Text') == '{}')"
-    )
+    imported = "(self.model.type == 'Import' && self.model.?__import__.?data.orValue('Text') == '{}')"
     assert fits.cel == (
-        "((self.model.type == 'Encoder' && (has(self.model.encoder) ? self.model.encoder.task : 'MaskedLM') == "
-        "'Classification') || (self.model.type == 'HuggingFace' && (has(self.model.huggingFace) ? "
-        "self.model.huggingFace.task : 'CausalLM') == 'SequenceClassification') || "
+        "((self.model.type == 'Encoder' && self.model.?encoder.?task.orValue('MaskedLM') == 'Classification') || "
+        "(self.model.type == 'HuggingFace' && self.model.?huggingFace.?task.orValue('CausalLM') == "
+        "'SequenceClassification') || "
         f"{imported.format('LabelledText')}) == (self.data.type == 'LabelledText') && "
         "(self.model.type == 'MLP') == (self.data.type == 'Table') && "
         f"(self.model.type in ['ConvNet', 'ResNet'] || {imported.format('Images')}) == "
