@@ -30,6 +30,9 @@ _SHOWN = 8
 _TRIED_OF_TWO = 12
 """Values of the first of two settings that are tried with all of the second."""
 
+_MOST = 10**10
+"""Ranks and samples beyond which nothing is tried."""
+
 _PARALLELISM: Path = ("recipe", "parallelism")
 _BATCH: Path = ("recipe", "batch")
 
@@ -70,6 +73,9 @@ class Setting:
 
 
 def _divisors(number: int) -> list[int]:
+    """Raises ValueError for a number whose divisors would take long to find, and of which nobody has so many."""
+    if number > _MOST:
+        raise ValueError(f"{number} is more than {_MOST}")
     small = [each for each in range(1, isqrt(number) + 1) if number % each == 0]
     return sorted({*small, *(number // each for each in small)})
 
