@@ -51,6 +51,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "rotary": {"model": {"preset": "GPT2", "biases": False, "positions": "Rotary"}},
     "llama": {"model": {"preset": "Llama", "tiedEmbeddings": True}},
     "published, compiled": {"model": {"preset": "GPT2", "biases": False}, "compile": True},
+    "published, BF16": {"model": {"preset": "GPT2", "biases": False}, "precision": "BF16"},
     "rotary, compiled": {"model": {"preset": "GPT2", "biases": False, "positions": "Rotary"}, "compile": True},
 }
 
