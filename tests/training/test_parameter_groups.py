@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from builders.trainer import image_file, image_recipe, recipe, text_file, train_here, written
+from builders.trainer import recipe, text_file, train_here, written
 from costopt.schema.optimization import Optimizer
 from costopt.schema.replica import EXIT_PREEMPTED
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.artifact import load_model
 from costopt_trainer.storage.checkpoint_files import read_tensors
-from costopt_trainer.training.optimizers import make_optimizer, set_rate
+from costopt_trainer.training.optimizers import make_optimizer, refuse_unfit, set_rate
 
 GROUPS: list[dict[str, Any]] = [
     {"parameters": ["layers.1.*"], "learningRateFactor": "0"},
@@ -89,6 +89,7 @@ def test_a_pattern_that_names_nothing_is_refused_with_names_that_there_are(text:
     assert refused.value.reason == "InvalidSettings"
 
 
-def test_muon_is_refused_for_a_model_without_matrices_in_its_layers(tmp_path: Path) -> None:
+def test_muon_is_refused_for_a_model_without_matrices_in_its_layers() -> None:
+    imported = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
     with pytest.raises(NotRetryable, match=r"^optimizer.type must not be Muon, .* this model has none; use AdamW"):
-        train_here(image_recipe(image_file(tmp_path), optimizer={"type": "Muon"}), tmp_path)
+        refuse_unfit(Optimizer(type="Muon"), imported)
