@@ -138,6 +138,9 @@ NEEDS: dict[str, Need] = {
         )
     ),
     "costopt status quickstart-cluser": Need(code=2),
+    "costopt suspend night-run": Need(
+        ("kubectl wait --for=jsonpath='{.status.progress.lastCheckpointStep}' costoptjob/night-run --timeout=15m",)
+    ),
     "costopt status --context without-chart": Need(elsewhere="this cluster has the chart; see tests/docs"),
     "costopt status --context expired": Need(
         (

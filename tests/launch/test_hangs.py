@@ -154,6 +154,23 @@ def test_what_one_rank_had_to_do_before_a_step_does_not_make_the_others_seem_beh
         assert (beat.step, beat.beats_of_step) == (1, 1)
 
 
+def test_a_rank_that_had_to_wait_for_its_own_checkpoint_does_not_seem_further_in_its_step(tmp_path: Path) -> None:
+    for name, waits in (("first", True), ("second", False)):
+        (tmp_path / name).mkdir()
+        page = Page(tmp_path / name)
+        page.heart.step(1)
+        if waits:
+            page.heart.phase("SavingCheckpoint", 300)
+            page.heart.piece("SavingCheckpoint", 300)
+            page.heart.phase(None)
+        page.heart.phase("Evaluating", 300)
+        page.heart.piece("Evaluating", 300)
+        page.heart.phase(None)
+        beat = read_beat(page.path)
+        assert beat is not None
+        assert (beat.step, beat.beats_of_step) == (1, 3)
+
+
 def test_without_a_launcher_or_a_page_a_rank_works_on(tmp_path: Path) -> None:
     for environment in ({}, {names.ENV_HEARTBEAT_FILE: str(tmp_path / "none")}):
         heart = Heartbeat()

@@ -32,6 +32,9 @@ _HEADS: Final = ("startup", "productive", "since_checkpoint", "data_wait", "chec
 _FIRST_HEAD = 8
 _BEATS_BEFORE = _FIRST_HEAD + len(_HEADS)
 
+_UNEVEN: PhaseName = "SavingCheckpoint"
+"""A phase of which ranks have different shares, some none: it does not tell how far a rank is in a step."""
+
 
 @dataclass(frozen=True)
 class Beat:
@@ -41,7 +44,7 @@ class Beat:
     """Signs of work so far; 0: it has not begun, or is a program that gives none."""
     beats_of_step: int
     """Signs since the last finished step; before the first, all. Ranks that go in step have as many, whatever one of
-    them had to do before."""
+    them had to do before, or had to save itself."""
     step: int
     """Last finished step, or the one that it went on from."""
     steps_here: int
@@ -114,6 +117,8 @@ class Heartbeat:
         if self._page is None:
             return
         self.beat()
+        if name == _UNEVEN or self._is_in(_UNEVEN):
+            self._page[_BEATS_BEFORE] += 1
         self._step_since_ns = 0
         self._page[_PATIENCE_MS] = int(1000 * patience_seconds)
         self._page[_PHASE] = 0 if name is None else 1 + _PHASES.index(name)
@@ -123,8 +128,13 @@ class Heartbeat:
         if self._page is None:
             return
         self._page[_BEATS] += 1
-        if self._page[_PHASE] == 1 + _PHASES.index(name):
+        if name == _UNEVEN:
+            self._page[_BEATS_BEFORE] += 1
+        if self._is_in(name):
             self._page[_PATIENCE_MS] = int(1000 * patience_seconds)
+
+    def _is_in(self, name: PhaseName) -> bool:
+        return self._page is not None and self._page[_PHASE] == 1 + _PHASES.index(name)
 
     def account(self, metered_ns: tuple[int, ...]) -> None:
         """Where the time went until now, in nanoseconds, by `_HEADS`."""
