@@ -243,7 +243,7 @@ def duplicates(model: type[Strict], data: PlainData) -> Iterator[Duplicate]:
         keys, items = list_keys(field), data.get(field_key(name, field))
         if not isinstance(items, list) or not (keys or is_set(field)):
             continue
-        seen: list[Any] = []
+        seen: set[str] = set()
         for index, item in enumerate(items):
             if not keys:
                 found = item
@@ -251,9 +251,9 @@ def duplicates(model: type[Strict], data: PlainData) -> Iterator[Duplicate]:
                 found = {key: item[key] for key in keys}
             else:
                 continue
-            if found in seen:
+            if (mark := repr(found)) in seen:  # a list of ten thousand labels is looked through once
                 yield Duplicate(field_key(name, field), index, found)
-            seen.append(found)
+            seen.add(mark)
 
 
 def list_keys(field: FieldInfo) -> list[str]:
