@@ -11,6 +11,7 @@ from pydantic import Field, StringConstraints
 
 from costopt.schema.base import DESCRIBED_ELSEWHERE, Name, PlainData, Rule, Strict, list_map_keys
 from costopt.schema.data_kinds import TEXT, GivesSamples
+from costopt.schema.models import CEL_CARRIES_STATE, carries_state
 from costopt.schema.text_sources import PythonStandardLibraryData, RecordsData, TextData, TokenShardsData
 from costopt.schema.unions import one_of
 
@@ -165,9 +166,6 @@ def _changes(data: PlainData) -> bool:
     return "stages" in mixture or any("endWeight" in source for source in mixture.get("sources", ()))
 
 
-_CARRIES = "self.model.?lstm.?carryState.orValue(false)"
-
-
 def _ends_are_known(data: PlainData) -> bool:
     if data["data"].get("packing", {}).get("boundaries", "Ignore") == "Ignore":
         return True
@@ -191,9 +189,9 @@ mixture_rules = (
         ),
     ),
     Rule(
-        cel=f"!has(self.data.mixture) || !{_CARRIES}",
+        cel=f"!has(self.data.mixture) || !{CEL_CARRIES_STATE}",
         message="data.type must not be Mixture with model.lstm.carryState, whose samples go on from one another",
-        holds=lambda data: "mixture" not in data["data"] or not data["model"].get("lstm", {}).get("carryState", False),
+        holds=lambda data: "mixture" not in data["data"] or not carries_state(data["model"]),
     ),
     Rule(
         cel="!has(self.data.mixture) || !has(self.batch.auto) || "

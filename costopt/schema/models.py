@@ -101,6 +101,15 @@ def cel_split_numbers(model: str, sequence: str) -> list[str]:
     return [f"({' : '.join(cases)} : 1)" for cases in named]
 
 
+CEL_CARRIES_STATE = "self.model.?lstm.?carryState.orValue(false)"
+"""`carries_state` of a recipe's model, in CEL over the recipe."""
+
+
+def carries_state(model: PlainData) -> bool:
+    """Whether plain `recipe.model` data goes on from sample to sample."""
+    return bool(model.get("lstm", {}).get("carryState"))
+
+
 def is_sparse(model: PlainData) -> bool:
     """Whether plain `recipe.model` data has weights that stay zero."""
     return any("sparsity" in model.get(_MEMBERS[word].key, {}) for word in _SPARSE)

@@ -22,7 +22,7 @@ from costopt.schema.early_stopping import EarlyStopping
 from costopt.schema.epochs import Epochs, epochs_rules
 from costopt.schema.memory import Memory
 from costopt.schema.mixture import mixture_rules
-from costopt.schema.models import ModelSettings
+from costopt.schema.models import CEL_CARRIES_STATE, ModelSettings, carries_state
 from costopt.schema.optimization import Ema, Optimizer, Schedule
 from costopt.schema.optimization_rules import OPTIMIZATION_RULES
 from costopt.schema.packing import boundaries_suit_model
@@ -139,12 +139,10 @@ class Recipe(Strict):
             words_giving(DataSettings, but=DOCUMENTS), labelled_text=words_giving(DataSettings, only=(LABELLED_TEXT,))
         ),
         Rule(
-            cel="!self.model.?lstm.?carryState.orValue(false) || !has(self.data.augmentations)",
+            cel=f"!{CEL_CARRIES_STATE} || !has(self.data.augmentations)",
             message="data.augmentations must not be set with model.lstm.carryState, whose samples go on from one "
             "another",
-            holds=lambda data: (
-                not data["model"].get("lstm", {}).get("carryState") or not data["data"].get("augmentations")
-            ),
+            holds=lambda data: not carries_state(data["model"]) or not data["data"].get("augmentations"),
         ),
         Rule(
             cel="!has(self.batch.auto) || !has(self.totalSteps) || "
@@ -156,23 +154,20 @@ class Recipe(Strict):
             ),
         ),
         Rule(
-            cel=f"!has(self.batch.auto) || {cel_degree('self', 'pipeline')} == 1 && "
-            "!self.model.?lstm.?carryState.orValue(false)",
+            cel=f"!has(self.batch.auto) || {cel_degree('self', 'pipeline')} == 1 && !{CEL_CARRIES_STATE}",
             message="batch.auto must not be set with parallelism.pipeline, whose micro-batches are fixed, nor with "
             "model.lstm.carryState, whose lanes are",
             holds=lambda data: (
                 "auto" not in data["batch"]
-                or (data["parallelism"]["pipeline"] == 1 and not data["model"].get("lstm", {}).get("carryState"))
+                or (data["parallelism"]["pipeline"] == 1 and not carries_state(data["model"]))
             ),
         ),
         Rule(
-            cel="!self.model.?lstm.?carryState.orValue(false) || "
-            f"{cel_degree('self', 'shard')} == 1 && {cel_degree('self', 'pipeline')} == 1",
+            cel=f"!{CEL_CARRIES_STATE} || {cel_degree('self', 'shard')} == 1 && {cel_degree('self', 'pipeline')} == 1",
             message="parallelism.shard and parallelism.pipeline must be 1 with model.lstm.carryState, since each rank "
             "carries the states of all layers: share the work with dataParallel",
             holds=lambda data: (
-                not data["model"].get("lstm", {}).get("carryState")
-                or data["parallelism"]["shard"] == data["parallelism"]["pipeline"] == 1
+                not carries_state(data["model"]) or data["parallelism"]["shard"] == data["parallelism"]["pipeline"] == 1
             ),
         ),
         *epochs_rules,

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from costopt.schema.base import Path, PlainData, Rule, Strict
 from costopt.schema.degrees import cel_degree
+from costopt.schema.models import CEL_CARRIES_STATE, carries_state
 from costopt.schema.unions import BESIDE, tagged_union
 
 
@@ -125,10 +126,6 @@ class Order(Strict):
 _SETTINGS = ("selection", "order")
 
 
-def _carries(data: PlainData) -> bool:
-    return bool(data["model"].get("lstm", {}).get("carryState"))
-
-
 def _by_own_loss(data: PlainData) -> bool:
     return bool(data["data"].get("selection", {}).get("loss", {}).get("by", "Reference") != "Reference")
 
@@ -151,10 +148,10 @@ def selection_rules(without_tokens: tuple[str, ...], labelled_text: tuple[str, .
     bucketed = "self.data.?order.?type.orValue('') == 'LengthBucketed'"
     return (
         Rule(
-            cel="!self.model.?lstm.?carryState.orValue(false) || !has(self.data.selection) && !has(self.data.order)",
+            cel=f"!{CEL_CARRIES_STATE} || !has(self.data.selection) && !has(self.data.order)",
             message="data.selection and data.order must not be set with model.lstm.carryState, whose samples go on "
             "from each other",
-            holds=lambda data: not (_carries(data) and set(_SETTINGS) & data["data"].keys()),
+            holds=lambda data: not (carries_state(data["model"]) and set(_SETTINGS) & data["data"].keys()),
         ),
         Rule(
             cel=f"({tokens}) || "

@@ -9,7 +9,7 @@ All in moments, on every rank: nothing is loaded, and no code of others is impor
 from collections.abc import Sequence
 from pathlib import Path
 
-from costopt.schema.compression import GRAPH_ONLY, Step, Variant
+from costopt.schema.compression import Step, Variant
 from costopt.schema.recipe import Recipe
 from costopt_trainer.data.files.places import local_path
 from costopt_trainer.errors import NotRetryable
@@ -27,8 +27,10 @@ def refuse_unmakeable(variants: Sequence[Variant], recipe: Recipe) -> None:
 
 
 def _look_at_formats(variant: Variant, recipe: Recipe) -> None:
-    # Imported for such variants only, too.
-    graph_only = any(step.quantize is not None and step.quantize.scheme in GRAPH_ONLY for step in variant.steps)
+    # Imported for jobs with variants only, too.
+    from costopt_trainer.compress.onnx_form import is_graph_only  # noqa: PLC0415
+
+    graph_only = is_graph_only(variant.steps)
     if graph_only or "Onnx" in variant.formats:
         from costopt_trainer.models.onnx_model import lacking  # noqa: PLC0415
 
