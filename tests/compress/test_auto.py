@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -173,6 +174,37 @@ def test_other_settings_or_weights_find_nothing_of_an_earlier_search(
     with pytest.raises(Killed):
         run.make_variant(best(trials=3, fine_tune_steps=9), recipe, storage)
     assert len(begun) == 5
+
+
+def test_when_its_seconds_are_over_a_search_ends_and_the_best_so_far_is_made_in_full(
+    trained: dict[str, Stage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, recipe = stage(trained, "DecoderLM", tmp_path)
+    monkeypatch.setattr(candidates, "TABLE", (FEW[1], FEW[3], FEW[0]))
+    now, apply = 0.0, making.Making.apply
+
+    def lasting(self: making.Making, variant: Variant) -> Any:
+        nonlocal now
+        now += 5
+        return apply(self, variant)
+
+    monkeypatch.setattr(making.Making, "apply", lasting)
+    monkeypatch.setattr(auto, "time", SimpleNamespace(monotonic=lambda: now))  # each trial takes 5 seconds
+    in_time = best(trials=4, seconds=16)
+    assert in_time.measure_seconds == 6, "so that 10 of the seconds are for trials before the last"
+    report = run.make_variant(in_time, recipe, storage)
+    assert report is not None
+    assert [(trial.recipe, trial.rung, trial.milliseconds) for trial in report.tried] == [
+        ("pruned", 1, 5000),
+        ("pruned, int8 weights", 1, 5000),
+        ("pruned, int8 weights", 2, 5000),
+    ], "nobody came to the third one"
+    trained_for = [trial.steps[0].prune.fine_tune_steps for trial in report.tried if trial.steps[0].prune]
+    assert trained_for == [2, 2, 6]
+    assert report.search is not None
+    assert (report.search.chosen, report.search.seconds) == ("pruned, int8 weights", 15)
+    assert read_config(storage / report.artifact).steps == tuple(report.tried[-1].steps)
+    assert load_model(storage / report.artifact).widths()
 
 
 def test_what_no_steps_fit_is_refused_and_told(

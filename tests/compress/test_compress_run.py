@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -24,6 +25,7 @@ from costopt.schema.variant_details import VariantReport
 from costopt.schema.variant_report import EngineName, VariantStatus
 from costopt_trainer.compress import making, measure, onnx_export, onnx_form, run
 from costopt_trainer.compress.onnx_export import NotExportable
+from costopt_trainer.compress.origin import of_recipe
 from costopt_trainer.compress.verify import find_mismatch
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.artifact import load_graph, load_model, read_config, save_model
@@ -309,6 +311,32 @@ def test_a_variant_may_be_a_graph_alone_with_convolutions_of_8_bits(
     _tamper_bytes(folder, "model.onnx")
     with pytest.raises(NotRetryable, match=r"its model.onnx is not the one that config.json was written for"):
         load_model(folder)
+
+
+def test_gptq_rounds_by_samples_of_the_jobs_own_training_and_stays_nearer_to_the_model_than_plain_rounding(
+    language: Stage, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, recipe = language
+    origin = of_recipe(recipe, storage)
+    model, held_out = origin.load(), origin.held_out.data
+    inputs, _ = held_out.validation_batch(np.arange(min(32, held_out.num_validation_samples)))
+    off, told = {}, {}
+    for rounding in ("Nearest", "GPTQ"):
+        calibration = {"samples": 44, "seed": 3} if rounding == "GPTQ" else None
+        step = quantized("Int4WeightOnly", rounding=rounding, group_size=64, calibration=calibration)
+        report = run.make_variant(Variant(name=rounding.lower(), steps=[step], measure_seconds=6), recipe, storage)
+        assert report is not None
+        assert report.reloaded
+        folder = storage / report.artifact
+        assert read_config(folder).steps == (step,)
+        with torch.no_grad():
+            expected = model(inputs)
+            off[rounding] = float((load_model(folder)(inputs) - expected).norm() / expected.norm())
+        told[rounding] = capsys.readouterr().out
+        monkeypatch.setattr(making, "verify_in_fresh_process", lambda _folder, _probe: None)  # once is enough
+    assert "gptq: calibrates by GPTQ on 40 training samples" in told["GPTQ"]  # whole batches of 8
+    assert "calibrates" not in told["Nearest"]
+    assert 0 < off["GPTQ"] < 0.8 * off["Nearest"]
 
 
 def test_a_pruned_variant_may_be_asked_for_as_onnx(images: Stage) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from builders.compress import fresh_model
+from builders.compress import apply, fresh_model, weight_only
 from builders.hugging_face import from_scratch
 from costopt.schema.models import LSTM, ModelSettings
 from costopt_trainer.compress.decoding import DECODED, decoder_of, time_decoding
@@ -56,6 +56,31 @@ def test_the_state_of_a_recurrent_model_is_that_after_all_tokens(lstm: Recurrent
     torch.testing.assert_close(kept, lstm.run(TOKENS)[1], rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
+def test_a_decoder_of_our_own_keeps_keys_and_values_in_whatever_bits_its_layers_are() -> None:
+    for steps in ([], [weight_only()]):
+        model = fresh_model("DecoderLM")
+        apply(model, steps, TOKENS)
+        decoder = decoder_of(model)
+        assert decoder.cached
+        kept = decoder.prefill(TOKENS[:, :20])
+        for token in TOKENS[:, 20:23].split(1, dim=1):
+            kept = decoder.step(token, kept)
+        assert kept.num_tokens == 23
+        last = model.head(model.read(TOKENS[:, 23:], kept))[:, -1]
+        torch.testing.assert_close(last, model(TOKENS)[:, -1], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_token_with_a_cache_costs_products_with_itself_alone() -> None:
+    model = fresh_model("DecoderLM")
+    seen: list[int] = []
+    model.layers["0"].mlp.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].shape[1]))
+    decoder = decoder_of(model)
+    decoder.step(TOKENS[:, 21:22], decoder.step(TOKENS[:, 20:21], decoder.prefill(TOKENS[:, :20])))
+    assert seen == [20, 1, 1]
+
+
 class _Spied(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +97,9 @@ def test_without_a_cache_each_token_costs_a_pass_over_all_before_it() -> None:
     kept = decoder.prefill(TOKENS[:, :20])
     decoder.step(TOKENS[:, 21:22], decoder.step(TOKENS[:, 20:21], kept))
     assert not decoder.cached
-    assert not decoder_of(fresh_model("DecoderLM")).cached
+    strange = fresh_model("DecoderLM")
+    strange.layers["1"] = nn.Identity()
+    assert not decoder_of(strange).cached, "what a step of another package has put in may keep nothing"
     assert model.seen == [(2, 20), (2, 21), (2, 22)]
 
 

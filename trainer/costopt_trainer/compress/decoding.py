@@ -3,9 +3,9 @@
 Decoder          keeps what later tokens need of earlier ones; DECODERS: the kinds, the first that suits a model is used
 time_decoding    variant and baseline in turn
 
-Models of the Hugging Face library keep keys and values, recurrent ones their state. Other models keep nothing: each of
-their tokens costs a pass over all before it. A compiler would compile anew for each length, so what runs compiled is
-timed here under TorchEager, and said so; an engine that is not torch's is left out.
+A DecoderLM and models of the Hugging Face library keep keys and values, recurrent ones their state. Others keep
+nothing: each of their tokens costs a pass over all before it. A compiler would compile anew for each length, so what
+runs compiled is timed here under TorchEager, and said so; an engine that is not torch's is left out.
 """
 
 import functools
@@ -23,6 +23,8 @@ from costopt_trainer.compress.overdue import Overdue
 from costopt_trainer.compress.points import Point, inputs_at, timing_of
 from costopt_trainer.compress.timing import Running, Times, in_turn, time_once
 from costopt_trainer.errors import first_line
+from costopt_trainer.models.decoder_lm import DecoderLM
+from costopt_trainer.models.key_values import KeyValueCache
 from costopt_trainer.models.recurrent import Recurrent
 
 DECODED = 8
@@ -60,6 +62,24 @@ class _KeysAndValues:
 
     def step(self, tokens_B1: Tensor, kept: Any) -> Any:
         return self._model(input_ids=tokens_B1, use_cache=True, **{self._keyword: kept}).past_key_values
+
+
+class _OwnKeysAndValues:
+    """Of a DecoderLM."""
+
+    cached = True
+
+    def __init__(self, model: DecoderLM) -> None:
+        self._model = model
+
+    def prefill(self, tokens_BT: Tensor) -> KeyValueCache:
+        return self.step(tokens_BT, KeyValueCache())
+
+    def step(self, tokens_B1: Tensor, kept: KeyValueCache) -> KeyValueCache:
+        hidden = self._model.read(tokens_B1, kept)
+        if self._model.vocabulary_head is not None:
+            self._model.vocabulary_head(hidden[:, -1:])
+        return kept
 
 
 class _State:
@@ -106,6 +126,7 @@ def _keeps_keys_and_values(forward: Forward) -> bool:
 
 DECODERS: Sequence[tuple[Callable[[Forward], bool], Callable[[Any], Decoder]]] = (
     (_keeps_keys_and_values, _KeysAndValues),
+    (lambda forward: isinstance(forward, DecoderLM) and forward.can_read, _OwnKeysAndValues),
     (lambda forward: isinstance(forward, Recurrent), _State),
     (lambda _forward: True, _Whole),
 )

@@ -2,6 +2,7 @@
 
     quantized_by    the settings of the variant's Quantize step
     is_graph_only   whether what its steps make exists only as a graph
+    refuse_missing_packages     of a variant that must be one
     make_graph      module -> graph in a folder, in the bits that the Quantize step asks for
 
 A scheme of Quantize in GRAPH_ONLY has no tensors in torch: its step leaves the module as it was, and the graph is all
@@ -34,6 +35,14 @@ def is_graph_only(steps: Sequence[Step]) -> bool:
     """Whether what `steps` make exists only as a graph."""
     settings = quantized_by(steps)
     return settings is not None and settings.scheme in GRAPH_ONLY
+
+
+def refuse_missing_packages(variant: Variant) -> None:
+    """Raise NotRetryable("InvalidSettings") if `variant` must be a graph, and there is nothing to make it with."""
+    graph_only = is_graph_only(variant.steps)
+    if (graph_only or "Onnx" in variant.formats) and (why := lacking()):
+        asked = "quantize.scheme makes" if graph_only else "formats asks for"
+        raise NotRetryable("InvalidSettings", f"{asked} an ONNX graph, and {why}")
 
 
 def make_graph(

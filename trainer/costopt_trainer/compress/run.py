@@ -42,6 +42,7 @@ from costopt_trainer.compress.given_folder import of_given
 from costopt_trainer.compress.judge import bounds_of, find_faults, refuse_metric
 from costopt_trainer.compress.making import Making, say
 from costopt_trainer.compress.measure import Measured
+from costopt_trainer.compress.onnx_form import refuse_missing_packages
 from costopt_trainer.compress.origin import Origin, of_recipe
 from costopt_trainer.compress.points import Point, points_of
 from costopt_trainer.compress.publish import describe_variant, publish, remove_old
@@ -103,6 +104,7 @@ def make_variant(
     OSError if the storage cannot be written.
     """
     device_for(variant)  # what cannot be is told before anything is loaded
+    refuse_missing_packages(variant)
     remove_old(storage / names.ARTIFACTS_DIR)
     origin = _origin(source, storage, given)
     refuse_metric(variant, tells_classes=origin.held_out.metric.accuracy)
