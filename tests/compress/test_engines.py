@@ -52,7 +52,19 @@ def test_int8_is_compiled_only_where_the_processor_adds_up_8_bit_products(
     dot_products: bool, tried: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engines, "has_int8_dot_products", lambda: dot_products)
+    monkeypatch.setattr(engines, "lacking", lambda: None)
     assert engines_for(variant(pruned("Structured", 20), dynamic()), CPU) == tried
+
+
+@pytest.mark.parametrize("step", [dynamic(), weight_only()])
+def test_without_any_fast_engine_a_variant_still_runs_and_it_is_said_what_is_missing(
+    step: Step, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(engines, "has_int8_dot_products", lambda: False)
+    monkeypatch.setattr(engines, "kernel_library", lambda: None)
+    monkeypatch.setattr(engines, "lacking", lambda: "the package onnx is not installed")
+    assert engines_for(variant(step), CPU) == ("TorchEager",)
+    assert capsys.readouterr().out == "OnnxRuntime is left out: the package onnx is not installed\n"
 
 
 @pytest.mark.parametrize(
@@ -65,14 +77,18 @@ def test_int8_is_compiled_only_where_the_processor_adds_up_8_bit_products(
         [Step(type="ShareWeights", share_weights=ShareWeights(cluster_bits=4))],
     ],
 )
-def test_every_other_variant_is_tried_as_it_is_and_as_a_graph(steps: list[Step]) -> None:
+def test_every_other_variant_is_tried_as_it_is_and_as_a_graph(
+    steps: list[Step], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "lacking", lambda: None)
     assert engines_for(variant(*steps), CPU) == ("TorchEager", "OnnxRuntime")
     assert engines_for(variant(*steps), GPU) == ("TorchCompiled", "TorchEager")
 
 
 def test_engines_that_the_user_names_are_tried_beside_and_what_is_to_be_a_graph_is_judged_as_that(
-    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(engines, "lacking", lambda: None)
     names: list[EngineName] = ["TorchCompiled", "TorchEager", "OnnxRuntime"]
     named = {"measure": Measure(engines=names)}
     assert engines_for(variant(weight_only(), **named), CPU) == ("TorchEager", "OnnxRuntime", "TorchCompiled")

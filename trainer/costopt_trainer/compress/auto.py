@@ -1,6 +1,7 @@
 """The search for a variant's steps: `auto`.
 
 find_steps    tries lists of steps by halving.py, and makes the best in full
+engines_of_trial    what a trial is measured under
 figure_of     what is minimized; payback_batches: when the search has paid
 with_pareto   the trials that no other of their rung beats; pareto_rows: the lists of steps that no other beats
 
@@ -175,7 +176,7 @@ class _Searching:
             device = device_for(variant)
             model = making.apply(variant)
             made = time.monotonic()
-            saved = making.save(variant, model, self.engines_of_trial(variant, device))
+            saved = making.save(variant, model, engines_of_trial(variant, device, self.auto))
             seconds = max(LEAST_SECONDS, variant.measure_seconds * rung.share)
             both = making.measure(variant, saved, device, held_out=_part_of(whole, rung.share), seconds=seconds)
         except NotRetryable as error:
@@ -199,17 +200,6 @@ class _Searching:
         self.clear(variant)  # a stop ends the process before, and keeps the checkpoints of steps
         self.tried.append(trial)
         return trial
-
-    def engines_of_trial(self, variant: Variant, device: torch.device) -> tuple[EngineName, ...]:
-        """Without what takes longer than the rest of a trial: on a CPU compiling; and a graph, of steps that are as
-        good without one where the smallest is sought."""
-        engines = engines_for(variant, device)
-        if device.type != "cpu" or len(engines) == 1:
-            return engines
-        left_out = {"TorchCompiled"}
-        if self.auto.minimize == "Bytes" and not wants_compile(variant.steps):
-            left_out.add("OnnxRuntime")
-        return tuple(engine for engine in engines if engine not in left_out)
 
     def make(self, candidate: Candidate, rung: Rung) -> Trial:
         """A trial whose model is the variant, with a report on the whole search."""
@@ -266,6 +256,18 @@ class _Searching:
         for kind in ("graph", "unverified"):
             remove(self.making.artifacts / f".{variant.name}.{kind}")
         gc.collect()
+
+
+def engines_of_trial(variant: Variant, device: torch.device, auto: Auto) -> tuple[EngineName, ...]:
+    """Without what takes longer than the rest of a trial: on a CPU compiling; and a graph, of steps that are as fast
+    without one, where the smallest is sought."""
+    engines = engines_for(variant, device)
+    if device.type != "cpu" or len(engines) == 1:
+        return engines
+    left_out = {"TorchCompiled"}
+    if auto.minimize == "Bytes" and not wants_compile(variant.steps):
+        left_out.add("OnnxRuntime")
+    return tuple(engine for engine in engines if engine not in left_out)
 
 
 def figure_of(trial: Trial, auto: Auto, share: float) -> float:

@@ -88,15 +88,17 @@ def named_engines(variant: Variant, device: torch.device) -> tuple[EngineName, .
 def _by_default(variant: Variant, device: torch.device) -> list[EngineName]:
     if device.type != "cpu":
         return ["TorchCompiled", "TorchEager"]
+    as_graph: list[EngineName] = ["OnnxRuntime"]
+    if why := lacking():
+        as_graph = []
+        print(f"OnnxRuntime is left out: {why}", flush=True)
     if not wants_compile(variant.steps):
-        return ["TorchEager", "OnnxRuntime"]
-    engines: list[EngineName] = []
+        return ["TorchEager", *as_graph]
     adds_up = has_int8_dot_products()
-    if adds_up:
-        engines.append("TorchCompiled")
+    fast: list[EngineName] = ["TorchCompiled"] if adds_up else []
     if kernel_library() is not None:
-        engines.append("TorchQuantized")
-    return [*engines, "OnnxRuntime", "TorchEager"] if adds_up else [*engines, "OnnxRuntime"]
+        fast.append("TorchQuantized")
+    return [*fast, *as_graph, *(["TorchEager"] if adds_up or not (fast or as_graph) else [])]
 
 
 def engines_beside(engines: Sequence[EngineName], device: torch.device) -> tuple[EngineName, ...]:

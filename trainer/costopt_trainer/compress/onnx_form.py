@@ -47,7 +47,7 @@ def is_graph_only(steps: Sequence[Step]) -> bool:
 
 
 def is_worth_keeping(variant: Variant, *, weights_bytes: int, graph_bytes: int) -> bool:
-    """Whether the graph of `variant` stays in its artifact if it is the fastest. `weights_bytes` is 0 of a graph alone."""
+    """Whether the graph of `variant` stays in its artifact if it is the fastest. It must if there are no weights."""
     return "Onnx" in variant.formats or weights_bytes == 0 or graph_bytes <= MAX_GRAPH_RATIO * weights_bytes
 
 
