@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +20,7 @@ from costopt.schema.recipe import Recipe
 from costopt.schema.variant_details import Trial, VariantReport
 from costopt.schema.variant_report import Measurement
 from costopt_trainer.compress import auto, candidates, making, measure, run
-from costopt_trainer.compress.auto import figure_of, pareto_rows, payback_batches, with_pareto
+from costopt_trainer.compress.auto import engines_of_trial, figure_of, pareto_rows, payback_batches, with_pareto
 from costopt_trainer.compress.candidates import TABLE, Candidate, candidates_for, with_training
 from costopt_trainer.compress.table import trains
 from costopt_trainer.errors import NotRetryable
@@ -345,6 +346,21 @@ def test_the_status_has_few_rows_of_what_no_other_list_beats_each_as_it_was_trie
     many = [tried(f"t{number}", 1, (10 + number, 100 - number, "1"), f"0.{number:02}") for number in range(20)]
     assert [row.steps for row in pareto_rows(many)] == [f"t{number}" for number in range(8)], "nearest to bounds"
     assert pareto_rows([]) == []
+
+
+@pytest.mark.usefixtures("with_graphs")
+def test_a_trial_is_made_a_graph_where_that_may_decide_and_never_compiled_on_a_cpu() -> None:
+    device, pruning, activations = torch.device("cpu"), pruned("Structured", 50), dynamic()
+
+    def tried(step: Step, minimize: Any) -> set[str]:
+        variant = Variant(name="best", steps=[step])
+        settings = Auto(minimize=minimize, batches=1 if minimize == "Cost" else None)
+        return set(engines_of_trial(variant, device, settings))
+
+    assert tried(pruning, "Bytes") == {"TorchEager"}
+    assert tried(pruning, "Latency") == tried(pruning, "Cost") == {"TorchEager", "OnnxRuntime"}
+    assert "OnnxRuntime" in tried(activations, "Bytes")
+    assert "TorchCompiled" not in tried(activations, "Latency")
 
 
 def test_what_is_minimized_decides() -> None:

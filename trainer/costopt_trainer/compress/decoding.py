@@ -3,13 +3,20 @@
 Decoder          keeps what later tokens need of earlier ones; DECODERS: the kinds, the first that suits a model is used
 time_decoding    variant and baseline in turn
 
+<<<<<<< HEAD
 A DecoderLM and models of the Hugging Face library keep keys and values, recurrent ones their state. Others keep
 nothing: each of their tokens costs a pass over all before it. A compiler would compile anew for each length, so what
 runs compiled is timed here under TorchEager, and said so; an engine that is not torch's is left out.
+=======
+Models of the Hugging Face library keep keys and values, recurrent ones their state. Other models keep nothing: each of
+their tokens costs a pass over all before it. A compiler would compile anew for each length, and a graph keeps nothing,
+so what runs as one of these is timed here under TorchEager, and said so; what exists only as a graph is left out.
+>>>>>>> engines
 """
 
 import functools
 import inspect
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -139,21 +146,38 @@ def decoder_of(forward: Forward) -> Decoder:
 
 
 def time_decoding(
-    pair: Sequence[Running], points: Sequence[Point], batch: Tensor, calls: Overdue, limit: float
+    pair: Sequence[Running],
+    points: Sequence[Point],
+    batch: Tensor,
+    calls: Overdue,
+    limit: float,
+    *,
+    sample_seconds: float = 0.0,
 ) -> tuple[list[list[Timing]], list[str]]:
     """Timings of prefill and decode of each of `pair` at each of `points`, and a sentence for each size at which that
-    is impossible. `batch` has tokens (B, T). It takes about `limit` seconds in all."""
+    is impossible. `batch` has tokens (B, T), of which a pass takes `sample_seconds` for each sample. It takes about
+    `limit` seconds in all; sizes at which it would take longer are left out."""
     timings: list[list[Timing]] = [[] for _ in pair]
-    if others := [running.engine for running in pair if not running.engine.startswith("Torch")]:
-        return timings, [f"prefill and decode are not timed under {others[0]}, which keeps nothing of earlier tokens"]
-    notes: list[str] = []
     uncompiled = [_uncompiled(running) for running in pair]
+    if any(running.engine == "OnnxRuntime" for running in uncompiled):
+        return timings, ["prefill and decode are not timed: an ONNX graph alone keeps nothing of earlier tokens"]
+    notes: list[str] = []
+    if others := {one.engine for one, other in zip(pair, uncompiled, strict=True) if one is not other}:
+        both = " and ".join(sorted(others))
+        notes.append(f"prefill and decode are timed under TorchEager: {both} would read or compile all anew each time")
     decoders = [decoder_of(running.forward) for running in uncompiled]
-    for point in points:
+    end = time.perf_counter() + limit
+    for number, point in enumerate(points):
         length = point.sequence_length or 0
         steps = min(DECODED, length - 1)
         if steps < 1:
             notes.append(f"prefill and decode are not timed at {point.told}: there is no room for a prompt")
+            continue
+        # At least a warm-up and a round, each with a pass for the prompt, and one for each token where nothing is kept.
+        passes = sum(2 * (1 if decoder.cached else 1 + steps) for decoder in decoders)
+        least = passes * sample_seconds * point.batch_size * length / batch.shape[1]
+        if (number and time.perf_counter() > end) or least > limit:
+            notes.append(f"prefill and decode are not timed at {point.told}: measureSeconds leaves no time for it")
             continue
         tokens_BT = inputs_at(batch, point)
         rounds = [_round(decoder, tokens_BT, steps, calls) for decoder in decoders]
@@ -195,5 +219,6 @@ def _round(decoder: Decoder, tokens_BT: Tensor, steps: int, calls: Overdue) -> C
 
 
 def _uncompiled(running: Running) -> Running:
-    original = getattr(running.forward, "_orig_mod", None)
-    return running if original is None else Running("TorchEager", original)
+    if running.engine not in ("TorchCompiled", "OnnxRuntime") or running.in_torch is None:
+        return running
+    return Running("TorchEager", running.in_torch)
