@@ -2,12 +2,12 @@
 
     python benchmarks/older_cpu COMMAND [ARGUMENT ...]
 
-The command, and all that it starts, is told by `cpuid` that this processor has none of these (avx2_only.c), so
-torch, oneDNN, FBGEMM, onnxruntime and compilers take their code for AVX2. Clock and caches stay those of this processor, and
-/proc/cpuinfo, which none of them reads on x86, says what it is. A program that is linked statically notices nothing.
+The command, and all that it starts, is told by `cpuid` that this processor has none of these (avx2_only.c), so torch,
+oneDNN, FBGEMM, onnxruntime and compilers take their code for AVX2. Clock and caches stay those of this processor;
+/proc/cpuinfo, which none of them reads on x86, says what it is; a statically linked program notices nothing.
 
-Needs Linux on x86-64, a processor and kernel with CPUID faulting (`cpuid_fault` in /proc/cpuinfo), and a C compiler, which
-builds the library once, into .cache/older_cpu. Where that cannot be, it says so in one sentence, and ends with 69.
+Needs Linux on x86-64, a processor and kernel with CPUID faulting (`cpuid_fault` in /proc/cpuinfo), and a C compiler,
+which builds the library once, into .cache/older_cpu. Where that cannot be, one sentence says so, and it ends with 69.
 """
 
 import ctypes
