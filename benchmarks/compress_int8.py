@@ -1,12 +1,13 @@
 """Models of few bits under each engine, beside FP32 and beside onnxruntime used by hand.
 
     make bench-compress, or: PYTHONPATH=.:trainer python benchmarks/compress_int8.py [--threads 2] [--rounds 40]
+    the same as on a processor with AVX2 alone: ... python benchmarks/older_cpu python benchmarks/compress_int8.py
 
 The models are the quickstart's DecoderLM on a micro-batch of 16 samples of 128 bytes, and a ConvNet on 32 images of 32
 by 32. "By hand" is what onnxruntime's own guide says: torch.onnx.export, quant_pre_process, then quantize_dynamic or
-quantize_static with the defaults. All forms of a model run in turn in one process. A time is the median of the
-processor's time, which other work on the machine changes little; a ratio is of medians; the difference is that of
-outputs, relative to FP32's. Weights are random: times do not depend on them, and what quality is lost is measured by
+quantize_static, and a session, with the defaults. All forms of a model run in turn in one process. A time is the median
+of the processor's time, which other work on the machine changes little; a ratio is of medians; the difference is that
+of outputs, relative to FP32's. Weights are random: times do not depend on them, and what quality is lost is measured by
 jobs.
 """
 
@@ -25,11 +26,12 @@ from torch import Tensor, nn
 
 from costopt.schema.compression import Quantize, Step
 from costopt.schema.models import ModelSettings
-from costopt_trainer.compress.engines import has_int8_dot_products, start
+from costopt_trainer.compress.engines import start
 from costopt_trainer.compress.onnx_export import export, quiet
 from costopt_trainer.compress.onnx_quantize import quantize_graph
 from costopt_trainer.compress.step import StepRun
 from costopt_trainer.compress.table import apply_steps
+from costopt_trainer.instructions import has_int8_dot_products
 from costopt_trainer.models.artifact import save_model
 from costopt_trainer.models.onnx_model import GRAPH_FILE, OnnxModel
 from costopt_trainer.models.shape import ModelShape
@@ -80,7 +82,8 @@ def in_torch(name: str, folder: Path, *, compiled: bool) -> dict[str, Form]:
     few = save_model(folder / "few", int8, SHAPES[name], steps=steps)
     if compiled:
         add("FP32", "TorchCompiled", model, whole)
-        add("Int8DynamicActivation", "TorchCompiled", int8, few)
+        if has_int8_dot_products():  # else it takes a second, and is not tried for a variant
+            add("Int8DynamicActivation", "TorchCompiled", int8, few)
     add("Int8DynamicActivation", "TorchQuantized", int8, few)
     return forms
 
@@ -123,7 +126,7 @@ def by_hand(name: str, folder: Path, calibration: list[Any]) -> dict[str, Form]:
         quant_pre_process(str(exported), str(prepared))
         quantize_dynamic(str(prepared), str(folders["dynamic"] / GRAPH_FILE))
         quantize_static(str(prepared), str(folders["static"] / GRAPH_FILE), Reader())
-    return {f"by hand, {word}": form_of(folder) for word, folder in folders.items()}
+    return {f"onnxruntime by hand, {word}": plain_form_of(folder) for word, folder in folders.items()}
 
 
 def fresh(name: str) -> Any:
@@ -138,6 +141,20 @@ def made(folder: Path) -> Path:
 
 def form_of(folder: Path) -> Form:
     return Form(OnnxModel(folder), (folder / GRAPH_FILE).stat().st_size)
+
+
+def plain_form_of(folder: Path) -> Form:
+    """A session with the defaults, but for the number of threads."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(folder / GRAPH_FILE, options, providers=["CPUExecutionProvider"])
+
+    def forward(inputs: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {"inputs": inputs.numpy()})[0])
+
+    return Form(forward, (folder / GRAPH_FILE).stat().st_size)
 
 
 def compare(name: str, rounds: int, *, compiled: bool) -> None:

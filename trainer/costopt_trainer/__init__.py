@@ -20,6 +20,7 @@ show_data           what a recipe's data becomes, for `costopt data`
 trial/              an artifact at work, for `costopt try`
 foreign_config      what config.json of a Hugging Face model says, read without the library
 machine             what is said of this machine beside an artifact
+instructions        whether this processor adds up products of 8 bits in one instruction
 cgroup              how many processors this container may use
 tables              from a word in the manifest to the code that it names
 errors              the exception that says: do not try again

@@ -30,12 +30,10 @@ from costopt_trainer.compress.onnx_export import export
 from costopt_trainer.compress.onnx_form import is_graph_only, quantized_by
 from costopt_trainer.compress.table import wants_compile
 from costopt_trainer.errors import NotRetryable
+from costopt_trainer.instructions import has_int8_dot_products
 from costopt_trainer.models.onnx_model import OnnxModel, lacking
 
 Forward = Callable[[Tensor], Tensor]
-
-_INT8_DOT_PRODUCTS = ("avx512_vnni", "avx_vnni", "amx_int8", "i8mm", "dot")
-"""Instructions that add up 8-bit products, named as in `torch.cpu.get_capabilities`."""
 
 _KERNEL_LIBRARIES = ("x86", "onednn", "qnnpack")
 """Libraries of 8-bit kernels, the best first; "x86" is FBGEMM or oneDNN, by the layer's shape."""
@@ -113,12 +111,6 @@ def engines_beside(engines: Sequence[EngineName], device: torch.device) -> tuple
     with_graph: list[EngineName] = ["OnnxRuntime"] if device.type == "cpu" and lacking() is None else []
     able = [engine for engine in engines if engine != "TorchQuantized"]
     return tuple(dict.fromkeys(["TorchEager", *able, *with_graph]))
-
-
-def has_int8_dot_products() -> bool:
-    """Whether this processor adds up 8-bit products in one instruction."""
-    able = torch.cpu.get_capabilities()
-    return any(able.get(name, False) for name in _INT8_DOT_PRODUCTS)
 
 
 def kernel_library() -> str | None:

@@ -17,7 +17,6 @@ from costopt import names
 from costopt.schema.compression import Variant
 from costopt.schema.variant_report import EngineName
 from costopt_trainer.compress.details import Subject, with_disk_bytes, with_notes
-from costopt_trainer.compress.engines import has_int8_dot_products
 from costopt_trainer.compress.footprint import bytes_in_memory
 from costopt_trainer.compress.measure import Measured, measure, measured_batch
 from costopt_trainer.compress.onnx_export import NotExportable
@@ -29,6 +28,7 @@ from costopt_trainer.compress.step_checkpoints import StepCheckpoints
 from costopt_trainer.compress.step_reports import StepMeter
 from costopt_trainer.compress.table import apply_steps, changes_shapes, step_trains, wants_compile
 from costopt_trainer.compress.verify import verify_in_fresh_process, write_probe
+from costopt_trainer.instructions import has_int8_dot_products
 from costopt_trainer.models.artifact import read_config, save_model, tokenizer_beside
 from costopt_trainer.models.factors import ranks_of
 from costopt_trainer.models.family import LayeredModel

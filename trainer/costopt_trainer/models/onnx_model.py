@@ -5,10 +5,15 @@ lacking         why onnxruntime cannot be used here; None: it can
 graph_files     the files of a graph, with sizes and sums
 
 A graph is GRAPH_FILE; weights of more than 2 GB, which a protobuf cannot hold, lie beside it in DATA_FILE.
+
+It runs with numbers below 1.2e-38 as zeros. What attention masks becomes such a number in onnxruntime's softmax (it
+cuts exponents off at -88.4), with which processors with AVX-512 compute many times slower.
 """
 
 import hashlib
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from costopt.hostile import open_file
+from costopt_trainer.instructions import has_int8_dot_products
 from costopt_trainer.models.whole import WholeModel
 from costopt_trainer.storage.tensor_file import FileRecord
 
@@ -61,8 +67,13 @@ class OnnxModel(WholeModel):
         options.log_severity_level = 3  # errors
         # Its threads would go on spinning after a run, and slow down what is measured next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")  # in its own threads
+        if not has_int8_dot_products():
+            # Weights of 8 full bits, made for another processor, would overflow; those of 7 are as fast as without.
+            options.add_session_config_entry("session.x64quantprecision", "1")
         graph = str(folder / GRAPH_FILE)
-        self._session: Any = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        with _tiny_as_zero():  # the process's first session sets this thread, too
+            self._session: Any = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         (given,) = self._session.get_inputs()
         self._name: str = given.name
         self.fixed = tuple(size if isinstance(size, int) else None for size in given.shape)
@@ -74,7 +85,8 @@ class OnnxModel(WholeModel):
         if whole is not None and count < whole:
             inputs = torch.cat([inputs, inputs[-1:].expand(whole - count, *inputs.shape[1:])])
         plain = np.ascontiguousarray(inputs.detach().cpu().numpy())
-        (outputs,) = self._session.run(None, {self._name: plain})
+        with _tiny_as_zero():
+            (outputs,) = self._session.run(None, {self._name: plain})
         return torch.from_numpy(outputs)[:count].to(inputs.device)
 
     def fits(self, inputs: Tensor) -> bool:
@@ -82,3 +94,13 @@ class OnnxModel(WholeModel):
         sizes = zip(self.fixed[1:], inputs.shape[1:], strict=True)
         whole = self.fixed[0]
         return all(fixed in (None, size) for fixed, size in sizes) and (whole is None or len(inputs) <= whole)
+
+
+@contextmanager
+def _tiny_as_zero() -> Iterator[None]:
+    """Within, this thread takes denormal numbers for zeros; after it, not, as any of ours."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)

@@ -1,0 +1,190 @@
+"""On a processor with AVX2 alone int8 runs, and gives what it gives on newer ones: this one, with the rest hidden.
+
+Products of 8 bits are added in 16 there, which overflow, so weights have 7 bits, or the engine takes another way.
+"""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from builders.compress import LM_SHAPE, apply, dynamic, example_inputs, fresh_model
+from builders.older_cpu import UNAVAILABLE, WRAPPER, on_older_cpu, python_on_older_cpu
+from costopt.schema.compression import Quantize, Variant
+from costopt_trainer.compress.engines import engines_for, start
+from costopt_trainer.compress.onnx_export import export
+from costopt_trainer.compress.onnx_quantize import quantize_graph
+from costopt_trainer.compress.verify import distance_of, verify_in_fresh_process, write_probe
+from costopt_trainer.instructions import has_int8_dot_products
+from costopt_trainer.models.artifact import load_graph, load_model, save_model
+
+TOLERANCE = 0.05
+"""Between the outputs of the same weights: activations have 8 bits or 7, and these are rounded in other places."""
+
+CAPABLE = "import torch; print(*(name for name, able in torch.cpu.get_capabilities().items() if able is True))"
+CHILD = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {CAPABLE!r}], check=True)"
+BLOCKED = f"import signal; signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals)); {CAPABLE}"
+FAULT = "import ctypes; ctypes.string_at(0)"
+HANDLED = """
+import os, signal
+signal.signal(signal.SIGSEGV, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGSEGV)
+signal.signal(signal.SIGSEGV, signal.SIG_IGN)
+os.kill(os.getpid(), signal.SIGSEGV)
+import torch
+print(torch.cpu.get_capabilities()["avx512_f"], signal.getsignal(signal.SIGSEGV) is signal.SIG_IGN)
+"""
+
+
+@pytest.mark.parametrize("program", [CAPABLE, CHILD, BLOCKED], ids=["itself", "child", "signals blocked"])
+def test_the_program_and_all_that_it_starts_see_avx2_alone(program: str) -> None:
+    seen = python_on_older_cpu(program).split()
+    assert "avx2" in seen
+    assert [name for name in seen if name.startswith(("avx512", "amx")) or "vnni" in name] == []
+
+
+def test_a_real_fault_ends_the_program_as_it_always_does() -> None:
+    assert on_older_cpu(sys.executable, "-c", FAULT).returncode == -signal.SIGSEGV
+    told = on_older_cpu(sys.executable, "-X", "faulthandler", "-c", FAULT)
+    assert told.returncode == -signal.SIGSEGV
+    assert "Fatal Python error: Segmentation fault" in told.stderr
+    assert "in string_at" in told.stderr
+
+
+def test_a_program_that_handles_such_faults_itself_goes_on_to_do_so() -> None:
+    assert python_on_older_cpu(HANDLED).splitlines() == ["handled", "False True"]
+
+
+def test_without_a_compiler_one_sentence_says_what_is_needed(tmp_path: Path) -> None:
+    on_older_cpu("true")
+    copy = shutil.copytree(WRAPPER, tmp_path / "benchmarks" / "older_cpu")
+    done = subprocess.run(
+        [sys.executable, copy, "true"], env={"CC": "nosuch"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == UNAVAILABLE
+    assert done.stderr == (
+        "cannot run it as on an older processor: that needs a C compiler (cc, or the one that CC names)\n"
+    )
+    assert not (tmp_path / ".cache").exists()
+
+
+# --- int8 across processors
+
+
+@dataclass(frozen=True)
+class Older:
+    """What a process on the older processor has made and found."""
+
+    facts: dict[str, Any]
+    folder: Path
+    """`here` and `there`: artifacts made by this process and by that one."""
+
+    def outputs(self, made: str) -> dict[str, Tensor]:
+        """Of the artifact made `here` or `there`, by that process, for each engine."""
+        return load_file(self.folder / f"outputs-{made}")
+
+
+def make(folder: Path) -> None:
+    """An int8 artifact with weights and a graph, as this processor has them."""
+    inputs, settings = example_inputs("DecoderLM"), Quantize(scheme="Int8DynamicActivation")
+    graphs = {name: folder.parent / f"{folder.name}-{name}" for name in ("whole", "few")}
+    for each in graphs.values():
+        each.mkdir()
+    export(fresh_model("DecoderLM").requires_grad_(False), inputs, graphs["whole"])
+    quantize_graph(graphs["whole"], graphs["few"], settings, reduce_range=not has_int8_dot_products())
+    model = fresh_model("DecoderLM")
+    apply(model, [dynamic()], inputs)
+    save_model(folder, model, LM_SHAPE, steps=[dynamic()], graph=graphs["few"])
+
+
+def outputs_of(folder: Path) -> dict[str, Tensor]:
+    """By engine."""
+    inputs, model = example_inputs("DecoderLM", 8), load_model(folder)
+    with torch.no_grad():
+        kernels, graph = start("TorchQuantized", model)(inputs), load_graph(folder)(inputs)
+        return {"TorchEager": model(inputs), "TorchQuantized": kernels, "OnnxRuntime": graph}
+
+
+def saturated() -> int:
+    """The sum of 64 products of 255 and 127 by onnxruntime, by a graph of one node that nothing guards."""
+    import numpy as np
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    node = helper.make_node("MatMulInteger", ["a", "b"], ["c"])
+    given = helper.make_tensor_value_info("a", TensorProto.UINT8, [1, 64])
+    found = helper.make_tensor_value_info("c", TensorProto.INT32, [1, 16])
+    weights = numpy_helper.from_array(np.full((64, 16), 127, np.int8), "b")
+    graph = helper.make_model(
+        helper.make_graph([node], "products", [given], [found], [weights]),
+        opset_imports=[helper.make_opsetid("", 17)], ir_version=9,
+    )  # fmt: skip
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    return int(session.run(None, {"a": np.full((1, 64), 255, np.uint8)})[0][0, 0])
+
+
+def there(folder: Path) -> None:
+    """In the other process: make an artifact, verify it as a variant is, and run both."""
+    make(folder / "there")
+    for name in ("here", "there"):
+        save_file(outputs_of(folder / name), folder / f"outputs-{name}")
+    write_probe(
+        folder / "probe", load_model(folder / "there"), example_inputs("DecoderLM"), load_graph(folder / "there")
+    )
+    verify_in_fresh_process(folder / "there", folder / "probe")
+    facts = {
+        "engines": engines_for(Variant(name="small", steps=[dynamic()]), torch.device("cpu")),
+        "kernels": torch.backends.cpu.get_cpu_capability(),
+        "saturated": saturated(),
+    }
+    print(json.dumps(facts))
+
+
+@pytest.fixture(scope="module")
+def older(tmp_path_factory: pytest.TempPathFactory) -> Older:
+    pytest.importorskip("onnxruntime")
+    on_older_cpu("true")
+    folder = tmp_path_factory.mktemp("older")
+    make(folder / "here")
+    program = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_older_cpu as test; "
+    told = python_on_older_cpu(program + f"test.there(test.Path({str(folder)!r}))")
+    return Older(json.loads(told.splitlines()[-1]), folder)
+
+
+def test_nothing_is_compiled_there_and_torch_and_onnxruntime_take_their_code_for_avx2(older: Older) -> None:
+    assert older.facts["engines"] == ["TorchQuantized", "OnnxRuntime"]
+    assert older.facts["kernels"] == "AVX2"
+    # Sums of two products that do not fit into 16 bits are cut off there: 64 of them are 32 of the largest number.
+    assert older.facts["saturated"] == 32 * (2**15 - 1) < 64 * 255 * 127
+
+
+@pytest.mark.parametrize("made", ["here", "there"])
+@pytest.mark.parametrize("engine", ["TorchEager", "TorchQuantized", "OnnxRuntime"])
+def test_an_artifact_gives_the_same_on_either_processor(older: Older, made: str, engine: str) -> None:
+    assert distance_of(older.outputs(made)[engine], outputs_of(older.folder / made)[engine]) < TOLERANCE
+
+
+@pytest.mark.parametrize("engine", ["TorchQuantized", "OnnxRuntime"])
+def test_what_is_made_there_gives_nearly_what_its_weights_say(older: Older, engine: str) -> None:
+    outputs = older.outputs("there")
+    whole = fresh_model("DecoderLM")(example_inputs("DecoderLM", 8)).detach()
+    assert distance_of(outputs[engine], outputs["TorchEager"]) < TOLERANCE
+    assert distance_of(outputs[engine], whole) < TOLERANCE
+
+
+def test_a_model_that_was_made_here_goes_on_with_a_text_there(older: Older) -> None:
+    for made in ("here", "there"):
+        done = on_older_cpu(
+            sys.executable, "-m", "costopt", "try", older.folder / made, "import", "--max-tokens=4", "--output=json"
+        )
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["task"] == "Complete"
