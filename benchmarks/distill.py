@@ -113,8 +113,8 @@ PLANS = {
     "encoder": Plan(
         {"numLayers": 4, "numHeads": 2, "embeddingDim": 48, "contextLength": 32, "task": "Classification"},
         {"type": "BPE", "vocabularySize": 512},
-        every=100,
-        most=2000,
+        every=250,
+        most=3000,
         student_steps=400,
         learning_rate="3e-3",
         follows_loss=False,
