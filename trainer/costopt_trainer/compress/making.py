@@ -235,7 +235,8 @@ class Making:
         seconds: float | None = None,
         points: Sequence[Point] = (),
     ) -> Measured:
-        """Measure it beside the trained model, on other `held_out` samples and in other `seconds` if given."""
+        """Measure it beside the trained model. A trial gives other `held_out` samples and other `seconds`: prefill and
+        decode, by which nothing is chosen, are then left out."""
         with phase("LoadingModel"):
             baseline = self.origin.load()
         measured = measure(
@@ -248,6 +249,7 @@ class Making:
             device=device,
             seconds=variant.measure_seconds if seconds is None else seconds,
             points=points,
+            decoding=seconds is None,
         )
         notes = list(saved.notes)
         if measured.variant.engine != "OnnxRuntime":

@@ -104,11 +104,12 @@ def measure(
     device: torch.device,
     seconds: float,
     points: Sequence[Point] = (),
+    decoding: bool = True,
 ) -> Measured:
     """Measure `baseline` and `variant`, whose name is `name`, in about `seconds`; both models are moved to `device`.
 
     `engines` are those that the variant is meant for, of which the fastest is judged; `named` those that the user wants
-    figures of; `points` further sizes to time passes at. Raises NotRetryable("LossNotFinite") if a loss is not a
+    figures of; `points` further sizes to time passes at; `decoding`: prefill and decode are timed, of what has them. Raises NotRetryable("LossNotFinite") if a loss is not a
     number, and NotRetryable("ArtifactMismatch") if a model changes its input or is not repeatable. A single run that
     takes minutes ends the process (see overdue.py).
     """
@@ -140,8 +141,10 @@ def measure(
             [*pair, *others[0], *others[1]], points, batch, calls, seconds * POINTS_SHARE, per_token=per_token
         )
         slowest = max(latency.times.p50 for latency in timed) / 1e6 / len(batch)
-        decoded, left_decoding = _decoding(
-            pair, points, batch, calls=calls, seconds=seconds, held_out=held_out, sample_seconds=slowest
+        decoded, left_decoding = (
+            _decoding(pair, points, batch, calls=calls, seconds=seconds, held_out=held_out, sample_seconds=slowest)
+            if decoding
+            else ([[] for _ in pair], [])
         )
         needs = [
             footprint_of(subject, latency.running, latency.times.p50, batch, calls=calls, seconds=seconds)
