@@ -109,9 +109,9 @@ def measure(
     """Measure `baseline` and `variant`, whose name is `name`, in about `seconds`; both models are moved to `device`.
 
     `engines` are those that the variant is meant for, of which the fastest is judged; `named` those that the user wants
-    figures of; `points` further sizes to time passes at; `decoding`: prefill and decode are timed, of what has them. Raises NotRetryable("LossNotFinite") if a loss is not a
-    number, and NotRetryable("ArtifactMismatch") if a model changes its input or is not repeatable. A single run that
-    takes minutes ends the process (see overdue.py).
+    figures of; `points` further sizes to time passes at; `decoding`: whether prefill and decode are timed, of what has
+    them. Raises NotRetryable("LossNotFinite") if a loss is not a number, and NotRetryable("ArtifactMismatch") if a
+    model changes its input or is not repeatable. A single run that takes minutes ends the process (see overdue.py).
     """
     subjects = (baseline, variant)
     for subject in subjects:
