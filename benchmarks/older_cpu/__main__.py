@@ -40,6 +40,8 @@ def main(command: list[str]) -> int:
     except Impossible as error:
         print(f"cannot run it as on an older processor: {error}", file=sys.stderr)
         return UNAVAILABLE
+    # What torch.compile keeps is not told apart by what compilers take "native" for.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(library.parent / "inductor"))
     before = os.environ.get("LD_PRELOAD")
     os.environ["LD_PRELOAD"] = f"{library}:{before}" if before else str(library)
     try:

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from builders.cli import program
 from builders.compress import LM_SHAPE, apply, dynamic, example_inputs, fresh_model
 from builders.older_cpu import UNAVAILABLE, WRAPPER, on_older_cpu, python_on_older_cpu
 from costopt.schema.compression import Quantize, Variant
@@ -26,6 +27,7 @@ from costopt_trainer.compress.onnx_quantize import quantize_graph
 from costopt_trainer.compress.verify import distance_of, verify_in_fresh_process, write_probe
 from costopt_trainer.instructions import has_int8_dot_products
 from costopt_trainer.models.artifact import load_graph, load_model, save_model
+from costopt_trainer.models.onnx_model import GRAPH_FILE, OnnxModel
 
 TOLERANCE = 0.05
 """Between the outputs of the same weights: activations have 8 bits or 7, and these are rounded in other places."""
@@ -45,9 +47,9 @@ print(torch.cpu.get_capabilities()["avx512_f"], signal.getsignal(signal.SIGSEGV)
 """
 
 
-@pytest.mark.parametrize("program", [CAPABLE, CHILD, BLOCKED], ids=["itself", "child", "signals blocked"])
-def test_the_program_and_all_that_it_starts_see_avx2_alone(program: str) -> None:
-    seen = python_on_older_cpu(program).split()
+@pytest.mark.parametrize("words", [CAPABLE, CHILD, BLOCKED], ids=["itself", "child", "signals blocked"])
+def test_the_program_and_all_that_it_starts_see_avx2_alone(words: str) -> None:
+    seen = python_on_older_cpu(words).split()
     assert "avx2" in seen
     assert [name for name in seen if name.startswith(("avx512", "amx")) or "vnni" in name] == []
 
@@ -114,22 +116,23 @@ def outputs_of(folder: Path) -> dict[str, Tensor]:
         return {"TorchEager": model(inputs), "TorchQuantized": kernels, "OnnxRuntime": graph}
 
 
-def saturated() -> int:
-    """The sum of 64 products of 255 and 127 by onnxruntime, by a graph of one node that nothing guards."""
+def sum_of_products(folder: Path) -> list[int]:
+    """64 products of 255 and 127, added up by onnxruntime as it is, and by an OnnxModel."""
     import numpy as np
+    import onnx
     import onnxruntime
-    from onnx import TensorProto, helper, numpy_helper
 
-    node = helper.make_node("MatMulInteger", ["a", "b"], ["c"])
-    given = helper.make_tensor_value_info("a", TensorProto.UINT8, [1, 64])
-    found = helper.make_tensor_value_info("c", TensorProto.INT32, [1, 16])
-    weights = numpy_helper.from_array(np.full((64, 16), 127, np.int8), "b")
-    graph = helper.make_model(
-        helper.make_graph([node], "products", [given], [found], [weights]),
-        opset_imports=[helper.make_opsetid("", 17)], ir_version=9,
-    )  # fmt: skip
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    return int(session.run(None, {"a": np.full((1, 64), 255, np.uint8)})[0][0, 0])
+    one = onnx.helper.make_node("MatMulInteger", ["inputs", "weights"], ["outputs"])
+    given = onnx.helper.make_tensor_value_info("inputs", onnx.TensorProto.UINT8, ["rows", 64])
+    found = onnx.helper.make_tensor_value_info("outputs", onnx.TensorProto.INT32, ["rows", 16])
+    weights = onnx.numpy_helper.from_array(np.full((64, 16), 127, np.int8), "weights")
+    graph = onnx.helper.make_graph([one], "products", [given], [found], [weights])
+    opset = onnx.helper.make_opsetid("", 17)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=9), folder / GRAPH_FILE)
+    inputs = torch.full((1, 64), 255, dtype=torch.uint8)
+    plain = onnxruntime.InferenceSession(folder / GRAPH_FILE, providers=["CPUExecutionProvider"])
+    of_each = plain.run(None, {"inputs": inputs.numpy()})[0], OnnxModel(folder)(inputs)
+    return [int(outputs[0, 0]) for outputs in of_each]
 
 
 def there(folder: Path) -> None:
@@ -144,7 +147,7 @@ def there(folder: Path) -> None:
     facts = {
         "engines": engines_for(Variant(name="small", steps=[dynamic()]), torch.device("cpu")),
         "kernels": torch.backends.cpu.get_cpu_capability(),
-        "saturated": saturated(),
+        "sums": sum_of_products(folder),
     }
     print(json.dumps(facts))
 
@@ -155,16 +158,20 @@ def older(tmp_path_factory: pytest.TempPathFactory) -> Older:
     on_older_cpu("true")
     folder = tmp_path_factory.mktemp("older")
     make(folder / "here")
-    program = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_older_cpu as test; "
-    told = python_on_older_cpu(program + f"test.there(test.Path({str(folder)!r}))")
+    ours = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_older_cpu as test; "
+    told = python_on_older_cpu(ours + f"test.there(test.Path({str(folder)!r}))")
     return Older(json.loads(told.splitlines()[-1]), folder)
 
 
 def test_nothing_is_compiled_there_and_torch_and_onnxruntime_take_their_code_for_avx2(older: Older) -> None:
     assert older.facts["engines"] == ["TorchQuantized", "OnnxRuntime"]
     assert older.facts["kernels"] == "AVX2"
-    # Sums of two products that do not fit into 16 bits are cut off there: 64 of them are 32 of the largest number.
-    assert older.facts["saturated"] == 32 * (2**15 - 1) < 64 * 255 * 127
+    # The sum of two products that does not fit into 16 bits is cut off there: 64 of them are 32 of the largest number.
+    assert older.facts["sums"][0] == 32 * (2**15 - 1) < 64 * 255 * 127
+
+
+def test_a_graph_with_weights_of_8_full_bits_does_not_overflow_there(older: Older) -> None:
+    assert older.facts["sums"][1] == 64 * 255 * 127
 
 
 @pytest.mark.parametrize("made", ["here", "there"])
@@ -183,8 +190,6 @@ def test_what_is_made_there_gives_nearly_what_its_weights_say(older: Older, engi
 
 def test_a_model_that_was_made_here_goes_on_with_a_text_there(older: Older) -> None:
     for made in ("here", "there"):
-        done = on_older_cpu(
-            sys.executable, "-m", "costopt", "try", older.folder / made, "import", "--max-tokens=4", "--output=json"
-        )
+        done = on_older_cpu(*program("try", str(older.folder / made), "import", "--max-tokens=4", "--output=json"))
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["task"] == "Complete"

@@ -289,3 +289,18 @@ def test_samples_to_calibrate_with_are_drawn_once_each_by_the_seed_in_whole_batc
     flat = [sample for batch in drawn(1) for sample in batch]
     assert len(set(flat)) == len(flat)
     assert drawn(1) == drawn(1) != drawn(2)
+
+
+def test_a_graph_takes_numbers_too_small_for_a_normal_one_for_zeros_and_its_thread_does_not(tmp_path: Path) -> None:
+    class Doubled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * x
+
+    if not torch.set_flush_denormal(False):
+        pytest.skip("this processor has no such mode")
+    export(Doubled(), torch.ones(2, 3), tmp_path)
+    graph = OnnxModel(tmp_path)
+    tiny = torch.full((2, 3), 1e-39)
+    assert (2 * tiny > 0).all()
+    assert (graph(tiny) == 0).all()
+    assert (2 * tiny > 0).all()
