@@ -3,15 +3,10 @@
 Decoder          keeps what later tokens need of earlier ones; DECODERS: the kinds, the first that suits a model is used
 time_decoding    variant and baseline in turn
 
-<<<<<<< HEAD
 A DecoderLM and models of the Hugging Face library keep keys and values, recurrent ones their state. Others keep
-nothing: each of their tokens costs a pass over all before it. A compiler would compile anew for each length, so what
-runs compiled is timed here under TorchEager, and said so; an engine that is not torch's is left out.
-=======
-Models of the Hugging Face library keep keys and values, recurrent ones their state. Other models keep nothing: each of
-their tokens costs a pass over all before it. A compiler would compile anew for each length, and a graph keeps nothing,
-so what runs as one of these is timed here under TorchEager, and said so; what exists only as a graph is left out.
->>>>>>> engines
+nothing: each of their tokens costs a pass over all before it. A compiler would compile anew for each length, and a
+graph keeps nothing, so what runs as one of these is timed here under TorchEager, and said so; what exists only as a
+graph is left out.
 """
 
 import functools
