@@ -394,6 +394,32 @@ def test_a_graph_that_is_the_fastest_and_larger_than_the_weights_is_made_of_them
     assert _leftovers(storage) == []
 
 
+@pytest.mark.usefixtures("with_graphs")
+def test_a_graph_that_nobody_has_asked_for_and_that_does_not_load_back_is_left_out(
+    images: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, recipe = images
+    verify = making.verify_in_fresh_process
+    graphs: list[bool] = []
+
+    def tamper_first(folder: Path, probe: Path) -> None:
+        graphs.append((folder / "model.onnx").exists())
+        if graphs[-1]:
+            _tamper_bytes(folder, "model.onnx")
+        verify(folder, probe)
+
+    monkeypatch.setattr(making, "verify_in_fresh_process", tamper_first)
+    report = run.make_variant(replica(recipe, pruned("Structured", 50)).variant, recipe, storage)  # type: ignore[arg-type]
+    assert graphs == [True, False]
+    assert report is not None
+    assert report.details is not None
+    assert (report.measured.engine, report.reloaded) == ("TorchEager", True)
+    (note,) = report.details.notes
+    assert note.startswith("OnnxRuntime is left out: ")
+    assert "model.onnx is not the one that config.json was written for" in note
+    assert read_config(storage / report.artifact).graph == {}
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("with_graphs")
 def test_prefill_and_decode_of_what_is_fastest_as_a_graph_are_timed_in_torch(

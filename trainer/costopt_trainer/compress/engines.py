@@ -96,8 +96,10 @@ def _by_default(variant: Variant, device: torch.device) -> list[EngineName]:
     fast: list[EngineName] = ["TorchCompiled"] if adds_up else []
     if kernel_library() is not None:
         fast.append("TorchQuantized")
-    plain: list[EngineName] = ["TorchEager"] if adds_up or not (fast or as_graph) else []
-    return [*fast, *as_graph, *plain]
+    fast += as_graph
+    if adds_up or not fast:
+        fast.append("TorchEager")
+    return fast
 
 
 def engines_beside(engines: Sequence[EngineName], device: torch.device) -> tuple[EngineName, ...]:

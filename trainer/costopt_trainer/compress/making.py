@@ -20,7 +20,13 @@ from costopt_trainer.compress.details import Subject, with_disk_bytes, with_note
 from costopt_trainer.compress.footprint import bytes_in_memory
 from costopt_trainer.compress.measure import Measured, measure, measured_batch
 from costopt_trainer.compress.onnx_export import NotExportable
-from costopt_trainer.compress.onnx_form import MOST_BYTES_TRIED, is_graph_only, is_worth_keeping, make_graph
+from costopt_trainer.compress.onnx_form import (
+    MOST_BYTES_TRIED,
+    is_graph_only,
+    is_worth_keeping,
+    make_graph,
+    must_have_graph,
+)
 from costopt_trainer.compress.origin import HeldOut, Origin
 from costopt_trainer.compress.points import Point
 from costopt_trainer.compress.step import StepRun
@@ -28,8 +34,9 @@ from costopt_trainer.compress.step_checkpoints import StepCheckpoints
 from costopt_trainer.compress.step_reports import StepMeter
 from costopt_trainer.compress.table import apply_steps, changes_shapes, step_trains, wants_compile
 from costopt_trainer.compress.verify import verify_in_fresh_process, write_probe
+from costopt_trainer.errors import NotRetryable, first_line
 from costopt_trainer.instructions import has_int8_dot_products
-from costopt_trainer.models.artifact import read_config, save_model, tokenizer_beside
+from costopt_trainer.models.artifact import drop_graph, read_config, save_model, tokenizer_beside
 from costopt_trainer.models.factors import ranks_of
 from costopt_trainer.models.family import LayeredModel
 from costopt_trainer.models.onnx_model import OnnxModel
@@ -63,6 +70,19 @@ class Saved:
     """Whether its graph stays if that is the fastest."""
     notes: tuple[str, ...] = ()
     """What the report says of its forms."""
+
+    def without_graph(self, note: str) -> "Saved":
+        """The same of the weights alone; `note` says why."""
+        self.model.graph_folder = None
+        return replace(
+            self,
+            graph=None,
+            graph_bytes=0,
+            engines=_without_graph(self.engines, has_graph=False) or ("TorchEager",),
+            named=_without_graph(self.named, has_graph=False),
+            keeps_graph=False,
+            notes=(*self.notes, note),
+        )
 
 
 @dataclass(frozen=True)
@@ -193,9 +213,13 @@ class Making:
         why there is none, if it might have been. Raises NotRetryable as `make_graph` does."""
         if "OnnxRuntime" not in (*engines, *named):
             return None, ""
-        must = "Onnx" in variant.formats or is_graph_only(variant.steps)
         weighs = bytes_in_memory(model)
-        if not must and "OnnxRuntime" not in named and not wants_compile(variant.steps) and weighs > MOST_BYTES_TRIED:
+        if (
+            not must_have_graph(variant)
+            and "OnnxRuntime" not in named
+            and not wants_compile(variant.steps)
+            and weighs > MOST_BYTES_TRIED
+        ):
             return None, (
                 f"making a graph of {weighs:,} bytes of weights takes several times that memory, so it is only tried "
                 "if measure.engines or formats asks for it"
@@ -207,8 +231,23 @@ class Making:
             return None, f"the model {error}"
         return lines, ""
 
-    def verify(self, variant: Variant, saved: Saved) -> None:
-        """Have a fresh process load what was saved. Raises as `verify_in_fresh_process` does."""
+    def verify(self, variant: Variant, saved: Saved) -> Saved:
+        """Have a fresh process load what was saved. Raises as `verify_in_fresh_process` does; but a graph that nobody
+        has asked for is left out then, and the rest verified without it."""
+        try:
+            self._verify(variant, saved)
+        except NotRetryable as error:
+            if saved.graph is None or must_have_graph(variant):
+                raise
+            drop_graph(saved.folder)
+            note = f"OnnxRuntime is left out: {first_line(error)}"[:256]
+            say(variant, note)
+            saved = saved.without_graph(note)
+            self._verify(variant, saved)
+        say(variant, "a fresh process loaded it and gave the same output")
+        return saved
+
+    def _verify(self, variant: Variant, saved: Saved) -> None:
         probe = saved.folder.with_name(f".{variant.name}.probe")
         try:
             remove(probe)  # if it is a link, do not write through it
@@ -218,7 +257,6 @@ class Making:
             verify_in_fresh_process(saved.folder, probe)
         finally:
             probe.unlink(missing_ok=True)
-        say(variant, "a fresh process loaded it and gave the same output")
 
     def probe(self) -> Tensor:
         """A small input of the model."""

@@ -141,7 +141,7 @@ def _in_full(variant: Variant, making: Making, tell: Tell = _as_it_is) -> Varian
     if making.group.rank != 0:
         return None
     saved = making.save(variant, model, engines_for(variant, device), named_engines(variant, device))
-    making.verify(variant, saved)
+    saved = making.verify(variant, saved)
     if "TorchExport" in variant.formats:
         num_bytes = add_program(saved.model, making.probe(), saved.folder)
         say(variant, f"a program of torch.export, {num_bytes:,} bytes, which a fresh process loaded")
