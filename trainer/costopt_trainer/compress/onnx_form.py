@@ -2,7 +2,7 @@
 
     quantized_by    the settings of the variant's Quantize step
     is_graph_only   whether what its steps make exists only as a graph
-    refuse_missing_packages     of a variant that must be one
+    must_have_graph     whether a variant must be one; refuse_missing_packages  which it then cannot be made with
     make_graph      module -> graph in a folder, in the bits that the Quantize step asks for
     is_worth_keeping    whether a graph that is the fastest is stored
 
