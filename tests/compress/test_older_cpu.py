@@ -196,10 +196,9 @@ def test_what_is_made_there_gives_nearly_what_its_weights_say(older: Older, engi
 
 
 def test_a_model_that_was_made_here_goes_on_with_a_text_there(older: Older) -> None:
-    for made in ("here", "there"):
-        done = on_older_cpu(*program("try", str(older.folder / made), "import", "--max-tokens=4", "--output=json"))
-        assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout)["task"] == "Complete"
+    done = on_older_cpu(*program("try", str(older.folder / "here"), "import", "--max-tokens=4", "--output=json"))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["task"] == "Complete"
 
 
 def whole_variant(storage: Path) -> None:
