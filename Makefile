@@ -111,7 +111,7 @@ bench-lean: $(STAMP) ## The same model to the same loss, with and without cleani
 	PYTHONPATH=.:trainer $(BIN)/python benchmarks/lean.py
 
 bench-compress: $(STAMP) ## Measure variants against FP32, and against onnxruntime and torch-pruning used by hand
-	@for program in compress_int8 prune distill auto minilm; do \
+	@for program in compress_int8 prune distill auto minilm decoding; do \
 	echo "== $$program"; PYTHONPATH=.:trainer:tests $(BIN)/python benchmarks/$$program.py || exit 1; done
 
 bench-operator: cluster-binaries ## Measure the operator on a control plane started here (about 20 minutes)

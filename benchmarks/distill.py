@@ -1,11 +1,12 @@
 """Students beside their teacher: what they keep of it, and how much smaller and faster they are.
 
     COSTOPT_DATA_DIR=... PYTHONPATH=.:trainer python benchmarks/distill.py [--tasks decoder encoder forms] [--seeds 3]
-        [--students taught ...] [--folder FOLDER]
+        [--students taught ...] [--steps 400] [--folder FOLDER]
 
-For each task and seed a teacher is trained until its held-out loss no longer falls: the rate follows the loss, and
-early stopping gives the best model. All its students have as many optimizer steps, at the same rates and on the same
-data, and each is measured beside its teacher as a variant is (`compress.making`).
+For each task and seed a teacher is trained until it has learned its fill: of "decoder" the rate follows the held-out
+loss, and early stopping gives the best model; of "encoder" the rate falls on a straight line over so many steps that
+more of them no longer help. All its students have as many optimizer steps, at the same rates and on the same data, and
+each is measured beside its teacher as a variant is (`compress.making`).
 
 - "decoder" tells the next byte of Tiny Shakespeare (`tinyshakespeare.txt` below COSTOPT_DATA_DIR).
 - "encoder" tells from which of ten packages of Python's library a piece of source is, of 80 characters.
@@ -64,7 +65,7 @@ from encoder_forms import PACKAGES
 from measured.texts import tiny_shakespeare
 
 BATCH = 32
-CHARACTERS, MOST = 80, 2000
+CHARACTERS, MOST = 80, 4000
 """Of a piece of source; and pieces of a package."""
 BOTTLENECK = {"embeddingDim": 24, "bottleneckDim": 12, "mlpsPerLayer": 3}
 FORMS: dict[str, dict[str, int]] = {
@@ -95,6 +96,8 @@ class Plan:
     """Steps of the teacher, should early stopping not end it."""
     student_steps: int
     learning_rate: str
+    follows_loss: bool
+    """Whether the teacher's rate does, and early stopping ends it; else it falls to zero at the last step."""
 
 
 PLANS = {
@@ -105,14 +108,16 @@ PLANS = {
         most=6000,
         student_steps=1000,
         learning_rate="5e-3",
+        follows_loss=True,
     ),
     "encoder": Plan(
         {"numLayers": 4, "numHeads": 2, "embeddingDim": 48, "contextLength": 32, "task": "Classification"},
         {"type": "BPE", "vocabularySize": 512},
-        every=100,
-        most=2000,
+        every=250,
+        most=3000,
         student_steps=400,
         learning_rate="3e-3",
+        follows_loss=False,
     ),
 }
 
@@ -129,6 +134,14 @@ def recipe(task: str, text: Path, seed: int, **changes: Any) -> Recipe:
         "decoder": {"type": "Text", "text": {"path": str(text)}},
         "encoder": {"type": "LabelledText", "labelledText": {"path": str(text)}, "validationPercent": 20},
     }
+    schedule: dict[str, Any] = {"type": "Linear"}
+    early_stopping = None
+    if plan.follows_loss:
+        schedule = {
+            "type": "ReduceOnPlateau",
+            "reduceOnPlateau": {"factor": "0.3", "patienceEvaluations": 1, "leastImprovement": "0.01"},
+        }
+        early_stopping = {"patienceEvaluations": 4, "leastImprovement": "0.003"}
     return Recipe.model_validate(
         {
             "model": models[task],
@@ -136,13 +149,9 @@ def recipe(task: str, text: Path, seed: int, **changes: Any) -> Recipe:
             "batch": {"globalBatchSize": BATCH, "microBatchSize": BATCH},
             "totalSteps": plan.most,
             "optimizer": {"learningRate": plan.learning_rate},
-            "schedule": {
-                "type": "ReduceOnPlateau",
-                "warmupSteps": plan.every,
-                "reduceOnPlateau": {"factor": "0.3", "patienceEvaluations": 1, "leastImprovement": "0.01"},
-            },
+            "schedule": {**schedule, "warmupSteps": plan.every},
             "evaluation": {"everySteps": plan.every, "maxSamples": 2048},
-            "earlyStopping": {"patienceEvaluations": 4, "leastImprovement": "0.003"},
+            "earlyStopping": early_stopping,
             "checkpointing": {"everySteps": plan.every, "mode": "Sync"},
             "seed": seed,
         }
@@ -176,23 +185,23 @@ def trained(settings: Recipe, folder: Path) -> Path:
     return artifact
 
 
-def measured(name: str, task: str, folder: Path, *, text: Path, seed: int) -> Measured:
-    """A student beside its teacher, whose storage is in `folder`."""
+def measured(name: str, task: str, folder: Path, *, text: Path, seed: int, steps: int) -> Measured:
+    """A student of so many steps beside its teacher, whose storage is in `folder`."""
     storage, plan = folder / "teacher", PLANS[task]
     settings = recipe(task, text, seed)
     trained(settings, storage)
     making = Making(of_recipe(settings, storage), storage)
-    of_student = {"steps": plan.student_steps, "learningRate": plan.learning_rate}
+    of_student = {"steps": steps, "learningRate": plan.learning_rate}
     step: dict[str, Any] = {
         "type": "Distill",
         "distill": {"student": "EveryOtherLayer", **of_student, **STUDENTS.get(name, {})},
     }
     if name == GOES_ON:
-        step = {"type": "FineTune", "fineTune": {**of_student, "warmupSteps": plan.student_steps // WARMUP_SHARE}}
+        step = {"type": "FineTune", "fineTune": {**of_student, "warmupSteps": steps // WARMUP_SHARE}}
     variant = Variant.model_validate({"name": "student", "measureSeconds": 600, "steps": [step]})
     if name in FRESH:
         changes = BOTTLENECK if "bottleneck" in name else {"numLayers": plan.model["numLayers"] // 2}
-        model = fresh(recipe(task, text, seed, **changes), plan.student_steps, folder / name.replace(" ", "-"))
+        model = fresh(recipe(task, text, seed, **changes), steps, folder / f"{name.replace(' ', '-')}-{steps}")
     else:
         model = making.apply(variant)
     saved = making.save(variant, model, ["TorchEager"])
@@ -267,6 +276,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="*", default=[*PLANS, "forms"], choices=[*PLANS, "forms"])
     parser.add_argument("--students", nargs="*", default=[*STUDENTS, *FRESH, GOES_ON], help="names of rows")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, help="of a student, where not as many as the plan of its task says")
     parser.add_argument("--folder", type=Path, help="where teachers and rows stay")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -279,25 +289,26 @@ def main() -> None:
                 published_forms()
                 continue
             students = [name for name in arguments.students if task == "encoder" or "bottleneck" not in name]
-            one_task(task, students, arguments.seeds, folder.resolve())
+            steps = arguments.steps or PLANS[task].student_steps
+            one_task(task, students, arguments.seeds, folder.resolve(), steps)
 
 
-def one_task(task: str, students: list[str], seeds: int, folder: Path) -> None:
+def one_task(task: str, students: list[str], seeds: int, folder: Path, steps: int) -> None:
     """Its rows, and their means."""
     text = tiny_shakespeare() if task == "decoder" else folder / "pieces.jsonl"
     if task == "encoder" and not text.exists():
         write_pieces(text)
     all_rows: dict[str, list[dict[str, float]]] = {name: [] for name in students}
-    print(f"\n{task}: {PLANS[task].student_steps} steps of a student", flush=True)
+    print(f"\n{task}: {steps} steps of a student", flush=True)
     for seed in range(seeds):
         place = folder / f"{task}-{seed}"
         for name in students:
-            kept = place / f"{name.replace(' ', '-')}.json"
+            kept = place / f"{name.replace(' ', '-')}-{steps}.json"
             if kept.exists():
                 figures = json.loads(kept.read_text())
             else:
                 with contextlib.redirect_stdout(io.StringIO()):
-                    figures = row(measured(name, task, place, text=text, seed=seed))
+                    figures = row(measured(name, task, place, text=text, seed=seed, steps=steps))
                 kept.write_text(json.dumps(figures))
             if not any(all_rows.values()):
                 print("| seed | student | " + " | ".join(figures) + " |" + "\n|" + "---|" * (len(figures) + 2))

@@ -4,7 +4,7 @@
     parse_manifest    the same of a manifest's own text
     write_manifest    likewise back, whole; the last that is written of an artifact
     files_in          the files of a folder, hashed
-    find_difference   what a folder has otherwise than its manifest says
+    find_difference   what a folder has otherwise than its manifest says; find_misfit: by names and sizes alone
     is_artifact       whether a folder holds one
     folders_in        all artifacts of a storage, the trained model first, or copies of them
 
@@ -88,6 +88,17 @@ def find_difference(folder: Path, manifest: ArtifactManifest, on_piece: Told | N
 
     Sizes and names are compared first, for hashing may take minutes. Raises OSError.
     """
+    misfit = find_misfit(folder, manifest)
+    if misfit is not None:
+        return misfit
+    for file in manifest.files:
+        if hash_of(folder / file.path, on_piece) != file.sha256:
+            return f"has another {file.path} than its {names.MANIFEST_FILE} says (of that size, with another content)"
+    return None
+
+
+def find_misfit(folder: Path, manifest: ArtifactManifest) -> str | None:
+    """As `find_difference`, without reading the files: one that is lacking, not named, or of another size."""
     told = {file.path: file for file in manifest.files}
     try:
         there = set(_paths_below(folder))
@@ -101,9 +112,6 @@ def find_difference(folder: Path, manifest: ArtifactManifest, on_piece: Told | N
         size = (folder / path).lstat().st_size
         if size != file.size_bytes:
             return f"has another {path} than its {names.MANIFEST_FILE} says ({size} bytes, not {file.size_bytes})"
-    for path, file in told.items():
-        if hash_of(folder / path, on_piece) != file.sha256:
-            return f"has another {path} than its {names.MANIFEST_FILE} says (of that size, with another content)"
     return None
 
 

@@ -2,7 +2,8 @@
 
     copy_artifact    one artifact, whole or not at all: its manifest is written last
 
-What is copied is hashed on its way, so that a copy with a manifest is what the manifest says. Credentials come from the
+What is copied is hashed on its way, so that a copy with a manifest is what the manifest says; what `--verify` would
+name is refused, also a file that the manifest does not name. Credentials come from the
 environment, as the library of each kind of URL reads them. Words of a library are not shown, for they may hold one.
 """
 
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from costopt import names
-from costopt.artifacts import parse_manifest, read_manifest
+from costopt.artifacts import find_misfit, parse_manifest, read_manifest
 from costopt.files import sync_folder
 from costopt.hostile import Hostile, open_file, read_file
 from costopt.refused import Refused
@@ -31,6 +32,7 @@ def copy_artifact(folder: Path, manifest: ArtifactManifest, place: str) -> str:
     """Copy the artifact in `folder` to a folder of its name in `place`, a path or a URL, in place of an older copy of
     the same job's; returns where it is. Raises Refused with a sentence."""
     check_place(place)
+    _refuse_misfit(folder, manifest)
     content = read_file(folder / names.MANIFEST_FILE, max_bytes=_MAX_MANIFEST_BYTES)
     if "://" not in place:
         return str(_copied_here(folder, manifest, content, Path(place).absolute() / manifest.name))
@@ -47,6 +49,15 @@ def check_place(place: str) -> None:
         )
     if not place:
         raise Refused("--copy-to must name a folder or a URL such as s3://bucket/folder")
+
+
+def _refuse_misfit(folder: Path, manifest: ArtifactManifest) -> None:
+    try:
+        misfit = find_misfit(folder, manifest)
+    except OSError as error:
+        raise Refused(f"{error.filename} cannot be read ({error.strerror}), so nothing was copied") from None
+    if misfit is not None:
+        raise Refused(f"{folder} {misfit}, so it was not copied; put that right, or have it made anew")
 
 
 def _copied_here(folder: Path, manifest: ArtifactManifest, content: bytes, target: Path) -> Path:

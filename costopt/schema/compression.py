@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints
 from costopt.schema.base import DESCRIBED_ELSEWHERE, DecimalString, Name, Path, PlainData, Rule, Strict, cel_list
 from costopt.schema.resources import NodeResources
 from costopt.schema.unions import one_of, settings_named, tagged_union
-from costopt.schema.variant_report import QualityMetric
+from costopt.schema.variant_report import EngineName, QualityMetric
 
 _IN_THE_REFERENCE = Field(json_schema_extra=DESCRIBED_ELSEWHERE)
 """Of settings that the CRD has no room to describe."""
@@ -294,7 +294,7 @@ class Step(Strict):
 
 
 class Measure(Strict):
-    """At which sizes a variant is timed besides the micro-batch of whole samples."""
+    """At which sizes a variant is timed besides the micro-batch of whole samples, and under which engines."""
 
     batch_sizes: Annotated[list[Annotated[int, Field(ge=1, le=10**5)]], Field(min_length=1, max_length=4)] | None = None
     """Samples of a pass. None means the micro-batch."""
@@ -302,6 +302,8 @@ class Measure(Strict):
         Annotated[list[Annotated[int, Field(ge=1, le=2**20)]], Field(min_length=1, max_length=4)] | None
     ) = None
     """Tokens of a sample, each with each of batchSizes. None means the context length."""
+    engines: Annotated[list[EngineName], Field(min_length=1, max_length=4)] | None = None
+    """Engines to time, too."""
 
 
 class Accept(Strict):
@@ -382,7 +384,7 @@ class Variant(Strict):
     measure_seconds: Annotated[int, Field(ge=6, le=86400)] = 120
     """Most that measuring may take, beside compiling."""
     measure: Measure | None = None
-    """Further sizes to time it at."""
+    """Further sizes and engines to time."""
     resources: Annotated[NodeResources | None, Field(json_schema_extra=DESCRIBED_ELSEWHERE)] = None
     """What the variant's pod is asked for; None means train.resourcesPerNode, without its devices if `target` is CPU:
     see docs/reference.md."""
@@ -392,7 +394,8 @@ class Variant(Strict):
         default_factory=list
     )
     """Further forms of its artifact. TorchExport: a program that torch alone loads. CompressedTensors: a folder that
-    the Hugging Face library loads. Without Onnx here, it has that if onnxruntime is the fastest."""
+    the Hugging Face library loads. Without Onnx here, it has that if onnxruntime is the fastest and it is not larger.
+    """
 
     rules = (
         Rule(

@@ -14,8 +14,10 @@ from costopt.schema.base import Count, ShortText, Strict
 from costopt.schema.compression import Step
 from costopt.schema.variant_report import EngineName, Measurement, MetricFigure, VariantFault, VariantStatus
 
-MAX_TIMINGS = 64
-"""Three for each of sixteen sizes, and those of the micro-batch."""
+MAX_TIMINGS = 128
+"""Of the micro-batch under four engines; and for each of sixteen sizes a pass under four, prefill and decode."""
+
+MAX_NOTES = 64
 
 MAX_TRIALS = 128
 
@@ -34,7 +36,7 @@ class Timing(Strict):
     sequence_length: Count | None = None
     """Tokens of a sample; of Decode, those before the new one. None: samples are no tokens."""
     engine: EngineName
-    """What ran it."""
+    """What ran it. Of a pass of the measured batch there is a row for each engine that was tried."""
     cached: bool | None = None
     """Of Decode: whether keys and values (or a state) of earlier tokens were kept. False: each token costs a pass over
     all before it."""
@@ -56,13 +58,14 @@ class Footprint(Strict):
     weights_bytes: Count
     """Bytes of all parameters and buffers in memory, each tensor once."""
     peak_bytes: Count | None = None
-    """The same and what a pass of the measured batch allocates beside, at most at one time. None: not known, because
-    the engine allocates by itself, or a pass would take too long."""
+    """The same and what a pass of the measured batch allocates beside, at most at one time. None: not known, because a
+    pass would take too long, or as a note says."""
     macs_per_sample: Count | None = None
     """Multiplications, each with an addition, of matrices, convolutions and attention for one sample of that batch.
     None: none were seen, or a pass would take too long."""
     compile_milliseconds: Count | None = None
-    """How long its engine took before the first pass was through. None: it needs no compiling."""
+    """How long its engine took before the first pass was through; with the making of a graph that no file holds. None:
+    it needs no compiling."""
 
 
 class Side(Strict):
@@ -71,7 +74,7 @@ class Side(Strict):
     footprint: Footprint
     """What it needs."""
     timings: Annotated[list[Timing], Field(max_length=MAX_TIMINGS)]
-    """How fast it is; the first is that of the status."""
+    """How fast it is; the first is that of the status, under the fastest engine."""
 
 
 class Interval(Strict):
@@ -114,8 +117,8 @@ class VariantDetails(Strict):
     """Draws of each interval."""
     confidence_percent: Count = 95
     """Of each interval."""
-    notes: Annotated[list[ShortText], Field(max_length=MAX_TIMINGS)] = Field(default_factory=list)
-    """What could not be measured, and why."""
+    notes: Annotated[list[ShortText], Field(max_length=MAX_NOTES)] = Field(default_factory=list)
+    """What could not be measured, and why, and what must be known to read the figures."""
 
 
 class Trial(Strict):

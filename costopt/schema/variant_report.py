@@ -30,7 +30,7 @@ class Measurement(Strict):
     """A variant or the baseline, measured in the same process."""
 
     size_bytes: Count
-    """Bytes of the saved weights on disk; of a variant under OnnxRuntime, in ONNX."""
+    """Bytes of the saved weights on disk; of a variant that is kept as an ONNX graph, of that."""
     parameters: Count
     """Parameters."""
     nonzero_permille: Annotated[int, Field(ge=0, le=1000)]

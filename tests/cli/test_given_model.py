@@ -53,6 +53,22 @@ def test_its_status_tells_what_each_variant_is_at_in_eighty_columns(
 
 
 @pytest.mark.slow
+def test_a_folder_that_is_not_there_is_told_in_one_sentence_and_not_tried_again(tmp_path: Path) -> None:
+    written(tmp_path, given_job({**INT8, "measureSeconds": 6}, priceBookName="sample"))
+    ended = costopt(tmp_path, "run", "job.yaml")
+    status = RunFolder(tmp_path / "runs/tiny").status()
+    told = (
+        "model.path: models/tiny must be a folder on the machine (or in the pod) that makes the variant, but there is "
+        f"none; a relative path begins at {tmp_path}"
+    )
+    assert ended.returncode == 1
+    assert "int8 failed: InvalidSettings (attempt 0, rank 0, replica 0, exit code 78)" in ended.stdout + ended.stderr
+    assert f"  {told}\n" in ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stdout + ended.stderr
+    assert [(stage.name, stage.state, stage.attempt) for stage in status.stages] == [("int8", "Failed", 0)]
+
+
+@pytest.mark.slow
 def test_it_runs_to_its_bill_on_one_machine(tmp_path: Path) -> None:
     from builders.compress import LM_SHAPE, fresh_model
     from costopt_trainer.models.artifact import save_model

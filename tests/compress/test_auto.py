@@ -4,9 +4,11 @@ import json
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +20,7 @@ from costopt.schema.recipe import Recipe
 from costopt.schema.variant_details import Trial, VariantReport
 from costopt.schema.variant_report import Measurement
 from costopt_trainer.compress import auto, candidates, making, measure, run
-from costopt_trainer.compress.auto import figure_of, pareto_rows, payback_batches, with_pareto
+from costopt_trainer.compress.auto import engines_of_trial, figure_of, pareto_rows, payback_batches, with_pareto
 from costopt_trainer.compress.candidates import TABLE, Candidate, candidates_for, with_training
 from costopt_trainer.compress.table import trains
 from costopt_trainer.errors import NotRetryable
@@ -175,6 +177,37 @@ def test_other_settings_or_weights_find_nothing_of_an_earlier_search(
     assert len(begun) == 5
 
 
+def test_when_its_seconds_are_over_a_search_ends_and_the_best_so_far_is_made_in_full(
+    trained: dict[str, Stage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, recipe = stage(trained, "DecoderLM", tmp_path)
+    monkeypatch.setattr(candidates, "TABLE", (FEW[1], FEW[3], FEW[0]))
+    now, apply = 0.0, making.Making.apply
+
+    def lasting(self: making.Making, variant: Variant) -> Any:
+        nonlocal now
+        now += 5
+        return apply(self, variant)
+
+    monkeypatch.setattr(making.Making, "apply", lasting)
+    monkeypatch.setattr(auto, "time", SimpleNamespace(monotonic=lambda: now))  # each trial takes 5 seconds
+    in_time = best(trials=4, seconds=16)
+    assert in_time.measure_seconds == 6, "so that 10 of the seconds are for trials before the last"
+    report = run.make_variant(in_time, recipe, storage)
+    assert report is not None
+    assert [(trial.recipe, trial.rung, trial.milliseconds) for trial in report.tried] == [
+        ("pruned", 1, 5000),
+        ("pruned, int8 weights", 1, 5000),
+        ("pruned, int8 weights", 2, 5000),
+    ], "nobody came to the third one"
+    trained_for = [trial.steps[0].prune.fine_tune_steps for trial in report.tried if trial.steps[0].prune]
+    assert trained_for == [2, 2, 6]
+    assert report.search is not None
+    assert (report.search.chosen, report.search.seconds) == ("pruned, int8 weights", 15)
+    assert read_config(storage / report.artifact).steps == tuple(report.tried[-1].steps)
+    assert load_model(storage / report.artifact).widths()
+
+
 def test_what_no_steps_fit_is_refused_and_told(
     trained: dict[str, Stage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,6 +346,21 @@ def test_the_status_has_few_rows_of_what_no_other_list_beats_each_as_it_was_trie
     many = [tried(f"t{number}", 1, (10 + number, 100 - number, "1"), f"0.{number:02}") for number in range(20)]
     assert [row.steps for row in pareto_rows(many)] == [f"t{number}" for number in range(8)], "nearest to bounds"
     assert pareto_rows([]) == []
+
+
+@pytest.mark.usefixtures("with_graphs")
+def test_a_trial_is_made_a_graph_where_that_may_decide_and_never_compiled_on_a_cpu() -> None:
+    device, pruning, activations = torch.device("cpu"), pruned("Structured", 50), dynamic()
+
+    def tried(step: Step, minimize: Any) -> set[str]:
+        variant = Variant(name="best", steps=[step])
+        settings = Auto(minimize=minimize, batches=1 if minimize == "Cost" else None)
+        return set(engines_of_trial(variant, device, settings))
+
+    assert tried(pruning, "Bytes") == {"TorchEager"}
+    assert tried(pruning, "Latency") == tried(pruning, "Cost") == {"TorchEager", "OnnxRuntime"}
+    assert "OnnxRuntime" in tried(activations, "Bytes")
+    assert "TorchCompiled" not in tried(activations, "Latency")
 
 
 def test_what_is_minimized_decides() -> None:

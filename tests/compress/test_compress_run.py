@@ -11,19 +11,30 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from builders.compress import dynamic, pruned, quantized, read_json, replica, train_stage, weight_only
+from builders.compress import (
+    StepInPlaceOfPrune,
+    dynamic,
+    pruned,
+    quantized,
+    read_json,
+    replica,
+    train_stage,
+    weight_only,
+)
 from costopt.names import ENV_STORAGE_DIR
 from costopt.schema.compression import Accept, Measure, Variant
 from costopt.schema.recipe import Recipe
 from costopt.schema.variant_details import VariantReport
 from costopt.schema.variant_report import EngineName, VariantStatus
-from costopt_trainer.compress import making, measure, onnx_export, onnx_form, run
+from costopt_trainer.compress import making, measure, onnx_export, onnx_form, run, table
 from costopt_trainer.compress.onnx_export import NotExportable
+from costopt_trainer.compress.origin import of_recipe
 from costopt_trainer.compress.verify import find_mismatch
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.artifact import load_graph, load_model, read_config, save_model
@@ -130,6 +141,7 @@ def test_the_report_has_sizes_memory_multiplications_and_how_sure_the_quality_is
     both = report.details.baseline, report.details.variant
     for side, measured in zip(both, (report.baseline, report.measured), strict=True):
         assert [(each.kind, each.batch_size) for each in side.timings] == [("Forward", n) for n in (8, 1, 16)]
+        assert {each.engine for each in side.timings} == {"TorchEager"}
         assert side.timings[0].p50_microseconds == measured.latency_microseconds
         assert side.timings[0].p95_microseconds == measured.latency_p95_microseconds
         assert side.footprint.weights_bytes > 4 * measured.parameters
@@ -309,6 +321,194 @@ def test_a_variant_may_be_a_graph_alone_with_convolutions_of_8_bits(
     _tamper_bytes(folder, "model.onnx")
     with pytest.raises(NotRetryable, match=r"its model.onnx is not the one that config.json was written for"):
         load_model(folder)
+
+
+def test_gptq_rounds_by_samples_of_the_jobs_own_training_and_stays_nearer_to_the_model_than_plain_rounding(
+    language: Stage, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, recipe = language
+    origin = of_recipe(recipe, storage)
+    model, held_out = origin.load(), origin.held_out.data
+    inputs, _ = held_out.validation_batch(np.arange(min(32, held_out.num_validation_samples)))
+    off, told = {}, {}
+    for rounding in ("Nearest", "GPTQ"):
+        calibration = {"samples": 44, "seed": 3} if rounding == "GPTQ" else None
+        step = quantized("Int4WeightOnly", rounding=rounding, group_size=64, calibration=calibration)
+        report = run.make_variant(Variant(name=rounding.lower(), steps=[step], measure_seconds=6), recipe, storage)
+        assert report is not None
+        assert report.reloaded
+        folder = storage / report.artifact
+        assert read_config(folder).steps == (step,)
+        with torch.no_grad():
+            expected = model(inputs)
+            off[rounding] = float((load_model(folder)(inputs) - expected).norm() / expected.norm())
+        told[rounding] = capsys.readouterr().out
+        monkeypatch.setattr(making, "verify_in_fresh_process", lambda _folder, _probe: None)  # once is enough
+    assert "gptq: calibrates by GPTQ on 40 training samples" in told["GPTQ"]  # whole batches of 8
+    assert "calibrates" not in told["Nearest"]
+    assert 0 < off["GPTQ"] < 0.8 * off["Nearest"]
+
+
+def _choose(engine: EngineName, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which one is the fastest is the machine's matter."""
+
+    def fastest(candidates: Any, _passes: Any) -> Any:
+        return next(one for one in candidates if one.engine == engine)
+
+    monkeypatch.setattr(measure, "_fastest", fastest)
+
+
+@pytest.mark.usefixtures("with_graphs")
+def test_a_graph_that_is_the_fastest_and_larger_than_the_weights_is_made_of_them_and_not_kept(
+    images: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage, recipe = images
+    _choose("OnnxRuntime", monkeypatch)
+    wanted = Measure(batch_sizes=[1], engines=["TorchEager"])
+    report = run.make_variant(Variant(name="small", steps=[pruned("Structured", 50)], measure=wanted), recipe, storage)
+    assert report is not None
+    assert report.details is not None
+    folder = storage / report.artifact
+    for measured, side in zip(
+        (report.baseline, report.measured), (report.details.baseline, report.details.variant), strict=True
+    ):
+        assert measured.engine == "OnnxRuntime"
+        assert side.footprint.disk_bytes == measured.size_bytes
+        assert (side.footprint.compile_milliseconds or 0) > 100, "each is made a graph first"
+        assert (side.footprint.peak_bytes or 0) > side.footprint.weights_bytes
+        assert [(each.batch_size, each.engine) for each in side.timings] == [
+            (8, "OnnxRuntime"),
+            (8, "TorchEager"),
+            (1, "OnnxRuntime"),
+            (1, "TorchEager"),
+        ]
+        assert side.timings[0].p50_microseconds == measured.latency_microseconds
+    assert report.measured.size_bytes == (folder / "model.safetensors").stat().st_size
+    assert float(report.size_ratio) > 1.5
+    assert not (folder / "model.onnx").exists()
+    assert read_config(folder).graph == {}
+    assert load_model(folder)(torch.rand(3, 1, 8, 8)).shape == (3, 4)
+    (note,) = (note for note in report.details.notes if "ONNX graph" in note)
+    assert f"and not {report.measured.size_bytes:,}, so that is not kept" in note
+    assert f"small: {note}" in capsys.readouterr().out.splitlines()
+    assert _leftovers(storage) == []
+
+
+@pytest.mark.usefixtures("with_graphs")
+def test_a_graph_that_nobody_has_asked_for_and_that_does_not_load_back_is_left_out(
+    images: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, recipe = images
+    verify = making.verify_in_fresh_process
+    graphs: list[bool] = []
+
+    def tamper_first(folder: Path, probe: Path) -> None:
+        graphs.append((folder / "model.onnx").exists())
+        if graphs[-1]:
+            _tamper_bytes(folder, "model.onnx")
+        verify(folder, probe)
+
+    monkeypatch.setattr(making, "verify_in_fresh_process", tamper_first)
+    report = run.make_variant(replica(recipe, pruned("Structured", 50)).variant, recipe, storage)  # type: ignore[arg-type]
+    assert graphs == [True, False]
+    assert report is not None
+    assert report.details is not None
+    assert (report.measured.engine, report.reloaded) == ("TorchEager", True)
+    (note,) = report.details.notes
+    assert note.startswith("OnnxRuntime is left out: ")
+    assert "model.onnx is not the one that config.json was written for" in note
+    assert read_config(storage / report.artifact).graph == {}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("with_graphs")
+def test_prefill_and_decode_of_what_is_fastest_as_a_graph_are_timed_in_torch(
+    language: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, recipe = language
+    _choose("OnnxRuntime", monkeypatch)
+    variant = Variant(name="small", steps=[pruned("Structured", 25)])
+    report = run.make_variant(variant, recipe, storage)
+    assert report is not None
+    assert report.details is not None
+    for side in (report.details.baseline, report.details.variant):
+        told = [(each.kind, each.engine) for each in side.timings]
+        assert told == [
+            ("Forward", "OnnxRuntime"),
+            ("Forward", "TorchEager"),
+            ("Prefill", "TorchEager"),
+            ("Decode", "TorchEager"),
+        ]
+    assert any(note.startswith("prefill and decode are timed under TorchEager") for note in report.details.notes)
+    folder = storage / report.artifact
+    assert report.measured.size_bytes == (folder / "model.onnx").stat().st_size, "it is hardly larger than the weights"
+
+
+@pytest.mark.usefixtures("with_graphs")
+def test_a_large_model_is_not_made_a_graph_that_nobody_has_asked_for(
+    images: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage, recipe = images
+    monkeypatch.setattr(making, "MOST_BYTES_TRIED", 1000)
+    monkeypatch.setattr(making, "make_graph", lambda *_arguments, **_named: pytest.fail("it was made"))
+    report = run.make_variant(replica(recipe, pruned("Unstructured", 10)).variant, recipe, storage)  # type: ignore[arg-type]
+    assert report is not None
+    assert report.details is not None
+    assert (report.measured.engine, report.baseline.engine) == ("TorchEager", "TorchEager")
+    (note,) = report.details.notes
+    assert note.startswith("OnnxRuntime is left out: making a graph of ")
+    assert f"small: {note}" in capsys.readouterr().out
+
+
+class _Sleeps(StepInPlaceOfPrune):
+    """Makes each pass take PASS_SECONDS."""
+
+    def apply(self, model: Any, _settings: Any, _run: Any) -> str:
+        quick = model.forward
+
+        def forward(inputs: torch.Tensor) -> torch.Tensor:
+            time.sleep(PASS_SECONDS)
+            return quick(inputs)  # type: ignore[no-any-return]
+
+        model.forward = forward
+        return "sleeps"
+
+
+PASS_SECONDS, MEASURE_SECONDS = 0.4, 6
+STEP = _Sleeps()
+
+
+def test_measuring_a_slow_variant_takes_what_the_user_gives_it_and_says_what_there_was_no_time_for(
+    language: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, recipe = language
+    monkeypatch.setitem(table.STEPS, "Prune", f"{__name__}:STEP")
+    monkeypatch.setattr(making, "verify_in_fresh_process", lambda _folder, _probe: None)
+    took: list[float] = []
+    whole = making.measure
+
+    def timed(*arguments: Any, **named: Any) -> Any:
+        begun = time.monotonic()
+        measured = whole(*arguments, **named)
+        took.append(time.monotonic() - begun)
+        return measured
+
+    monkeypatch.setattr(making, "measure", timed)
+    sizes = Measure(batch_sizes=[1, 8, 16], sequence_lengths=[8, 16, 32])
+    variant = Variant(name="slow", steps=[pruned("Structured", 50)], measure=sizes, measure_seconds=MEASURE_SECONDS)
+    report = run.make_variant(variant, recipe, storage)
+    assert report is not None
+    # All sizes alone would take 9 * 12 passes, and prefill and decode of them 9 * 4 * 9.
+    assert took[0] < 5 * MEASURE_SECONDS
+    assert report.details is not None
+    first = report.details.variant.timings[0]
+    assert first.p50_microseconds >= 1e6 * PASS_SECONDS
+    assert first.runs >= 1
+    assert float(report.measured.validation_loss) == pytest.approx(float(report.baseline.validation_loss), abs=1e-4)
+    assert report.details.variant.footprint.macs_per_sample is None, "that costs a pass, too"
+    notes = report.details.notes
+    assert "not timed at batch size 16, sequence length 32: measureSeconds leaves no time for it" in notes
+    assert sum(note.startswith("prefill and decode are not timed at") for note in notes) >= 8
 
 
 def test_a_pruned_variant_may_be_asked_for_as_onnx(images: Stage) -> None:

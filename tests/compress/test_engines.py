@@ -10,14 +10,21 @@ import pytest
 import torch
 
 from builders.compress import apply, dynamic, example_inputs, fresh_model, pruned, quantized, weight_only
-from costopt.schema.compression import Step, Variant
+from costopt.schema.compression import FineTune, Measure, ShareWeights, Step, Variant
 from costopt.schema.variant_report import EngineName
 from costopt_trainer.compress import engines
-from costopt_trainer.compress.engines import device_for, engines_beside, engines_for, kernel_library, start
+from costopt_trainer.compress.engines import (
+    device_for,
+    engines_beside,
+    engines_for,
+    kernel_library,
+    named_engines,
+    start,
+)
 from costopt_trainer.compress.measure import ENGINE_TOLERANCE
 from costopt_trainer.errors import NotRetryable
 
-CPU = torch.device("cpu")
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 def variant(*steps: Step, **settings: Any) -> Variant:
@@ -36,7 +43,10 @@ def int8_model() -> torch.nn.Module:
 @needs_kernels
 @pytest.mark.parametrize(
     ("dot_products", "tried"),
-    [(True, ("TorchCompiled", "TorchQuantized", "OnnxRuntime")), (False, ("TorchQuantized", "OnnxRuntime"))],
+    [
+        (True, ("TorchCompiled", "TorchQuantized", "OnnxRuntime", "TorchEager")),
+        (False, ("TorchQuantized", "OnnxRuntime")),
+    ],
 )
 def test_int8_is_compiled_only_where_the_processor_adds_up_8_bit_products(
     dot_products: bool, tried: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
@@ -46,18 +56,48 @@ def test_int8_is_compiled_only_where_the_processor_adds_up_8_bit_products(
     assert engines_for(variant(pruned("Structured", 20), dynamic()), CPU) == tried
 
 
-def test_what_no_engine_makes_faster_runs_as_it_is() -> None:
-    assert engines_for(variant(pruned("Structured", 20), weight_only()), CPU) == ("TorchEager",)
-
-
-def test_without_any_fast_engine_int8_still_runs_and_it_is_said_what_is_missing(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("step", [dynamic(), weight_only()])
+def test_without_any_fast_engine_a_variant_still_runs_and_it_is_said_what_is_missing(
+    step: Step, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(engines, "has_int8_dot_products", lambda: False)
     monkeypatch.setattr(engines, "kernel_library", lambda: None)
     monkeypatch.setattr(engines, "lacking", lambda: "the package onnx is not installed")
-    assert engines_for(variant(dynamic()), CPU) == ("TorchEager",)
+    assert engines_for(variant(step), CPU) == ("TorchEager",)
     assert capsys.readouterr().out == "OnnxRuntime is left out: the package onnx is not installed\n"
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [pruned("Structured", 20)],
+        [pruned("Unstructured", 20)],
+        [weight_only()],
+        [Step(type="FineTune", fine_tune=FineTune(steps=1))],
+        [Step(type="ShareWeights", share_weights=ShareWeights(cluster_bits=4))],
+    ],
+)
+def test_every_other_variant_is_tried_as_it_is_and_as_a_graph(
+    steps: list[Step], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "lacking", lambda: None)
+    assert engines_for(variant(*steps), CPU) == ("TorchEager", "OnnxRuntime")
+    assert engines_for(variant(*steps), GPU) == ("TorchCompiled", "TorchEager")
+
+
+def test_engines_that_the_user_names_are_tried_beside_and_what_is_to_be_a_graph_is_judged_as_that(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(engines, "lacking", lambda: None)
+    names: list[EngineName] = ["TorchCompiled", "TorchEager", "OnnxRuntime"]
+    named = {"measure": Measure(engines=names)}
+    assert engines_for(variant(weight_only(), **named), CPU) == ("TorchEager", "OnnxRuntime", "TorchCompiled")
+    assert engines_for(variant(weight_only(), formats=["Onnx"], **named), CPU) == ("OnnxRuntime",)
+    assert named_engines(variant(weight_only(), formats=["Onnx"], **named), CPU) == tuple(names)
+    assert named_engines(variant(weight_only()), CPU) == ()
+    assert capsys.readouterr().out == ""
+    assert engines_for(variant(weight_only(), **named), GPU) == ("TorchCompiled", "TorchEager")
+    assert capsys.readouterr().out.startswith("OnnxRuntime is left out: a graph is for a CPU")
 
 
 @pytest.mark.parametrize("scheme", ["Int8Static", "Int4WeightOnly"])
@@ -74,6 +114,7 @@ def test_a_variant_that_is_to_be_onnx_is_measured_as_that() -> None:
     ("of_variant", "of_model"),
     [
         (("TorchEager",), ("TorchEager",)),
+        (("TorchEager", "OnnxRuntime"), ("TorchEager", "OnnxRuntime")),
         (("TorchQuantized",), ("TorchEager", "OnnxRuntime")),
         (("OnnxRuntime",), ("TorchEager", "OnnxRuntime")),
         (("TorchCompiled", "TorchQuantized"), ("TorchEager", "TorchCompiled", "OnnxRuntime")),
@@ -97,7 +138,7 @@ def test_a_variant_is_measured_on_a_gpu_where_there_is_one_unless_it_is_for_a_cp
     assert device_for(variant(dynamic())).type == ("cuda" if gpu else "cpu")
     assert device_for(variant(dynamic(), target="CPU")).type == "cpu"
     assert device_for(variant(quantized("Int4WeightOnly"))).type == "cpu"
-    assert engines_for(variant(dynamic()), torch.device("cuda")) == ("TorchCompiled", "TorchEager")
+    assert engines_for(variant(dynamic()), GPU) == ("TorchCompiled", "TorchEager")
 
 
 def test_a_variant_for_a_gpu_needs_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,22 @@
 """What a model needs: parameters, bytes and multiplications, each against a count by hand."""
 
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from builders.compress import apply, dynamic, example_inputs, fresh_model, pruned, weight_only
 from costopt.schema.models import LSTM, DecoderLM, ModelSettings
-from costopt_trainer.compress.footprint import bytes_in_memory, count_parameters, macs_of, peak_beside
+from costopt_trainer.compress import footprint
+from costopt_trainer.compress.details import Subject, footprint_of
+from costopt_trainer.compress.footprint import bytes_in_memory, count_parameters, macs_of, peak_beside, peak_of_graph
+from costopt_trainer.compress.overdue import Overdue
+from costopt_trainer.compress.timing import Running
+from costopt_trainer.models.onnx_model import GRAPH_FILE, OnnxModel
 from costopt_trainer.models.shape import ModelShape
 from costopt_trainer.models.table import build_model
 
@@ -103,6 +113,53 @@ def test_peak_memory_is_what_a_pass_holds_at_one_time() -> None:
     one_by_one = peak_beside(_Holds(4, size, keep=False), torch.zeros(4))
     assert kept == pytest.approx(4 * 4 * size, rel=0.01)
     assert one_by_one == pytest.approx(4 * size, rel=0.01)
+
+
+def _two_products(folder: Path) -> Path:
+    """A graph (B, 256) -> (B, 16), with 4,096 values for each sample between its two products."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    widths = (256, 4096, 16)
+    weights = [np.ones(pair, np.float32) for pair in itertools.pairwise(widths)]
+    nodes = [
+        onnx.helper.make_node("MatMul", ["inputs", "first"], ["wide"]),
+        onnx.helper.make_node("Relu", ["wide"], ["positive"]),
+        onnx.helper.make_node("MatMul", ["positive", "second"], ["outputs"]),
+    ]
+    ends = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", width])
+        for name, width in (("inputs", widths[0]), ("outputs", widths[-1]))
+    ]
+    constants = [
+        onnx.numpy_helper.from_array(each, name) for each, name in zip(weights, ("first", "second"), strict=True)
+    ]
+    graph = onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:], constants)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=10)
+    onnx.save(model, folder / GRAPH_FILE)
+    return folder
+
+
+def test_a_graphs_peak_is_what_lies_between_its_products_and_grows_with_the_batch(tmp_path: Path) -> None:
+    folder = _two_products(tmp_path)
+    peaks = {count: peak_of_graph(folder, torch.ones(count, 256)) for count in (256, 1024, 4096)}
+    for count, peak in peaks.items():
+        between = 4 * 4096 * count
+        assert between <= peak < 1.5 * between
+    assert peak_of_graph(folder, torch.ones(1024, 256)) == pytest.approx(peaks[1024], rel=0.1), "and can be repeated"
+
+
+def test_where_the_system_does_not_tell_a_graphs_peak_it_is_not_known_and_said_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model: Any = OnnxModel(_two_products(tmp_path))
+    monkeypatch.setattr(footprint, "_FORGET_PEAK", tmp_path / "not-there/clear_refs")
+    running = Running("OnnxRuntime", model, 1.0)
+    with Overdue("small") as calls:
+        needs, notes = footprint_of(Subject(model, 1), running, 10, torch.ones(4, 256), calls=calls, seconds=60.0)
+    assert needs.peak_bytes is None
+    (note,) = notes
+    why = "the system does not tell the most that a process held (No such file or directory)"
+    assert note == f"peak memory under OnnxRuntime is not known: {why}"
 
 
 def test_a_decoders_peak_is_at_least_its_logits() -> None:

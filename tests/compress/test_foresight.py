@@ -8,7 +8,8 @@ import pytest
 
 from builders import outside
 from builders.compress import pruned, quantized, recipe, weight_only
-from costopt.schema.compression import Step, Variant
+from costopt.schema.compression import GRAPH_ONLY, Step, Variant
+from costopt_trainer.compress import run
 from costopt_trainer.compress.foresight import refuse_unmakeable
 from costopt_trainer.errors import NotRetryable
 
@@ -59,9 +60,12 @@ def test_a_training_does_not_begin_whose_variant_cannot_be_made(
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        (
-            [Variant(name="small", steps=[quantized("Int4WeightOnly")])],
-            "quantize.scheme makes an ONNX graph, and the package onnx",
+        *(
+            (
+                [Variant(name="small", steps=[pruned("Structured", 20, fine_tune_steps=4), quantized(scheme)])],
+                "quantize.scheme makes an ONNX graph, and the package onnx",
+            )
+            for scheme in GRAPH_ONLY
         ),
         (
             [Variant(name="small", steps=[pruned("Structured", 20)], formats=["Onnx"])],
@@ -72,7 +76,7 @@ def test_a_training_does_not_begin_whose_variant_cannot_be_made(
             "only models of the Hugging Face library have this form",
         ),
     ],
-    ids=["a graph of 4 bits", "a graph", "a folder for transformers"],
+    ids=[*GRAPH_ONLY, "a graph", "a folder for transformers"],
 )
 def test_nor_does_one_whose_variant_has_a_form_for_which_packages_are_missing(
     wrong: list[Variant], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -83,6 +87,11 @@ def test_nor_does_one_whose_variant_has_a_form_for_which_packages_are_missing(
     with pytest.raises(NotRetryable, match="variant small could not be made: ") as refused:
         refuse_unmakeable(wrong, recipe("DecoderLM", tmp_path))
     assert sentence in str(refused.value)
+    if "graph" in sentence:  # where no recipe trains the model, the variant says so itself, before it loads anything
+        with pytest.raises(NotRetryable, match=f"^{sentence}") as refused:
+            run.make_variant(wrong[0], recipe("DecoderLM", tmp_path), tmp_path / "nothing was trained")
+        assert refused.value.reason == "InvalidSettings"
+        assert "\n" not in str(refused.value)
     monkeypatch.undo()
     if "graph" in sentence and importlib.util.find_spec("onnxruntime"):
         refuse_unmakeable(wrong, recipe("DecoderLM", tmp_path))

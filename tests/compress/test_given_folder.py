@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,25 @@ def test_a_model_that_was_trained_here_is_measured_as_it_was_trained(ours: Path,
         same = origin.load()(example_inputs("DecoderLM")), load_model(ours)(example_inputs("DecoderLM"))
     assert torch.equal(*same)
     assert sorted(path.name for path in ours.iterdir()) == before, "it is only read"
+
+
+@pytest.mark.parametrize("what", ["nothing", "a file", "a link to nothing"])
+def test_a_folder_that_is_not_there_is_said_before_any_library_is_imported(
+    what: str, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if what == "a file":
+        (tmp_path / "models").write_text("{}")
+    elif what == "a link to nothing":
+        (tmp_path / "models").symlink_to("nowhere")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "costopt_trainer.compress.left_folder", None)
+    with pytest.raises(NotRetryable) as refused:
+        found(Path("models"), tmp_path / "own", evaluation(text))
+    assert refused.value.reason == "InvalidSettings"
+    assert str(refused.value) == (
+        "model.path: models must be a folder on the machine (or in the pod) that makes the variant, but there is none; "
+        f"a relative path begins at {tmp_path}"
+    )
 
 
 def test_a_classifier_of_images_that_was_trained_here_is_measured_on_images(tmp_path: Path) -> None:

@@ -27,10 +27,14 @@ def _short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def timed(
-    baseline: nn.Module, variant: nn.Module, batch: Tensor, engines: Sequence[EngineName] = ("TorchEager",)
+    baseline: nn.Module,
+    variant: nn.Module,
+    batch: Tensor,
+    engines: Sequence[EngineName] = ("TorchEager",),
+    named: Sequence[EngineName] = (),
 ) -> tuple[Latency, Latency]:
     with Overdue("small") as calls:
-        return time_side_by_side(baseline, variant, batch, engines=engines, calls=calls, limit=LIMIT)
+        return time_side_by_side(baseline, variant, batch, engines=engines, named=named, calls=calls, limit=LIMIT)
 
 
 def test_speed_is_what_structured_pruning_and_quantized_activations_are_for() -> None:
@@ -112,6 +116,56 @@ def test_each_runs_under_the_engine_that_is_fastest_for_it(monkeypatch: pytest.M
     monkeypatch.setattr(measure, "start", lambda engine, model: busy(model, 200 if engine == "TorchCompiled" else 0))
     baseline, variant = timed(model, model, example_inputs("ConvNet"), ("TorchCompiled", "TorchQuantized"))
     assert (baseline.running.engine, variant.running.engine) == ("TorchEager", "TorchQuantized")
+
+
+def test_the_figures_of_engines_that_lost_are_kept_for_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock[0])
+    costs = {"TorchEager": 0.2, "TorchCompiled": 0.1}
+
+    def costing(engine: EngineName, model: nn.Module) -> Forward:
+        return _Clocked(engine, [], clock, lambda _run: costs[engine] - 0.01) if engine == "TorchCompiled" else model
+
+    monkeypatch.setattr(measure, "start", costing)
+    models = [_Clocked("eager", [], clock, lambda _run: costs["TorchEager"]) for _ in range(2)]
+    for latency in timed(*models, torch.zeros(4), ("TorchEager", "TorchCompiled"), ("TorchCompiled",)):
+        assert [running.engine for running, _ in latency.all] == ["TorchCompiled", "TorchEager"]
+        assert [times.p50 for _, times in latency.all] == pytest.approx([90_000, 200_000])
+        (_, of_slower) = latency.others[0]
+        assert len(of_slower.seconds) > measure.CHOOSING_RUNS, "of named engines there are as many as of the fastest"
+
+
+def test_what_is_to_be_a_graph_is_not_judged_under_an_engine_that_is_only_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def slow(_engine: EngineName, model: nn.Module) -> Forward:
+        def forward(x: Tensor) -> Tensor:
+            for _ in range(100):
+                torch.linalg.matrix_power(torch.ones(128, 128), 3)
+            return model(x)
+
+        return forward
+
+    monkeypatch.setattr(measure, "start", slow)
+    model = nn.Identity()
+    _, variant = timed(model, model, torch.zeros(4), ("OnnxRuntime",), named=("TorchEager",))
+    assert [running.engine for running, _ in variant.all] == ["OnnxRuntime", "TorchEager"]
+    assert variant.all[0][1].p50 > variant.all[1][1].p50
+
+
+def test_where_models_are_slow_no_further_engine_is_tried_and_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(measure, "start", lambda _engine, model: model)
+    pair = [_Clocked(name, [], clock, lambda _run: LIMIT / 2) for name in ("baseline", "variant")]
+    baseline, variant = timed(*pair, torch.zeros(4), ("TorchQuantized", "OnnxRuntime"))
+    assert [running.engine for running, _ in variant.all] == ["TorchQuantized"], "the first is what it is meant for"
+    assert [running.engine for running, _ in baseline.all] == ["TorchEager"]
+    told = "OnnxRuntime is left out: with it the model is so slow that measureSeconds leaves no time to try it"
+    assert variant.left_out == baseline.left_out == (told,)
+    assert capsys.readouterr().out == f"{told}\n" * 2
 
 
 def test_a_model_is_run_under_an_engine_that_its_variant_cannot_run_under(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from builders.compress import CONV_SHAPE, apply, dynamic, example_inputs, fresh_model
-from costopt.schema.compression import Calibration, Quantize
+from builders.compress import CONV_SHAPE, apply, dynamic, example_inputs, fresh_model, pruned, quantized
+from costopt.schema.compression import Calibration, Quantize, Variant
 from costopt.schema.models import ModelSettings
+from costopt_trainer.compress import onnx_form
 from costopt_trainer.compress.onnx_export import NotExportable, export, runs
+from costopt_trainer.compress.onnx_form import is_worth_keeping, make_graph
 from costopt_trainer.compress.onnx_quantize import calibration_inputs, quantize_graph
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models import onnx_model
@@ -100,6 +102,54 @@ def test_what_is_not_installed_is_said_with_how_to_install_it(monkeypatch: pytes
     assert onnx_model.lacking() == (
         "the package onnxruntime is not installed (extra onnx: pip install 'costopt[onnx]')"
     )
+
+
+@pytest.mark.parametrize(
+    ("made_of", "why"),
+    [(1, "gives another output as a graph"), (None, "cannot be exported to ONNX: it has no graph")],
+)
+def test_a_graph_that_nobody_has_asked_for_must_compute_what_the_model_does(
+    made_of: int | None, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(_settings: Any, _model: Any, batch: Tensor, _held_out: Any, folder: Path, **_named: Any) -> list[str]:
+        if made_of is None:
+            raise NotExportable("cannot be exported to ONNX: it has no graph")
+        folder.mkdir()
+        export(fresh_model("ConvNet", seed=made_of), batch, folder)
+        return []
+
+    monkeypatch.setattr(onnx_form, "_make", make)
+    variant, folder = Variant(name="small", steps=[pruned("Structured", 20)]), tmp_path / "graph"
+    with pytest.raises(NotExportable, match=why):
+        make_graph(
+            variant,
+            fresh_model("ConvNet", seed=0),
+            example_inputs("ConvNet"),
+            None,
+            folder,
+            reduce_range=False,  # type: ignore[arg-type]
+        )
+    assert not folder.exists()
+
+
+def test_8_bit_floats_are_no_graph_and_nothing_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_form, "export", lambda *_arguments: pytest.fail("it was exported"))
+    variant = Variant(name="small", steps=[quantized("Float8WeightOnly")])
+    with pytest.raises(NotExportable, match="has 8-bit floats, which only torch has"):
+        make_graph(variant, fresh_model("DecoderLM"), example_inputs("DecoderLM"), None, tmp_path / "graph",  # type: ignore[arg-type]
+                   reduce_range=False)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("formats", "weights_bytes", "graph_bytes", "kept"),
+    [([], 1000, 900, True), ([], 1000, 1050, True), ([], 1000, 1051, False), ([], 0, 10**6, True),
+     (["Onnx"], 1000, 10**6, True)],
+)  # fmt: skip
+def test_a_graph_that_is_larger_than_the_weights_by_more_than_a_few_percent_is_not_worth_keeping(
+    formats: Any, weights_bytes: int, graph_bytes: int, kept: bool
+) -> None:
+    variant = Variant(name="small", steps=[pruned("Structured", 20)], formats=formats)
+    assert is_worth_keeping(variant, weights_bytes=weights_bytes, graph_bytes=graph_bytes) == kept
 
 
 def test_a_graph_of_a_fixed_batch_is_filled_up(tmp_path: Path) -> None:

@@ -95,6 +95,30 @@ def test_a_copy_behind_a_url_has_its_manifest_last_and_nothing_of_an_older_one(
 
 
 @pytest.mark.parametrize("place", ["here", "memory://bucket"])
+@pytest.mark.parametrize("what", ["more", "below/more", "a link", "less", "longer"])
+def test_what_verify_names_by_name_or_size_is_refused_in_the_same_words_before_anything_is_written(
+    tmp_path: Path, memory: Any, place: str, what: str
+) -> None:
+    folder, manifest = artifact(tmp_path)
+    if what == "a link":
+        (folder / "more").symlink_to("config.json")
+    elif what == "less":
+        (folder / "config.json").unlink()
+    elif what == "longer":
+        (folder / "config.json").write_bytes(b"{} ")
+    else:
+        (folder / what).parent.mkdir(exist_ok=True)
+        (folder / what).write_bytes(b"x")
+    said = find_difference(folder, manifest)
+    assert said is not None
+    with pytest.raises(Refused) as refused:
+        copy_artifact(folder, manifest, place if "://" in place else str(tmp_path / place))
+    assert str(refused.value) == f"{folder} {said}, so it was not copied; put that right, or have it made anew"
+    assert memory.store == {}
+    assert not (tmp_path / "here").exists()
+
+
+@pytest.mark.parametrize("place", ["here", "memory://bucket"])
 def test_what_differs_from_its_manifest_is_not_copied(tmp_path: Path, memory: Any, place: str) -> None:
     folder, manifest = artifact(tmp_path)
     (folder / "model.safetensors").write_bytes(b"v" * 1000)

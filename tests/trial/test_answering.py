@@ -15,6 +15,8 @@ from builders.trainer import encoder_recipe, image_file, image_recipe, recipe, t
 from costopt.schema.trial import TrialRequest
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.artifact import save_model
+from costopt_trainer.models.decoder_lm import DecoderLM
+from costopt_trainer.models.key_values import KeyValueCache
 from costopt_trainer.trial.process import answer
 
 BPE = {"type": "BPE", "vocabularySize": 300}
@@ -50,6 +52,34 @@ def test_a_text_goes_on_and_the_same_seed_gives_the_same_text(decoder: Path) -> 
     assert greedy[0] == greedy[1]
     assert first.shortened is False
     assert answer(ask(decoder, "abc " * 100, max_tokens=1)).shortened is True
+
+
+def test_a_text_with_kept_keys_and_values_is_the_text_without_also_beyond_the_context(
+    decoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    whole: list[int] = []
+    of_cache, of_all = DecoderLM.read, DecoderLM.forward
+
+    def reading(self: DecoderLM, tokens: torch.Tensor, cache: KeyValueCache) -> torch.Tensor:
+        read.append(tokens.shape[1])
+        return of_cache(self, tokens, cache)
+
+    def passing(self: DecoderLM, tokens: torch.Tensor) -> torch.Tensor:
+        whole.append(tokens.shape[1])
+        return of_all(self, tokens)
+
+    monkeypatch.setattr(DecoderLM, "read", reading)
+    monkeypatch.setattr(DecoderLM, "forward", passing)
+    asked = [ask(decoder, "abc ", max_tokens=24, temperature="0"), ask(decoder, "abc ", max_tokens=24, seed=5)]
+    kept = [answer(each) for each in asked]
+    assert read[0] > 1
+    assert set(read[1 : 16 - read[0] + 1]) == {1}, "the prompt once, then token after token"
+    assert set(whole) == {16}, "a text that is longer than the context is read again for each token"
+    monkeypatch.setattr(DecoderLM, "can_read", False)
+    read.clear()
+    assert [answer(each) for each in asked] == kept
+    assert not read
 
 
 def test_an_empty_text_begins_a_document(decoder: Path) -> None:

@@ -1,6 +1,7 @@
 """The search for a variant's steps: `auto`.
 
 find_steps    tries lists of steps by halving.py, and makes the best in full
+engines_of_trial    what a trial is measured under
 figure_of     what is minimized; payback_batches: when the search has paid
 with_pareto   the trials that no other of their rung beats; pareto_rows: the lists of steps that no other beats
 
@@ -23,9 +24,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+import torch
+
 from costopt.schema.compression import Auto, Quantize, Variant
 from costopt.schema.variant_details import Trial, VariantReport
-from costopt.schema.variant_report import MAX_PARETO, Measurement, ParetoRow, Search
+from costopt.schema.variant_report import MAX_PARETO, EngineName, Measurement, ParetoRow, Search
 from costopt_trainer.compress.candidates import Candidate, candidates_for, in_order, with_training
 from costopt_trainer.compress.engines import device_for, engines_for
 from costopt_trainer.compress.halving import Rung, Score, halve, pareto, rungs
@@ -34,6 +37,7 @@ from costopt_trainer.compress.making import Making, say
 from costopt_trainer.compress.onnx_form import quantized_by
 from costopt_trainer.compress.origin import HeldOut
 from costopt_trainer.compress.sensitivity import Rises, measure_layers
+from costopt_trainer.compress.table import wants_compile
 from costopt_trainer.compress.trials import TrialMemory
 from costopt_trainer.errors import NotRetryable, first_line
 from costopt_trainer.machine import machine_here
@@ -162,7 +166,9 @@ class _Searching:
 
     def try_out(self, candidate: Candidate, rung: Rung) -> Trial:
         """A trial that leaves nothing but its figures."""
-        variant, making = self.variant_of(candidate, rung), self.making
+        # Engines that the user names are for the report on the variant.
+        variant = self.variant_of(candidate, rung).model_copy(update={"measure": None})
+        making = self.making
         begun = time.monotonic()
         made = begun
         whole = making.origin.held_out
@@ -170,10 +176,7 @@ class _Searching:
             device = device_for(variant)
             model = making.apply(variant)
             made = time.monotonic()
-            engines = engines_for(variant, device)
-            if device.type == "cpu" and len(engines) > 1:  # compiling may take longer than all else
-                engines = tuple(engine for engine in engines if engine != "TorchCompiled")
-            saved = making.save(variant, model, engines)
+            saved = making.save(variant, model, engines_of_trial(variant, device, self.auto))
             seconds = max(LEAST_SECONDS, variant.measure_seconds * rung.share)
             both = making.measure(variant, saved, device, held_out=_part_of(whole, rung.share), seconds=seconds)
         except NotRetryable as error:
@@ -188,7 +191,9 @@ class _Searching:
                 update={
                     "measured": both.variant,
                     "baseline": both.baseline,
-                    "faults": find_faults(both.baseline, both.variant, bounds, trivial_loss=guessing),
+                    "faults": find_faults(
+                        both.baseline, both.variant, bounds, trivial_loss=guessing, as_graph=both.as_graph
+                    ),
                     "distance": _shown(distance(both.baseline, both.variant, bounds, trivial_loss=guessing)),
                 }
             )
@@ -251,6 +256,18 @@ class _Searching:
         for kind in ("graph", "unverified"):
             remove(self.making.artifacts / f".{variant.name}.{kind}")
         gc.collect()
+
+
+def engines_of_trial(variant: Variant, device: torch.device, auto: Auto) -> tuple[EngineName, ...]:
+    """Without what takes longer than the rest of a trial: on a CPU compiling; and a graph, of steps that are as fast
+    without one, where the smallest is sought."""
+    engines = engines_for(variant, device)
+    if device.type != "cpu" or len(engines) == 1:
+        return engines
+    left_out = {"TorchCompiled"}
+    if auto.minimize == "Bytes" and not wants_compile(variant.steps):
+        left_out.add("OnnxRuntime")
+    return tuple(engine for engine in engines if engine not in left_out)
 
 
 def figure_of(trial: Trial, auto: Auto, share: float) -> float:

@@ -3,13 +3,15 @@
 Decoder          keeps what later tokens need of earlier ones; DECODERS: the kinds, the first that suits a model is used
 time_decoding    variant and baseline in turn
 
-Models of the Hugging Face library keep keys and values, recurrent ones their state. Other models keep nothing: each of
-their tokens costs a pass over all before it. A compiler would compile anew for each length, so what runs compiled is
-timed here under TorchEager, and said so; an engine that is not torch's is left out.
+A DecoderLM and models of the Hugging Face library keep keys and values, recurrent ones their state. Others keep
+nothing: each of their tokens costs a pass over all before it. A compiler would compile anew for each length, and a
+graph keeps nothing, so what runs as one of these is timed here under TorchEager, and said so; what exists only as a
+graph is left out.
 """
 
 import functools
 import inspect
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -23,6 +25,8 @@ from costopt_trainer.compress.overdue import Overdue
 from costopt_trainer.compress.points import Point, inputs_at, timing_of
 from costopt_trainer.compress.timing import Running, Times, in_turn, time_once
 from costopt_trainer.errors import first_line
+from costopt_trainer.models.decoder_lm import DecoderLM
+from costopt_trainer.models.key_values import KeyValueCache
 from costopt_trainer.models.recurrent import Recurrent
 
 DECODED = 8
@@ -60,6 +64,24 @@ class _KeysAndValues:
 
     def step(self, tokens_B1: Tensor, kept: Any) -> Any:
         return self._model(input_ids=tokens_B1, use_cache=True, **{self._keyword: kept}).past_key_values
+
+
+class _OwnKeysAndValues:
+    """Of a DecoderLM."""
+
+    cached = True
+
+    def __init__(self, model: DecoderLM) -> None:
+        self._model = model
+
+    def prefill(self, tokens_BT: Tensor) -> KeyValueCache:
+        return self.step(tokens_BT, KeyValueCache())
+
+    def step(self, tokens_B1: Tensor, kept: KeyValueCache) -> KeyValueCache:
+        hidden = self._model.read(tokens_B1, kept)
+        if self._model.vocabulary_head is not None:
+            self._model.vocabulary_head(hidden[:, -1:])
+        return kept
 
 
 class _State:
@@ -106,6 +128,7 @@ def _keeps_keys_and_values(forward: Forward) -> bool:
 
 DECODERS: Sequence[tuple[Callable[[Forward], bool], Callable[[Any], Decoder]]] = (
     (_keeps_keys_and_values, _KeysAndValues),
+    (lambda forward: isinstance(forward, DecoderLM) and forward.can_read, _OwnKeysAndValues),
     (lambda forward: isinstance(forward, Recurrent), _State),
     (lambda _forward: True, _Whole),
 )
@@ -118,21 +141,38 @@ def decoder_of(forward: Forward) -> Decoder:
 
 
 def time_decoding(
-    pair: Sequence[Running], points: Sequence[Point], batch: Tensor, calls: Overdue, limit: float
+    pair: Sequence[Running],
+    points: Sequence[Point],
+    batch: Tensor,
+    calls: Overdue,
+    limit: float,
+    *,
+    sample_seconds: float = 0.0,
 ) -> tuple[list[list[Timing]], list[str]]:
     """Timings of prefill and decode of each of `pair` at each of `points`, and a sentence for each size at which that
-    is impossible. `batch` has tokens (B, T). It takes about `limit` seconds in all."""
+    is impossible. `batch` has tokens (B, T), of which a pass takes `sample_seconds` for each sample. It takes about
+    `limit` seconds in all; sizes at which it would take longer are left out."""
     timings: list[list[Timing]] = [[] for _ in pair]
-    if others := [running.engine for running in pair if not running.engine.startswith("Torch")]:
-        return timings, [f"prefill and decode are not timed under {others[0]}, which keeps nothing of earlier tokens"]
-    notes: list[str] = []
     uncompiled = [_uncompiled(running) for running in pair]
+    if any(running.engine == "OnnxRuntime" for running in uncompiled):
+        return timings, ["prefill and decode are not timed: an ONNX graph alone keeps nothing of earlier tokens"]
+    notes: list[str] = []
+    if others := {one.engine for one, other in zip(pair, uncompiled, strict=True) if one is not other}:
+        both = " and ".join(sorted(others))
+        notes.append(f"prefill and decode are timed under TorchEager: {both} would read or compile all anew each time")
     decoders = [decoder_of(running.forward) for running in uncompiled]
-    for point in points:
+    end = time.perf_counter() + limit
+    for number, point in enumerate(points):
         length = point.sequence_length or 0
         steps = min(DECODED, length - 1)
         if steps < 1:
             notes.append(f"prefill and decode are not timed at {point.told}: there is no room for a prompt")
+            continue
+        # At least a warm-up and a round, each with a pass for the prompt, and one for each token where nothing is kept.
+        passes = sum(2 * (1 if decoder.cached else 1 + steps) for decoder in decoders)
+        least = passes * sample_seconds * point.batch_size * length / batch.shape[1]
+        if (number and time.perf_counter() > end) or least > limit:
+            notes.append(f"prefill and decode are not timed at {point.told}: measureSeconds leaves no time for it")
             continue
         tokens_BT = inputs_at(batch, point)
         rounds = [_round(decoder, tokens_BT, steps, calls) for decoder in decoders]
@@ -174,5 +214,6 @@ def _round(decoder: Decoder, tokens_BT: Tensor, steps: int, calls: Overdue) -> C
 
 
 def _uncompiled(running: Running) -> Running:
-    original = getattr(running.forward, "_orig_mod", None)
-    return running if original is None else Running("TorchEager", original)
+    if running.engine not in ("TorchCompiled", "OnnxRuntime") or running.in_torch is None:
+        return running
+    return Running("TorchEager", running.in_torch)

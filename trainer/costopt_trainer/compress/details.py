@@ -12,10 +12,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from costopt.schema.variant_details import Footprint, Interval, Side, Timing, VariantDetails
+from costopt.schema.variant_details import MAX_NOTES, Footprint, Interval, Side, Timing, VariantDetails
 from costopt.schema.variant_report import Measurement, QualityChange
 from costopt_trainer.compress.bootstrap import RESAMPLES
-from costopt_trainer.compress.footprint import bytes_in_memory, count_parameters, macs_of, peak_beside
+from costopt_trainer.compress.engines import graph_for
+from costopt_trainer.compress.footprint import (
+    NotSeen,
+    bytes_in_memory,
+    count_parameters,
+    macs_of,
+    peak_beside,
+    peak_of_graph,
+)
 from costopt_trainer.compress.overdue import Overdue
 from costopt_trainer.compress.quality import Change, Comparison, Quality
 from costopt_trainer.compress.timing import Running, Times
@@ -56,25 +64,36 @@ def measurement_of(subject: Subject, running: Running, times: Times, quality: Qu
 
 def footprint_of(
     subject: Subject, running: Running, microseconds: int, batch: Tensor, *, calls: Overdue, seconds: float
-) -> Footprint:
-    """What a model needs under its engine, of whose passes the median takes `microseconds`; `seconds`: all that
-    measuring may take."""
+) -> tuple[Footprint, list[str]]:
+    """What a model needs under its engine, of whose passes the median takes `microseconds`, and a sentence about what
+    is not known; `seconds`: all that measuring may take."""
     weights, macs, peak = bytes_in_memory(subject.model), None, None
+    notes: list[str] = []
     if microseconds / 1e6 <= seconds * FOOTPRINT_SHARE:
         with phase("Measuring"):
+            try:
+                calls.begin()
+                peak = weights + _peak(running, batch)
+            except NotSeen as why:
+                notes.append(f"peak memory under {running.engine} is not known: {why}"[:256])
             calls.begin()
             macs = macs_of(subject.model, batch)
-            if running.engine.startswith("Torch"):
-                calls.begin()
-                peak = weights + peak_beside(running.forward, batch)
     compiling = running.compile_seconds
-    return Footprint(
+    footprint = Footprint(
         disk_bytes=subject.size_bytes,
         weights_bytes=weights,
         peak_bytes=peak,
         macs_per_sample=None if macs is None else macs // len(batch),
         compile_milliseconds=None if compiling is None else round(1000 * compiling),
     )
+    return footprint, notes
+
+
+def _peak(running: Running, batch: Tensor) -> int:
+    """Bytes of a pass beside the weights. Raises NotSeen."""
+    if running.engine == "OnnxRuntime":
+        return peak_of_graph(graph_for(running.forward, batch).folder, batch)
+    return peak_beside(running.forward, batch)
 
 
 def describe(
@@ -103,6 +122,11 @@ def with_disk_bytes(details: VariantDetails, disk_bytes: int) -> VariantDetails:
     """`details` with the bytes that the variant has on disk in the form that was measured."""
     footprint = details.variant.footprint.model_copy(update={"disk_bytes": disk_bytes})
     return details.model_copy(update={"variant": details.variant.model_copy(update={"footprint": footprint})})
+
+
+def with_notes(details: VariantDetails, notes: Sequence[str]) -> VariantDetails:
+    """`details` with further `notes` before its own."""
+    return details.model_copy(update={"notes": [*notes, *details.notes][:MAX_NOTES]})
 
 
 def quality_change(comparison: Comparison) -> QualityChange | None:

@@ -5,6 +5,10 @@
     TorchQuantized  torch's own 8-bit kernels (FBGEMM, oneDNN), uncompiled; one scale for a batch's activations
     OnnxRuntime     the model as an ONNX graph; for a CPU, and only where the extra onnx is installed
 
+On a CPU a graph is tried for every variant: what it brings depends on the model, and making it takes seconds.
+torch.compile takes a minute or more for each of the two models there, so it is tried where a step needs it or the user
+names it; on a GPU always.
+
 Int8 with dynamic activations has two fast ways on a CPU. torchao's tensors are fast once compiled, but only if the
 processor adds up 8-bit products in one instruction (VNNI or similar): elsewhere torch multiplies them in a plain
 loop, 24 times slower than FP32. torch's own kernels need only AVX2, so they are tried everywhere.
@@ -63,24 +67,39 @@ def _multiplies_float8(*, there: bool) -> bool:
 
 
 def engines_for(variant: Variant, device: torch.device) -> tuple[EngineName, ...]:
-    """The engines worth trying for `variant` on `device`."""
-    if is_graph_only(variant.steps):
+    """The engines of which the fastest is what `variant` is judged under on `device`: those that it can be expected to
+    be fast under, and those that the user names. What is to be a graph is judged as that."""
+    if is_graph_only(variant.steps) or "Onnx" in variant.formats:
         return ("OnnxRuntime",)
-    asked: tuple[EngineName, ...] = ("OnnxRuntime",) if "Onnx" in variant.formats else ()
-    if not wants_compile(variant.steps):
-        return asked or ("TorchEager",)  # compiling would help the baseline as much
+    named = named_engines(variant, device)
+    if len(named) < len(set((variant.measure and variant.measure.engines) or ())):
+        print("OnnxRuntime is left out: a graph is for a CPU, and this variant is measured on a GPU", flush=True)
+    return tuple(dict.fromkeys([*_by_default(variant, device), *named]))
+
+
+def named_engines(variant: Variant, device: torch.device) -> tuple[EngineName, ...]:
+    """The engines whose figures the user asks for, but for what is not for `device`."""
+    named = (variant.measure and variant.measure.engines) or ()
+    return tuple(engine for engine in dict.fromkeys(named) if engine != "OnnxRuntime" or device.type == "cpu")
+
+
+def _by_default(variant: Variant, device: torch.device) -> list[EngineName]:
     if device.type != "cpu":
-        return ("TorchCompiled", "TorchEager")
-    engines: list[EngineName] = []
-    if has_int8_dot_products():
-        engines.append("TorchCompiled")
+        return ["TorchCompiled", "TorchEager"]
+    as_graph: list[EngineName] = ["OnnxRuntime"]
+    if why := lacking():
+        as_graph = []
+        print(f"OnnxRuntime is left out: {why}", flush=True)
+    if not wants_compile(variant.steps):
+        return ["TorchEager", *as_graph]
+    adds_up = has_int8_dot_products()
+    fast: list[EngineName] = ["TorchCompiled"] if adds_up else []
     if kernel_library() is not None:
-        engines.append("TorchQuantized")
-    if lacking() is None:
-        engines.append("OnnxRuntime")
-    else:
-        print(f"OnnxRuntime is left out: {lacking()}", flush=True)
-    return asked or tuple(engines) or ("TorchEager",)
+        fast.append("TorchQuantized")
+    fast += as_graph
+    if adds_up or not fast:
+        fast.append("TorchEager")
+    return fast
 
 
 def engines_beside(engines: Sequence[EngineName], device: torch.device) -> tuple[EngineName, ...]:
@@ -121,6 +140,14 @@ def _as_graph(model: nn.Module) -> Forward:
     return _Exported(model) if folder is None else OnnxModel(folder)
 
 
+def graph_for(forward: Forward, inputs: Tensor) -> OnnxModel:
+    """The graph that `forward`, which `start` gave for OnnxRuntime, computes `inputs` with."""
+    if isinstance(forward, _Exported):
+        return forward.graph_for(inputs)
+    assert isinstance(forward, OnnxModel)  # noqa: S101  there are no others
+    return forward
+
+
 class _Exported:
     """A model as a graph of its own, made for the first input, and again for one that does not fit it."""
 
@@ -130,10 +157,13 @@ class _Exported:
         self._graph: OnnxModel | None = None
 
     def __call__(self, inputs: Tensor) -> Tensor:
+        return self.graph_for(inputs)(inputs)
+
+    def graph_for(self, inputs: Tensor) -> OnnxModel:
         if self._graph is None or not self._graph.fits(inputs):
             export(self._model, inputs, Path(self._folder.name))
             self._graph = OnnxModel(Path(self._folder.name))
-        return self._graph(inputs)
+        return self._graph
 
 
 def _with_quantized_kernels(model: nn.Module) -> nn.Module:

@@ -3,11 +3,13 @@
 count_parameters    parameters, and how many are not zero
 bytes_in_memory     of parameters and buffers
 macs_of             multiplications of a pass, counted by torch
-peak_beside         bytes that a pass allocates, at most at one time
+peak_beside         bytes that a pass allocates, at most at one time; peak_of_graph: the same of onnxruntime
 """
 
+import ctypes
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,12 +18,19 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from costopt_trainer.compress.engines import Forward
+from costopt_trainer.models.onnx_model import OnnxModel
 
 # Else the profiler's library tells the log of each of its starts and stops, and of GPUs that are not there.
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")
 
 _MEMORY_EVENT = "[memory]"
 """How the profiler calls what was allocated or freed."""
+
+_STATUS, _FORGET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+class NotSeen(Exception):
+    """Memory that cannot be measured here; the text is why."""
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
@@ -90,7 +99,7 @@ _ALSO_COUNTED: dict[Any, Callable[..., int]] = {
 def peak_beside(forward: Forward, inputs: Tensor) -> int:
     """Bytes that a pass allocates beside the weights and its inputs, at most at one time; the result is among them.
 
-    Only what torch allocates: an engine with memory of its own is not seen.
+    Only what torch allocates: for an engine with memory of its own see `peak_of_graph`.
     """
     if inputs.device.type == "cuda":
         torch.cuda.synchronize()
@@ -114,3 +123,37 @@ def _allocations(seen: profile) -> list[int]:
     recorded: Any = seen.profiler
     events = [event for event in recorded.kineto_results.events() if event.name() == _MEMORY_EVENT]
     return [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+
+
+def peak_of_graph(folder: Path, inputs: Tensor) -> int:
+    """The same of a pass of the graph in `folder` under onnxruntime: how far the memory that this process holds rose.
+
+    Linux keeps the most that a process has held (VmHWM), which is forgotten before the pass by writing 5 to clear_refs
+    (proc(5)). A fresh session holds nothing of earlier passes yet, and free memory, which a pass could take unseen, is
+    given back before. It is counted in pages of 4 KiB, with what onnxruntime holds but does not use. Raises NotSeen.
+    """
+    graph = OnnxModel(folder)
+    inputs = inputs.cpu()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        _FORGET_PEAK.write_text("5")
+        before = _held("VmRSS")
+        with torch.no_grad():
+            outputs = graph(inputs)
+        risen = _held("VmHWM") - before
+    except AttributeError as error:
+        raise NotSeen("this C library does not give free memory back") from error
+    except OSError as error:
+        raise NotSeen(f"the system does not tell the most that a process held ({error.strerror})") from error
+    if risen < outputs.nbytes:
+        raise NotSeen("a pass takes less than the system counts")
+    return risen
+
+
+def _held(which: str) -> int:
+    """Bytes of this process that are in memory: VmRSS, now; VmHWM, at most. Raises OSError."""
+    for line in _STATUS.read_text().splitlines():
+        name, _, amount = line.partition(":")
+        if name == which:
+            return int(amount.split()[0]) * 1024
+    raise OSError(0, f"there is no {which}", str(_STATUS))

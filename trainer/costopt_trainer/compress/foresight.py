@@ -28,15 +28,9 @@ def refuse_unmakeable(variants: Sequence[Variant], recipe: Recipe) -> None:
 
 def _look_at_formats(variant: Variant, recipe: Recipe) -> None:
     # Imported for jobs with variants only, too.
-    from costopt_trainer.compress.onnx_form import is_graph_only  # noqa: PLC0415
+    from costopt_trainer.compress.onnx_form import refuse_missing_packages  # noqa: PLC0415
 
-    graph_only = is_graph_only(variant.steps)
-    if graph_only or "Onnx" in variant.formats:
-        from costopt_trainer.models.onnx_model import lacking  # noqa: PLC0415
-
-        if why := lacking():
-            asked = "quantize.scheme makes" if graph_only else "formats asks for"
-            raise NotRetryable("InvalidSettings", f"{asked} an ONNX graph, and {why}")
+    refuse_missing_packages(variant)
     if "CompressedTensors" in variant.formats:
         from costopt_trainer.compress.compressed_folder import refuse_model  # noqa: PLC0415
 

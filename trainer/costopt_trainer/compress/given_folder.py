@@ -35,6 +35,11 @@ def of_given(given: GivenModel, evaluation: CommandEvaluation, storage: Path) ->
     """The model, for a job of that `storage`. Raises NotRetryable with a sentence if there is none, or it is damaged,
     or the data does not fit it."""
     folder = Path(local_path(given.path))
+    if not folder.is_dir():
+        where = "" if folder.is_absolute() else f"; a relative path begins at {Path.cwd()}"
+        raise _wrong(
+            folder, f"must be a folder on the machine (or in the pod) that makes the variant, but there is none{where}"
+        )
     if _is_ours(folder):
         return _of_ours(folder, evaluation, storage)
     # It imports the Hugging Face library, which takes seconds and need not be installed for models of ours.

@@ -62,13 +62,18 @@ def refuse_metric(variant: Variant, *, tells_classes: bool) -> None:
 
 
 def find_faults(
-    baseline: Measurement, measured: Measurement, bounds: Bounds, *, trivial_loss: float
+    baseline: Measurement, measured: Measurement, bounds: Bounds, *, trivial_loss: float, as_graph: bool = False
 ) -> list[VariantFault]:
     """Why the variant `measured` is rejected; an empty list if it is accepted.
 
-    `trivial_loss` is the loss of guessing by frequency on the same targets, in the unit of the losses.
+    `trivial_loss` is the loss of guessing by frequency on the same targets, in the unit of the losses; `as_graph` says
+    that its size is that of its ONNX graph.
     """
-    return [*_of_speed_and_size(baseline, measured, bounds), *_of_quality(baseline, measured, bounds, trivial_loss)]
+    form = ", as its ONNX graph" if as_graph else ""
+    return [
+        *_of_speed_and_size(baseline, measured, bounds, form),
+        *_of_quality(baseline, measured, bounds, trivial_loss),
+    ]
 
 
 def distance(baseline: Measurement, measured: Measurement, bounds: Bounds, *, trivial_loss: float) -> float:
@@ -103,24 +108,25 @@ def _ratios(baseline: Measurement, measured: Measurement) -> tuple[Decimal, Deci
     return speed, Decimal(max(baseline.size_bytes, 1)) / max(measured.size_bytes, 1)
 
 
-def _of_speed_and_size(baseline: Measurement, measured: Measurement, bounds: Bounds) -> Iterator[VariantFault]:
+def _of_speed_and_size(
+    baseline: Measurement, measured: Measurement, bounds: Bounds, form: str
+) -> Iterator[VariantFault]:
     speed, size = _ratios(baseline, measured)
     times = f"{measured.latency_microseconds / 1000:.4g} ms beside {baseline.latency_microseconds / 1000:.4g} ms"
     as_fast = f"it is {float(speed):.3g}x as fast as the model ({times})"
     if speed < LEAST_SPEEDUP and size < SMALLER_ABOVE:
-        message = f"{as_fast} and {_in_words(size, measured)}"
+        message = f"{as_fast} and {_in_words(size, form)}"
         yield VariantFault(reason="SlowerAndNotSmaller", message=message)
     elif bounds.speedup is not None and speed < bounds.speedup:
         yield VariantFault(reason="Slower", message=f"{as_fast}, and must be at least {float(bounds.speedup):.4g}x")
     if bounds.size_ratio is not None and size < bounds.size_ratio:
-        message = f"it is {_in_words(size, measured)}, and must be at least {float(bounds.size_ratio):.4g}x smaller"
+        message = f"it is {_in_words(size, form)}, and must be at least {float(bounds.size_ratio):.4g}x smaller"
         yield VariantFault(reason="NotSmaller", message=message)
 
 
-def _in_words(size: Decimal, measured: Measurement) -> str:
+def _in_words(size: Decimal, form: str) -> str:
     """How many times smaller it is, and as which of its files, where it may have several."""
     beside = f"{float(size):.3g}x smaller than" if size >= 1 else f"{1 / float(size):.3g}x as large as"
-    form = ", as its ONNX graph" if measured.engine == "OnnxRuntime" else ""
     return f"{beside} the model{form}"
 
 

@@ -4,6 +4,7 @@ Making    the trained model and where variants of it are made: apply, save, veri
 Saved     a variant as it is stored, not published yet
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,19 +16,27 @@ from torch import Tensor
 from costopt import names
 from costopt.schema.compression import Variant
 from costopt.schema.variant_report import EngineName
-from costopt_trainer.compress.details import Subject, with_disk_bytes
+from costopt_trainer.compress.details import Subject, with_disk_bytes, with_notes
+from costopt_trainer.compress.footprint import bytes_in_memory
 from costopt_trainer.compress.measure import Measured, measure, measured_batch
 from costopt_trainer.compress.onnx_export import NotExportable
-from costopt_trainer.compress.onnx_form import is_graph_only, make_graph
+from costopt_trainer.compress.onnx_form import (
+    MOST_BYTES_TRIED,
+    is_graph_only,
+    is_worth_keeping,
+    make_graph,
+    must_have_graph,
+)
 from costopt_trainer.compress.origin import HeldOut, Origin
 from costopt_trainer.compress.points import Point
 from costopt_trainer.compress.step import StepRun
 from costopt_trainer.compress.step_checkpoints import StepCheckpoints
 from costopt_trainer.compress.step_reports import StepMeter
-from costopt_trainer.compress.table import apply_steps, changes_shapes, step_trains
+from costopt_trainer.compress.table import apply_steps, changes_shapes, step_trains, wants_compile
 from costopt_trainer.compress.verify import verify_in_fresh_process, write_probe
+from costopt_trainer.errors import NotRetryable, first_line
 from costopt_trainer.instructions import has_int8_dot_products
-from costopt_trainer.models.artifact import read_config, save_model, tokenizer_beside
+from costopt_trainer.models.artifact import drop_graph, read_config, save_model, tokenizer_beside
 from costopt_trainer.models.factors import ranks_of
 from costopt_trainer.models.family import LayeredModel
 from costopt_trainer.models.onnx_model import OnnxModel
@@ -54,7 +63,26 @@ class Saved:
     graph_bytes: int
     """0 without a graph."""
     engines: tuple[EngineName, ...]
-    """Those that are worth trying and can be."""
+    """Those that it may be judged under."""
+    named: tuple[EngineName, ...] = ()
+    """Those that the user wants figures of."""
+    keeps_graph: bool = False
+    """Whether its graph stays if that is the fastest."""
+    notes: tuple[str, ...] = ()
+    """What the report says of its forms."""
+
+    def without_graph(self, note: str) -> "Saved":
+        """The same of the weights alone; `note` says why."""
+        self.model.graph_folder = None
+        return replace(
+            self,
+            graph=None,
+            graph_bytes=0,
+            engines=_without_graph(self.engines, has_graph=False) or ("TorchEager",),
+            named=_without_graph(self.named, has_graph=False),
+            keeps_graph=False,
+            notes=(*self.notes, note),
+        )
 
 
 @dataclass(frozen=True)
@@ -118,20 +146,23 @@ class Making:
         model.requires_grad_(False)
         return model
 
-    def save(self, variant: Variant, model: LayeredModel, engines: Sequence[EngineName]) -> Saved:
-        """Save `model`, with its ONNX graph if it may run as that."""
+    def save(
+        self,
+        variant: Variant,
+        model: LayeredModel,
+        engines: Sequence[EngineName],
+        named: Sequence[EngineName] = (),
+    ) -> Saved:
+        """Save `model`, with its ONNX graph if it may run as that; `named` are engines that are timed beside."""
         origin, artifacts = self.origin, self.artifacts
         made, folder = artifacts / f".{variant.name}.graph", artifacts / f".{variant.name}.unverified"
-        has_graph, graph_only = "OnnxRuntime" in engines, is_graph_only(variant.steps)
-        if has_graph:
-            try:
-                lines = make_graph(
-                    variant, model, self.batch, origin.held_out, made, reduce_range=not has_int8_dot_products()
-                )
-            except NotExportable as error:
-                has_graph, lines = False, [f"OnnxRuntime is left out: the model {error}"]
-            for line in lines:
-                say(variant, line)
+        graph_only = is_graph_only(variant.steps)
+        begun = time.monotonic()
+        lines, why = self._graph(variant, model, made, engines, named)
+        seconds, has_graph = time.monotonic() - begun, lines is not None
+        for line in lines or []:
+            say(variant, line)
+        notes = [f"OnnxRuntime is left out: {why}"[:256]] if why else []
         widths = origin.widths
         if changes_shapes(variant.steps):
             widths = {**(origin.widths or {}), **model.widths(), **ranks_of(model)}
@@ -152,7 +183,11 @@ class Making:
         say(variant, "saved, " + ", ".join(f"{size:,} {what}" for size, what in told if size))
         if "Onnx" in variant.formats and 0 < weights_bytes < graph_bytes:
             say(variant, "its size is that of the ONNX graph, which holds zeros and shared weights like all others")
+        for note in notes:
+            say(variant, note)
+        keeps = has_graph and is_worth_keeping(variant, weights_bytes=weights_bytes, graph_bytes=graph_bytes)
         model.graph_folder = folder if has_graph else None
+        model.graph_seconds = 0.0 if keeps else seconds
         graph = OnnxModel(folder, made_from=model) if has_graph else None
         return Saved(
             folder,
@@ -160,11 +195,59 @@ class Making:
             graph,
             weights_bytes,
             graph_bytes,
-            tuple(engine for engine in engines if has_graph or engine != "OnnxRuntime") or ("TorchEager",),
+            _without_graph(engines, has_graph=has_graph) or ("TorchEager",),
+            _without_graph(named, has_graph=has_graph),
+            keeps,
+            tuple(notes),
         )
 
-    def verify(self, variant: Variant, saved: Saved) -> None:
-        """Have a fresh process load what was saved. Raises as `verify_in_fresh_process` does."""
+    def _graph(
+        self,
+        variant: Variant,
+        model: LayeredModel,
+        folder: Path,
+        engines: Sequence[EngineName],
+        named: Sequence[EngineName],
+    ) -> tuple[list[str] | None, str]:
+        """Make the graph of `model` in `folder`, if it may run as that: lines for the log, None without a graph; and
+        why there is none, if it might have been. Raises NotRetryable as `make_graph` does."""
+        if "OnnxRuntime" not in (*engines, *named):
+            return None, ""
+        weighs = bytes_in_memory(model)
+        if (
+            not must_have_graph(variant)
+            and "OnnxRuntime" not in named
+            and not wants_compile(variant.steps)
+            and weighs > MOST_BYTES_TRIED
+        ):
+            return None, (
+                f"making a graph of {weighs:,} bytes of weights takes several times that memory, so it is only tried "
+                "if measure.engines or formats asks for it"
+            )
+        reduce_range = not has_int8_dot_products()
+        try:
+            lines = make_graph(variant, model, self.batch, self.origin.held_out, folder, reduce_range=reduce_range)
+        except NotExportable as error:
+            return None, f"the model {error}"
+        return lines, ""
+
+    def verify(self, variant: Variant, saved: Saved) -> Saved:
+        """Have a fresh process load what was saved. Raises as `verify_in_fresh_process` does; but a graph that nobody
+        has asked for is left out then, and the rest verified without it."""
+        try:
+            self._verify(variant, saved)
+        except NotRetryable as error:
+            if saved.graph is None or must_have_graph(variant):
+                raise
+            drop_graph(saved.folder)
+            note = f"OnnxRuntime is left out: {first_line(error)}"[:256]
+            say(variant, note)
+            saved = saved.without_graph(note)
+            self._verify(variant, saved)
+        say(variant, "a fresh process loaded it and gave the same output")
+        return saved
+
+    def _verify(self, variant: Variant, saved: Saved) -> None:
         probe = saved.folder.with_name(f".{variant.name}.probe")
         try:
             remove(probe)  # if it is a link, do not write through it
@@ -174,7 +257,6 @@ class Making:
             verify_in_fresh_process(saved.folder, probe)
         finally:
             probe.unlink(missing_ok=True)
-        say(variant, "a fresh process loaded it and gave the same output")
 
     def probe(self) -> Tensor:
         """A small input of the model."""
@@ -191,7 +273,8 @@ class Making:
         seconds: float | None = None,
         points: Sequence[Point] = (),
     ) -> Measured:
-        """Measure it beside the trained model, on other `held_out` samples and in other `seconds` if given."""
+        """Measure it beside the trained model. A trial gives other `held_out` samples and other `seconds`: prefill and
+        decode, by which nothing is chosen, are then left out."""
         with phase("LoadingModel"):
             baseline = self.origin.load()
         measured = measure(
@@ -200,14 +283,29 @@ class Making:
             name=variant.name,
             held_out=held_out or self.origin.held_out,
             engines=saved.engines,
+            named=saved.named,
             device=device,
             seconds=variant.measure_seconds if seconds is None else seconds,
             points=points,
+            decoding=seconds is None,
         )
+        notes = list(saved.notes)
         if measured.variant.engine != "OnnxRuntime":
-            return measured
+            return replace(measured, details=with_notes(measured.details, notes))
+        if not saved.keeps_graph:
+            notes.append(
+                f"as an ONNX graph it has {saved.graph_bytes:,} bytes and not {saved.weights_bytes:,}, so that is not "
+                "kept: it is made of the weights before each use, unless formats has Onnx"
+            )
+            say(variant, notes[-1])
+            return replace(measured, details=with_notes(measured.details, notes))
         in_onnx = measured.variant.model_copy(update={"size_bytes": saved.graph_bytes})
-        return replace(measured, variant=in_onnx, details=with_disk_bytes(measured.details, saved.graph_bytes))
+        details = with_notes(with_disk_bytes(measured.details, saved.graph_bytes), notes)
+        return replace(measured, variant=in_onnx, details=details, as_graph=True)
+
+
+def _without_graph(engines: Sequence[EngineName], *, has_graph: bool) -> tuple[EngineName, ...]:
+    return tuple(engine for engine in engines if has_graph or engine != "OnnxRuntime")
 
 
 def say(variant: Variant, line: str) -> None:

@@ -335,6 +335,11 @@ _SCHEMES: dict[str, Callable[[_Job, Path], Any]] = {
 """Each writes the graph, or returns it."""
 
 
+def has_bits_of(scheme: str) -> bool:
+    """Whether a graph can have what `scheme` of Quantize makes."""
+    return scheme in _SCHEMES
+
+
 def _bytes_of(graph: Any) -> int:
     return sum(len(tensor.raw_data) for tensor in graph.graph.initializer)
 

@@ -5,6 +5,7 @@ inputs_at      inputs of such a size
 time_points    variant and baseline in turn, at each size
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ from costopt_trainer.reporting.meter import figure
 LEAST, MOST = 10, 100
 """Passes at each size, if the time allows for so many."""
 WARM_UP = 2
+CHOSEN = 2
+"""The model and the variant, under the engines that they are judged under."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,11 @@ class Point:
 def points_of(wanted: Measure | None, *, batch_size: int, context_length: int | None) -> list[Point]:
     """The sizes that the user asks for; none if `wanted` is None.
 
-    `batch_size` and `context_length` (None: samples are no tokens) are what holds for what is left out. Raises
+    `batch_size` and `context_length` (None: samples are no tokens) are what holds for what is left out, if not both
+    are. Raises
     NotRetryable("InvalidSettings") for more tokens than the model has seen, and for any of what reads no tokens.
     """
-    if wanted is None:
+    if wanted is None or (wanted.batch_sizes is None and wanted.sequence_lengths is None):
         return []
     lengths = wanted.sequence_lengths
     if lengths is not None and context_length is None:
@@ -72,27 +76,36 @@ def inputs_at(batch: Tensor, point: Point) -> Tensor:
 
 
 def time_points(
-    pair: Sequence[Running], points: Sequence[Point], batch: Tensor, calls: Overdue, limit: float, *, per_token: bool
+    several: Sequence[Running], points: Sequence[Point], batch: Tensor, calls: Overdue, limit: float, *, per_token: bool
 ) -> tuple[list[list[Timing]], list[str]]:
-    """Timings of each of `pair` at each of `points`, and a sentence for each size at which one of them cannot run.
+    """Timings of each of `several` at each of `points`, and a sentence for each size at which one cannot run.
 
-    Timing takes about `limit` seconds in all, beside compiling. `per_token`: what goes through is counted in tokens.
+    The first two are the model and the variant: what one of them cannot be timed at, nothing is. It takes about `limit`
+    seconds in all, beside compiling; sizes that are not reached by then are left out. `per_token`: what goes through is
+    counted in tokens.
     """
-    timings: list[list[Timing]] = [[] for _ in pair]
+    timings: list[list[Timing]] = [[] for _ in several]
     notes: list[str] = []
     each = limit / max(len(points), 1)
-    for point in points:
+    end = time.perf_counter() + limit
+    for number, point in enumerate(points):
+        if number and time.perf_counter() > end:
+            notes.append(f"not timed at {point.told}: measureSeconds leaves no time for it")
+            continue
         inputs = inputs_at(batch, point)
         try:
             with torch.no_grad():
-                _get_ready(pair, inputs, calls)
-                alternate(pair, inputs, calls, each / 4, most=WARM_UP)
-                several = alternate(pair, inputs, calls, each * 3 / 4, least=LEAST, most=MOST)
+                able = _able(several, inputs, calls, notes, point)
+                begun = time.perf_counter()
+                running = [several[place] for place in able]
+                alternate(running, inputs, calls, each / 4, most=WARM_UP)
+                left = max(0.0, each - (time.perf_counter() - begun))
+                passes = alternate(running, inputs, calls, left, least=LEAST, most=MOST)
         except Exception as error:  # noqa: BLE001  an engine's own exceptions are many and private
             notes.append(f"not timed at {point.told}: {type(error).__name__}: {first_line(error)}"[:256])
             continue
-        for collected, running, times in zip(timings, pair, several, strict=True):
-            collected.append(timing_of("Forward", point, running, times, per_token=per_token))
+        for place, times in zip(able, passes, strict=True):
+            timings[place].append(timing_of("Forward", point, several[place], times, per_token=per_token))
     return timings, notes
 
 
@@ -113,9 +126,23 @@ def timing_of(kind: str, point: Point, running: Running, times: Times, *, per_to
     )
 
 
-def _get_ready(pair: Sequence[Running], inputs: Tensor, calls: Overdue) -> None:
-    """A compiler may compile anew for another size, which may take long."""
-    for running in pair:
-        if running.compile_seconds is not None:
-            with phase("Compiling"), calls.paused():
+def _able(several: Sequence[Running], inputs: Tensor, calls: Overdue, notes: list[str], point: Point) -> list[int]:
+    """Places of what can run on `inputs`; a sentence is added to `notes` for each that cannot. Raises whatever the
+    first two do. A compiler may compile anew for another size, which may take long."""
+    able = []
+    for place, running in enumerate(several):
+        try:
+            if running.compile_seconds is not None:
+                with phase("Compiling"), calls.paused():
+                    running.forward(inputs)
+            elif place >= CHOSEN:
+                calls.begin()
                 running.forward(inputs)
+        except Exception as error:
+            if place < CHOSEN:
+                raise
+            told = f"{type(error).__name__}: {first_line(error)}"
+            notes.append(f"not timed at {point.told} under {running.engine}: {told}"[:256])
+        else:
+            able.append(place)
+    return able

@@ -37,11 +37,12 @@ from costopt.schema.replica import EXIT_PREEMPTED, ReplicaSettings
 from costopt.schema.variant_details import VariantReport
 from costopt_trainer.compress.auto import Tell, find_steps
 from costopt_trainer.compress.details import quality_change
-from costopt_trainer.compress.engines import device_for, engines_for
+from costopt_trainer.compress.engines import device_for, engines_for, named_engines
 from costopt_trainer.compress.given_folder import of_given
 from costopt_trainer.compress.judge import bounds_of, find_faults, refuse_metric
 from costopt_trainer.compress.making import Making, say
 from costopt_trainer.compress.measure import Measured
+from costopt_trainer.compress.onnx_form import refuse_missing_packages
 from costopt_trainer.compress.origin import Origin, of_recipe
 from costopt_trainer.compress.points import Point, points_of
 from costopt_trainer.compress.publish import describe_variant, publish, remove_old
@@ -103,6 +104,7 @@ def make_variant(
     OSError if the storage cannot be written.
     """
     device_for(variant)  # what cannot be is told before anything is loaded
+    refuse_missing_packages(variant)
     remove_old(storage / names.ARTIFACTS_DIR)
     origin = _origin(source, storage, given)
     refuse_metric(variant, tells_classes=origin.held_out.metric.accuracy)
@@ -138,8 +140,8 @@ def _in_full(variant: Variant, making: Making, tell: Tell = _as_it_is) -> Varian
     seconds = time.monotonic() - begun
     if making.group.rank != 0:
         return None
-    saved = making.save(variant, model, engines_for(variant, device))
-    making.verify(variant, saved)
+    saved = making.save(variant, model, engines_for(variant, device), named_engines(variant, device))
+    saved = making.verify(variant, saved)
     if "TorchExport" in variant.formats:
         num_bytes = add_program(saved.model, making.probe(), saved.folder)
         say(variant, f"a program of torch.export, {num_bytes:,} bytes, which a fresh process loaded")
@@ -147,7 +149,7 @@ def _in_full(variant: Variant, making: Making, tell: Tell = _as_it_is) -> Varian
         num_bytes = _compressed_folder().add_folder(saved.model, making.probe(), saved.folder)
         say(variant, f"a folder for compressed-tensors, {num_bytes:,} bytes, which the library loaded")
     measured = making.measure(variant, saved, device, points=_points(variant, origin))
-    if measured.variant.engine != "OnnxRuntime" and "Onnx" not in variant.formats:
+    if not measured.as_graph and "Onnx" not in variant.formats:
         drop_graph(saved.folder)
     report = tell(compare(variant, measured).model_copy(update={"sensitivity": model.sensitivity}), seconds)
     content = json.dumps(report.to_plain(), indent=2) + "\n"
@@ -194,7 +196,7 @@ def compare(variant: Variant, both: Measured) -> VariantReport:
     baseline, measured, trivial_loss = both.baseline, both.variant, both.comparison.trivial_loss
     bytes_per_token = both.comparison.bytes_per_token
     increase = Decimal(measured.validation_loss) - Decimal(baseline.validation_loss)
-    faults = find_faults(baseline, measured, bounds_of(variant), trivial_loss=trivial_loss)
+    faults = find_faults(baseline, measured, bounds_of(variant), trivial_loss=trivial_loss, as_graph=both.as_graph)
     accepted, rejected = names.variant_folders(variant.name)
     return VariantReport(
         name=variant.name,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from costopt.schema.variant_report import EngineName
 from costopt_trainer.compress.engines import Forward
@@ -30,6 +30,8 @@ class Running:
     forward: Forward
     compile_seconds: float | None = None
     """How long it took until the first pass was through; None if there was nothing to compile."""
+    in_torch: nn.Module | None = None
+    """The model with its weights in torch, where an engine makes something else of it; None: there is none."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ row in the table.
 
 family       what each row fulfils
 table        the word in the manifest -> where its ModelFamily is
-decoder_lm   DecoderLM
+decoder_lm   DecoderLM; key_values: what it keeps of a text that it writes
 lstm         LSTM
 recurrent    a state that is carried from sample to sample
 encoder      Encoder

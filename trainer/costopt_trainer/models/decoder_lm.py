@@ -6,6 +6,8 @@
     Attention       causal, separate q/k/v/out projections
     MLP, SwiGLU     expand, GELU, contract; or expand, times the SiLU of a gate, contract
 
+A text is written token by token by `read`, which keeps keys and values of what was read (`models/key_values.py`).
+
 Pre-norm as in GPT-2 (Radford et al. 2019); weights start as there. Heads have a fixed width, and how many there are is
 read off what the projections give: a model whose heads or hidden channels were pruned is an ordinary model, and so is
 one whose matrices are split among ranks. What may be pruned: in each layer whole heads of keys and values with the
@@ -27,6 +29,7 @@ from torch import Tensor, nn
 from costopt.schema import models as language
 from costopt_trainer.models.axes import Axes, of_linear, of_norm
 from costopt_trainer.models.family import LayeredModel, ModelFamily, SplitRole, kept_layers
+from costopt_trainer.models.key_values import KeysAndValues, KeyValueCache
 from costopt_trainer.models.light import Linear, linear, make_sparse, normal_
 from costopt_trainer.models.shape import ModelShape, Widths
 
@@ -53,16 +56,20 @@ def rotated(x_BNTH: Tensor, cosines_TH: Tensor, sines_TH: Tensor) -> Tensor:
     return turned.type_as(x_BNTH)
 
 
-def within_documents(tokens_BT: Tensor, separator_id: int) -> tuple[Tensor, Tensor]:
+def within_documents(tokens_BT: Tensor, separator_id: int, first: int = 0) -> tuple[Tensor, Tensor]:
     """What each token of packed documents sees, bool (B, 1, T, T), and its position in its document, int64 (B, T).
 
-    A document ends with its separator. What a sample has of it begins at position 0.
+    A document ends with its separator. What a sample has of it begins at position 0. Told of the tokens from `first`
+    on: (B, 1, T - first, T) and (B, T - first).
     """
     positions_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
     begins_BT = (tokens_BT == separator_id).roll(1, dims=1)  # what is rolled to the front is 0 in any case
     starts_BT = torch.where(begins_BT, positions_T, 0).cummax(dim=1).values
-    seen_BTT = (positions_T <= positions_T.unsqueeze(1)) & (positions_T >= starts_BT.unsqueeze(2))
-    return seen_BTT.unsqueeze(1), positions_T - starts_BT
+    own_T = positions_T
+    if first:
+        own_T, starts_BT = own_T[first:], starts_BT[:, first:]
+    seen_BTT = (positions_T <= own_T.unsqueeze(1)) & (positions_T >= starts_BT.unsqueeze(2))
+    return seen_BTT.unsqueeze(1), own_T - starts_BT
 
 
 class Attention(nn.Module):
@@ -106,21 +113,28 @@ class Attention(nn.Module):
         """Heads of keys and values now."""
         return self.k.out_features // self.head_dim
 
-    def forward(self, x_BTD: Tensor, seen_B1TT: Tensor | None = None) -> Tensor:
-        """Mixes each position with those before it, or of these with those that it sees; (B, T, D) -> (B, T, D)."""
+    def forward(self, x_BTD: Tensor, seen_B1TT: Tensor | None = None, kept: KeysAndValues | None = None) -> Tensor:
+        """Mixes each position with those before it, or of these with those that it sees; (B, T, D) -> (B, T, D).
+
+        `kept` are those of the tokens before `x_BTD`, and gets those of these, too. Without `seen_B1TT` all of the
+        former are seen; several tokens behind others need it.
+        """
         # -1 rather than num_heads: pruning may change q, k and v while it traces this line.
         q_BNTH = self.q(x_BTD).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         k_BKTH = self.k(x_BTD).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         v_BKTH = self.v(x_BTD).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         if self.cosines_TH is not None and self.sines_TH is not None:
-            num_tokens = x_BTD.shape[-2]
-            turn = self.cosines_TH[:num_tokens], self.sines_TH[:num_tokens]
+            first = 0 if kept is None else kept.num_tokens
+            last = first + x_BTD.shape[-2]
+            turn = self.cosines_TH[first:last], self.sines_TH[first:last]
             q_BNTH, k_BKTH = rotated(q_BNTH, *turn), rotated(k_BKTH, *turn)
+        is_causal = seen_B1TT is None and (kept is None or kept.num_tokens == 0)
+        if kept is not None:
+            k_BKTH, v_BKTH = kept.add(k_BKTH, v_BKTH)
         times = q_BNTH.shape[1] // k_BKTH.shape[1]
         if times > 1:
             # Spelt out: asked to do it by itself (enable_gqa), attention leaves its fast kernels on some devices.
             k_BKTH, v_BKTH = (heads.repeat_interleave(times, dim=1) for heads in (k_BKTH, v_BKTH))
-        is_causal = seen_B1TT is None
         mixed_BNTH = F.scaled_dot_product_attention(q_BNTH, k_BKTH, v_BKTH, attn_mask=seen_B1TT, is_causal=is_causal)
         return self.out(mixed_BNTH.transpose(1, 2).flatten(2))
 
@@ -177,9 +191,9 @@ class Block(nn.Module):
         self.mlp = (SwiGLU if settings.mlp == "SwiGLU" else MLP)(settings, dim, mlp_width)
         self.dropout = nn.Dropout(settings.dropout_percent / 100)
 
-    def forward(self, x_BTD: Tensor, seen_B1TT: Tensor | None = None) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
-        x_BTD = x_BTD + self.dropout(self.attention(self.attention_norm(x_BTD), seen_B1TT=seen_B1TT))
+    def forward(self, x_BTD: Tensor, seen_B1TT: Tensor | None = None, kept: KeysAndValues | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D); `kept` as in Attention."""
+        x_BTD = x_BTD + self.dropout(self.attention(self.attention_norm(x_BTD), seen_B1TT=seen_B1TT, kept=kept))
         return x_BTD + self.dropout(self.mlp(self.mlp_norm(x_BTD)))
 
 
@@ -324,12 +338,52 @@ class DecoderLM(LayeredModel):
             positions = torch.arange(x.shape[1], device=x.device)
             if self.separator_id is not None:
                 seen_B1TT, positions = within_documents(x, self.separator_id)
-            x = self.token_embedding(x)
-            x = self.dropout(x if self.position_embedding is None else x + self.position_embedding(positions))
+            x = self._embedded(x, positions)
         for block in self.layers.values():
             for _ in range(self.layer_repeats):
                 x = block(x, seen_B1TT=seen_B1TT)
         return x if self.norm is None else self.norm(x)
+
+    def _embedded(self, tokens_BT: Tensor, positions: Tensor) -> Tensor:
+        assert self.token_embedding is not None  # noqa: S101  the caller has looked
+        x_BTD = self.token_embedding(tokens_BT)
+        return self.dropout(x_BTD if self.position_embedding is None else x_BTD + self.position_embedding(positions))
+
+    @property
+    def can_read(self) -> bool:
+        """Whether `read` serves: of a whole model whose layers are ours. A step of another package may have put in
+        others, which keep nothing."""
+        whole = self.token_embedding is not None and self.norm is not None
+        ours = (isinstance(block, Block) and isinstance(block.attention, Attention) for block in self.layers.values())
+        return whole and all(ours)
+
+    def read(self, tokens_BT: Tensor, cache: KeyValueCache) -> Tensor:
+        """Read further tokens of the texts that `cache` is of, which then is of these, too: (B, T) -> (B, T, D), what
+        `hidden` of the whole texts gives for these tokens.
+
+        Raises ValueError if a text becomes longer than the context length, or if it cannot be done (see `can_read`).
+        """
+        if not self.can_read:
+            raise ValueError("only a whole model with layers of its own keeps keys and values")
+        first, num_tokens = cache.num_tokens, cache.num_tokens + tokens_BT.shape[1]
+        if num_tokens > self.context_length:
+            raise ValueError(f"a text must have at most {self.context_length} tokens, not {num_tokens}")
+        if cache.tokens_BT is None:
+            cache.tokens_BT = tokens_BT
+            cache.passes = [KeysAndValues() for _ in range(len(self.layers) * self.layer_repeats)]
+        else:
+            cache.tokens_BT = torch.cat([cache.tokens_BT, tokens_BT], dim=1)
+        seen_B1TT: Tensor | None = None
+        positions = torch.arange(first, num_tokens, device=tokens_BT.device)
+        if self.separator_id is not None:
+            seen_B1TT, positions = within_documents(cache.tokens_BT, self.separator_id, first)
+        elif first and tokens_BT.shape[1] > 1:
+            seen_B1TT = positions.unsqueeze(1) >= torch.arange(num_tokens, device=tokens_BT.device)
+        x_BTD = self._embedded(tokens_BT, positions)
+        blocks = [block for block in self.layers.values() for _ in range(self.layer_repeats)]
+        for block, kept in zip(blocks, cache.passes, strict=True):
+            x_BTD = block(x_BTD, seen_B1TT=seen_B1TT, kept=kept)
+        return x_BTD if self.norm is None else self.norm(x_BTD)
 
 
 class DecoderLMFamily:

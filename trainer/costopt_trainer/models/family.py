@@ -134,6 +134,8 @@ class LayeredModel(nn.Module):
 
     graph_folder: Path | None = None
     """Where an ONNX graph of this very model lies; None: none was made."""
+    graph_seconds: float = 0.0
+    """What making that graph takes before each use, since no file of the artifact will hold it."""
     sensitivity: Sensitivity | None = None
     """Of its layers to fewer bits, where some were kept in more for it."""
     kept_in_bits: frozenset[str] = frozenset()

@@ -7,7 +7,8 @@ classify_text   tells the class of a document; classify: of any other sample
 Shape suffixes: T = tokens, V = vocabulary, K = classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from torch import Tensor
 from costopt.schema.trial import MASK, Choice, TrialAnswer
 from costopt_trainer.data.tokenizers.table import SpecialTokens, TextTokenizer
 from costopt_trainer.errors import NotRetryable, first_line
+from costopt_trainer.models.decoder_lm import DecoderLM
+from costopt_trainer.models.key_values import KeyValueCache
 from costopt_trainer.trial.opening import Opened
 
 MOST_CHOICES = 5
@@ -42,10 +45,9 @@ def complete(
         if tokenizer.separator is None:
             raise NotRetryable("InvalidData", "the text must not be empty")
         given = [tokenizer.separator]  # the beginning of any document
-    tokens, generator = list(given), torch.Generator().manual_seed(seed)
+    tokens, generator, cache = list(given), torch.Generator().manual_seed(seed), KeyValueCache()
     for _ in range(max_tokens):
-        window_1T = torch.tensor([tokens[-opened.context_length :]])
-        logits_V = _outputs(opened, window_1T)[0, -1, : tokenizer.vocabulary_size].double()
+        logits_V = _logits_behind(tokens, opened, cache)[: tokenizer.vocabulary_size].double()
         token = _drawn(logits_V, temperature, generator)
         on_token()
         if token == tokenizer.separator:
@@ -110,14 +112,36 @@ def classify(opened: Opened, sample: Tensor) -> TrialAnswer:
     )
 
 
+def _logits_behind(tokens: list[int], opened: Opened, cache: KeyValueCache) -> Tensor:
+    """The logits (V,) of what follows on `tokens`, of which `cache` has those of the last call.
+
+    It serves a DecoderLM until the text is longer than the context. From then on each token moves the others to
+    another position, and all are read again.
+    """
+    model = opened.model
+    if not (isinstance(model, DecoderLM) and model.can_read and len(tokens) <= model.context_length):
+        return _outputs(opened, torch.tensor([tokens[-opened.context_length :]]))[0, -1]
+    with _errors_in_a_sentence():
+        hidden_1TD = model.read(torch.tensor([tokens[cache.num_tokens :]]), cache)
+        head = model.vocabulary_head
+        logits: Tensor = hidden_1TD[0, -1] if head is None else head(hidden_1TD[:, -1:])[0, -1]
+    return logits
+
+
 def _outputs(opened: Opened, inputs: Tensor) -> Tensor:
     """What the model gives; a graph of ONNX may take inputs of one length only. Raises NotRetryable."""
-    try:
+    with _errors_in_a_sentence():
         outputs: Tensor = opened.model(inputs)
+    return outputs
+
+
+@contextmanager
+def _errors_in_a_sentence() -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # onnxruntime's are private, and a model of others may raise any
         why = f"{type(error).__name__}: {first_line(error)}"
         raise NotRetryable("InvalidData", f"the model cannot take this input ({why})") from error
-    return outputs
 
 
 def _text_parts(opened: Opened) -> tuple[TextTokenizer, SpecialTokens]:
