@@ -18,9 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from builders.cli import program
-from builders.compress import LM_SHAPE, apply, dynamic, example_inputs, fresh_model
+from builders.compress import LM_SHAPE, apply, dynamic, example_inputs, fresh_model, train_stage
 from builders.older_cpu import UNAVAILABLE, WRAPPER, on_older_cpu, python_on_older_cpu
 from costopt.schema.compression import Quantize, Variant
+from costopt.schema.variant_details import VariantReport
+from costopt_trainer.compress import run
 from costopt_trainer.compress.engines import engines_for, start
 from costopt_trainer.compress.onnx_export import export
 from costopt_trainer.compress.onnx_quantize import quantize_graph
@@ -158,9 +160,14 @@ def older(tmp_path_factory: pytest.TempPathFactory) -> Older:
     on_older_cpu("true")
     folder = tmp_path_factory.mktemp("older")
     make(folder / "here")
-    ours = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_older_cpu as test; "
-    told = python_on_older_cpu(ours + f"test.there(test.Path({str(folder)!r}))")
+    told = there_runs("there", folder)
     return Older(json.loads(told.splitlines()[-1]), folder)
+
+
+def there_runs(function: str, folder: Path) -> str:
+    """What one of this file's functions of a folder prints in a process there."""
+    ours = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_older_cpu as test; "
+    return python_on_older_cpu(f"{ours}test.{function}(test.Path({str(folder)!r}))")
 
 
 def test_nothing_is_compiled_there_and_torch_and_onnxruntime_take_their_code_for_avx2(older: Older) -> None:
@@ -189,7 +196,27 @@ def test_what_is_made_there_gives_nearly_what_its_weights_say(older: Older, engi
 
 
 def test_a_model_that_was_made_here_goes_on_with_a_text_there(older: Older) -> None:
-    for made in ("here", "there"):
-        done = on_older_cpu(*program("try", str(older.folder / made), "import", "--max-tokens=4", "--output=json"))
-        assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout)["task"] == "Complete"
+    done = on_older_cpu(*program("try", str(older.folder / "here"), "import", "--max-tokens=4", "--output=json"))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["task"] == "Complete"
+
+
+def whole_variant(storage: Path) -> None:
+    """In the other process."""
+    variant = Variant(name="small", steps=[dynamic()])
+    made = run.make_variant(variant, train_stage("DecoderLM", storage), storage)
+    assert made is not None
+    print(made.model_dump_json())
+
+
+@pytest.mark.slow
+def test_a_variant_is_made_verified_and_measured_there_and_nothing_is_compiled(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    on_older_cpu("true")
+    told = there_runs("whole_variant", tmp_path).splitlines()
+    report = VariantReport.model_validate_json(told[-1])
+    assert report.reloaded
+    assert report.measured.engine in ("TorchQuantized", "OnnxRuntime")
+    assert report.baseline.engine in ("TorchEager", "OnnxRuntime")
+    assert report.details is not None
+    assert {timing.engine for timing in report.details.variant.timings} <= {"TorchQuantized", "OnnxRuntime"}
