@@ -4,8 +4,8 @@
         [--students taught ...] [--steps 400] [--folder FOLDER]
 
 For each task and seed a teacher is trained until it has learned its fill: of "decoder" the rate follows the held-out
-loss, and early stopping gives the best model; of "encoder" the rate falls on a straight line over so many steps that
-more of them no longer help. All its students have as many optimizer steps, at the same rates and on the same data, and
+loss, and early stopping gives the best model; of "encoder" the rate falls to zero over so many steps that as many more
+as a student has do not help. All its students have as many optimizer steps, at the same rates and on the same data, and
 each is measured beside its teacher as a variant is (`compress.making`).
 
 - "decoder" tells the next byte of Tiny Shakespeare (`tinyshakespeare.txt` below COSTOPT_DATA_DIR).
