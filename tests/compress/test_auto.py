@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders.compress import dynamic, pruned, train_stage, weight_only
+from builders.compress import apply, dynamic, example_inputs, fresh_model, pruned, quantized, train_stage, weight_only
 from builders.data import write_labelled
 from builders.trainer import encoder_recipe, train_here
 from costopt.schema.compression import Accept, Auto, External, Step, Variant
@@ -21,10 +21,20 @@ from costopt.schema.variant_details import Trial, VariantReport
 from costopt.schema.variant_report import Measurement
 from costopt_trainer.compress import auto, candidates, making, measure, run
 from costopt_trainer.compress.auto import engines_of_trial, figure_of, pareto_rows, payback_batches, with_pareto
-from costopt_trainer.compress.candidates import TABLE, Candidate, candidates_for, with_training
+from costopt_trainer.compress.candidates import (
+    FIRST,
+    TABLE,
+    Candidate,
+    candidates_for,
+    expected_bytes,
+    smallest_first,
+    with_training,
+)
+from costopt_trainer.compress.footprint import bytes_in_memory
 from costopt_trainer.compress.table import trains
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.artifact import load_model, read_config
+from costopt_trainer.models.family import stored_tensors
 
 Stage = tuple[Path, Recipe]
 
@@ -381,3 +391,26 @@ def test_the_first_rows_of_the_table_are_of_different_kinds() -> None:
     first = {step.type for candidate in TABLE[:6] for step in candidate.steps}
     assert first >= {"Quantize", "Prune", "Distill"}
     assert TABLE[0].steps == (dynamic(),)
+
+
+@pytest.mark.parametrize("kind", ["DecoderLM", "ConvNet"])
+def test_where_the_smallest_is_sought_lists_that_are_expected_to_be_large_are_tried_last(kind: str) -> None:
+    model = fresh_model(kind)
+    listed = candidates_for(model, may_train=True, graphs=True)
+    ordered = smallest_first(listed, model)
+    assert ordered[:FIRST] == listed[:FIRST]
+    sizes = [expected_bytes(candidate, model) for candidate in ordered[FIRST:]]
+    assert sizes == sorted(sizes)
+    assert {candidate.name for candidate in ordered} == {candidate.name for candidate in listed}
+
+
+def test_the_bytes_that_are_expected_are_about_those_that_are_stored() -> None:
+    model = fresh_model("DecoderLM")
+    whole = expected_bytes(Candidate("as it is", ()), model)
+    stored = sum(tensor.nbytes for tensor in stored_tensors(model).values())
+    assert whole == pytest.approx(stored, rel=0.02)
+    few = expected_bytes(
+        Candidate("int8 weights and embeddings", (quantized("Int8WeightOnly", embeddings=True),)), model
+    )
+    apply(model, [quantized("Int8WeightOnly", embeddings=True)], example_inputs("DecoderLM"))
+    assert few / whole == pytest.approx(bytes_in_memory(model) / stored, rel=0.25)

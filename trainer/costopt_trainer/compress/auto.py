@@ -29,7 +29,13 @@ import torch
 from costopt.schema.compression import Auto, Quantize, Variant
 from costopt.schema.variant_details import Trial, VariantReport
 from costopt.schema.variant_report import MAX_PARETO, EngineName, Measurement, ParetoRow, Search
-from costopt_trainer.compress.candidates import Candidate, candidates_for, in_order, with_training
+from costopt_trainer.compress.candidates import (
+    Candidate,
+    candidates_for,
+    in_order,
+    smallest_first,
+    with_training,
+)
 from costopt_trainer.compress.engines import device_for, engines_for
 from costopt_trainer.compress.halving import Rung, Score, halve, pareto, rungs
 from costopt_trainer.compress.judge import bounds_of, distance, find_faults, quality_drop
@@ -93,6 +99,8 @@ class _Searching:
         graphs = device.type == "cpu" and "TorchExport" not in self.variant.formats
         model = origin.load()
         candidates = candidates_for(model, may_train=self.training > 0, graphs=graphs)
+        if self.auto.minimize == "Bytes":
+            candidates = smallest_first(candidates, model)
         self.candidates = in_order(candidates, self.rises(model, candidates))
         settings = self.variant.to_plain()
         judged_by = [settings.get(key) for key in ("auto", "accept", "target", "formats", "measureSeconds")]

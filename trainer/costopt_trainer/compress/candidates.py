@@ -3,20 +3,23 @@
 Candidate         a list of steps, and its name
 candidates_for    those of the table that a model and machine may take, in order
 in_order          the same by what fewer bits of single layers do to the loss
+smallest_first    the same by how many bytes are expected of each
 with_training     a list of steps that trains for a part of its optimizer steps
 
 A new one is a row. The first rows are those that most models gain by, and of different kinds: with few trials only
-these are tried. What a row asks for and a model refuses is a trial that says why.
+these are tried (`FIRST`). What a row asks for and a model refuses is a trial that says why.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from costopt.schema.compression import Step
 from costopt_trainer.compress.low_rank import linear_layers
 from costopt_trainer.compress.onnx_form import is_graph_only, quantized_by
-from costopt_trainer.compress.sensitivity import Rises
+from costopt_trainer.compress.sensitivity import Rises, layers_of
 from costopt_trainer.compress.table import trains
 from costopt_trainer.models.family import LayeredModel
 from costopt_trainer.models.onnx_model import lacking
@@ -28,6 +31,12 @@ WORTH_KEEPING = 0.5
 """The least part of the expected rise of the loss that these layers stand for, or keeping them is not tried."""
 HOPELESS = 0.1
 """Expected rise of the loss by fewer bits, as a part of the loss, beyond which steps are tried last."""
+FIRST = 3
+"""Rows that are tried before any other, whatever is sought."""
+WEIGHT_BYTES = 4
+"""Of a weight as it was trained."""
+BYTES_OF = {"Int4WeightOnly": 0.5}
+"""Bytes of a quantized weight; of other schemes one."""
 WHOLE = 10**6
 """Optimizer steps that stand in the table for all that a recipe may take."""
 
@@ -147,6 +156,42 @@ def in_order(candidates: Sequence[Candidate], rises: Mapping[str, Rises]) -> lis
         return found.together(kept) > HOPELESS * found.loss
 
     return sorted(filter(is_worth_it, candidates), key=is_hopeless)
+
+
+def smallest_first(candidates: Sequence[Candidate], model: LayeredModel) -> list[Candidate]:
+    """The candidates, after the FIRST of them, by the bytes that are expected of each: those of many trials that are
+    left out are then the largest."""
+    first, rest = candidates[:FIRST], candidates[FIRST:]
+    return [*first, *sorted(rest, key=lambda candidate: expected_bytes(candidate, model))]
+
+
+def expected_bytes(candidate: Candidate, model: LayeredModel) -> float:
+    """Bytes of the weights of `model` after the steps, roughly: of parts that go as many as are asked for, and no
+    scales."""
+    left = 1.0
+    for step in candidate.steps:
+        if step.prune is not None:
+            left *= 1 - step.prune.percent / 100
+        elif step.low_rank is not None:
+            left *= 1 - (step.low_rank.percent or 0) / 100
+        elif step.distill is not None and step.distill.student == "EveryOtherLayer":
+            left *= 0.5
+    quantize = quantized_by(candidate.steps)
+    scheme = "" if quantize is None else quantize.scheme
+    few_bits = set() if quantize is None else set(layers_of(model, scheme))
+    kept = 0 if quantize is None else (quantize.keep_layers_percent or 0) / 100
+    whole = float(WEIGHT_BYTES if scheme != "Int4WeightOnly" else 1)  # sensitive layers of 4 bits are kept in 8
+    few = (1 - kept) * BYTES_OF.get(scheme, 1.0) + kept * whole
+    total = 0.0
+    for name, module in model.named_modules():
+        if f"{name}.weight" in model.tied:  # it is counted where it is stored
+            continue
+        weights = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        if isinstance(module, nn.Embedding):
+            total += weights * (1.0 if quantize is not None and quantize.embeddings else WEIGHT_BYTES)
+        else:
+            total += left * weights * (few if name in few_bits else WEIGHT_BYTES)
+    return total
 
 
 def with_training(steps: Sequence[Step], count: int) -> list[Step]:
