@@ -27,8 +27,8 @@ from builders.compress import (
     train_stage,
     weight_only,
 )
-from costopt.names import ENV_STORAGE_DIR
-from costopt.schema.compression import Accept, Measure, Variant
+from costopt.names import ARTIFACTS_DIR, ENV_STORAGE_DIR, MODEL_DIR
+from costopt.schema.compression import Accept, Measure, Step, Variant
 from costopt.schema.recipe import Recipe
 from costopt.schema.variant_details import VariantReport
 from costopt.schema.variant_report import EngineName, VariantStatus
@@ -419,13 +419,23 @@ def test_prefill_and_decode_of_what_is_fastest_as_a_graph_are_timed_in_torch(
 
 
 @pytest.mark.usefixtures("with_graphs")
+@pytest.mark.parametrize(
+    ("step", "share"),
+    [(pruned("Unstructured", 10), 0.5), (weight_only(), 0.9), (pruned("Structured", 50), 0.9)],
+    ids=["as large as the model", "whole on the way to a graph", "beside a large model"],
+)
 def test_a_large_model_is_not_made_a_graph_that_nobody_has_asked_for(
-    images: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    step: Step,
+    share: float,
+    images: Stage,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     storage, recipe = images
-    monkeypatch.setattr(making, "MOST_BYTES_TRIED", 1000)
+    whole = read_config(storage / ARTIFACTS_DIR / MODEL_DIR).weights_bytes
+    monkeypatch.setattr(making, "MOST_BYTES_TRIED", int(share * whole))
     monkeypatch.setattr(making, "make_graph", lambda *_arguments, **_named: pytest.fail("it was made"))
-    report = run.make_variant(replica(recipe, pruned("Unstructured", 10)).variant, recipe, storage)  # type: ignore[arg-type]
+    report = run.make_variant(replica(recipe, step).variant, recipe, storage)  # type: ignore[arg-type]
     assert report is not None
     assert report.details is not None
     assert (report.measured.engine, report.baseline.engine) == ("TorchEager", "TorchEager")

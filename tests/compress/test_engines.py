@@ -4,6 +4,7 @@ import copy
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -216,3 +217,14 @@ def test_a_model_becomes_a_graph_at_its_first_input_and_again_for_one_that_does_
     before = forward._graph
     assert distance(forward(inputs), model(inputs)) < 1e-5
     assert forward._graph is not before
+
+
+def test_a_graph_that_is_only_run_is_made_where_the_model_says(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    model = fresh_model("ConvNet").requires_grad_(False)
+    model.graph_scratch = tmp_path / "scratch"
+    forward: Any = start("OnnxRuntime", model)
+    inputs = example_inputs("ConvNet", 4)
+    assert distance(forward(inputs), model(inputs)) < 1e-5
+    assert forward.graph_for(inputs).folder == tmp_path / "scratch"
+    assert [path.name for path in (tmp_path / "scratch").iterdir()] == ["model.onnx"]
