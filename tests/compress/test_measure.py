@@ -184,10 +184,10 @@ def test_no_variant_is_judged_as_a_graph_beside_a_model_that_no_time_was_left_fo
     monkeypatch.setattr(measure, "engines_beside", lambda *_tried: ("TorchEager", "OnnxRuntime"))
 
     def graph(_engine: EngineName, _model: nn.Module) -> Forward:
-        return _Clocked("graph", [], clock, lambda _run: LIMIT / 3)
+        return _Clocked("graph", [], clock, lambda _run: 0.15 * LIMIT)
 
     monkeypatch.setattr(measure, "start", graph)
-    pair = [_Clocked(name, [], clock, lambda _run: LIMIT / 4) for name in ("baseline", "variant")]
+    pair = [_Clocked(name, [], clock, lambda _run: 0.3 * LIMIT) for name in ("baseline", "variant")]
     baseline, variant = timed(*pair, torch.zeros(4), engines)
     assert variant.running.engine == judged
     assert sorted(running.engine for running, _ in baseline.all) == of_model
