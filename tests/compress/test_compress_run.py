@@ -316,6 +316,9 @@ def test_a_variant_may_be_a_graph_alone_with_convolutions_of_8_bits(
     told = capsys.readouterr().out
     assert "small: calibrates by MinMax on 16 training samples" in told  # whole batches of 8
     assert "small: Quantize Int8Static: in the ONNX graph, matrices: 1, convolutions: 2" in told
+    assert report.details is not None
+    footprint = report.details.variant.footprint
+    assert footprint.weights_bytes == footprint.disk_bytes, "the parameters of 32 bits are not in memory"
     inputs = torch.rand(3, 1, 8, 8)
     assert load_model(folder)(inputs).shape == (3, 4)
     _tamper_bytes(folder, "model.onnx")

@@ -170,9 +170,12 @@ def test_torchs_own_kernels_compute_with_the_same_int8_weights(
                and "norm" not in name)  # fmt: skip
 
 
-def test_a_model_without_int8_layers_has_none_of_those_kernels() -> None:
+@pytest.mark.parametrize("steps", [[], [quantized("Float8WeightOnly")]], ids=["whole", "8-bit floats"])
+def test_a_model_without_int8_layers_has_none_of_those_kernels(steps: list[Step]) -> None:
+    model = fresh_model("DecoderLM")
+    apply(model, steps, example_inputs("DecoderLM"))
     with pytest.raises(ValueError, match="must have int8 layers"):
-        start("TorchQuantized", fresh_model("ConvNet"))
+        start("TorchQuantized", model.requires_grad_(False))
 
 
 AVX2_ONLY = {"FBGEMM_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}

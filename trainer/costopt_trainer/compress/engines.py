@@ -184,7 +184,7 @@ def _with_quantized_kernels(model: nn.Module) -> nn.Module:
 
 
 def _is_int8(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Linear) and hasattr(layer.weight, "qdata")
+    return isinstance(layer, nn.Linear) and getattr(getattr(layer.weight, "qdata", None), "dtype", None) == torch.int8
 
 
 class _QuantizedLinear(nn.Module):
