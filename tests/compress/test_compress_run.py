@@ -27,8 +27,8 @@ from builders.compress import (
     train_stage,
     weight_only,
 )
-from costopt.names import ENV_STORAGE_DIR
-from costopt.schema.compression import Accept, Measure, Variant
+from costopt.names import ARTIFACTS_DIR, ENV_STORAGE_DIR, MODEL_DIR
+from costopt.schema.compression import Accept, Measure, Step, Variant
 from costopt.schema.recipe import Recipe
 from costopt.schema.variant_details import VariantReport
 from costopt.schema.variant_report import EngineName, VariantStatus
@@ -316,6 +316,9 @@ def test_a_variant_may_be_a_graph_alone_with_convolutions_of_8_bits(
     told = capsys.readouterr().out
     assert "small: calibrates by MinMax on 16 training samples" in told  # whole batches of 8
     assert "small: Quantize Int8Static: in the ONNX graph, matrices: 1, convolutions: 2" in told
+    assert report.details is not None
+    footprint = report.details.variant.footprint
+    assert footprint.weights_bytes == footprint.disk_bytes, "the parameters of 32 bits are not in memory"
     inputs = torch.rand(3, 1, 8, 8)
     assert load_model(folder)(inputs).shape == (3, 4)
     _tamper_bytes(folder, "model.onnx")
@@ -444,13 +447,23 @@ def test_prefill_and_decode_of_what_is_fastest_as_a_graph_are_timed_in_torch(
 
 
 @pytest.mark.usefixtures("with_graphs")
+@pytest.mark.parametrize(
+    ("step", "share"),
+    [(pruned("Unstructured", 10), 0.5), (weight_only(), 0.9), (pruned("Structured", 50), 0.9)],
+    ids=["as large as the model", "whole on the way to a graph", "beside a large model"],
+)
 def test_a_large_model_is_not_made_a_graph_that_nobody_has_asked_for(
-    images: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    step: Step,
+    share: float,
+    images: Stage,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     storage, recipe = images
-    monkeypatch.setattr(making, "MOST_BYTES_TRIED", 1000)
+    whole = read_config(storage / ARTIFACTS_DIR / MODEL_DIR).weights_bytes
+    monkeypatch.setattr(making, "MOST_BYTES_TRIED", int(share * whole))
     monkeypatch.setattr(making, "make_graph", lambda *_arguments, **_named: pytest.fail("it was made"))
-    report = run.make_variant(replica(recipe, pruned("Unstructured", 10)).variant, recipe, storage)  # type: ignore[arg-type]
+    report = run.make_variant(replica(recipe, step).variant, recipe, storage)  # type: ignore[arg-type]
     assert report is not None
     assert report.details is not None
     assert (report.measured.engine, report.baseline.engine) == ("TorchEager", "TorchEager")

@@ -4,6 +4,7 @@ import copy
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -169,9 +170,12 @@ def test_torchs_own_kernels_compute_with_the_same_int8_weights(
                and "norm" not in name)  # fmt: skip
 
 
-def test_a_model_without_int8_layers_has_none_of_those_kernels() -> None:
+@pytest.mark.parametrize("steps", [[], [quantized("Float8WeightOnly")]], ids=["whole", "8-bit floats"])
+def test_a_model_without_int8_layers_has_none_of_those_kernels(steps: list[Step]) -> None:
+    model = fresh_model("DecoderLM")
+    apply(model, steps, example_inputs("DecoderLM"))
     with pytest.raises(ValueError, match="must have int8 layers"):
-        start("TorchQuantized", fresh_model("ConvNet"))
+        start("TorchQuantized", model.requires_grad_(False))
 
 
 AVX2_ONLY = {"FBGEMM_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
@@ -216,3 +220,14 @@ def test_a_model_becomes_a_graph_at_its_first_input_and_again_for_one_that_does_
     before = forward._graph
     assert distance(forward(inputs), model(inputs)) < 1e-5
     assert forward._graph is not before
+
+
+def test_a_graph_that_is_only_run_is_made_where_the_model_says(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    model = fresh_model("ConvNet").requires_grad_(False)
+    model.graph_scratch = tmp_path / "scratch"
+    forward: Any = start("OnnxRuntime", model)
+    inputs = example_inputs("ConvNet", 4)
+    assert distance(forward(inputs), model(inputs)) < 1e-5
+    assert forward.graph_for(inputs).folder == tmp_path / "scratch"
+    assert [path.name for path in (tmp_path / "scratch").iterdir()] == ["model.onnx"]

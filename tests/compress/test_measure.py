@@ -168,6 +168,31 @@ def test_where_models_are_slow_no_further_engine_is_tried_and_it_is_told(
     assert capsys.readouterr().out == f"{told}\n" * 2
 
 
+@pytest.mark.parametrize(
+    ("engines", "judged", "of_model"),
+    [
+        (("TorchEager", "OnnxRuntime"), "TorchEager", ["TorchEager"]),
+        (("OnnxRuntime",), "OnnxRuntime", ["OnnxRuntime", "TorchEager"]),
+    ],
+    ids=["a graph that is only tried", "what is to be a graph"],
+)
+def test_no_variant_is_judged_as_a_graph_beside_a_model_that_no_time_was_left_for(
+    engines: Sequence[EngineName], judged: EngineName, of_model: list[EngineName], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(measure, "engines_beside", lambda *_tried: ("TorchEager", "OnnxRuntime"))
+
+    def graph(_engine: EngineName, _model: nn.Module) -> Forward:
+        return _Clocked("graph", [], clock, lambda _run: 0.15 * LIMIT)
+
+    monkeypatch.setattr(measure, "start", graph)
+    pair = [_Clocked(name, [], clock, lambda _run: 0.3 * LIMIT) for name in ("baseline", "variant")]
+    baseline, variant = timed(*pair, torch.zeros(4), engines)
+    assert variant.running.engine == judged
+    assert sorted(running.engine for running, _ in baseline.all) == of_model
+
+
 def test_a_model_is_run_under_an_engine_that_its_variant_cannot_run_under(monkeypatch: pytest.MonkeyPatch) -> None:
     model, smaller = _Clocked("model", runs := [], clock := [0.0], lambda _run: 0.1), nn.Identity()
     monkeypatch.setattr(measure.time, "perf_counter", lambda: clock[0])

@@ -1,6 +1,9 @@
 """Models as ONNX graphs: made, run, and given fewer bits."""
 
+import resource
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +14,7 @@ from torch import Tensor, nn
 from builders.compress import CONV_SHAPE, apply, dynamic, example_inputs, fresh_model, pruned, quantized
 from costopt.schema.compression import Calibration, Quantize, Variant
 from costopt.schema.models import ModelSettings
-from costopt_trainer.compress import onnx_form
+from costopt_trainer.compress import onnx_export, onnx_form
 from costopt_trainer.compress.onnx_export import NotExportable, export, runs
 from costopt_trainer.compress.onnx_form import is_worth_keeping, make_graph
 from costopt_trainer.compress.onnx_quantize import calibration_inputs, quantize_graph
@@ -130,6 +133,46 @@ def test_a_graph_that_nobody_has_asked_for_must_compute_what_the_model_does(
             reduce_range=False,  # type: ignore[arg-type]
         )
     assert not folder.exists()
+
+
+@pytest.fixture
+def little_room() -> Iterator[None]:
+    """No file may have more than 4 KB, which the system says like a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.usefixtures("little_room")
+@pytest.mark.parametrize(
+    ("formats", "error"), [([], NotExportable), (["Onnx"], OSError)], ids=["only tried", "asked for"]
+)
+def test_a_disk_without_room_for_a_graph_is_not_taken_for_a_fault_of_the_model(
+    formats: Any, error: type[Exception], tmp_path: Path
+) -> None:
+    model = fresh_model("ConvNet").requires_grad_(False)
+    variant, inputs = (
+        Variant(name="small", steps=[pruned("Structured", 50)], formats=formats),
+        example_inputs("ConvNet"),
+    )
+    with pytest.raises(error, match="File too large"):
+        make_graph(variant, model, inputs, None, tmp_path / "made", reduce_range=False)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_onnxruntime_found_no_room_for_is_said_to_be_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    def full(*_arguments: Any, **_named: Any) -> None:
+        raise RuntimeError("INVALID_PROTOBUF : Protobuf serialization failed.")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", full)
+    monkeypatch.setattr(onnx_export.shutil, "disk_usage", lambda _folder: SimpleNamespace(free=100))
+    with pytest.raises(OSError, match="No space left on device"):
+        export(fresh_model("ConvNet"), example_inputs("ConvNet"), tmp_path)
 
 
 def test_8_bit_floats_are_no_graph_and_nothing_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

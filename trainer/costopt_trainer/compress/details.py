@@ -28,6 +28,7 @@ from costopt_trainer.compress.overdue import Overdue
 from costopt_trainer.compress.quality import Change, Comparison, Quality
 from costopt_trainer.compress.timing import Running, Times
 from costopt_trainer.models.family import LayeredModel
+from costopt_trainer.models.onnx_model import OnnxModel
 from costopt_trainer.phases import phase
 
 FOOTPRINT_SHARE = 1 / 40
@@ -67,7 +68,9 @@ def footprint_of(
 ) -> tuple[Footprint, list[str]]:
     """What a model needs under its engine, of whose passes the median takes `microseconds`, and a sentence about what
     is not known; `seconds`: all that measuring may take."""
-    weights, macs, peak = bytes_in_memory(subject.model), None, None
+    # Of a graph alone the parameters are the model's, which are not in memory: it has its own, of fewer bits.
+    alone = isinstance(subject.model, OnnxModel)
+    weights, macs, peak = subject.size_bytes if alone else bytes_in_memory(subject.model), None, None
     notes: list[str] = []
     if microseconds / 1e6 <= seconds * FOOTPRINT_SHARE:
         with phase("Measuring"):

@@ -32,6 +32,7 @@ from costopt_trainer.compress.table import wants_compile
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.instructions import has_int8_dot_products
 from costopt_trainer.models.onnx_model import OnnxModel, lacking
+from costopt_trainer.storage.folders import remove
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -153,7 +154,11 @@ class _Exported:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._folder = tempfile.TemporaryDirectory()  # removed with this object
+        scratch: Path | None = getattr(model, "graph_scratch", None)
+        if scratch is None:
+            self._temporary = tempfile.TemporaryDirectory()  # removed with this object
+            scratch = Path(self._temporary.name)
+        self._folder = scratch
         self._graph: OnnxModel | None = None
 
     def __call__(self, inputs: Tensor) -> Tensor:
@@ -161,8 +166,10 @@ class _Exported:
 
     def graph_for(self, inputs: Tensor) -> OnnxModel:
         if self._graph is None or not self._graph.fits(inputs):
-            export(self._model, inputs, Path(self._folder.name))
-            self._graph = OnnxModel(Path(self._folder.name))
+            remove(self._folder)
+            self._folder.mkdir(parents=True)
+            export(self._model, inputs, self._folder)
+            self._graph = OnnxModel(self._folder)
         return self._graph
 
 
@@ -179,7 +186,7 @@ def _with_quantized_kernels(model: nn.Module) -> nn.Module:
 
 
 def _is_int8(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Linear) and hasattr(layer.weight, "qdata")
+    return isinstance(layer, nn.Linear) and getattr(getattr(layer.weight, "qdata", None), "dtype", None) == torch.int8
 
 
 class _QuantizedLinear(nn.Module):

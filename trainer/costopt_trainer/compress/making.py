@@ -17,9 +17,8 @@ from costopt import names
 from costopt.schema.compression import Variant
 from costopt.schema.variant_report import EngineName
 from costopt_trainer.compress.details import Subject, with_disk_bytes, with_notes
-from costopt_trainer.compress.footprint import bytes_in_memory
 from costopt_trainer.compress.measure import Measured, measure, measured_batch
-from costopt_trainer.compress.onnx_export import NotExportable
+from costopt_trainer.compress.onnx_export import NotExportable, bytes_as_graph
 from costopt_trainer.compress.onnx_form import (
     MOST_BYTES_TRIED,
     is_graph_only,
@@ -213,7 +212,8 @@ class Making:
         why there is none, if it might have been. Raises NotRetryable as `make_graph` does."""
         if "OnnxRuntime" not in (*engines, *named):
             return None, ""
-        weighs = bytes_in_memory(model)
+        # Weights of few bits are whole on the way to a graph, and the model beside them is made one, too.
+        weighs = max(bytes_as_graph(model), self.origin.weights_bytes)
         if (
             not must_have_graph(variant)
             and "OnnxRuntime" not in named
@@ -278,18 +278,23 @@ class Making:
         decode, by which nothing is chosen, are then left out."""
         with phase("LoadingModel"):
             baseline = self.origin.load()
-        measured = measure(
-            Subject(baseline, self.origin.weights_bytes),
-            Subject(saved.model, saved.weights_bytes or saved.graph_bytes),
-            name=variant.name,
-            held_out=held_out or self.origin.held_out,
-            engines=saved.engines,
-            named=saved.named,
-            device=device,
-            seconds=variant.measure_seconds if seconds is None else seconds,
-            points=points,
-            decoding=seconds is None,
-        )
+        # Not among the machine's temporary files: those of a process that is killed would stay.
+        baseline.graph_scratch = scratch = self.artifacts / f".{variant.name}.model-graph"
+        try:
+            measured = measure(
+                Subject(baseline, self.origin.weights_bytes),
+                Subject(saved.model, saved.weights_bytes or saved.graph_bytes),
+                name=variant.name,
+                held_out=held_out or self.origin.held_out,
+                engines=saved.engines,
+                named=saved.named,
+                device=device,
+                seconds=variant.measure_seconds if seconds is None else seconds,
+                points=points,
+                decoding=seconds is None,
+            )
+        finally:
+            remove(scratch)
         notes = list(saved.notes)
         if measured.variant.engine != "OnnxRuntime":
             return replace(measured, details=with_notes(measured.details, notes))

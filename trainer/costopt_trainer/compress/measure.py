@@ -241,13 +241,17 @@ def time_side_by_side(
     trying = _Trying(batch, calls, 2 * limit)
     with torch.no_grad():
         expected = [trying.eager(model) for model in (baseline, variant)]
-        own, left_of_own = trying.each(tried, variant, expected[1])
-        of_baseline, left_of_baseline = trying.each(engines_beside(tried, batch.device), baseline, expected[0])
+        own, left_of_own = trying.each(tried, variant, expected[1], tried[0])
+        of_baseline, left_of_baseline = trying.each(
+            engines_beside(tried, batch.device), baseline, expected[0], tried[0]
+        )
         if all(running.engine != "TorchCompiled" for running in of_baseline):
             own = [running for running in own if running.engine != "TorchCompiled"]
         if all(running.engine not in engines for running in own):
             own = [Running("TorchEager", variant), *(one for one in own if one.engine != "TorchEager")]
-        judged = [running for running in own if running.engine in engines] or own[:1]
+        # A graph that the model could not be given, for lack of time or of room, would be an engine's gain alone.
+        alike = {running.engine for running in of_baseline} | {"TorchEager", "TorchQuantized", tried[0]}
+        judged = [running for running in own if running.engine in engines and running.engine in alike] or own[:1]
         passes = _choosing(of_baseline, own, batch, calls, trying.left(), many=bool(named))
         chosen = _fastest(of_baseline, passes), _fastest(judged, passes)
         with phase("Measuring"):
@@ -291,9 +295,10 @@ class _Trying:
         return expected
 
     def each(
-        self, engines: Sequence[EngineName], model: nn.Module, expected: Tensor
+        self, engines: Sequence[EngineName], model: nn.Module, expected: Tensor, first: EngineName
     ) -> tuple[list[Running], list[str]]:
-        """`model` under each of `engines` that it can run under, and a sentence for each other."""
+        """`model` under each of `engines` that it can run under, and a sentence for each other. `first` is tried though
+        no time is left."""
         found: list[Running] = []
         left_out: list[str] = []
         for number, engine in enumerate(engines):
@@ -302,7 +307,7 @@ class _Trying:
                 continue
             if engine != "OnnxRuntime" and isinstance(model, OnnxModel):
                 why: str | None = "exists only as an ONNX graph"
-            elif number and self.left() == 0:
+            elif number and engine != first and self.left() == 0:
                 why = "is so slow that measureSeconds leaves no time to try it"
             else:
                 running, why = self.under(engine, model, expected)

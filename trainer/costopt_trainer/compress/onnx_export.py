@@ -2,6 +2,7 @@
 
 export          writes the graph into a folder; how many samples, and tokens of each, stays free where it can
 runs            refuses a graph that onnxruntime cannot run
+bytes_as_graph  of the weights in it
 is_large        whether weights need a file beside the graph
 NotExportable   why it cannot be, with the operator's name
 
@@ -11,8 +12,11 @@ optimizations, which is the same for every processor.
 """
 
 import copy
+import errno
 import logging
+import os
 import re
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,7 +49,7 @@ class NotExportable(Exception):
 def export(model: nn.Module, example: Tensor, folder: Path) -> None:
     """Write `model`, in eval mode on the CPU, as a graph into `folder`, which is empty.
 
-    `example` is a batch of inputs. Raises NotExportable.
+    `example` is a batch of inputs. Raises NotExportable, and OSError if the disk is full.
     """
     import onnxruntime  # noqa: PLC0415  not everybody has it
 
@@ -67,10 +71,12 @@ def export(model: nn.Module, example: Tensor, folder: Path) -> None:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
             options.optimized_model_filepath = str(folder / GRAPH_FILE)
             options.log_severity_level = _ERRORS
-            if is_large(_bytes_as_graph(plain)):
+            if is_large(bytes_as_graph(plain)):
                 options.add_session_config_entry("session.optimized_model_external_initializers_file_name", DATA_FILE)
             onnxruntime.InferenceSession(str(raw), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the exporter's exceptions are private, and it lets through any of torch's
+        if (full := _full_disk(error, raw)) is not None:
+            raise full from error
         raise NotExportable(_why(error)) from error
     finally:
         for left in folder.glob(f"{raw.name}*"):
@@ -82,9 +88,9 @@ def is_large(weights_bytes: int) -> bool:
     return weights_bytes > PROTOBUF_BYTES
 
 
-def _bytes_as_graph(model: nn.Module) -> int:
-    """Bytes of the weights of `model` in its first graph, where a matrix in two places, such as a head that is the
-    embedding, may be two."""
+def bytes_as_graph(model: nn.Module) -> int:
+    """Bytes of the weights of `model` in its first graph, where those of few bits are whole, and a matrix in two
+    places, such as a head that is the embedding, may be two."""
     tensors = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
     return sum(tensor.nbytes for _, tensor in tensors)
 
@@ -120,6 +126,23 @@ def _with_whole_weights(model: nn.Module) -> nn.Module:
             made = whole.setdefault(id(parameter), nn.Parameter(parameter.dequantize(), requires_grad=False))
             setattr(copied.get_submodule(owner), attribute, made)
     return copied
+
+
+def _full_disk(error: BaseException, raw: Path) -> OSError | None:
+    """What to raise if the export that ended with `error` found no room on the disk; None: that was not it.
+
+    onnxruntime does not say so of the second graph, which has about the bytes of the first, `raw`.
+    """
+    told: BaseException | None = error
+    while told is not None:
+        if isinstance(told, OSError) and told.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return OSError(told.errno, os.strerror(told.errno), str(raw.parent))  # anew: `error` has this cause
+        told = told.__cause__
+    sizes = {path.name: path.stat().st_size for path in raw.parent.iterdir()}
+    first = sum(size for name, size in sizes.items() if name.startswith(raw.name))
+    if shutil.disk_usage(raw.parent).free + sum(sizes.values()) - first < first:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(raw.parent))
+    return None
 
 
 def _why(error: BaseException) -> str:

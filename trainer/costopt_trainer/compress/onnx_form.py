@@ -71,8 +71,8 @@ def make_graph(
     returns lines for the log.
 
     `batch` are inputs to trace the model with; `reduce_range`: see `quantize_graph`. Raises NotExportable if there can
-    be no graph, or NotRetryable("InvalidSettings") if the variant must have one. A graph that nobody has asked for is
-    none if it does not compute what the model does.
+    be no graph, or NotRetryable("InvalidSettings") if the variant must have one, and OSError if that cannot be written.
+    A graph that nobody has asked for is none if it does not compute what the model does.
     """
     settings, asked = quantized_by(variant.steps), must_have_graph(variant)
     try:
@@ -88,6 +88,11 @@ def make_graph(
         if asked:
             raise
         raise NotExportable(f"cannot be given fewer bits as a graph: {error}") from error
+    except OSError as error:  # the disk
+        remove(folder)
+        if asked:
+            raise
+        raise NotExportable(f"cannot be written as a graph: {error.strerror or error}") from error
     except NotExportable as error:
         remove(folder)
         if is_graph_only(variant.steps):

@@ -134,6 +134,8 @@ class LayeredModel(nn.Module):
 
     graph_folder: Path | None = None
     """Where an ONNX graph of this very model lies; None: none was made."""
+    graph_scratch: Path | None = None
+    """Where one may be made that is only run, and then removed; None: among the temporary files of this machine."""
     graph_seconds: float = 0.0
     """What making that graph takes before each use, since no file of the artifact will hold it."""
     sensitivity: Sensitivity | None = None
