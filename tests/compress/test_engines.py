@@ -65,7 +65,7 @@ def test_without_any_fast_engine_a_variant_still_runs_and_it_is_said_what_is_mis
     monkeypatch.setattr(engines, "kernel_library", lambda: None)
     monkeypatch.setattr(engines, "lacking", lambda: "the package onnx is not installed")
     assert engines_for(variant(step), CPU) == ("TorchEager",)
-    assert capsys.readouterr().out == "OnnxRuntime is left out: the package onnx is not installed\n"
+    assert capsys.readouterr().out == "small: OnnxRuntime is left out: the package onnx is not installed\n"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_engines_that_the_user_names_are_tried_beside_and_what_is_to_be_a_graph_
     assert named_engines(variant(weight_only()), CPU) == ()
     assert capsys.readouterr().out == ""
     assert engines_for(variant(weight_only(), **named), GPU) == ("TorchCompiled", "TorchEager")
-    assert capsys.readouterr().out.startswith("OnnxRuntime is left out: a graph is for a CPU")
+    assert capsys.readouterr().out.startswith("small: OnnxRuntime is left out: a graph is for a CPU")
 
 
 @pytest.mark.parametrize("scheme", ["Int8Static", "Int4WeightOnly"])

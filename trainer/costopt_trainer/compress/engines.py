@@ -74,7 +74,9 @@ def engines_for(variant: Variant, device: torch.device) -> tuple[EngineName, ...
         return ("OnnxRuntime",)
     named = named_engines(variant, device)
     if len(named) < len(set((variant.measure and variant.measure.engines) or ())):
-        print("OnnxRuntime is left out: a graph is for a CPU, and this variant is measured on a GPU", flush=True)
+        print(
+            f"{variant.name}: OnnxRuntime is left out: a graph is for a CPU, and this is measured on a GPU", flush=True
+        )
     return tuple(dict.fromkeys([*_by_default(variant, device), *named]))
 
 
@@ -90,7 +92,7 @@ def _by_default(variant: Variant, device: torch.device) -> list[EngineName]:
     as_graph: list[EngineName] = ["OnnxRuntime"]
     if why := lacking():
         as_graph = []
-        print(f"OnnxRuntime is left out: {why}", flush=True)
+        print(f"{variant.name}: OnnxRuntime is left out: {why}", flush=True)
     if not wants_compile(variant.steps):
         return ["TorchEager", *as_graph]
     adds_up = has_int8_dot_products()
