@@ -146,6 +146,11 @@ class Sight:
         """Whether that object was deleted and is gone."""
         return item["metadata"]["uid"] in self._gone
 
+    async def events(self, namespace: str) -> list[Json]:
+        """What was told of the job."""
+        page = await self.request("GET", f"/api/v1/namespaces/{namespace}/events")
+        return [item for item in page["items"] if item["involvedObject"]["kind"] == "CostOptJob"]
+
     def is_over(self, namespace: str) -> bool:
         """Whether the job has ended and no longer holds a pod."""
         succeeded = self.status(namespace).condition("Succeeded")
@@ -238,8 +243,7 @@ async def end_of(sight: Sight, namespace: str) -> Json:
     for kind, prefix in CHILDREN.items():
         page = await sight.request("GET", f"{prefix}/namespaces/{namespace}/{kind}")
         items[kind] = [item for item in page["items"] if item["metadata"]["name"] != "kube-root-ca.crt"]
-    page = await sight.request("GET", f"/api/v1/namespaces/{namespace}/events")
-    items["events"] = [item for item in page["items"] if item["involvedObject"]["kind"] == "CostOptJob"]
+    items["events"] = await sight.events(namespace)
     uids = {item["metadata"]["uid"]: f"<uid of {item['metadata']['name']}>" for item in sight.of("jobs", namespace)}
     uids |= {job["metadata"]["uid"]: "<uid of the job>" for job in sight.of("costoptjobs", namespace)}
     uids |= {uid: f"<uid of {_name(pod)}>" for uid, pod in pods.items()}

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from builders.lives import (
+    STEP_SECONDS,
     Json,
     Life,
     Sight,
@@ -64,6 +65,8 @@ class Stage:
                         continue
                     await self._end_or_death(operator, namespace, conduct)
                     if not operator.killed.is_set():
+                        if not crashes:  # of one that is killed, events may be lost
+                            await told(self.sight, namespace)
                         break
             return await end_of(self.sight, namespace), written
         except AssertionError as failure:
@@ -122,6 +125,15 @@ async def compare(
     if differences:
         pytest.fail("\n".join(differences[:MOST_TOLD]), pytrace=False)
     return written
+
+
+async def told(sight: Sight, namespace: str) -> None:
+    """Return once the job's end is an event, which on a busy machine may come long after the status."""
+    end = sight.status(namespace).condition("Succeeded")
+    assert end is not None
+    async with asyncio.timeout(STEP_SECONDS):
+        while end.reason not in {event["reason"] for event in await sight.events(namespace)}:
+            await asyncio.sleep(0.1)
 
 
 async def undisturbed_life(stage: Stage) -> tuple[Json, list[str]]:
