@@ -152,13 +152,13 @@ def test_where_the_system_does_not_tell_a_graphs_peak_it_is_not_known_and_said_w
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model: Any = OnnxModel(_two_products(tmp_path))
-    monkeypatch.setattr(footprint, "_FORGET_PEAK", tmp_path / "not-there/clear_refs")
+    monkeypatch.setattr(footprint, "_STATUS", tmp_path / "not-there/status")
     running = Running("OnnxRuntime", model, 1.0)
     with Overdue("small") as calls:
         needs, notes = footprint_of(Subject(model, 1), running, 10, torch.ones(4, 256), calls=calls, seconds=60.0)
     assert needs.peak_bytes is None
     (note,) = notes
-    why = "the system does not tell the most that a process held (No such file or directory)"
+    why = "the system does not tell what memory a process holds (No such file or directory)"
     assert note == f"peak memory under OnnxRuntime is not known: {why}"
 
 

@@ -59,7 +59,7 @@ ALLOWED = {
     ("trainer/costopt_trainer/launch/hangs.py", "is_stopped"): KERNEL,
     ("trainer/costopt_trainer/trial/inputs.py", "_decoded"): "bytes that are in memory already",
     ("trainer/costopt_trainer/cgroup.py", "_quota"): KERNEL,
-    ("trainer/costopt_trainer/compress/footprint.py", "_held"): KERNEL,
+    ("trainer/costopt_trainer/compress/footprint.py", "_anonymous_bytes"): KERNEL,
 }
 """(File, function) -> why it may read by itself."""
 

@@ -26,7 +26,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "6")
 _MEMORY_EVENT = "[memory]"
 """How the profiler calls what was allocated or freed."""
 
-_STATUS, _FORGET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
 
 
 class NotSeen(Exception):
@@ -128,32 +128,32 @@ def _allocations(seen: profile) -> list[int]:
 def peak_of_graph(folder: Path, inputs: Tensor) -> int:
     """The same of a pass of the graph in `folder` under onnxruntime: how far the memory that this process holds rose.
 
-    Linux keeps the most that a process has held (VmHWM), which is forgotten before the pass by writing 5 to clear_refs
-    (proc(5)). A fresh session holds nothing of earlier passes yet, and free memory, which a pass could take unseen, is
-    given back before. It is counted in pages of 4 KiB, with what onnxruntime holds but does not use. Raises NotSeen.
+    onnxruntime keeps what a pass took for the next one, so that after the first pass of a fresh session all of it is
+    still there. Free memory, which a pass could take unseen, is given back before. Only what no file stands behind
+    counts (RssAnon of Linux): pages of libraries come and go by themselves. It is counted in pages of 4 KiB, with what
+    onnxruntime holds but does not use. Raises NotSeen.
     """
     graph = OnnxModel(folder)
     inputs = inputs.cpu()
     try:
         ctypes.CDLL(None).malloc_trim(0)
-        _FORGET_PEAK.write_text("5")
-        before = _held("VmRSS")
+        before = _anonymous_bytes()
         with torch.no_grad():
             outputs = graph(inputs)
-        risen = _held("VmHWM") - before
+        risen = _anonymous_bytes() - before
     except AttributeError as error:
         raise NotSeen("this C library does not give free memory back") from error
     except OSError as error:
-        raise NotSeen(f"the system does not tell the most that a process held ({error.strerror})") from error
+        raise NotSeen(f"the system does not tell what memory a process holds ({error.strerror})") from error
     if risen < outputs.nbytes:
         raise NotSeen("a pass takes less than the system counts")
     return risen
 
 
-def _held(which: str) -> int:
-    """Bytes of this process that are in memory: VmRSS, now; VmHWM, at most. Raises OSError."""
+def _anonymous_bytes() -> int:
+    """Bytes of this process that are in memory, but for pages of files. Raises OSError."""
     for line in _STATUS.read_text().splitlines():
         name, _, amount = line.partition(":")
-        if name == which:
+        if name == "RssAnon":
             return int(amount.split()[0]) * 1024
-    raise OSError(0, f"there is no {which}", str(_STATUS))
+    raise OSError(0, "there is no RssAnon", str(_STATUS))
