@@ -85,7 +85,11 @@ RECIPE: dict[str, Any] = {
     "totalSteps": 20,
 }
 
-INT8: dict[str, Any] = {"name": "int8", "steps": [{"type": "Quantize", "quantize": {"scheme": "Int8WeightOnly"}}]}
+INT8: dict[str, Any] = {
+    "name": "int8",
+    "steps": [{"type": "Quantize", "quantize": {"scheme": "Int8WeightOnly"}}],
+    "measureSeconds": 6,
+}
 
 
 def recipe_job(*, name: str = "tiny", train: Mapping[str, Any] | None = None, **spec: Any) -> CostOptJob:

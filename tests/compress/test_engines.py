@@ -86,6 +86,20 @@ def test_every_other_variant_is_tried_as_it_is_and_as_a_graph(
     assert engines_for(variant(*steps), GPU) == ("TorchCompiled", "TorchEager")
 
 
+def test_where_little_time_may_be_taken_no_graph_is_made_that_nobody_has_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(engines, "lacking", lambda: None)
+    short = {"measure_seconds": engines.GRAPH_SECONDS - 1}
+    assert engines_for(variant(weight_only(), **short), CPU) == ("TorchEager",)
+    why = "making graphs takes seconds, and measureSeconds is less than 20"
+    assert capsys.readouterr().out == f"small: OnnxRuntime is left out: {why}\n"
+    named = Measure(engines=["OnnxRuntime"])
+    assert engines_for(variant(weight_only(), measure=named, **short), CPU) == ("TorchEager", "OnnxRuntime")
+    assert "OnnxRuntime" in engines_for(variant(dynamic(), **short), CPU)
+    assert engines_for(variant(weight_only(), measure_seconds=engines.GRAPH_SECONDS), CPU)[1] == "OnnxRuntime"
+
+
 def test_engines_that_the_user_names_are_tried_beside_and_what_is_to_be_a_graph_is_judged_as_that(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

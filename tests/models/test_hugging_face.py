@@ -395,7 +395,7 @@ def test_a_variant_of_such_a_model_is_made_and_measured(tmp_path: Path) -> None:
     model = {"type": "HuggingFace", "huggingFace": {"path": str(folder), "contextLength": 16}}
     trained = recipe(text_file(tmp_path), model=model, totalSteps=3)
     assert train_here(trained, tmp_path / "s") == 0
-    report = make_variant(Variant(name="int8", steps=[weight_only()]), trained, tmp_path / "s")
+    report = make_variant(Variant(name="int8", steps=[weight_only()], measure_seconds=6), trained, tmp_path / "s")
     assert report is not None
     assert report.reloaded
     assert (tmp_path / "s" / report.artifact / "tokenizer.json").exists()

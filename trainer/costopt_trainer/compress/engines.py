@@ -36,6 +36,9 @@ from costopt_trainer.storage.folders import remove
 
 Forward = Callable[[Tensor], Tensor]
 
+GRAPH_SECONDS = 20
+"""Of measureSeconds, below which a graph is made only of what can be expected to be fast as one, or is asked for."""
+
 _KERNEL_LIBRARIES = ("x86", "onednn", "qnnpack")
 """Libraries of 8-bit kernels, the best first; "x86" is FBGEMM or oneDNN, by the layer's shape."""
 
@@ -89,11 +92,14 @@ def named_engines(variant: Variant, device: torch.device) -> tuple[EngineName, .
 def _by_default(variant: Variant, device: torch.device) -> list[EngineName]:
     if device.type != "cpu":
         return ["TorchCompiled", "TorchEager"]
-    as_graph: list[EngineName] = ["OnnxRuntime"]
-    if why := lacking():
-        as_graph = []
+    wants = wants_compile(variant.steps)
+    why = lacking()
+    if why is None and not wants and variant.measure_seconds < GRAPH_SECONDS:
+        why = f"making graphs takes seconds, and measureSeconds is less than {GRAPH_SECONDS}"
+    as_graph: list[EngineName] = ["OnnxRuntime"] if why is None else []
+    if why is not None:
         print(f"{variant.name}: OnnxRuntime is left out: {why}", flush=True)
-    if not wants_compile(variant.steps):
+    if not wants:
         return ["TorchEager", *as_graph]
     adds_up = has_int8_dot_products()
     fast: list[EngineName] = ["TorchCompiled"] if adds_up else []
