@@ -75,8 +75,10 @@ class Storage:
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints that are whole."""
-        found = self.folder.rglob("checkpoints/step-*/manifest.json")
-        return sorted(int(path.parent.name.removeprefix("step-")) for path in found)
+        # Not rglob, which fails if a folder goes while it is looked through.
+        found = [Path(folder) for folder, _, files in os.walk(self.folder) if "manifest.json" in files]
+        checkpoints = [path for path in found if path.parent.name == "checkpoints" and path.name.startswith("step-")]
+        return sorted(int(path.name.removeprefix("step-")) for path in checkpoints)
 
     def newest_step(self) -> int:
         """The newest of them; 0 if there is none."""
