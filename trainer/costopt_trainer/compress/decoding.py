@@ -78,9 +78,7 @@ class _OwnKeysAndValues:
         return self.step(tokens_BT, KeyValueCache())
 
     def step(self, tokens_B1: Tensor, kept: KeyValueCache) -> KeyValueCache:
-        hidden = self._model.read(tokens_B1, kept)
-        if self._model.vocabulary_head is not None:
-            self._model.vocabulary_head(hidden[:, -1:])
+        self._model.next_logits(tokens_B1, kept)
         return kept
 
 

@@ -214,12 +214,8 @@ class Making:
             return None, ""
         # Weights of few bits are whole on the way to a graph, and the model beside them is made one, too.
         weighs = max(bytes_as_graph(model), self.origin.weights_bytes)
-        if (
-            not must_have_graph(variant)
-            and "OnnxRuntime" not in named
-            and not wants_compile(variant.steps)
-            and weighs > MOST_BYTES_TRIED
-        ):
+        only_tried = not (must_have_graph(variant) or "OnnxRuntime" in named or wants_compile(variant.steps))
+        if only_tried and weighs > MOST_BYTES_TRIED:
             return None, (
                 f"making a graph of {weighs:,} bytes of weights takes several times that memory, so it is only tried "
                 "if measure.engines or formats asks for it"

@@ -385,6 +385,13 @@ class DecoderLM(LayeredModel):
             x_BTD = block(x_BTD, seen_B1TT=seen_B1TT, kept=kept)
         return x_BTD if self.norm is None else self.norm(x_BTD)
 
+    def next_logits(self, tokens_BT: Tensor, cache: KeyValueCache) -> Tensor:
+        """Logits (B, V) of what follows on the texts of `cache`, once `tokens_BT` are read, too. Raises as `read`."""
+        hidden_BTD = self.read(tokens_BT, cache)
+        assert self.head is not None  # noqa: S101  only whole models read
+        logits_BTV: Tensor = self.head(hidden_BTD[:, -1:])
+        return logits_BTV[:, -1]
+
 
 class DecoderLMFamily:
     """A row of the table: see ModelFamily."""

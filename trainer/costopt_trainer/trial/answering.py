@@ -122,10 +122,7 @@ def _logits_behind(tokens: list[int], opened: Opened, cache: KeyValueCache) -> T
     if not (isinstance(model, DecoderLM) and model.can_read and len(tokens) <= model.context_length):
         return _outputs(opened, torch.tensor([tokens[-opened.context_length :]]))[0, -1]
     with _errors_in_a_sentence():
-        hidden_1TD = model.read(torch.tensor([tokens[cache.num_tokens :]]), cache)
-        head = model.vocabulary_head
-        logits: Tensor = hidden_1TD[0, -1] if head is None else head(hidden_1TD[:, -1:])[0, -1]
-    return logits
+        return model.next_logits(torch.tensor([tokens[cache.num_tokens :]]), cache)[0]
 
 
 def _outputs(opened: Opened, inputs: Tensor) -> Tensor:
