@@ -394,7 +394,10 @@ def test_the_first_rows_of_the_table_are_of_different_kinds() -> None:
 
 
 @pytest.mark.parametrize("kind", ["DecoderLM", "ConvNet"])
-def test_where_the_smallest_is_sought_lists_that_are_expected_to_be_large_are_tried_last(kind: str) -> None:
+def test_lists_are_ordered_by_the_bytes_that_are_expected_but_for_the_first(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "TABLE", TABLE)
     model = fresh_model(kind)
     listed = candidates_for(model, may_train=True, graphs=True)
     ordered = smallest_first(listed, model)
@@ -402,6 +405,27 @@ def test_where_the_smallest_is_sought_lists_that_are_expected_to_be_large_are_tr
     sizes = [expected_bytes(candidate, model) for candidate in ordered[FIRST:]]
     assert sizes == sorted(sizes)
     assert {candidate.name for candidate in ordered} == {candidate.name for candidate in listed}
+
+
+@pytest.mark.parametrize("minimize", ["Bytes", "Latency"])
+def test_only_where_the_smallest_is_sought_lists_that_are_expected_to_be_large_are_tried_last(
+    minimize: str, trained: dict[str, Stage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "TABLE", TABLE)
+    orders: list[list[str]] = []
+    searching = auto._Searching
+
+    class Seen(searching):  # type: ignore[misc, valid-type]
+        def run(self) -> None:
+            orders.append([candidate.name for candidate in self.candidates])
+
+    monkeypatch.setattr(auto, "_Searching", Seen)
+    storage, recipe = trained["DecoderLM"]
+    run.make_variant(best(minimize=minimize), recipe, storage)
+    (order,) = orders
+    small_first = order.index("int4 weights") < order.index("static int8") < order.index("50 % pruned")
+    assert small_first == (minimize == "Bytes")
+    assert order[0] == "int8"
 
 
 def test_the_bytes_that_are_expected_are_about_those_that_are_stored() -> None:
