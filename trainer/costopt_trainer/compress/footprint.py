@@ -7,6 +7,7 @@ peak_beside         bytes that a pass allocates, at most at one time; peak_of_gr
 """
 
 import ctypes
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -129,13 +130,14 @@ def peak_of_graph(folder: Path, inputs: Tensor) -> int:
     """The same of a pass of the graph in `folder` under onnxruntime: how far the memory that this process holds rose.
 
     onnxruntime keeps what a pass took for the next one, so that after the first pass of a fresh session all of it is
-    still there. Free memory, which a pass could take unseen, is given back before. Only what no file stands behind
-    counts (RssAnon of Linux): pages of libraries come and go by themselves. It is counted in pages of 4 KiB, with what
-    onnxruntime holds but does not use. Raises NotSeen.
+    still there. Free memory, which a pass could take unseen, is given back before, and so is what Python's collector
+    would free meanwhile. Only what no file stands behind counts (RssAnon of Linux): pages of libraries come and go by
+    themselves. It is counted in pages of 4 KiB, with what onnxruntime holds but does not use. Raises NotSeen.
     """
     graph = OnnxModel(folder)
     inputs = inputs.cpu()
     try:
+        gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         before = _anonymous_bytes()
         with torch.no_grad():
