@@ -8,7 +8,8 @@ STAMP := $(VENV)/.installed
 .PHONY: help install quickstart test test-slow test-buckets test-cluster cluster-binaries binaries-ahead control-plane e2e e2e-cluster e2e-pieces \
 	browser images lint format generate bench bench-train bench-data bench-lean bench-operator bench-compress fuzz clean
 # Each test belongs to one of test, test-slow, test-buckets, test-cluster and e2e; tests/house/test_targets.py holds them to it.
-PYTEST := $(BIN)/python -m pytest --durations=10
+# One thread each: those of two workers and of what they start would wait for one another most of the time.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=10
 IN_TWO := --numprocesses=2 --dist=worksteal
 HERE := --ignore=tests/buckets --ignore=tests/cluster --ignore=tests/e2e tests
 BUCKETS := .cache/buckets
@@ -65,8 +66,8 @@ browser: ## Install Chromium, which tests of pages look through (Debian, root); 
 
 e2e: $(STAMP) ## Run the end-to-end tests on a real node that is made here (Linux, root; pieces are built once)
 	@test -n "$$COSTOPT_TEST_KUBECONFIG" || $(MAKE) e2e-pieces
-	@if [ -n "$$COSTOPT_TEST_KUBECONFIG" ]; then exec $(PYTEST) --timeout=900 tests/e2e; \
-	else exec env PYTHONPATH=tests $(BIN)/python -m e2e.enter $(PYTEST) --timeout=900 tests/e2e; fi
+	@if [ -n "$$COSTOPT_TEST_KUBECONFIG" ]; then exec env $(PYTEST) --timeout=900 tests/e2e; \
+	else exec env PYTHONPATH=tests $(BIN)/python -m e2e.enter env $(PYTEST) --timeout=900 tests/e2e; fi
 
 e2e-cluster: e2e-pieces ## Start that node, say how to use it, and keep it until Ctrl-C
 	PYTHONPATH=tests $(BIN)/python -m e2e.enter $(BIN)/python -m e2e.real_cluster

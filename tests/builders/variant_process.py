@@ -2,7 +2,8 @@
 
     python -m builders.variant_process SETTINGS.json STORAGE...
 
-It prints how many optimizer steps it took for each. Measuring is short, and no fresh process looks at the artifact.
+It prints how many optimizer steps it took for each. Measuring is short and tries no graph, and no fresh process looks
+at the artifact.
 `auto` tries the lists of steps in FEW.
 """
 
@@ -17,7 +18,7 @@ import pytest
 from builders.compress import pruned, weight_only
 from costopt import names
 from costopt.schema.replica import ReplicaSettings
-from costopt_trainer.compress import auto, candidates, fitting, making, measure, run
+from costopt_trainer.compress import auto, candidates, engines, fitting, making, measure, run
 from costopt_trainer.compress.candidates import WHOLE, Candidate
 
 KILL_AT = "KILL_AT"
@@ -58,6 +59,7 @@ def main() -> None:
         patch.setattr(measure, "DECODING_BUDGET_SECONDS", 0.1)
         patch.setattr(auto, "LEAST_SECONDS", 0.5)
         patch.setattr(making, "verify_in_fresh_process", lambda *_: None)
+        patch.setattr(engines, "lacking", lambda: "it is not tried here")
         patch.setattr(candidates, "TABLE", FEW)
         for storage in map(Path, sys.argv[2:]):
             taken = make(settings, storage, int(kill_at) if kill_at and storage.name == "killed" else None)

@@ -14,6 +14,7 @@ from builders.no_pickle import SENTENCE
 from builders.trainer import recipe, text_file, train_here
 from costopt import names
 from costopt.schema.compression import Variant
+from costopt_trainer.compress.engines import GRAPH_SECONDS
 from costopt_trainer.training import process_group as gang
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,12 +53,13 @@ def test_torchs_own_exchange_of_objects_would_be_noticed() -> None:
         {"type": "Prune", "prune": {"percent": 50, "structure": "Structured"}},
         {"type": "Quantize", "quantize": {"scheme": "Int8WeightOnly"}},
     ],
-    ids=["pruned", "int8"],
+    ids=["pruned", "int8 and graphs"],
 )
 def test_a_variant_is_made_and_loaded_again_without_pickles(step: dict[str, object], tmp_path: Path) -> None:
     settings = recipe(text_file(tmp_path))
     assert train_here(settings, tmp_path) == 0
-    variant = Variant.model_validate({"name": "small", "steps": [step]})
+    seconds = GRAPH_SECONDS if step["type"] == "Quantize" else 6
+    variant = Variant.model_validate({"name": "small", "steps": [step], "measureSeconds": seconds})
     make = (
         "import sys\n"
         "from pathlib import Path\n"
