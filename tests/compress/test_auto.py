@@ -19,7 +19,7 @@ from costopt.schema.compression import Accept, Auto, External, Step, Variant
 from costopt.schema.recipe import Recipe
 from costopt.schema.variant_details import Trial, VariantReport
 from costopt.schema.variant_report import Measurement
-from costopt_trainer.compress import auto, candidates, making, measure, run
+from costopt_trainer.compress import auto, candidates, engines, making, measure, run
 from costopt_trainer.compress.auto import engines_of_trial, figure_of, pareto_rows, payback_batches, with_pareto
 from costopt_trainer.compress.candidates import (
     FIRST,
@@ -371,6 +371,28 @@ def test_a_trial_is_made_a_graph_where_that_may_decide_and_never_compiled_on_a_c
     assert tried(pruning, "Latency") == tried(pruning, "Cost") == {"TorchEager", "OnnxRuntime"}
     assert "OnnxRuntime" in tried(activations, "Bytes")
     assert "TorchCompiled" not in tried(activations, "Latency")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("with_graphs")
+def test_the_trained_models_graph_is_made_once_for_all_trials_and_does_not_stay(
+    trained: dict[str, Stage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, recipe = stage(trained, "ConvNet", tmp_path)
+    places, export = [], engines.export
+
+    def noted(model: Any, inputs: torch.Tensor, folder: Path) -> None:
+        places.append(folder)
+        export(model, inputs, folder)
+
+    monkeypatch.setattr(engines, "export", noted)
+    searched = best(minimize="Latency", trials=3, fine_tune_steps=1)
+    report = run.make_variant(searched.model_copy(update={"measure_seconds": engines.GRAPH_SECONDS}), recipe, storage)
+    assert report is not None
+    measured = [trial for trial in report.tried if trial.measured is not None]
+    assert len(measured) > 1
+    assert places == [storage / "artifacts/.best.model-graph"]
+    assert {path.name for path in (storage / "artifacts").iterdir()} <= {"model", "best", "rejected"}
 
 
 def test_what_is_minimized_decides() -> None:

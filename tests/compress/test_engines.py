@@ -24,6 +24,7 @@ from costopt_trainer.compress.engines import (
 )
 from costopt_trainer.compress.measure import ENGINE_TOLERANCE
 from costopt_trainer.errors import NotRetryable
+from costopt_trainer.models.family import GraphScratch
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -239,9 +240,51 @@ def test_a_model_becomes_a_graph_at_its_first_input_and_again_for_one_that_does_
 def test_a_graph_that_is_only_run_is_made_where_the_model_says(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     model = fresh_model("ConvNet").requires_grad_(False)
-    model.graph_scratch = tmp_path / "scratch"
+    model.graph_scratch = GraphScratch(tmp_path / "scratch")
     forward: Any = start("OnnxRuntime", model)
     inputs = example_inputs("ConvNet", 4)
     assert distance(forward(inputs), model(inputs)) < 1e-5
     assert forward.graph_for(inputs).folder == tmp_path / "scratch"
     assert [path.name for path in (tmp_path / "scratch").iterdir()] == ["model.onnx"]
+
+
+def test_the_graph_of_a_model_is_made_once_for_all_copies_that_have_a_place_for_it_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    made, export = [], engines.export
+
+    def counting(model: Any, inputs: torch.Tensor, folder: Path) -> None:
+        made.append(len(inputs))
+        export(model, inputs, folder)
+
+    monkeypatch.setattr(engines, "export", counting)
+    scratch, inputs = GraphScratch(tmp_path / "scratch"), example_inputs("ConvNet", 4)
+    outputs, seconds = [], []
+    for _ in range(3):
+        model = fresh_model("ConvNet").requires_grad_(False)
+        model.graph_scratch = scratch
+        outputs.append(start("OnnxRuntime", model)(inputs))
+        seconds.append(model.graph_seconds)
+    assert made == [4]
+    assert torch.equal(outputs[0], outputs[2])
+    assert seconds == [0.0, scratch.seconds, scratch.seconds], "which the time to compile is told with"
+
+
+def test_a_graph_in_that_place_is_made_anew_for_what_does_not_fit_it_and_where_an_earlier_process_left_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    scratch = GraphScratch(tmp_path / "scratch")
+    (scratch.folder).mkdir()
+    (scratch.folder / "model.onnx").write_bytes(b"half a graph")
+    model = fresh_model("ConvNet").requires_grad_(False)
+    model.graph_scratch = scratch
+    start("OnnxRuntime", model)(example_inputs("ConvNet", 4))
+    assert scratch.seconds is not None
+    before = scratch.seconds
+    inputs = example_inputs("ConvNet", 6)
+    monkeypatch.setattr(engines.OnnxModel, "fits", lambda _graph, _inputs: False)
+    assert distance(start("OnnxRuntime", model)(inputs), model(inputs)) < 1e-5
+    assert scratch.seconds != before
+    assert model.graph_seconds == 0.0

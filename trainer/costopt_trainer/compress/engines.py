@@ -16,6 +16,7 @@ loop, 24 times slower than FP32. torch's own kernels need only AVX2, so they are
 
 import copy
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ from costopt_trainer.compress.onnx_form import is_graph_only, quantized_by
 from costopt_trainer.compress.table import wants_compile
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.instructions import has_int8_dot_products
+from costopt_trainer.models.family import GraphScratch
 from costopt_trainer.models.onnx_model import OnnxModel, lacking
 from costopt_trainer.storage.folders import remove
 
@@ -158,26 +160,36 @@ def graph_for(forward: Forward, inputs: Tensor) -> OnnxModel:
 
 
 class _Exported:
-    """A model as a graph of its own, made for the first input, and again for one that does not fit it."""
+    """A model as a graph of its own, made for the first input unless that was done for a copy of the model, and again
+    for one that does not fit it."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._model = model
-        scratch: Path | None = getattr(model, "graph_scratch", None)
+        self._model: Any = model
+        scratch: GraphScratch | None = getattr(model, "graph_scratch", None)
         if scratch is None:
             self._temporary = tempfile.TemporaryDirectory()  # removed with this object
-            scratch = Path(self._temporary.name)
-        self._folder = scratch
+            scratch = GraphScratch(Path(self._temporary.name))
+        self._scratch = scratch
         self._graph: OnnxModel | None = None
 
     def __call__(self, inputs: Tensor) -> Tensor:
         return self.graph_for(inputs)(inputs)
 
     def graph_for(self, inputs: Tensor) -> OnnxModel:
+        scratch = self._scratch
+        if self._graph is None and scratch.seconds is not None:
+            there = OnnxModel(scratch.folder)
+            if there.fits(inputs):
+                self._graph = there
+                self._model.graph_seconds = scratch.seconds
         if self._graph is None or not self._graph.fits(inputs):
-            remove(self._folder)
-            self._folder.mkdir(parents=True)
-            export(self._model, inputs, self._folder)
-            self._graph = OnnxModel(self._folder)
+            begun = time.monotonic()
+            scratch.seconds = None
+            remove(scratch.folder)
+            scratch.folder.mkdir(parents=True)
+            export(self._model, inputs, scratch.folder)
+            scratch.seconds = time.monotonic() - begun
+            self._graph = OnnxModel(scratch.folder)
         return self._graph
 
 

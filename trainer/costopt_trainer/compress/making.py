@@ -37,7 +37,7 @@ from costopt_trainer.errors import NotRetryable, first_line
 from costopt_trainer.instructions import has_int8_dot_products
 from costopt_trainer.models.artifact import drop_graph, read_config, save_model, tokenizer_beside
 from costopt_trainer.models.factors import ranks_of
-from costopt_trainer.models.family import LayeredModel
+from costopt_trainer.models.family import GraphScratch, LayeredModel
 from costopt_trainer.models.onnx_model import OnnxModel
 from costopt_trainer.models.table import context_length_of
 from costopt_trainer.phases import Pieces, phase
@@ -94,6 +94,8 @@ class Making:
     stop: Stop = field(default_factory=Stop)
     job: str = ""
     meter: StepMeter = field(default_factory=StepMeter)
+    model_graph: GraphScratch | None = None
+    """For the trained model's, which is the same beside each variant."""
 
     @property
     def artifacts(self) -> Path:
@@ -274,23 +276,19 @@ class Making:
         decode, by which nothing is chosen, are then left out."""
         with phase("LoadingModel"):
             baseline = self.origin.load()
-        # Not among the machine's temporary files: those of a process that is killed would stay.
-        baseline.graph_scratch = scratch = self.artifacts / f".{variant.name}.model-graph"
-        try:
-            measured = measure(
-                Subject(baseline, self.origin.weights_bytes),
-                Subject(saved.model, saved.weights_bytes or saved.graph_bytes),
-                name=variant.name,
-                held_out=held_out or self.origin.held_out,
-                engines=saved.engines,
-                named=saved.named,
-                device=device,
-                seconds=variant.measure_seconds if seconds is None else seconds,
-                points=points,
-                decoding=seconds is None,
-            )
-        finally:
-            remove(scratch)
+        baseline.graph_scratch = self.model_graph
+        measured = measure(
+            Subject(baseline, self.origin.weights_bytes),
+            Subject(saved.model, saved.weights_bytes or saved.graph_bytes),
+            name=variant.name,
+            held_out=held_out or self.origin.held_out,
+            engines=saved.engines,
+            named=saved.named,
+            device=device,
+            seconds=variant.measure_seconds if seconds is None else seconds,
+            points=points,
+            decoding=seconds is None,
+        )
         notes = list(saved.notes)
         if measured.variant.engine != "OnnxRuntime":
             return replace(measured, details=with_notes(measured.details, notes))

@@ -50,10 +50,11 @@ from costopt_trainer.compress.table import trains
 from costopt_trainer.compress.torch_export import add_program
 from costopt_trainer.errors import NotRetryable
 from costopt_trainer.models.artifact import drop_graph
+from costopt_trainer.models.family import GraphScratch
 from costopt_trainer.models.table import context_length_of
 from costopt_trainer.phases import phase
 from costopt_trainer.shutdown import STOP_SIGNALS, watch_for_stop
-from costopt_trainer.storage.folders import not_writable
+from costopt_trainer.storage.folders import not_writable, remove
 from costopt_trainer.training.process_group import ALONE, ProcessGroup, join_process_group
 from costopt_trainer.training.stopping import Stop
 
@@ -110,13 +111,19 @@ def make_variant(
     refuse_metric(variant, tells_classes=origin.held_out.metric.accuracy)
     if "CompressedTensors" in variant.formats:
         _compressed_folder().refuse_model(origin.shape.settings.type)
-    making = Making(origin, storage, group, stop or Stop(), job)
+    # Not among the machine's temporary files: those of a process that is killed would stay.
+    scratch = storage / names.ARTIFACTS_DIR / f".{variant.name}.model-graph"
+    making = Making(origin, storage, group, stop or Stop(), job, model_graph=GraphScratch(scratch))
     _points(variant, origin)
     say(variant, f"the trained model has {origin.weights_bytes:,} bytes")
-    if variant.auto is None:
-        report = _in_full(variant, making)
-    else:
-        report = find_steps(variant, making, _in_full)
+    try:
+        if variant.auto is None:
+            report = _in_full(variant, making)
+        else:
+            report = find_steps(variant, making, _in_full)
+    finally:
+        if group.rank == 0:
+            remove(scratch)
     if report is None:
         return None
     making.checkpoints(variant).remove()

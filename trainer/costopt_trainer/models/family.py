@@ -3,6 +3,7 @@
 ModelFamily     one row of the table: what is known before there is a model
 FromFolder      a row whose models come from a folder, and go into one, in a format of their own
 LayeredModel    a model: layers that a pipeline shares out, and channels that may be pruned
+GraphScratch    where a graph of it is made that is only run
 Metric          what a model's work is counted in; METRICS: by the kind of samples that it reads
 Prunable, Sizes  what structured pruning may take from a model; kept_layers: the layers that it left
 stored_tensors, fill      what an artifact holds of a model: each tensor once
@@ -25,6 +26,16 @@ from costopt_trainer.models.chunked_loss import Use, each_chunk, head_loss_sum
 from costopt_trainer.models.loss import Tell, loss_sum
 from costopt_trainer.models.own_metrics import NO_METRICS, OwnMetrics
 from costopt_trainer.models.shape import ModelShape, Widths
+
+
+@dataclass
+class GraphScratch:
+    """A place for an ONNX graph that is only run: it is made once for all copies of a model that have this."""
+
+    folder: Path
+    """Whoever has made this removes it."""
+    seconds: float | None = None
+    """What making the graph took that lies there; None: none of this process does."""
 
 
 @dataclass(frozen=True)
@@ -134,10 +145,11 @@ class LayeredModel(nn.Module):
 
     graph_folder: Path | None = None
     """Where an ONNX graph of this very model lies; None: none was made."""
-    graph_scratch: Path | None = None
-    """Where one may be made that is only run, and then removed; None: among the temporary files of this machine."""
+    graph_scratch: GraphScratch | None = None
+    """Where one may be made that is only run; None: among the temporary files of this machine."""
     graph_seconds: float = 0.0
-    """What making that graph takes before each use, since no file of the artifact will hold it."""
+    """What making its graph took, where that is already there and no file of the artifact will hold it: making it comes
+    before each use."""
     sensitivity: Sensitivity | None = None
     """Of its layers to fewer bits, where some were kept in more for it."""
     kept_in_bits: frozenset[str] = frozenset()
