@@ -3,7 +3,8 @@
 A page was written on one day on one machine. So figures, times, ages, hashes, column widths and names that the cluster
 chooses are ignored; words, their order, the number of lines and digits within a name (`int8`, `train-a0-1`) or a
 version (`0.1.0`) must match. A line `...` stands for any lines, or none; ` ...` at the end of a line for the rest of
-it. Empty lines and lines with only table rules are layout.
+it. Empty lines and lines with only table rules are layout. What the client library of kubectl and helm logs for its
+developers (`I1201 12:00:00.000000 ...`) is not theirs: a watch may end with an error or without.
 """
 
 import difflib
@@ -31,6 +32,7 @@ _NORMALISED: tuple[tuple[re.Pattern[str], str], ...] = (
 )
 
 _RULE = re.compile(r"[─━-]{3,}")
+_LOGGED = re.compile(r"I\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ \S+\.go:\d+\] ")
 
 
 def normalised(line: str) -> str:
@@ -42,7 +44,8 @@ def normalised(line: str) -> str:
 
 
 def _lines(text: str) -> list[str]:
-    return [line for line in map(normalised, text.splitlines()) if line]
+    lines = (normalised(line) for line in text.splitlines() if not _LOGGED.match(line))
+    return [line for line in lines if line]
 
 
 def _alike(shown: str, printed: str) -> bool:

@@ -7,6 +7,10 @@ from hypothesis import strategies as st
 from builders.docs_output import difference, matches, normalised
 
 ALIKE = {
+    "a line of the library below helm": (
+        "kept: costoptjobs.costopt.dev",
+        'I1201 00:20:01.123456   4711 reflector.go:571] "watch ended with error"\nkept: costoptjobs.costopt.dev',
+    ),
     "figures": ("train: step 6/600  loss 4.5422  23,179 tokens/s", "train: step 17/150  loss 1.5  814 tokens/s"),
     "signs and ratios": ("int8: 3.26x smaller, loss +0.0003", "int8: 12x smaller, loss -1.5"),
     "percentages": ("99.0%", "100.0%"),
@@ -30,6 +34,10 @@ ALIKE = {
 }
 
 UNLIKE = {
+    "what that library warns of": (
+        "kept: costoptjobs.costopt.dev",
+        'W1201 00:20:01.123456   4711 client.go:1] "the token is about to end"\nkept: costoptjobs.costopt.dev',
+    ),
     "a missing line": ("one\ntwo", "one"),
     "a line too many": ("one", "one\ntwo"),
     "another order": ("one\ntwo", "two\none"),
