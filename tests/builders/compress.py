@@ -124,15 +124,15 @@ def train_stage(model_type: str, storage: Path, steps: int = 40) -> Recipe:
     return settings
 
 
-def replica(settings: Recipe, *steps: Step, name: str = "small") -> ReplicaSettings:
-    """The settings that a shell gives to a variant's replica."""
+def replica(settings: Recipe, *steps: Step, name: str = "small", **variant: Any) -> ReplicaSettings:
+    """The settings that a shell gives to a variant's replica; `variant`: what else the variant has."""
     return ReplicaSettings(
         job_name="tiny",
         stage=name,
         num_nodes=1,
         processes_per_node=1,
         recipe=settings,
-        variant=Variant(name=name, steps=list(steps)),
+        variant=Variant(name=name, steps=list(steps), **variant),
     )
 
 

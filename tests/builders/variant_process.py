@@ -3,8 +3,7 @@
     python -m builders.variant_process SETTINGS.json STORAGE...
 
 It prints how many optimizer steps it took for each. Measuring is short and tries no graph, and no fresh process looks
-at the artifact.
-`auto` tries the lists of steps in FEW.
+at the artifact. `auto` tries the lists of steps in FEW.
 """
 
 import os

@@ -276,7 +276,7 @@ def test_a_graph_in_that_place_is_made_anew_for_what_does_not_fit_it_and_where_a
 ) -> None:
     pytest.importorskip("onnxruntime")
     scratch = GraphScratch(tmp_path / "scratch")
-    (scratch.folder).mkdir()
+    scratch.folder.mkdir()
     (scratch.folder / "model.onnx").write_bytes(b"half a graph")
     model = fresh_model("ConvNet").requires_grad_(False)
     model.graph_scratch = scratch

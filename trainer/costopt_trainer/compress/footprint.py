@@ -139,12 +139,7 @@ def peak_of_graph(folder: Path, inputs: Tensor) -> int:
     the system do with the rest of the process's memory is in it, too, so it is the median of SESSIONS. Raises NotSeen.
     """
     inputs = inputs.cpu()
-    try:
-        passes = [_rise_of_graph(folder, inputs) for _ in range(SESSIONS)]
-    except AttributeError as error:
-        raise NotSeen("this C library does not give free memory back") from error
-    except OSError as error:
-        raise NotSeen(f"the system does not tell what memory a process holds ({error.strerror})") from error
+    passes = [_rise_of_graph(folder, inputs) for _ in range(SESSIONS)]
     risen, outputs = statistics.median_low(rise for rise, _ in passes), passes[0][1]
     if risen < outputs:
         raise NotSeen("a pass takes less than the system counts")
@@ -152,20 +147,32 @@ def peak_of_graph(folder: Path, inputs: Tensor) -> int:
 
 
 def _rise_of_graph(folder: Path, inputs: Tensor) -> tuple[int, int]:
-    """Bytes by which this process grew in the first pass of a session, and those of its outputs."""
+    """Bytes by which this process grew in the first pass of a session, and those of its outputs. Raises NotSeen."""
     graph = OnnxModel(folder)
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
+    _give_free_memory_back()
     before = _anonymous_bytes()
     with torch.no_grad():
         outputs = graph(inputs)
     return _anonymous_bytes() - before, outputs.nbytes
 
 
+def _give_free_memory_back() -> None:
+    """To the system, with what Python's collector would free. Raises NotSeen."""
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except AttributeError as error:
+        raise NotSeen("this C library does not give free memory back") from error
+
+
 def _anonymous_bytes() -> int:
-    """Bytes of this process that are in memory, but for pages of files. Raises OSError."""
-    for line in _STATUS.read_text().splitlines():
-        name, _, amount = line.partition(":")
-        if name == "RssAnon":
-            return int(amount.split()[0]) * 1024
-    raise OSError(0, "there is no RssAnon", str(_STATUS))
+    """Bytes of this process that are in memory, but for pages of files. Raises NotSeen."""
+    why: str | None = "there is no RssAnon"
+    try:
+        for line in _STATUS.read_text().splitlines():
+            name, _, amount = line.partition(":")
+            if name == "RssAnon":
+                return int(amount.split()[0]) * 1024
+    except OSError as error:
+        why = error.strerror
+    raise NotSeen(f"the system does not tell what memory a process holds ({why})")
