@@ -168,6 +168,7 @@ def test_what_the_collector_frees_meanwhile_is_not_taken_off_a_graphs_peak(
         return whole(self, inputs)
 
     monkeypatch.setattr(OnnxModel, "forward", collecting)
+    monkeypatch.setattr(footprint, "SESSIONS", 1)  # the median would hide it
     garbage = [_InACycle(3 * between)]
     gc.collect()  # so that it is old, and is not looked at for long
     garbage.clear()
@@ -180,7 +181,7 @@ def test_memory_that_something_else_gives_back_or_takes_in_one_of_the_passes_cha
 ) -> None:
     folder, between, looks = _two_products(tmp_path), 4 * 4096 * 1024, itertools.count()
     whole = footprint._anonymous_bytes
-    monkeypatch.setattr(footprint, "_anonymous_bytes", lambda: whole() + moved * between * (next(looks) == 3))
+    monkeypatch.setattr(footprint, "_anonymous_bytes", lambda: whole() + moved * between * (next(looks) == 1))
     assert between <= peak_of_graph(folder, torch.ones(1024, 256)) < 1.5 * between
     assert next(looks) == 2 * footprint.SESSIONS
 
